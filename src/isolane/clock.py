@@ -1,0 +1,14 @@
+"""Time, passed in: what needs the time takes a `Clock`, so that a test can stand in its way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970, as the wire counts them."""
+
+
+def now_ms() -> int:
+    """Return the wall clock in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,115 @@
+"""Who asks, and for what: the values that carry isolation through the house."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, Self
+
+from isolane.clock import now_ms
+from isolane.errors import InvalidContext, InvalidCursor
+from isolane.ids import check_user_id, check_wire_id, new_request_id
+
+DEPTH_MAX: Final = 10
+_EVENT_ID: Final = re.compile(r"([a-z0-9]{1,32})-(0|[1-9][0-9]{0,14})", re.ASCII)
+
+
+class ThreadKey(NamedTuple):
+    """The address of a log. A tuple, never a joined string: no two users can spell the same one."""
+
+    user_id: str
+    thread_id: str
+
+
+class RunKey(NamedTuple):
+    """The address of a run: run ids are the user's own, whatever the thread."""
+
+    user_id: str
+    run_id: str
+
+
+class EventId(NamedTuple):
+    """A place in a log: `seq` counts from 1 without a gap within `epoch`; 0 is before the first."""
+
+    epoch: str
+    seq: int
+
+    def __str__(self) -> str:
+        """Return the wire form, `<epoch>-<seq>`."""
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Return the id that `text` spells; raise `InvalidCursor` when it spells none."""
+        found = _EVENT_ID.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            raise InvalidCursor("after: must be an id as the server sent it, <epoch>-<number>")
+        return cls(found[1], int(found[2]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserExecutionContext:
+    """Who asks, verified, and for which thread and run. Valid by construction, passed explicitly.
+
+    Made once, at the door, from verified claims. `thread_id` and `run_id` are None until
+    `for_thread()` and `for_run()`. `created_at` is in milliseconds since 1970. `depth` counts
+    the contexts this one came from, at most 10.
+
+    Raises `InvalidContext`, which names the field, for anything that is not a proper id.
+    """
+
+    user_id: str
+    thread_id: str | None = None
+    run_id: str | None = None
+    request_id: str = field(default_factory=new_request_id)
+    connection_id: str | None = None
+    created_at: int = field(default_factory=now_ms)
+    parent_request_id: str | None = None
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be a context."""
+        object.__setattr__(self, "user_id", check_user_id("userId", self.user_id))
+        for name, value in (("threadId", self.thread_id), ("runId", self.run_id)):
+            if value is not None:
+                check_wire_id(name, value)
+        if self.run_id is not None and self.thread_id is None:
+            raise InvalidContext("runId", "needs a thread to belong to")
+        if not 0 <= self.depth <= DEPTH_MAX:
+            raise InvalidContext("depth", f"must be 0 to {DEPTH_MAX}, not {self.depth}")
+
+    @property
+    def thread_key(self) -> ThreadKey:
+        """The address of this context's log; raises `InvalidContext` before `for_thread()`."""
+        if self.thread_id is None:
+            raise InvalidContext("threadId", "is needed here and this context has none")
+        return ThreadKey(self.user_id, self.thread_id)
+
+    @property
+    def run_key(self) -> RunKey:
+        """The address of this context's run; raises `InvalidContext` before `for_run()`."""
+        if self.run_id is None:
+            raise InvalidContext("runId", "is needed here and this context has none")
+        return RunKey(self.user_id, self.run_id)
+
+    def child(self) -> Self:
+        """Return a context for work done on behalf of this one."""
+        return self._descend()
+
+    def for_thread(self, thread_id: str) -> Self:
+        """Return a context for one of the user's threads."""
+        return self._descend(thread_id=thread_id, run_id=None)
+
+    def for_run(self, run_id: str) -> Self:
+        """Return a context for a run of this context's thread."""
+        return self._descend(run_id=run_id)
+
+    def _descend(self, **changes: str | None) -> Self:
+        return replace(
+            self,
+            request_id=new_request_id(),
+            parent_request_id=self.request_id,
+            depth=self.depth + 1,
+            created_at=now_ms(),
+            **changes,  # type: ignore[arg-type]  # the three callers above pass ids only
+        )

@@ -1,0 +1,184 @@
+"""The contracts of the engines: what may be replaced by another technology."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from ag_ui.core import RunAgentInput
+
+from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.contracts.shapes import (
+    BegunRun,
+    Identity,
+    LogBounds,
+    RunDraft,
+    RunEnd,
+    StoredRun,
+    ThreadSummary,
+)
+from isolane.events import Record
+from isolane.transcript import Message
+
+
+@runtime_checkable
+class EventLog(Protocol):
+    """One ordered log per `ThreadKey`, which exists from the start and is empty until used."""
+
+    async def append(
+        self, key: ThreadKey, run_id: str, payloads: Sequence[bytes], *, end: RunEnd | None = None
+    ) -> list[Record]:
+        """Commit `payloads` in order and return their records.
+
+        Calls commit in the order in which they were made. With `end`, the run's row and messages
+        are written in the same transaction. Raises `NotFound` when the thread was deleted,
+        `Unavailable` when nothing can be written; nothing is in the log then. Not undone by
+        cancelling: who is cancelled doesn't know.
+        """
+        ...
+
+    async def read(self, key: ThreadKey, *, after: EventId, limit: int) -> list[Record]:
+        """Return up to `limit` records strictly after `after`, oldest first.
+
+        Raises `CursorExpired` when records after `after` are no longer kept or the epoch is
+        another, `InvalidCursor` when `after` is ahead of the log.
+        """
+        ...
+
+    async def load_bounds(self, key: ThreadKey) -> LogBounds:
+        """Return what the log holds now; an unused one has its epoch already, and head 0."""
+        ...
+
+    async def trim(self, *, older_than: int) -> int:
+        """Let go of finished runs that ended before `older_than`; return how many entries went.
+
+        Whole runs from the old end only, never an active one. What exceeds the thread's own
+        maximum goes when a run ends.
+        """
+        ...
+
+
+@runtime_checkable
+class Bell(Protocol):
+    """Says that a log has grown. A hint: a ring may be lost, the log has the record."""
+
+    def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
+        """Tell all listeners of `key`, without waiting for any."""
+        ...
+
+    async def listen(
+        self, key: ThreadKey, listener: Callable[[Sequence[Record]], None]
+    ) -> Callable[[], None]:
+        """Call `listener` at each ring from now on; return the function that ends it."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Threads, messages and runs. Every method takes the context or the key first."""
+
+    async def load_run(self, key: RunKey) -> StoredRun | None:
+        """Return the user's run of that id, whatever its thread."""
+        ...
+
+    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> None:
+        """Keep a run that waits for its turn; its thread comes into being with it."""
+        ...
+
+    async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
+        """Mark the run as running, apply its rewind, and join its new messages to the thread."""
+        ...
+
+    async def load_open_runs(self) -> list[StoredRun]:
+        """Return every run that isn't ended, of all users, oldest first. For recovery only."""
+        ...
+
+    async def load_thread(self, key: ThreadKey) -> ThreadSummary | None:
+        """Return the thread, or None when nobody used it yet."""
+        ...
+
+    async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:
+        """Return the ids of all messages that the thread ever had, rewound ones included."""
+        ...
+
+    async def has_message(self, key: ThreadKey, message_id: str) -> bool:
+        """Say whether the message stands now."""
+        ...
+
+    async def load_messages_before(self, key: ThreadKey, seq: int) -> list[Message]:
+        """Return the messages as they stood before the log entry `seq`."""
+        ...
+
+
+@runtime_checkable
+class RunQueue(Protocol):
+    """Whose turn it is on each thread: one run at a time, the others in order."""
+
+    def enter(self, key: ThreadKey, run_id: str, *, most: int) -> int:
+        """Take a place and return it: 0 goes now, 1 is next. Raises `LimitExceeded` over `most`."""
+        ...
+
+    def leave(self, key: ThreadKey, run_id: str) -> str | None:
+        """Give the place up; return the run whose turn it is now, if that changed."""
+        ...
+
+    def get_active(self, key: ThreadKey) -> str | None:
+        """Return the run whose turn it is."""
+        ...
+
+    def get_position(self, key: ThreadKey, run_id: str) -> int | None:
+        """Return the run's place, 0 for the one whose turn it is, None when it is not in line."""
+        ...
+
+
+@runtime_checkable
+class Limits(Protocol):
+    """Counts what each user holds. Taking and counting is one step: no await between."""
+
+    def take(self, user_id: str, limit: str) -> None:
+        """Count one more; raises `LimitExceeded` when the user holds all there is."""
+        ...
+
+    def give_back(self, user_id: str, limit: str) -> None:
+        """Count one less."""
+        ...
+
+    def hit(self, user_id: str, limit: str) -> None:
+        """Count one event against a rate; raises `LimitExceeded` with when to come back."""
+        ...
+
+
+@runtime_checkable
+class Authenticator(Protocol):
+    """Tells who a credential speaks for."""
+
+    async def authenticate(self, token: str) -> Identity:
+        """Return who the bearer token speaks for; raises `Unauthenticated` with its reason."""
+        ...
+
+
+@runtime_checkable
+class StopSignal(Protocol):
+    """How an agent learns that nobody wants its answer any more."""
+
+    def is_set(self) -> bool:
+        """Say whether the run was stopped."""
+        ...
+
+    async def wait(self) -> object:
+        """Return once the run is stopped."""
+        ...
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Whatever answers."""
+
+    def run(
+        self,
+        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        context: UserExecutionContext,
+        stop: StopSignal,
+    ) -> AsyncGenerator[object, None]:
+        """Yield text, mappings or AG-UI events until the answer is whole."""
+        ...

@@ -1,0 +1,145 @@
+"""The check at the door: does this object keep that contract?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, Final, TypeVar, cast
+
+from isolane.errors import ContractError
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _kept(function: F) -> F:
+    """Keep what `function` returned for the classes it was asked about; typed as `function` is."""
+    return cast("F", lru_cache(maxsize=1024)(function))
+
+
+_PROBE: Final = "isolane_probe_that_no_contract_has"
+
+
+def ensure(value: T, contract: type[Any]) -> T:
+    """Return `value` when it keeps `contract`; raise `ContractError` that names the mend if not.
+
+    Runs once per object, where it enters. The verdict on a class is kept, so the second object
+    of a class costs a look-up.
+    """
+    cls = type(value)
+    if inspect.isawaitable(value) or inspect.isasyncgen(value):
+        raise ContractError(_blame_awaitable(value, contract))
+    if isinstance(value, type):
+        raise ContractError(
+            f"{_wanted(contract)} an instance, got the class {value.__name__}; write "
+            f"{value.__name__}(…)"
+        )
+    fault = _class_fault(cls, contract)
+    if fault is None and not _shadows(value, contract):
+        return value
+    fault = _fault(value, contract)
+    if fault is not None:
+        raise ContractError(f"{_wanted(contract)} {fault}")
+    return value
+
+
+def _wanted(contract: type[Any]) -> str:
+    return f"{contract.__name__} wants"
+
+
+def _blame_awaitable(value: object, contract: type[Any]) -> str:
+    name, place = _origin(value)
+    if inspect.iscoroutine(value):
+        value.close()
+    return (
+        f"{_wanted(contract)} an object, got a {type(value).__name__} that nobody awaited, "
+        f"made by {name}{place}; write: await {name}(…)"
+    )
+
+
+def _origin(value: object) -> tuple[str, str]:
+    code = getattr(value, "cr_code", None) or getattr(value, "ag_code", None)
+    if code is None:
+        return getattr(value, "__qualname__", type(value).__name__), ""
+    return code.co_qualname, f" in {code.co_filename}, line {code.co_firstlineno}"
+
+
+@_kept
+def _class_fault(cls: type[Any], contract: type[Any]) -> str | None:
+    return _fault(cls, contract)
+
+
+def _shadows(value: object, contract: type[Any]) -> bool:
+    """Say whether the instance itself holds something under a name of the contract."""
+    own = getattr(value, "__dict__", None)
+    return own is not None and not own.keys().isdisjoint(_methods(contract))
+
+
+def _fault(value: object, contract: type[Any]) -> str | None:
+    if callable(getattr(value, _PROBE, None)):
+        return "a real object, got a mock that answers to every name; use create_autospec"
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    for method, wanted in _methods(contract).items():
+        found = getattr(value, method, None)
+        if not callable(found):
+            return f"a method {method}{inspect.signature(wanted)}, and {name} has none"
+        fault = _asynchrony_fault(wanted, found) or _parameter_fault(
+            wanted, found, is_bound=not isinstance(value, type)
+        )
+        if fault is not None:
+            return f"{fault}: {name}.{method}"
+    return None
+
+
+def _public_names(contract: type[Any]) -> list[str]:
+    protocols = [base for base in contract.__mro__ if getattr(base, "_is_protocol", False)]
+    return sorted({name for base in protocols for name in vars(base) if not name.startswith("_")})
+
+
+@_kept
+def _methods(contract: type[Any]) -> dict[str, Callable[..., Any]]:
+    return {
+        name: member
+        for name in _public_names(contract)
+        if inspect.isfunction(member := getattr(contract, name))
+    }
+
+
+def _asynchrony_fault(wanted: Callable[..., Any], found: Callable[..., Any]) -> str | None:
+    is_async = bool(_code_flags(found) & inspect.CO_COROUTINE)
+    if not inspect.iscoroutinefunction(wanted):
+        return "a plain def, got an async def" if is_async else None
+    if _code_flags(found) & inspect.CO_ASYNC_GENERATOR:
+        return "a coroutine function (async def without yield), got an async generator"
+    return None if is_async else "an async def, got a plain function"
+
+
+def _code_flags(function: Callable[..., Any]) -> int:
+    """Return the flags of the code; `inspect` would take an autospecced plain method for async."""
+    while isinstance(function, partial):
+        function = function.func
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    return flags if isinstance(flags, int) else 0
+
+
+def _parameter_fault(
+    wanted: Callable[..., Any], found: Callable[..., Any], *, is_bound: bool
+) -> str | None:
+    there = list(inspect.signature(found).parameters.values())[0 if is_bound else 1 :]
+    asked = list(inspect.signature(wanted).parameters.values())[1:]
+    kinds = {parameter.kind for parameter in there}
+    names = {parameter.name for parameter in there}
+    takes_keywords = inspect.Parameter.VAR_KEYWORD in kinds
+    takes_positions = inspect.Parameter.VAR_POSITIONAL in kinds
+    for parameter in asked:
+        by_keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        caught = takes_keywords if by_keyword else takes_positions
+        if parameter.name not in names and not caught:
+            return f"a parameter {parameter.name}"
+    required = [p for p in there if p.default is p.empty and p.kind not in _VARIADIC]
+    extra = [p.name for p in required if p.name not in {q.name for q in asked}]
+    return f"no further required parameter ({', '.join(extra)})" if extra else None
+
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -1,0 +1,154 @@
+"""The values that cross contracts: frozen, without behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from isolane.context import EventId, RunKey, UserExecutionContext
+from isolane.errors import CursorExpired, InvalidCursor
+from isolane.transcript import Message
+
+
+class Verdict(StrEnum):
+    """What became of one frame on one connection."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+Delivery = Mapping[str, Verdict]
+"""A verdict for each connection id. Delivered means handed to the socket, no sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionHealth:
+    """What a manager holds for its user now."""
+
+    user_id: str
+    connections: int
+    open_connections: int
+    followers: int
+    window_records: int
+    window_bytes: int
+
+
+class Disposition(StrEnum):
+    """What became of a run frame."""
+
+    STARTED = "started"
+    QUEUED = "queued"
+    ATTACHED = "attached"
+
+
+@dataclass(frozen=True, slots=True)
+class RunTicket:
+    """A run that was taken on. `after` is the place in the log before its first event."""
+
+    context: UserExecutionContext
+    disposition: Disposition
+    after: EventId
+    position: int | None = None
+    """Place in the thread's queue; 1 is next."""
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDraft:
+    """What a run frame asks for: kept whole until the run starts, for a restart may come first."""
+
+    agent: str
+    messages: Sequence[Message]
+    """User and tool messages; once stored, only those that are new to the thread."""
+    rewind_to: str | None
+    request: Mapping[str, Any]
+    """The rest of the input: tools, context, state, forwardedProps, resume, parentRunId."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as the store has it."""
+
+    key: RunKey
+    thread_id: str
+    state: RunState
+    draft: RunDraft
+    first_seq: int | None
+    last_seq: int | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    outcome: str | None
+    """`success`, `cancelled`, `interrupt`, or the code of the error."""
+    error_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BegunRun:
+    """A run whose turn has come: what it added, what its agent sees, where its events begin."""
+
+    added: Sequence[Message]
+    history: Sequence[Message]
+    after: EventId
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended; written together with its terminal event."""
+
+    run_id: str
+    outcome: str
+    error_id: str | None
+    messages: Sequence[Message]
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogBounds:
+    """What a log holds: entries after `trimmed_seq` up to `head`."""
+
+    trimmed_seq: int
+    head: EventId
+
+    def check_cursor(self, after: EventId) -> None:
+        """Raise when nobody can go on from `after` without a gap.
+
+        `CursorExpired` when what follows is no longer kept or the epoch is another,
+        `InvalidCursor` when `after` is ahead of the log. Number 0 is the start, whatever its epoch.
+        """
+        if after.seq > 0 and after.epoch != self.head.epoch:
+            raise CursorExpired(f"{after} is of another numbering than {self.head}")
+        if after.seq > self.head.seq:
+            raise InvalidCursor(f"after: {after} is ahead of the log, which ends at {self.head}")
+        if after.seq < self.trimmed_seq:
+            raise CursorExpired(f"{after} is older than the first entry kept")
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSummary:
+    """One thread as a list shows it."""
+
+    thread_id: str
+    title: str
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a credential speaks for."""
+
+    user_id: str
+    expires_at: int | None
+    """When the credential behind it dies; None lives as long as its session."""
+    scopes: frozenset[str] = frozenset()

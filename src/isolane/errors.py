@@ -1,0 +1,204 @@
+"""The one tree of errors.
+
+A leaf says what went wrong once, for every transport: `code` is what clients see, `close_code` is
+how a WebSocket ends for it, `http_status` is the same for HTTP, `retryable` says whether coming
+back can help. An error's text is for the log and, where `says_more` is true, for the client too;
+everything else leaves the process as `public_message` only.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class IsolaneError(Exception):
+    """Root of everything that Isolane raises on purpose."""
+
+    code: ClassVar[str] = "internal"
+    close_code: ClassVar[int | None] = 1011
+    http_status: ClassVar[int] = 500
+    retryable: bool = True
+    public_message: ClassVar[str] = "Something went wrong on the server."
+    says_more: ClassVar[bool] = False
+    """True when the text was written for the client: it names their field, value or limit."""
+
+    retry_after_ms: int | None = None
+
+    @property
+    def message(self) -> str:
+        """What a client may read."""
+        return str(self) if self.says_more else self.public_message
+
+
+class Unauthenticated(IsolaneError):
+    """The credential is missing, bad, expired or revoked; `reason` says which."""
+
+    code, close_code, http_status, retryable = "unauthenticated", 4401, 401, False
+    public_message = "A valid credential is needed."
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """Say why: `missing`, `invalid`, `expired` or `revoked`; `detail` is for the log."""
+        super().__init__(detail or f"credential {reason}")
+        self.reason = reason
+
+
+class Forbidden(IsolaneError):
+    """Who asks is known and may not: a foreign origin, a missing scope."""
+
+    code, close_code, http_status, retryable = "forbidden", 4403, 403, False
+    public_message = "This is not allowed."
+
+
+class NotFound(IsolaneError):
+    """No such thread or run for this user. Foreign and unknown are one case, so one text."""
+
+    code, close_code, http_status, retryable = "not_found", None, 404, False
+    public_message = "There is no such thread or run."
+
+
+class UnknownAgent(IsolaneError):
+    """The address names an agent that this gateway doesn't serve."""
+
+    code, close_code, http_status, retryable = "not_found", 1008, 404, False
+    public_message = "There is no such agent."
+
+
+class InvalidFrame(IsolaneError):
+    """The frame is no JSON, or no frame of this protocol."""
+
+    code, close_code, http_status, retryable = "invalid_frame", None, 400, False
+    says_more = True
+
+
+class InvalidInput(IsolaneError):
+    """One field of an otherwise sound frame is wrong; the text begins with the field's name."""
+
+    code, close_code, http_status, retryable = "invalid_input", None, 422, False
+    says_more = True
+
+    def __init__(self, field: str, rule: str) -> None:
+        """Name the field as the client wrote it and what it may hold."""
+        super().__init__(f"{field}: {rule}")
+        self.field = field
+
+
+class InvalidContext(InvalidInput, ValueError):
+    """An id that can't be part of a context: it names field, type and rule."""
+
+
+class InvalidCursor(IsolaneError):
+    """The cursor is malformed or ahead of the log."""
+
+    code, close_code, http_status, retryable = "invalid_cursor", None, 422, False
+    says_more = True
+
+
+class CursorExpired(IsolaneError):
+    """The cursor is older than what the log keeps, or of another numbering."""
+
+    code, close_code, http_status, retryable = "resume_expired", None, 410, False
+    public_message = "What came after this id is no longer kept."
+
+
+class IdentityMismatch(IsolaneError):
+    """A renewal carried another user's token; the connection keeps its identity."""
+
+    code, close_code, http_status, retryable = "identity_mismatch", None, 403, False
+    public_message = "The token belongs to another user."
+
+
+class TooLarge(IsolaneError):
+    """A frame, event or body exceeds its limit in bytes."""
+
+    code, close_code, http_status, retryable = "too_large", 1009, 413, False
+    says_more = True
+
+
+class LimitExceeded(IsolaneError):
+    """The user already has as much as the settings allow; the text names limit and value."""
+
+    code, close_code, http_status, retryable = "limit_exceeded", 4429, 429, True
+    says_more = True
+
+    def __init__(self, limit: str, value: int, *, retry_after_ms: int = 1000) -> None:
+        """Name the published limit, its enforced value, and when to come back (milliseconds)."""
+        super().__init__(f"{limit} is limited to {value}")
+        self.retry_after_ms = retry_after_ms
+
+
+class RunConflict(IsolaneError):
+    """The thread is busy under policy `reject`, or the run id was used with other content."""
+
+    code, close_code, http_status, retryable = "run_conflict", None, 409, False
+    says_more = True
+
+    def __init__(self, detail: str, *, retryable: bool = False) -> None:
+        """Say what is in the way; a busy thread is worth another try, other content never is."""
+        super().__init__(detail)
+        self.retryable = retryable
+
+
+class SlowConsumer(IsolaneError):
+    """Nothing could be sent to the socket for as long as the settings allow."""
+
+    code, close_code, http_status, retryable = "slow_consumer", 4409, 408, True
+    public_message = "The connection took nothing for too long; resume."
+
+
+class Unavailable(IsolaneError):
+    """Starting, draining, or a dependency is down."""
+
+    code, close_code, http_status, retryable = "unavailable", 1013, 503, True
+    public_message = "The gateway can't take this now."
+    retry_after_ms = 1000
+
+
+class GoingAway(IsolaneError):
+    """The gateway shuts down; come back and resume."""
+
+    code, close_code, http_status, retryable = "going_away", 1001, 503, True
+    public_message = "The gateway is shutting down."
+
+
+class AgentError(IsolaneError):
+    """The agent raised."""
+
+    code, close_code, http_status, retryable = "agent_error", None, 500, True
+    public_message = "The agent failed."
+
+
+class AgentTimeout(AgentError):
+    """The agent didn't end before its deadline."""
+
+    code = "agent_timeout"
+    public_message = "The agent took too long."
+
+
+class AgentProtocol(AgentError):
+    """The agent yielded what may not stand in a log; the text says what and why."""
+
+    code = "agent_protocol"
+    public_message = "The agent broke the protocol."
+
+
+class AgentLost(AgentError):
+    """The process died while the run was under way."""
+
+    code = "agent_lost"
+    public_message = "The run was lost when the gateway stopped."
+
+
+class ContractError(IsolaneError, TypeError, RuntimeError):
+    """An object doesn't keep its contract: names class, method, what was wanted and the mend."""
+
+
+class ManagerClosed(IsolaneError, RuntimeError):
+    """The manager has let its thread go; ask the factory for the one that is alive."""
+
+
+class NoActiveRun(IsolaneError, RuntimeError):
+    """An event was to join the log outside any run."""
+
+
+class AgentRefused(IsolaneError, TypeError):
+    """What `--agent` names is no agent; the text says what it is and what is wanted."""

@@ -1,0 +1,332 @@
+"""The wire's shapes: text in, typed frames out; values in, JSON text out.
+
+Reading is strict. What JSON leaves open and attackers use is malformed here: duplicate keys, NaN,
+depth over 64, numbers over 100 digits, lone surrogates.
+The wire's camelCase is made and unmade here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import msgspec
+from ag_ui.core import RunAgentInput
+from pydantic import ValidationError
+
+from isolane.context import EventId
+from isolane.errors import InvalidFrame, InvalidInput, IsolaneError
+from isolane.ids import check_wire_id
+
+DEPTH_MAX: Final = 64
+NUMBER_MAX_DIGITS: Final = 100
+SUBPROTOCOL: Final = "agui.v1"
+VERSION: Final = 1
+
+
+# --- what clients send ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The client speaks control frames from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Follow a thread, strictly after `after`; None is from the start of the log."""
+
+    thread_id: str
+    after: EventId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Stop following a thread."""
+
+    thread_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Go on with a newer token of the same user."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask for a pong that carries the same `t`."""
+
+    t: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop one of the user's runs."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run the agent: AG-UI's RunAgentInput, still as it came, with its ids checked."""
+
+    thread_id: str
+    run_id: str
+    body: Mapping[str, Any] = field(repr=False)
+
+
+ClientFrame = Hello | Subscribe | Unsubscribe | Renew | Ping | Abort | Run
+
+
+def decode_frame(text: str) -> ClientFrame:
+    """Return the frame that `text` holds.
+
+    Raises `InvalidFrame` when it is no JSON object of this protocol, `InvalidInput` or
+    `InvalidCursor` when a field of it is wrong.
+    """
+    body = decode_object(text)
+    if "type" not in body:
+        return _run(body)
+    match body["type"]:
+        case "hello":
+            return _hello(body)
+        case "subscribe":
+            after = body.get("after")
+            start = None if after is None else EventId.parse(after)
+            return Subscribe(check_wire_id("threadId", body.get("threadId")), start)
+        case "unsubscribe":
+            return Unsubscribe(check_wire_id("threadId", body.get("threadId")))
+        case "auth":
+            return Renew(_text("token", body.get("token")))
+        case "ping":
+            return Ping(body.get("t"))
+        case "abort":
+            return Abort(check_wire_id("runId", body.get("runId")))
+        case other:
+            raise InvalidFrame(f"type: {str(other)[:40]!r} is no frame of {SUBPROTOCOL}")
+
+
+def _hello(body: Mapping[str, Any]) -> Hello:
+    if body.get("v") != VERSION or body["v"] is True:
+        raise InvalidInput("v", f"must be {VERSION}, the one version there is")
+    return Hello()
+
+
+def _run(body: Mapping[str, Any]) -> Run:
+    if not body.keys() & {"threadId", "runId", "messages"}:
+        raise InvalidFrame("a frame needs a type, or is a run with threadId, runId and messages")
+    if not isinstance(body.get("messages"), list):
+        raise InvalidInput("messages", "must be a list")
+    thread_id = check_wire_id("threadId", body.get("threadId"))
+    return Run(thread_id, check_wire_id("runId", body.get("runId")), body)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(name, "must be text")
+    return value
+
+
+def decode_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object that `text` holds, or raise `InvalidFrame` that says what is wrong."""
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=_int,
+            parse_float=_float,
+        )
+    except RecursionError as error:
+        raise InvalidFrame(f"the frame is nested deeper than {DEPTH_MAX}") from error
+    except ValueError as error:
+        raise InvalidFrame("the frame is not JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidFrame("a frame is one JSON object")
+    _check_tree(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidFrame("a key stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidFrame(f"{name} is not JSON")
+
+
+def _int(digits: str) -> int:
+    _check_digits(digits)
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    _check_digits(digits)
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise InvalidFrame("a number is too large for JSON's readers")
+    return value
+
+
+def _check_digits(digits: str) -> None:
+    if len(digits) > NUMBER_MAX_DIGITS:
+        raise InvalidFrame(f"a number has more than {NUMBER_MAX_DIGITS} digits")
+
+
+def _check_tree(root: dict[str, Any]) -> None:
+    """Refuse what is too deep or can't be UTF-8; level by level, so that depth costs no stack."""
+    level: list[Any] = [root]
+    for _ in range(DEPTH_MAX):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                below.extend(node)
+                below.extend(node.values())
+            elif isinstance(node, list):
+                below.extend(node)
+            elif isinstance(node, str) and not node.isascii():
+                _check_unicode(node)
+        if not below:
+            return
+        level = below
+    if any(isinstance(node, dict | list) for node in level):
+        raise InvalidFrame(f"the frame is nested deeper than {DEPTH_MAX}")
+    for node in level:
+        if isinstance(node, str):
+            _check_unicode(node)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidFrame("a text holds half a surrogate pair") from error
+
+
+_INPUT_FIELDS: Final = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")
+_KEPT_ROLES: Final = frozenset({"user", "tool"})
+
+
+def to_run_input(run: Run) -> RunAgentInput:
+    """Return what `run` asks for as AG-UI's model, with its user and tool messages only.
+
+    The server keeps the history, so whatever else a client's list holds is ignored, however odd.
+    Raises `InvalidInput` that names the field.
+    """
+    kept = [
+        (place, message)
+        for place, message in enumerate(run.body["messages"])
+        if not isinstance(message, dict) or message.get("role") in _KEPT_ROLES
+    ]
+    given = {name: run.body[name] for name in _INPUT_FIELDS if run.body.get(name) is not None}
+    try:
+        return RunAgentInput.model_validate(
+            {
+                "threadId": run.thread_id,
+                "runId": run.run_id,
+                "messages": [message for _, message in kept],
+                **given,
+            }
+        )
+    except ValidationError as error:
+        raise _blame_field(error, [place for place, _ in kept]) from error
+
+
+def _blame_field(error: ValidationError, places: Sequence[int]) -> InvalidInput:
+    first = error.errors(include_input=False, include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    if path[:1] == ["messages"] and len(path) > 1:
+        path[1] = str(places[int(path[1])])
+    return InvalidInput(".".join(path), first["msg"])
+
+
+# --- what the server sends -----------------------------------------------------------------------
+
+_encode = msgspec.json.encode
+
+
+def encode_frame(frame: Mapping[str, object]) -> str:
+    """Return `frame` as JSON text."""
+    return _encode(frame).decode()
+
+
+PING: Final = encode_frame({"type": "ping"})
+
+
+def envelope(event_id: EventId, chunk: bytes, *, thread_id: str, run_id: str) -> str:
+    """Return the data frame of one logged event, spliced around its bytes as they are.
+
+    Ids need no escaping: their alphabet has no character that JSON would escape.
+    """
+    head = f'{{"id":"{event_id}","chunk":'
+    return f'{head}{chunk.decode()},"threadId":"{thread_id}","runId":"{run_id}"}}'
+
+
+def error_frame(error: IsolaneError, error_id: str, **about: str | None) -> dict[str, object]:
+    """Return the control frame for `error`; `about` names `threadId` and `runId` where known."""
+    frame: dict[str, object] = {
+        "type": "error",
+        "code": error.code,
+        "message": error.message,
+        "errorId": error_id,
+        "retryable": error.retryable,
+        **error_details(error),
+    }
+    frame.update({name: value for name, value in about.items() if value is not None})
+    return frame
+
+
+def error_details(error: IsolaneError) -> dict[str, object]:
+    """Return what some errors add: why a credential failed, when to come back, which field."""
+    details: dict[str, object] = {}
+    for name, key in (("reason", "reason"), ("field", "field"), ("retry_after_ms", "retryAfterMs")):
+        value = getattr(error, name, None)
+        if value is not None:
+            details[key] = value
+    return details
+
+
+def run_error(error: IsolaneError, error_id: str, *, run_id: str | None) -> dict[str, object]:
+    """Return the bare RUN_ERROR for `error`: the one error that every AG-UI client understands.
+
+    Its `errorId` is in `metadata`, the one place that published clients keep.
+    """
+    event: dict[str, object] = {
+        "type": "RUN_ERROR",
+        "message": error.message,
+        "code": error.code,
+        "metadata": {"errorId": error_id},
+    }
+    if run_id is not None:
+        event["runId"] = run_id
+    return event
+
+
+def welcome(
+    *,
+    connection_id: str,
+    user_id: str,
+    heartbeat_ms: int,
+    limits: Mapping[str, int],
+    token_expires_at: int | None,
+    active_runs: Sequence[Mapping[str, str]],
+) -> dict[str, object]:
+    """Return the answer to hello."""
+    return {
+        "type": "welcome",
+        "v": VERSION,
+        "connectionId": connection_id,
+        "userId": user_id,
+        "heartbeatMs": heartbeat_ms,
+        "limits": limits,
+        "capabilities": {"transport": {"streaming": True, "websocket": True, "resumable": True}},
+        "tokenExpiresAt": token_expires_at,
+        "activeRuns": active_runs,
+    }

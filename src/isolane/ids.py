@@ -1,0 +1,93 @@
+"""Every id this gateway makes comes from here, and every id it takes is judged here."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from hashlib import blake2b
+from typing import Final
+
+from uuid_utils import uuid7
+
+from isolane.errors import InvalidContext
+
+ID_MAX_CHARACTERS: Final = 128
+WIRE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_PLACEHOLDERS: Final = frozenset({"none", "null", "undefined", "placeholder"})
+_USER_MARKS: Final = frozenset("._:-|@+")
+
+
+def new_request_id() -> str:
+    """Return an id for one request; ordered by time, unique over threads and stopped clocks."""
+    return f"req_{uuid7()}"
+
+
+def new_connection_id() -> str:
+    """Return an id for one socket."""
+    return f"conn_{uuid7()}"
+
+
+def new_error_id() -> str:
+    """Return an id that names exactly one log record."""
+    return f"err_{uuid7()}"
+
+
+def new_message_id() -> str:
+    """Return an id for a message that the gateway opens itself."""
+    return f"msg_{uuid7()}"
+
+
+def new_ticket() -> str:
+    """Return an unguessable single-use ticket (256 bits)."""
+    return secrets.token_urlsafe(32)
+
+
+def new_seed() -> bytes:
+    """Return the secret from which a data folder derives its epochs (256 bits)."""
+    return secrets.token_bytes(32)
+
+
+def derive_epoch(seed: bytes, user_id: str, thread_id: str, generation: int) -> str:
+    """Return the epoch of a thread's `generation`-th numbering: the same before its first use.
+
+    Keyed, so that an epoch tells nobody anything; the parts are hashed apart, so that
+    `("a:b", "c")` and `("a", "b:c")` differ.
+    """
+    digest = blake2b(key=seed, digest_size=8)
+    for part in (user_id, thread_id, str(generation)):
+        digest.update(blake2b(part.encode(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def check_wire_id(field: str, value: object) -> str:
+    """Return `value` when it may name a thread or run, else raise `InvalidContext`."""
+    text = _check_text(field, value)
+    if not WIRE_ID.fullmatch(text):
+        raise InvalidContext(field, f"must be 1 to 128 characters of [A-Za-z0-9._:-], not {text!r}")
+    return text
+
+
+def check_user_id(field: str, value: object) -> str:
+    """Return the normalised `value` when it may name a user, else raise `InvalidContext`.
+
+    Letters of any language are fine; NFC makes one name of the two ways to write `é`.
+    """
+    text = unicodedata.normalize("NFC", _check_text(field, value))
+    if not all(mark in _USER_MARKS or unicodedata.category(mark)[0] in "LMN" for mark in text):
+        raise InvalidContext(field, "may hold letters, digits and ._:-|@+ only")
+    return text
+
+
+def _check_text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidContext(field, f"must be text, not {type(value).__name__}")
+    if not value.strip():
+        raise InvalidContext(field, "must not be blank")
+    if len(value) > ID_MAX_CHARACTERS:
+        raise InvalidContext(
+            field, f"must be at most {ID_MAX_CHARACTERS} characters, not {len(value)}"
+        )
+    if value.lower() in _PLACEHOLDERS:
+        raise InvalidContext(field, f"must name something, and {value!r} stands for nothing")
+    return value

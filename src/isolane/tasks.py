@@ -1,0 +1,61 @@
+"""Every task has an owner: it starts here, is counted here, and ends here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class TaskOwner:
+    """Starts tasks, keeps them alive until they end, and reports what they raise.
+
+    One per app. `len()` is the number of tasks that run now.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        """Return how many tasks are under way."""
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Start `work`; an error that nobody else collects is logged, never swallowed."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._settle)
+        return task
+
+    def detach(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Start `work` that nobody waits for: the owner ends it with everything else."""
+        _ = self.start(work, name=name)
+
+    def _settle(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            _log.error("task failed", task=task.get_name(), exc_info=error)
+
+    async def close(self, *, grace_s: float = 2.0) -> int:
+        """Cancel what still runs and wait for it; return how many would not end in `grace_s`."""
+        for task in self._tasks:
+            task.cancel()
+        if not self._tasks:
+            return 0
+        _, stuck = await asyncio.wait(self._tasks, timeout=grace_s)
+        return len(stuck)
+
+
+async def end_task(task: asyncio.Task[Any]) -> None:
+    """Cancel `task` and wait until it is gone, without taking its cancellation for one's own."""
+    task.cancel()
+    await asyncio.wait({task})
