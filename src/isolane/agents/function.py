@@ -1,0 +1,91 @@
+"""Agents that are async generator functions, or objects whose `run` is one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final
+
+from ag_ui.core import RunAgentInput
+
+from isolane.context import UserExecutionContext
+from isolane.contracts import StopSignal
+from isolane.errors import AgentRefused
+
+ARGUMENTS_MAX: Final = 3
+WANTED: Final = (
+    "an agent is an async generator function (async def with yield) that takes (input), "
+    "(input, context) or (input, context, stop), an object whose .run is one, or a pydantic-ai "
+    "Agent"
+)
+
+Generator = Callable[..., AsyncGenerator[object, None]]
+
+
+class FunctionAgent:
+    """Calls a generator function with as many of `input`, `context`, `stop` as it takes."""
+
+    def __init__(self, function: Generator, *, arguments: int) -> None:
+        """Keep a function that `adapt_function` has judged."""
+        self._function = function
+        self._arguments = arguments
+
+    def run(
+        self,
+        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        context: UserExecutionContext,
+        stop: StopSignal,
+    ) -> AsyncGenerator[object, None]:
+        """Return the function's own stream."""
+        return self._function(*(input, context, stop)[: self._arguments])
+
+
+def adapt_function(value: object, *, name: str) -> FunctionAgent:
+    """Return the agent that `value` is; raise `AgentRefused` that says what it is instead."""
+    function: Any = value if inspect.isroutine(value) else getattr(value, "run", None)
+    fault = _fault(value, function)
+    if fault is not None:
+        raise AgentRefused(f"{name} is {fault}; {WANTED}.")
+    return FunctionAgent(function, arguments=_count_arguments(function, name))
+
+
+def _fault(value: object, function: object) -> str | None:
+    if inspect.iscoroutine(value):
+        value.close()
+        return "a coroutine, made by a call that nobody awaited"
+    if inspect.isasyncgen(value):
+        return "an async generator that runs already: name the function, without calling it"
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an instance of it"
+    if function is None:
+        return f"of type {type(value).__name__}"
+    if inspect.iscoroutinefunction(function):
+        return "a coroutine function (async def without yield)"
+    if inspect.isgeneratorfunction(function):
+        return "a plain generator function (def with yield)"
+    if not inspect.isasyncgenfunction(function):
+        return "a plain function" if inspect.isroutine(function) else "no function at all"
+    return None
+
+
+def _count_arguments(function: Any, name: str) -> int:  # noqa: ANN401 - any callable
+    parameters = list(inspect.signature(function).parameters.values())
+    required = [
+        parameter
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind not in _VARIADIC
+    ]
+    positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+        return ARGUMENTS_MAX
+    count = min(len(positional), ARGUMENTS_MAX)
+    if not 1 <= len(required) <= ARGUMENTS_MAX or len(required) > count:
+        raise AgentRefused(f"{name} takes {len(required)} required arguments; {WANTED}.")
+    return count
+
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_POSITIONAL: Final = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)

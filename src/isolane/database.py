@@ -1,0 +1,215 @@
+"""The one SQLite file under the log and the store: its tables, and how they are read and written.
+
+Work is a plain function over a SQLAlchemy connection and runs in a thread: one hop for a whole
+transaction, not one for every statement as with an asynchronous driver, and nothing of SQLite ever
+runs on the event loop. One thread writes, so writers never meet; a few read beside it (WAL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+)
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import StaticPool
+
+from isolane.errors import Unavailable
+
+T = TypeVar("T")
+
+READERS: Final = 4
+BUSY_TIMEOUT_MS: Final = 30_000
+_MIGRATIONS: Final = Path(__file__).parent / "store" / "migrations"
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+threads = Table(
+    "threads",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("thread_id", String, primary_key=True),
+    Column("epoch", String, nullable=False),
+    # Entries up to here are gone. It keeps the numbering when nothing else is left to count from.
+    Column("trimmed_seq", BigInteger, nullable=False, default=0),
+    Column("title", String, nullable=False, default=""),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+# How often a user deleted a thread: what makes the next numbering of an id another epoch.
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("generation", Integer, nullable=False),
+)
+events = Table(
+    "events",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("thread_id", String, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("run_id", String, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+runs = Table(
+    "runs",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("run_id", String, primary_key=True),
+    Column("thread_id", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("draft", LargeBinary, nullable=False),
+    Column("first_seq", BigInteger),
+    Column("last_seq", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("outcome", String),
+    Column("error_id", String),
+    Index("runs_by_thread", "user_id", "thread_id", "first_seq"),
+    Index("runs_by_state", "state"),
+)
+# A message stands from the run that added it until a rewind drops it; both are kept as places in
+# the log, so that the messages as of any kept entry can be told.
+messages = Table(
+    "messages",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", String, nullable=False),
+    Column("thread_id", String, nullable=False),
+    Column("message_id", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("since_seq", BigInteger, nullable=False),
+    Column("until_seq", BigInteger),
+    Index("messages_by_thread", "user_id", "thread_id", "number"),
+)
+
+
+class Database:
+    """An open SQLite file. Made by `open_database`, owned by the app."""
+
+    def __init__(self, engine: Engine, *, readers: int) -> None:
+        """Start the writing thread and `readers` reading ones; 0 reads on the writing thread."""
+        self._engine = engine
+        self._writing = engine.execution_options(begin="BEGIN IMMEDIATE")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="isolane-write")
+        self._readers = (
+            ThreadPoolExecutor(readers, thread_name_prefix="isolane-read")
+            if readers
+            else self._writer
+        )
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` in one read transaction. Raises `Unavailable` when the file can't be read."""
+        return await self._run(self._readers, self._engine, query)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction, committed on return, undone when it raises.
+
+        Transactions run one after the other in the order of the calls. Cancelling the caller
+        doesn't undo a transaction that has begun. Raises `Unavailable` when nothing can be
+        written: locked for too long, or the disk is full.
+        """
+        return await self._run(self._writer, self._writing, work)
+
+    async def close(self) -> None:
+        """Finish what was begun, fold the write-ahead log in, and close the file."""
+        await asyncio.to_thread(self._shut)
+
+    def _shut(self) -> None:
+        self._readers.shutdown()
+        self._writer.shutdown()
+        self._engine.dispose()
+
+    async def _run(
+        self, pool: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(pool, partial(_transact, engine, work))
+        except (OperationalError, DBAPIError) as error:
+            raise Unavailable(f"the database refused: {error.orig}") from error
+
+
+def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return work(connection)
+
+
+async def open_database(url: str) -> Database:
+    """Open the database at `url`, make its folder, and bring its tables up to date."""
+    return await asyncio.to_thread(_open, url)
+
+
+def _open(url: str) -> Database:
+    engine = _create_engine(url)
+    with engine.begin() as connection:
+        _migrate(connection)
+    return Database(engine, readers=0 if isinstance(engine.pool, StaticPool) else READERS)
+
+
+def _create_engine(url: str) -> Engine:
+    path = url.removeprefix("sqlite://").removeprefix("/")
+    options: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
+    if path in {"", ":memory:"}:
+        options["poolclass"] = StaticPool
+    else:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        options |= {"pool_size": READERS + 1, "max_overflow": 0}
+    engine = create_engine(url, **options)
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _begin(connection: Connection) -> None:
+    # The driver's own BEGIN comes late and never before a SELECT: reads would not be one snapshot.
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+
+def _set_pragmas(raw: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+    raw.isolation_level = None  # transactions begin where we say so
+    cursor = raw.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,168 @@
+"""The one road from an event to everybody who follows its thread.
+
+The log is the truth, the bell is only a hint. A `Tail` keeps the newest records of one thread and
+feeds any number of followers from them; who is further behind reads the log. Subscribe first, then
+read, then repeat on a ring or after a quiet spell: resume, gap repair, slow readers and lost rings
+are this one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from isolane.context import EventId, ThreadKey
+from isolane.contracts import Bell, EventLog, LogBounds, RunEnd
+from isolane.events import Record
+
+WINDOW_RECORDS: Final = 512
+WINDOW_BYTES: Final = 1 << 20
+READ_RECORDS: Final = 256
+BATCH_RECORDS: Final = 64
+QUIET_S: Final = 15.0
+"""How long a follower trusts silence before it looks into the log itself: a ring may get lost."""
+
+
+class Tail:
+    """The newest records of one thread on this node, and a bell that keeps them coming."""
+
+    def __init__(
+        self, key: ThreadKey, read: Callable[[EventId], Awaitable[list[Record]]], *, quiet_s: float
+    ) -> None:
+        """Begin with nothing; `Feed.open_tail` connects it to the bell and to the log."""
+        self.key = key
+        self._read = read
+        self._quiet_s = quiet_s
+        self._window: deque[Record] = deque()
+        self._window_bytes = 0
+        self._rung = asyncio.Event()
+        self._hang_up: Callable[[], None] | None = None
+
+    async def listen(self, bell: Bell) -> None:
+        """Hear the bell from now on."""
+        self._hang_up = await bell.listen(self.key, self.take)
+
+    def close(self) -> None:
+        """Hear nothing more; followers find only what the log has."""
+        if self._hang_up is not None:
+            self._hang_up()
+            self._hang_up = None
+
+    @property
+    def window_size(self) -> tuple[int, int]:
+        """How many records are kept, and their bytes."""
+        return len(self._window), self._window_bytes
+
+    def take(self, records: Sequence[Record]) -> None:
+        """Keep what was rung; what doesn't follow on begins a new window, the log has the rest."""
+        if not records:
+            return
+        newest = self._window[-1].id if self._window else None
+        if newest is not None and not _follows(newest, records[0].id):
+            self._window.clear()
+            self._window_bytes = 0
+        for record in records:
+            self._window.append(record)
+            self._window_bytes += len(record.payload)
+        while len(self._window) > WINDOW_RECORDS or (
+            self._window_bytes > WINDOW_BYTES and len(self._window) > 1
+        ):
+            self._window_bytes -= len(self._window.popleft().payload)
+        self._rung.set()
+        self._rung = asyncio.Event()
+
+    async def follow(self, after: EventId) -> AsyncGenerator[list[Record], None]:
+        """Yield everything strictly after `after` in batches, then live, without end.
+
+        Raises `CursorExpired` when what comes next is no longer kept, `InvalidCursor` when
+        `after` is ahead of the log.
+        """
+        position = after
+        is_checked = False
+        while True:
+            rung = self._rung
+            batch = self._from_window(position)
+            if batch is None or not (batch or is_checked):
+                batch = await self._read(position)
+            is_checked = True
+            if batch:
+                position = batch[-1].id
+                yield batch
+            elif not await _rings(rung, within_s=self._quiet_s):
+                is_checked = False
+
+    def _from_window(self, position: EventId) -> list[Record] | None:
+        """Return what the window has after `position`; None when it doesn't reach back so far."""
+        if not self._window:
+            return None
+        first, last = self._window[0].id, self._window[-1].id
+        if position.seq < first.seq - 1 or (position.seq and position.epoch != last.epoch):
+            return None
+        skipped = position.seq - first.seq + 1
+        return list(islice(self._window, skipped, skipped + BATCH_RECORDS))
+
+
+def _follows(newest: EventId, first: EventId) -> bool:
+    return newest.epoch == first.epoch and first.seq == newest.seq + 1
+
+
+async def _rings(rung: asyncio.Event, *, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            await rung.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+class Feed:
+    """Appends to logs, rings the bell, and opens tails."""
+
+    def __init__(self, log: EventLog, bell: Bell, *, quiet_s: float = QUIET_S) -> None:
+        """Join the log and the bell of this node."""
+        self._log = log
+        self._bell = bell
+        self._quiet_s = quiet_s
+        self.appended = 0
+        """Events committed so far."""
+        self.log_reads = 0
+        """Reads of a log by followers so far: one at the start of each, then on gaps only."""
+
+    async def append(
+        self, key: ThreadKey, run_id: str, payloads: Sequence[bytes], *, end: RunEnd | None = None
+    ) -> list[Record]:
+        """Commit, then ring: nobody hears of what could still be lost. See `EventLog.append`."""
+        records = await self._log.append(key, run_id, payloads, end=end)
+        self.appended += len(records)
+        self._bell.ring(key, records)
+        return records
+
+    async def open_tail(self, key: ThreadKey) -> Tail:
+        """Return a tail that hears the bell already; its owner closes it."""
+        tail = Tail(key, partial(self._read, key), quiet_s=self._quiet_s)
+        await tail.listen(self._bell)
+        return tail
+
+    async def _read(self, key: ThreadKey, position: EventId) -> list[Record]:
+        self.log_reads += 1
+        return await self._log.read(key, after=position, limit=READ_RECORDS)
+
+    async def load_bounds(self, key: ThreadKey) -> LogBounds:
+        """Return what the log of `key` holds now."""
+        return await self._log.load_bounds(key)
+
+    async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncIterator[Record]:
+        """Yield every record strictly after `after`, then live, for one reader of its own."""
+        tail = await self.open_tail(key)
+        try:
+            async with aclosing(tail.follow(after)) as batches:
+                async for batch in batches:
+                    for record in batch:
+                        yield record
+        finally:
+            tail.close()

@@ -1,0 +1,272 @@
+"""Threads, messages and runs in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, insert, or_, select, update
+
+from isolane.clock import Clock
+from isolane.context import RunKey, ThreadKey, UserExecutionContext
+from isolane.contracts import (
+    BegunRun,
+    LogBounds,
+    RunDraft,
+    RunEnd,
+    RunState,
+    StoredRun,
+    ThreadSummary,
+)
+from isolane.database import Database, messages, runs, threads
+from isolane.transcript import Message
+
+TITLE_MAX_CHARACTERS: Final = 80
+
+LoadBounds = Callable[[ThreadKey, Connection], LogBounds]
+"""Tells where a log ends, within the transaction of the asker."""
+
+
+class DatabaseStore:
+    """The tables `threads`, `runs` and `messages`."""
+
+    def __init__(self, database: Database, *, load_bounds: LoadBounds, clock: Clock) -> None:
+        """Keep everything in `database`; `load_bounds` ties a run to its place in the log."""
+        self._database = database
+        self._load_bounds = load_bounds
+        self._clock = clock
+
+    async def load_run(self, key: RunKey) -> StoredRun | None:
+        """Return the user's run of that id, whatever its thread."""
+        return await self._database.read(partial(_load_run, key))
+
+    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> None:
+        """Keep a run that waits for its turn; its thread comes into being with it."""
+        await self._database.write(partial(self._add_run, context, draft))
+
+    async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
+        """Mark the run as running, apply its rewind, and join its new messages to the thread."""
+        return await self._database.write(partial(self._begin_run, context, draft))
+
+    async def load_open_runs(self) -> list[StoredRun]:
+        """Return every run that isn't ended, of all users, oldest first. For recovery only."""
+        return await self._database.read(_load_open_runs)
+
+    async def load_thread(self, key: ThreadKey) -> ThreadSummary | None:
+        """Return the thread, or None when nobody used it yet."""
+        return await self._database.read(partial(_load_thread, key))
+
+    async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:
+        """Return the ids of all messages that the thread ever had, rewound ones included."""
+        return await self._database.read(partial(_load_known_ids, key))
+
+    async def has_message(self, key: ThreadKey, message_id: str) -> bool:
+        """Say whether the message stands now."""
+        return await self._database.read(partial(_has_message, key, message_id))
+
+    async def load_messages_before(self, key: ThreadKey, seq: int) -> list[Message]:
+        """Return the messages as they stood before the log entry `seq`."""
+        return await self._database.read(partial(_load_messages, key, seq))
+
+    def settle(self, connection: Connection, key: ThreadKey, end: RunEnd, last_seq: int) -> None:
+        """Write a run's end and what it left behind, in the transaction of its last event."""
+        run_key = RunKey(key.user_id, end.run_id)
+        first_seq = connection.execute(select(runs.c.first_seq).where(_run(run_key))).scalar_one()
+        _add_messages(connection, key, end.run_id, end.messages, since=first_seq)
+        connection.execute(
+            update(runs)
+            .where(_run(run_key))
+            .values(
+                state=RunState.ENDED,
+                last_seq=last_seq,
+                ended_at=end.ended_at,
+                outcome=end.outcome,
+                error_id=end.error_id,
+            )
+        )
+        connection.execute(update(threads).where(_thread(key)).values(updated_at=end.ended_at))
+
+    def _add_run(
+        self, context: UserExecutionContext, draft: RunDraft, connection: Connection
+    ) -> None:
+        key = context.thread_key
+        self._touch_thread(connection, key)
+        fresh = new_messages(draft.messages, _load_messages(key, None, connection))
+        connection.execute(
+            insert(runs).values(
+                user_id=context.user_id,
+                run_id=context.run_id,
+                thread_id=context.thread_id,
+                state=RunState.QUEUED,
+                draft=msgspec.json.encode(replace(draft, messages=fresh)),
+                created_at=self._clock(),
+            )
+        )
+
+    def _begin_run(
+        self, context: UserExecutionContext, draft: RunDraft, connection: Connection
+    ) -> BegunRun:
+        key, run_key = context.thread_key, context.run_key
+        if _load_run(run_key, connection) is None:
+            self._add_run(context, draft, connection)
+        head = self._load_bounds(key, connection).head
+        if draft.rewind_to is not None:
+            _rewind(connection, key, draft.rewind_to, until=head.seq + 1)
+        history = _load_messages(key, None, connection)
+        added = new_messages(draft.messages, history)
+        _add_messages(connection, key, run_key.run_id, added, since=head.seq + 1)
+        self._touch_thread(connection, key, title=_title_of(added))
+        connection.execute(
+            update(runs)
+            .where(_run(run_key))
+            .values(
+                state=RunState.RUNNING,
+                draft=msgspec.json.encode(replace(draft, messages=added)),
+                first_seq=head.seq + 1,
+                started_at=self._clock(),
+            )
+        )
+        return BegunRun(added, [*history, *added], head)
+
+    def _touch_thread(self, connection: Connection, key: ThreadKey, *, title: str = "") -> None:
+        now = self._clock()
+        found = _load_thread(key, connection)
+        if found is None:
+            epoch = self._load_bounds(key, connection).head.epoch
+            row = {"epoch": epoch, "trimmed_seq": 0, "created_at": now, "updated_at": now}
+            connection.execute(insert(threads).values(**key._asdict(), title=title, **row))
+            return
+        values = {"updated_at": now, "title": found.title or title}
+        connection.execute(update(threads).where(_thread(key)).values(values))
+
+
+def new_messages(offered: Sequence[Message], history: Iterable[Message]) -> list[Message]:
+    """Return those of `offered` that `history` doesn't have yet, in order, each id once.
+
+    A tool's answer is known by the call it answers, too: clients that rebuild their history give
+    tool messages ids of their own, and a call answered twice is no conversation.
+    """
+    known: set[str] = set()
+    answered: set[str] = set()
+    for message in history:
+        known.add(message["id"])
+        answered.add(message.get("toolCallId", ""))
+    fresh: list[Message] = []
+    for message in offered:
+        call_id = message.get("toolCallId")
+        if message["id"] in known or (call_id and call_id in answered):
+            continue
+        known.add(message["id"])
+        answered.add(call_id or "")
+        fresh.append(message)
+    return fresh
+
+
+def _title_of(added: Sequence[Message]) -> str:
+    """Return the first words of the first question, as a thread's name until it gets another."""
+    for message in added:
+        content = message.get("content")
+        if message["role"] == "user" and isinstance(content, str):
+            return " ".join(content.split())[:TITLE_MAX_CHARACTERS]
+    return ""
+
+
+def _thread(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    return and_(threads.c.user_id == key.user_id, threads.c.thread_id == key.thread_id)
+
+
+def _run(key: RunKey) -> Any:  # noqa: ANN401 - as above
+    return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
+
+
+def _messages(key: ThreadKey) -> Any:  # noqa: ANN401 - as above
+    return and_(messages.c.user_id == key.user_id, messages.c.thread_id == key.thread_id)
+
+
+def _load_run(key: RunKey, connection: Connection) -> StoredRun | None:
+    row = connection.execute(select(runs).where(_run(key))).one_or_none()
+    return None if row is None else _stored(row)
+
+
+def _load_open_runs(connection: Connection) -> list[StoredRun]:
+    query = select(runs).where(runs.c.state != RunState.ENDED).order_by(runs.c.created_at)
+    return [_stored(row) for row in connection.execute(query)]
+
+
+def _stored(row: Row[Any]) -> StoredRun:
+    return StoredRun(
+        key=RunKey(row.user_id, row.run_id),
+        thread_id=row.thread_id,
+        state=RunState(row.state),
+        draft=msgspec.json.decode(row.draft, type=RunDraft),
+        first_seq=row.first_seq,
+        last_seq=row.last_seq,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        error_id=row.error_id,
+    )
+
+
+def _load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
+    row = connection.execute(select(threads).where(_thread(key))).one_or_none()
+    if row is None:
+        return None
+    return ThreadSummary(row.thread_id, row.title, row.created_at, row.updated_at)
+
+
+def _load_messages(key: ThreadKey, before: int | None, connection: Connection) -> list[Message]:
+    """Return what stands now, or stood before the log entry `before`."""
+    query = select(messages.c.payload).where(_messages(key)).order_by(messages.c.number)
+    if before is None:
+        query = query.where(messages.c.until_seq.is_(None))
+    else:
+        query = query.where(
+            messages.c.since_seq < before,
+            or_(messages.c.until_seq.is_(None), messages.c.until_seq >= before),
+        )
+    return [msgspec.json.decode(payload) for payload in connection.execute(query).scalars()]
+
+
+def _load_known_ids(key: ThreadKey, connection: Connection) -> frozenset[str]:
+    query = select(messages.c.message_id).where(_messages(key))
+    return frozenset(connection.execute(query).scalars())
+
+
+def _has_message(key: ThreadKey, message_id: str, connection: Connection) -> bool:
+    standing = and_(_messages(key), messages.c.until_seq.is_(None))
+    query = select(messages.c.number).where(standing, messages.c.message_id == message_id)
+    return connection.execute(query).first() is not None
+
+
+def _add_messages(
+    connection: Connection, key: ThreadKey, run_id: str, added: Sequence[Message], *, since: int
+) -> None:
+    rows = [
+        {
+            **key._asdict(),
+            "message_id": message["id"],
+            "run_id": run_id,
+            "payload": msgspec.json.encode(message),
+            "since_seq": since,
+        }
+        for message in added
+    ]
+    if rows:
+        connection.execute(insert(messages), rows)
+
+
+def _rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: int) -> None:
+    """Drop the message and what follows it, as of the log entry `until`."""
+    standing = and_(_messages(key), messages.c.until_seq.is_(None))
+    number = connection.execute(
+        select(messages.c.number).where(standing, messages.c.message_id == message_id)
+    ).scalar_one_or_none()
+    if number is not None:
+        connection.execute(
+            update(messages).where(standing, messages.c.number >= number).values(until_seq=until)
+        )
