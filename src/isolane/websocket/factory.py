@@ -1,0 +1,237 @@
+"""Makes managers, one for each key, and owns every socket of every user from the upgrade on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from isolane.context import ThreadKey, UserExecutionContext
+from isolane.contracts import Delivery, Limits, WebSocketManagerProtocol, ensure
+from isolane.errors import ContractError, GoingAway, LimitExceeded, Unavailable
+from isolane.feed import Feed
+from isolane.tasks import TaskOwner
+from isolane.websocket.connection import WebSocketConnection
+from isolane.websocket.manager import (
+    Emit,
+    IsolatedWebSocketManager,
+    OnGap,
+    send_to_each,
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class WebSocketManagerFactory:
+    """Makes, finds, limits and shuts down managers; owns sockets, slots and drain.
+
+    One per app. The same key gives the same live manager.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        limits: Limits,
+        *,
+        tasks: TaskOwner,
+        emit: Emit,
+        on_gap: OnGap,
+        threads_per_user: int,
+    ) -> None:
+        """Make managers that read through `feed`; see `IsolatedWebSocketManager` for the hooks."""
+        self._feed = feed
+        self._limits = limits
+        self._tasks = tasks
+        self._emit = emit
+        self._on_gap = on_gap
+        self._threads_per_user = threads_per_user
+        self._managers: defaultdict[str, dict[str, IsolatedWebSocketManager]] = defaultdict(dict)
+        self._making: dict[ThreadKey, asyncio.Task[IsolatedWebSocketManager]] = {}
+        self._sockets: defaultdict[str, dict[str, WebSocketConnection]] = defaultdict(dict)
+        self._is_draining = False
+
+    @property
+    def connection_count(self) -> int:
+        """How many sockets are owned, of all users."""
+        return sum(len(sockets) for sockets in self._sockets.values())
+
+    @property
+    def manager_count(self) -> int:
+        """How many managers are alive."""
+        return sum(len(managers) for managers in self._managers.values())
+
+    @property
+    def follower_count(self) -> int:
+        """How many followers run in all managers."""
+        return sum(manager.follower_count for manager in self._all_managers())
+
+    def reserve(self, user_id: str) -> None:
+        """Take a connection's slot before the upgrade; `release_slot` or `release` gives it back.
+
+        Raises `LimitExceeded`, and `Unavailable` while draining.
+        """
+        if self._is_draining:
+            raise Unavailable("the gateway is draining")
+        self._limits.take(user_id, "connectionsPerUser")
+
+    def release_slot(self, user_id: str) -> None:
+        """Give back a slot that no socket came to use."""
+        self._limits.give_back(user_id, "connectionsPerUser")
+
+    def check_rate(self, user_id: str) -> None:
+        """Count one frame of the user's; raises `LimitExceeded` with when to come back."""
+        self._limits.hit(user_id, "framesPerMinute")
+
+    def own(self, connection: WebSocketConnection) -> None:
+        """Take over a socket whose slot was reserved."""
+        self._sockets[connection.user_id][connection.id] = connection
+
+    async def release(self, connection: WebSocketConnection) -> None:
+        """Let a socket go: out of every manager, its writer ended, its slot given back."""
+        try:
+            for manager in self._managers_of(connection.user_id):
+                if not manager.is_closed:
+                    await manager.remove_connection(connection.id)
+            await connection.dispose()
+        finally:
+            sockets = self._sockets[connection.user_id]
+            if sockets.pop(connection.id, None) is not None:
+                self.release_slot(connection.user_id)
+            if not sockets:
+                del self._sockets[connection.user_id]
+
+    async def create_manager(self, context: UserExecutionContext) -> IsolatedWebSocketManager:
+        """Return the live manager of the context's thread, made if there is none.
+
+        Raises `LimitExceeded` when the user has as many threads open as allowed and all of them
+        have connections, `Unavailable` while draining.
+        """
+        key = context.thread_key
+        manager = self.get_manager(context)
+        if manager is not None:
+            return manager
+        # Reserved before the first await: all who ask meanwhile wait for this one.
+        if key not in self._making:
+            self._check_room(key.user_id)
+            self._making[key] = self._tasks.start(self._make(key), name="manager in the making")
+        return await asyncio.shield(self._making[key])
+
+    def get_manager(self, context: UserExecutionContext) -> IsolatedWebSocketManager | None:
+        """Return the live manager of the context's thread, if there is one."""
+        key = context.thread_key
+        return self._managers.get(key.user_id, {}).get(key.thread_id)
+
+    async def discard(self, manager: WebSocketManagerProtocol) -> None:
+        """Close a manager that was asked for and then got no connection."""
+        if isinstance(manager, IsolatedWebSocketManager) and manager.is_empty:
+            await manager.close()
+
+    async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
+        """Send a control frame to all greeted sockets of the user, wherever they follow."""
+        return await send_to_each(self._sockets_of(user_id), message)
+
+    def post_to_user(self, user_id: str, message: Mapping[str, object]) -> None:
+        """Put a control frame in line at all greeted sockets of the user, without waiting."""
+        for connection in self._sockets_of(user_id):
+            if connection.has_greeted:
+                connection.post(message)
+
+    def begin_drain(self, *, deadline_ms: int) -> None:
+        """Take nothing new, and tell who is here until when runs go on."""
+        self._is_draining = True
+        for user_id in tuple(self._sockets):
+            self.post_to_user(user_id, {"type": "draining", "deadlineMs": deadline_ms})
+
+    async def shutdown(self) -> None:
+        """Close every socket with 1001 and every manager. Idempotent."""
+        self._is_draining = True
+        sockets = [
+            socket for user_id in tuple(self._sockets) for socket in self._sockets_of(user_id)
+        ]
+        for socket in sockets:
+            socket.request_close(GoingAway.close_code or 1001, GoingAway.code)
+        await asyncio.gather(*(socket.close() for socket in sockets))
+        for manager in self._all_managers():
+            await manager.close()
+
+    def _sockets_of(self, user_id: str) -> Iterable[WebSocketConnection]:
+        return tuple(self._sockets.get(user_id, {}).values())
+
+    def _managers_of(self, user_id: str) -> list[IsolatedWebSocketManager]:
+        return list(self._managers.get(user_id, {}).values())
+
+    def _all_managers(self) -> list[IsolatedWebSocketManager]:
+        return [manager for user_id in self._managers for manager in self._managers_of(user_id)]
+
+    def _check_room(self, user_id: str) -> None:
+        if self._is_draining:
+            raise Unavailable("the gateway is draining")
+        making = sum(1 for key in self._making if key.user_id == user_id)
+        if len(self._managers_of(user_id)) + making >= self._threads_per_user:
+            raise LimitExceeded("threadsPerUser", self._threads_per_user)
+
+    async def _make(self, key: ThreadKey) -> IsolatedWebSocketManager:
+        try:
+            manager = IsolatedWebSocketManager(
+                await self._feed.open_tail(key),
+                tasks=self._tasks,
+                emit=self._emit,
+                on_gap=self._on_gap,
+                on_close=self._forget,
+            )
+            self._managers[key.user_id][key.thread_id] = manager
+            return manager
+        finally:
+            del self._making[key]
+
+    def _forget(self, manager: IsolatedWebSocketManager) -> None:
+        user_id, thread_id = manager.key
+        own = self._managers.get(user_id, {})
+        if own.get(thread_id) is manager:
+            del own[thread_id]
+        if not own:
+            self._managers.pop(user_id, None)
+
+
+_open_factories: list[WebSocketManagerFactory] = []
+
+
+def open_factory(factory: WebSocketManagerFactory) -> None:
+    """Make `factory` the one that is found; the app's lifespan calls this."""
+    _open_factories.append(factory)
+
+
+def close_factory(factory: WebSocketManagerFactory) -> None:
+    """Take `factory` back. Idempotent."""
+    if factory in _open_factories:
+        _open_factories.remove(factory)
+
+
+def get_websocket_manager_factory() -> WebSocketManagerFactory:
+    """Return the factory of the running app. Plain, not async: there is nothing to wait for.
+
+    Raises `ContractError` when no app is running.
+    """
+    if not _open_factories:
+        raise ContractError(
+            "no WebSocketManagerFactory is open; it opens with the app's lifespan, so run the app "
+            "(or enter its lifespan) before you ask for managers"
+        )
+    return _open_factories[-1]
+
+
+async def create_websocket_manager(context: UserExecutionContext) -> WebSocketManagerProtocol:
+    """Return the live manager of the context's thread. Await it.
+
+    Raises `ContractError` when `context` is no context, when the factory's product doesn't keep
+    `WebSocketManagerProtocol`, or when no app is running; `InvalidContext` when the context names
+    no thread; `LimitExceeded` and `Unavailable` as the factory does. Safe to cancel.
+    """
+    if not isinstance(context, UserExecutionContext):
+        raise ContractError(
+            f"create_websocket_manager wants a UserExecutionContext, got {type(context).__name__}"
+        )
+    manager = await get_websocket_manager_factory().create_manager(context)
+    return ensure(manager, WebSocketManagerProtocol)

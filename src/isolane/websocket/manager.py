@@ -1,0 +1,212 @@
+"""The live read side of one thread of one user."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+
+import structlog
+
+from isolane.context import EventId, ThreadKey
+from isolane.contracts import ConnectionHealth, Delivery, Verdict
+from isolane.errors import ContractError, CursorExpired, ManagerClosed, NoActiveRun
+from isolane.feed import Tail
+from isolane.tasks import TaskOwner, end_task
+from isolane.websocket.connection import WebSocketConnection
+
+Emit = Callable[[ThreadKey, str, Mapping[str, object]], Awaitable[EventId]]
+"""Puts a CUSTOM event into the run under way on a thread; raises `NoActiveRun`."""
+
+OnGap = Callable[[ThreadKey, WebSocketConnection], Awaitable[EventId | None]]
+"""Tells a connection that what it wants is gone, and returns where to go on, None to stop."""
+
+_log = structlog.get_logger(__name__)
+
+
+class IsolatedWebSocketManager:
+    """Feeds the connections that follow one `ThreadKey` on this node; names no other.
+
+    One bell subscription, one bounded window of the newest encoded records, one follower task per
+    connection. It never runs agents. It closes with its last connection. `Emit` and `OnGap` are
+    how it reaches what lies outside a read side.
+    """
+
+    def __init__(
+        self,
+        tail: Tail,
+        *,
+        tasks: TaskOwner,
+        emit: Emit,
+        on_gap: OnGap,
+        on_close: Callable[[IsolatedWebSocketManager], None],
+    ) -> None:
+        """Take over `tail`; `on_close` hears once that the manager is closed."""
+        self.key = tail.key
+        self._tail = tail
+        self._tasks = tasks
+        self._emit = emit
+        self._on_gap = on_gap
+        self._on_close = on_close
+        self._connections: dict[str, WebSocketConnection] = {}
+        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        """Name whose thread this is."""
+        return f"<IsolatedWebSocketManager {self.key.thread_id} of {self.key.user_id}>"
+
+    @property
+    def is_closed(self) -> bool:
+        """Say whether this manager has let its thread go."""
+        return self._is_closed
+
+    @property
+    def follower_count(self) -> int:
+        """How many follower tasks run."""
+        return len(self._followers)
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether no connection is here."""
+        return not self._connections
+
+    async def add_connection(
+        self, connection: WebSocketConnection, *, after: EventId | None = None
+    ) -> None:
+        """Feed `connection` what it wants of this thread strictly after `after`, then live."""
+        self._check_open()
+        if connection.user_id != self.key.user_id:
+            raise ContractError(
+                f"{self!r} takes connections of its own user only, not {connection!r}"
+            )
+        await self._end_follower(connection.id)
+        self._check_open()
+        start = EventId("0", 0) if after is None else after
+        self._connections[connection.id] = connection
+        self._followers[connection.id] = self._tasks.start(
+            self._follow(connection, start), name=f"follower {connection.id}"
+        )
+
+    async def remove_connection(self, connection_id: str) -> None:
+        """Stop feeding it and wait until its follower is gone. Idempotent."""
+        self._check_open()
+        await self._end_follower(connection_id)
+        self._drop(connection_id)
+
+    def get_connection(self, connection_id: str) -> WebSocketConnection | None:
+        """Return the connection of that id, if it is here."""
+        self._check_open()
+        return self._connections.get(connection_id)
+
+    def get_user_connections(self, user_id: str) -> frozenset[str]:
+        """Return the ids of the user's connections here; empty for another user."""
+        return frozenset(connection.id for connection in self._of_user(user_id))
+
+    def is_connection_active(self, user_id: str) -> bool:
+        """Say whether the user has an open socket here; False for another user."""
+        return any(connection.is_open for connection in self._of_user(user_id))
+
+    def get_connection_health(self, user_id: str) -> ConnectionHealth:
+        """Return what is held for the user. Looking changes nothing."""
+        own = list(self._of_user(user_id))
+        records, size = self._tail.window_size if user_id == self.key.user_id else (0, 0)
+        return ConnectionHealth(
+            user_id=user_id,
+            connections=len(own),
+            open_connections=sum(connection.is_open for connection in own),
+            followers=sum(connection.id in self._followers for connection in own),
+            window_records=records,
+            window_bytes=size,
+        )
+
+    async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
+        """Send a control frame to the user's greeted connections here; a verdict for each."""
+        return await send_to_each(self._of_user(user_id), message)
+
+    async def send_to_thread(self, thread_id: str, message: Mapping[str, object]) -> Delivery:
+        """Send a control frame to all who follow the thread; empty for another thread."""
+        self._check_open()
+        is_own = thread_id == self.key.thread_id
+        return await send_to_each(self._connections.values() if is_own else (), message)
+
+    async def emit_critical_event(
+        self, user_id: str, event_type: str, data: Mapping[str, object]
+    ) -> EventId:
+        """Put a CUSTOM event into the run under way and return its id once it is committed."""
+        self._check_open()
+        if user_id != self.key.user_id:
+            raise NoActiveRun("no run is under way")
+        return await self._emit(self.key, event_type, data)
+
+    async def close(self) -> None:
+        """Let every connection go and hear nothing more. Idempotent, also twice at once."""
+        self._shut()
+        for connection_id in tuple(self._connections):
+            await self._end_follower(connection_id)
+            self._connections.pop(connection_id, None)
+
+    def _shut(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._tail.close()
+        self._on_close(self)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ManagerClosed(f"{self!r} is closed; ask the factory for the one that is alive")
+
+    def _of_user(self, user_id: str) -> Iterable[WebSocketConnection]:
+        self._check_open()
+        return tuple(self._connections.values()) if user_id == self.key.user_id else ()
+
+    async def _end_follower(self, connection_id: str) -> None:
+        follower = self._followers.get(connection_id)
+        if follower is None or follower is asyncio.current_task():
+            return
+        await end_task(follower)
+        if self._followers.get(connection_id) is follower:
+            del self._followers[connection_id]
+
+    def _drop(self, connection_id: str) -> None:
+        """Forget a connection; the last one takes the manager with it."""
+        self._connections.pop(connection_id, None)
+        self._followers.pop(connection_id, None)
+        if not self._connections:
+            self._shut()
+
+    async def _follow(self, connection: WebSocketConnection, after: EventId) -> None:
+        """Feed one connection until it wants no more, or its socket is gone."""
+        position: EventId | None = after
+        while position is not None:
+            try:
+                await self._feed(connection, position)
+                position = None
+            except CursorExpired:
+                position = await self._on_gap(self.key, connection)
+        is_replaced = self._followers.get(connection.id) is not asyncio.current_task()
+        if is_replaced or (connection.is_open and connection.wants(self.key.thread_id)):
+            return
+        self._drop(connection.id)
+
+    async def _feed(self, connection: WebSocketConnection, after: EventId) -> None:
+        """Deliver until the interest is spent; one that never subscribed ends with its last run."""
+        interest = connection.get_interest(self.key.thread_id)
+        async with aclosing(self._tail.follow(after)) as batches:
+            async for batch in batches:
+                if await connection.deliver(interest, batch) is not Verdict.DELIVERED:
+                    return
+                if not interest:
+                    break
+        if connection.is_replay:
+            connection.request_close()
+
+
+async def send_to_each(
+    connections: Iterable[WebSocketConnection], message: Mapping[str, object]
+) -> Delivery:
+    """Send `message` to every greeted connection at once; one that hangs delays no other's."""
+    greeted = [connection for connection in connections if connection.has_greeted]
+    verdicts = await asyncio.gather(*(connection.send(message) for connection in greeted))
+    return {connection.id: verdict for connection, verdict in zip(greeted, verdicts, strict=True)}

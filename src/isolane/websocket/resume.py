@@ -1,0 +1,79 @@
+"""Where a connection goes on: what it is told when it can, and what when it can't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from isolane.context import EventId, ThreadKey
+from isolane.contracts import Store
+from isolane.errors import CursorExpired
+from isolane.feed import Feed
+from isolane.frames import run_error
+from isolane.ids import new_error_id
+from isolane.transcript import Message
+from isolane.websocket.connection import WebSocketConnection
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where to read on. `messages` is None when nothing was missed."""
+
+    start: EventId
+    head: EventId
+    messages: Sequence[Message] | None
+
+    def to_frame(self, thread_id: str) -> dict[str, object]:
+        """Return the `subscribed` frame."""
+        frame: dict[str, object] = {
+            "type": "subscribed",
+            "threadId": thread_id,
+            "head": str(self.head),
+            "recovered": self.messages is None,
+        }
+        return frame if self.messages is None else {**frame, "messages": self.messages}
+
+
+class Resumer:
+    """Finds where a connection goes on, and tells it of a gap before any later event."""
+
+    def __init__(self, feed: Feed, store: Store) -> None:
+        """Read places from the log and messages from the store."""
+        self._feed = feed
+        self._store = store
+
+    async def load(self, key: ThreadKey, after: EventId | None) -> Resume:
+        """Return how to go on from `after`; raises `InvalidCursor` when it is ahead of the log."""
+        bounds = await self._feed.load_bounds(key)
+        start = EventId(bounds.head.epoch, 0) if after is None else after
+        try:
+            bounds.check_cursor(start)
+        except CursorExpired:
+            kept_from = EventId(bounds.head.epoch, bounds.trimmed_seq)
+            messages = await self._store.load_messages_before(key, kept_from.seq + 1)
+            return Resume(kept_from, bounds.head, messages)
+        return Resume(start, bounds.head, None)
+
+    async def on_gap(self, key: ThreadKey, connection: WebSocketConnection) -> EventId | None:
+        """Tell `connection` that what it wants is gone; return where it goes on, if anywhere."""
+        interest = connection.get_interest(key.thread_id)
+        if interest.has_all:
+            resume = await self.load(key, EventId("gone", 1))
+            connection.post(resume.to_frame(key.thread_id))
+            return resume.start
+        for run_id in interest.run_ids():
+            self.tell_expired(connection, run_id)
+        connection.lose_interest(key.thread_id)
+        if connection.is_replay:
+            connection.request_close()
+        return None
+
+    def tell_expired(self, connection: WebSocketConnection, run_id: str) -> None:
+        """Tell `connection` that a run's events are no longer kept."""
+        error_id = new_error_id()
+        _log.info("resume expired", error_id=error_id, connection_id=connection.id, run_id=run_id)
+        connection.post(run_error(CursorExpired(), error_id, run_id=run_id))
