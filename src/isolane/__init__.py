@@ -1,0 +1,27 @@
+"""Isolane gives every signed-in user their own lane to an AI agent."""
+
+from isolane.context import UserExecutionContext
+from isolane.contracts import AgentServiceProtocol, WebSocketManagerProtocol, ensure
+from isolane.errors import IsolaneError
+from isolane.service import AgentService
+from isolane.websocket.connection import WebSocketConnection
+from isolane.websocket.factory import (
+    WebSocketManagerFactory,
+    create_websocket_manager,
+    get_websocket_manager_factory,
+)
+from isolane.websocket.manager import IsolatedWebSocketManager
+
+__all__ = [
+    "AgentService",
+    "AgentServiceProtocol",
+    "IsolaneError",
+    "IsolatedWebSocketManager",
+    "UserExecutionContext",
+    "WebSocketConnection",
+    "WebSocketManagerFactory",
+    "WebSocketManagerProtocol",
+    "create_websocket_manager",
+    "ensure",
+    "get_websocket_manager_factory",
+]

@@ -1,0 +1,5 @@
+"""`python -m isolane`."""
+
+from isolane.cli import main
+
+main(prog_name="isolane")

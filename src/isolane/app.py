@@ -1,0 +1,173 @@
+"""The wiring: which engine keeps which contract, and in which order everything opens and closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+from sqlalchemy import text
+from starlette.routing import WebSocketRoute
+
+from isolane import clock
+from isolane.agents.loading import adapt
+from isolane.auth.local import LocalIssuer, load_or_create_key
+from isolane.auth.tickets import TicketBook
+from isolane.bell.local import LocalBell
+from isolane.contracts import (
+    Agent,
+    AgentServiceProtocol,
+    Authenticator,
+    Bell,
+    EventLog,
+    Limits,
+    RunQueue,
+    Store,
+    ensure,
+)
+from isolane.database import Database, open_database
+from isolane.doors import operations, sessions
+from isolane.doors.gateway import Gateway
+from isolane.doors.problems import answer_problem
+from isolane.doors.websocket import WebSocketDoor
+from isolane.errors import IsolaneError, Unavailable
+from isolane.eventlog.database import DatabaseEventLog, load_bounds, sow_seed
+from isolane.feed import Feed
+from isolane.limits.local import LocalLimits
+from isolane.runqueue.local import LocalRunQueue
+from isolane.service import AgentService
+from isolane.settings import KEY_NAME, Settings
+from isolane.store.database import DatabaseStore
+from isolane.tasks import TaskOwner
+from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
+from isolane.websocket.resume import Resumer
+
+TRIM_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+def make_issuer(settings: Settings) -> LocalIssuer:
+    """Return the local issuer, with the key of the settings or of the data folder."""
+    secret = settings.secret_key
+    key = secret.get_secret_value() if secret else load_or_create_key(settings.data / KEY_NAME)
+    return LocalIssuer(key, issuer=settings.issuer, audience=settings.audience, clock=clock.now_ms)
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> AsyncIterator[Gateway]:
+    """Open a gateway, recover what another life left, and close it in the end.
+
+    Closing ends sockets first, then tasks, then the database: what was acknowledged is kept.
+    """
+    tasks = TaskOwner()
+    async with AsyncExitStack() as stack:
+        database = await open_database(settings.sqlalchemy_url)
+        stack.push_async_callback(database.close)
+        await database.write(sow_seed)
+        gateway = _wire(settings, agents, database, tasks)
+        stack.push_async_callback(tasks.close)
+        stack.push_async_callback(gateway.factory.shutdown)
+        open_factory(gateway.factory)
+        stack.callback(close_factory, gateway.factory)
+        lost = await gateway.service.recover()
+        tasks.detach(_trim_for_ever(settings, gateway), name="retention")
+        gateway.state = "ready"
+        _log.info("ready", runs_lost=lost, agents=sorted(agents))
+        yield gateway
+
+
+def _wire(
+    settings: Settings, agents: Mapping[str, Agent], database: Database, tasks: TaskOwner
+) -> Gateway:
+    """Make every part and check each as it enters."""
+    store = ensure(DatabaseStore(database, load_bounds=load_bounds, clock=clock.now_ms), Store)
+    log = ensure(
+        DatabaseEventLog(
+            database, settle=store.settle, tasks=tasks, max_events=settings.log_max_events
+        ),
+        EventLog,
+    )
+    feed = Feed(log, ensure(LocalBell(), Bell))
+    limits = ensure(LocalLimits(settings.published_limits, clock=clock.now_ms), Limits)
+    resumer = Resumer(feed, store)
+    # The service and the factory know each other through these two calls only.
+    factory: WebSocketManagerFactory
+
+    def notify(user_id: str, frame: Mapping[str, object]) -> None:
+        factory.post_to_user(user_id, frame)
+
+    service = AgentService(
+        agents,
+        feed=feed,
+        store=store,
+        queue=ensure(LocalRunQueue(), RunQueue),
+        limits=limits,
+        settings=settings,
+        tasks=tasks,
+        clock=clock.now_ms,
+        notify=notify,
+    )
+    factory = WebSocketManagerFactory(
+        feed,
+        limits,
+        tasks=tasks,
+        emit=service.emit,
+        on_gap=resumer.on_gap,
+        threads_per_user=settings.limit_threads_per_user,
+    )
+    return Gateway(
+        settings=settings,
+        authenticator=ensure(make_issuer(settings), Authenticator),
+        tickets=TicketBook(clock.now_ms),
+        factory=factory,
+        service=ensure(service, AgentServiceProtocol),
+        feed=feed,
+        log=log,
+        resumer=resumer,
+        tasks=tasks,
+        clock=clock.now_ms,
+        dependencies={"database": partial(_probe, database)},
+    )
+
+
+async def _probe(database: Database) -> None:
+    await database.read(lambda connection: connection.execute(text("SELECT 1")).all())
+
+
+async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:
+    interval_s = min(TRIM_INTERVAL_S, max(settings.log_retention_s / 4, 0.25))
+    while True:
+        await asyncio.sleep(interval_s)  # the pace of retention
+        older_than = clock.now_ms() - round(settings.log_retention_s * 1000)
+        try:
+            await gateway.log.trim(older_than=older_than)
+        except Unavailable as error:
+            _log.warning("retention put off", reason=str(error))
+
+
+def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
+    """Return the gateway as an ASGI app; its lifespan opens and closes everything.
+
+    `agents` are what `--agent` takes, the first is the default. Raises `AgentRefused` for one
+    that is no agent.
+    """
+    adapted = {name: adapt(agent, name=f"agent {name}") for name, agent in agents.items()}
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
+        async with open_gateway(settings, adapted) as gateway:
+            yield {"gateway": gateway}
+
+    app = FastAPI(title="Isolane", lifespan=lifespan, redoc_url=None)
+    door = WebSocketDoor()
+    app.router.routes.append(WebSocketRoute("/ws", door))
+    app.router.routes.append(WebSocketRoute("/ws/{agent}", door))
+    app.include_router(operations.router)
+    app.include_router(sessions.router)
+    app.add_exception_handler(IsolaneError, answer_problem)
+    return app

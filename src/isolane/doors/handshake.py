@@ -1,0 +1,102 @@
+"""What a WebSocket upgrade asks for, and how one is refused. Pure, but for the sending."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from isolane.doors.problems import close_code_of, to_problem
+from isolane.errors import InvalidFrame, IsolaneError, Unauthenticated
+from isolane.frames import SUBPROTOCOL, encode_frame, error_frame
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+BEARER_PROTOCOL: Final = "bearer."
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A read-only socket that replays one run from an offset."""
+
+    run_id: str
+    offset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """One upgrade, taken apart."""
+
+    agent: str | None
+    offered: tuple[str, ...]
+    token: str | None = field(repr=False)
+    ticket: str | None = field(repr=False)
+    replay: Replay | None
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What to select: ours when it was offered, nothing otherwise."""
+        return SUBPROTOCOL if SUBPROTOCOL in self.offered else None
+
+    def check_offer(self) -> None:
+        """Raise `InvalidFrame` (400) when protocols were offered and ours is not among them."""
+        if self.offered and self.subprotocol is None:
+            raise InvalidFrame(f"of the subprotocols only {SUBPROTOCOL} is spoken here")
+
+
+def read_handshake(scope: Scope) -> Handshake:
+    """Return what the upgrade asks for."""
+    offered = tuple(scope.get("subprotocols", ()))
+    query = dict(reversed(parse_qsl(scope.get("query_string", b"").decode("latin-1"))))
+    run_id, offset = query.get("runId"), query.get("offset")
+    return Handshake(
+        agent=scope.get("path_params", {}).get("agent"),
+        offered=offered,
+        token=_token(scope, offered),
+        ticket=query.get("ticket"),
+        replay=Replay(run_id, offset) if run_id is not None and offset is not None else None,
+    )
+
+
+def _token(scope: Scope, offered: tuple[str, ...]) -> str | None:
+    """Return the bearer token: the header's, else the subprotocol's; an odd header is a bad one."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+    for protocol in offered:
+        if protocol.startswith(BEARER_PROTOCOL):
+            return protocol.removeprefix(BEARER_PROTOCOL)
+    return None
+
+
+async def refuse(
+    scope: Scope, send: Send, handshake: Handshake, error: IsolaneError, error_id: str
+) -> None:
+    """Refuse an upgrade so that its client can read why.
+
+    Browsers can't read a refused upgrade, so who offered our protocol gets the upgrade, one
+    `error` frame and a close code; everyone else gets the HTTP status.
+    """
+    if handshake.subprotocol is not None:
+        await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
+        await send({"type": "websocket.send", "text": encode_frame(error_frame(error, error_id))})
+        close = {"code": close_code_of(error), "reason": _close_reason(error)}
+        await send({"type": "websocket.close", **close})
+        return
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": close_code_of(error)})
+        return
+    status, headers, body = to_problem(error, error_id)
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": pairs})
+    await send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
+
+
+def _close_reason(error: IsolaneError) -> str:
+    return error.reason if isinstance(error, Unauthenticated) else error.code

@@ -1,0 +1,99 @@
+"""For those who run the gateway: is it alive, is it ready, how much does it hold."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from isolane.doors.gateway import Gateway, OpenGateway, Probe
+from isolane.errors import Unauthenticated
+
+PROBE_TIMEOUT_S: Final = 2.0
+
+
+def make_registry(gateway: Gateway) -> CollectorRegistry:
+    """Return the gateway's metrics. They are read when asked for; nothing counts twice."""
+    registry = CollectorRegistry()
+    factory = gateway.factory
+    gauges: dict[str, tuple[str, Callable[[], float]]] = {
+        "isolane_connections": ("Open sockets", lambda: factory.connection_count),
+        "isolane_managers": ("Threads followed on this node", lambda: factory.manager_count),
+        "isolane_followers": ("Follower tasks", lambda: factory.follower_count),
+        "isolane_runs_active": ("Runs under way", lambda: gateway.service.active_count),
+        "isolane_tasks": ("asyncio tasks that the gateway owns", lambda: len(gateway.tasks)),
+    }
+    for name, (text, value) in gauges.items():
+        Gauge(name, text, registry=registry).set_function(value)
+    registry.register(_Counters(gateway))
+    return registry
+
+
+class _Counters(Collector):
+    """What only grows, read from where it is counted."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> list[CounterMetricFamily]:
+        feed = self._gateway.feed
+        return [
+            CounterMetricFamily(
+                "isolane_events_appended", "Events committed to logs", value=feed.appended
+            ),
+            CounterMetricFamily(
+                "isolane_log_reads", "Reads of a log by followers", value=feed.log_reads
+            ),
+        ]
+
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(gateway: OpenGateway) -> JSONResponse:
+    """Say whether work is taken, with each dependency named."""
+    states = {name: await _probe(probe) for name, probe in gateway.dependencies.items()}
+    is_ready = gateway.state == "ready" and all(state == "ok" for state in states.values())
+    body = {"status": gateway.state, "dependencies": states}
+    return JSONResponse(body, status_code=200 if is_ready else 503)
+
+
+@router.get("/metrics")
+async def metrics(gateway: OpenGateway, request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    _check_metrics_token(gateway, request)
+    return Response(generate_latest(make_registry(gateway)), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _probe(probe: Probe) -> str:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await probe()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the dependency is down
+        return f"down: {type(error).__name__}"
+    return "ok"
+
+
+def _check_metrics_token(gateway: Gateway, request: Request) -> None:
+    secret = gateway.settings.metrics_token
+    if secret is None:
+        return
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("missing", "the metrics need their token")
+    if not hmac.compare_digest(token.encode(), secret.get_secret_value().encode()):
+        raise Unauthenticated("invalid", "the metrics token is wrong")

@@ -1,0 +1,64 @@
+"""Where an error becomes what a client sees: a frame, a close, or an HTTP problem.
+
+Each error that leaves is logged once, under the `errorId` that the client is told.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from isolane.errors import IsolaneError, Unauthenticated
+from isolane.frames import error_details
+from isolane.ids import new_error_id
+
+POLICY_CLOSE: Final = 1008
+_log = structlog.get_logger(__name__)
+
+
+def report(error: BaseException, **names: str | None) -> tuple[IsolaneError, str]:
+    """Log `error` under a new id; return what a client may hear of it, and the id.
+
+    What nobody foresaw becomes `internal`, with the whole chain of causes in the log.
+    """
+    error_id = new_error_id()
+    if isinstance(error, IsolaneError) and error.code != "internal":
+        _log.info("refused", error_id=error_id, code=error.code, reason=str(error), **names)
+        return error, error_id
+    _log.error("failed", error_id=error_id, code="internal", exc_info=error, **names)
+    return IsolaneError("internal"), error_id
+
+
+def close_code_of(error: IsolaneError) -> int:
+    """Return the code with which a socket closes for `error`."""
+    return error.close_code or POLICY_CLOSE
+
+
+def to_problem(error: IsolaneError, error_id: str) -> tuple[int, dict[str, str], dict[str, object]]:
+    """Return status, headers and body of the problem details (RFC 9457) for `error`."""
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": error.code,
+        "status": error.http_status,
+        "detail": error.message,
+        "code": error.code,
+        "errorId": error_id,
+        "retryable": error.retryable,
+        **error_details(error),
+    }
+    headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after_ms is not None:
+        headers["retry-after"] = str(-(-error.retry_after_ms // 1000))
+    return error.http_status, headers, body
+
+
+async def answer_problem(request: Request, error: Exception) -> JSONResponse:
+    """Answer an HTTP request with the problem that `error` is."""
+    known, error_id = report(error, path=request.url.path)
+    status, headers, body = to_problem(known, error_id)
+    return JSONResponse(body, status_code=status, headers=headers)

@@ -1,0 +1,377 @@
+"""One socket's conversation: carries out what the dialogue decided."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from isolane.context import EventId, UserExecutionContext
+from isolane.contracts import WebSocketManagerProtocol, ensure
+from isolane.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
+from isolane.doors.gateway import Gateway
+from isolane.doors.handshake import Message, Receive, Replay
+from isolane.doors.problems import POLICY_CLOSE, close_code_of, report
+from isolane.errors import (
+    CursorExpired,
+    IdentityMismatch,
+    InvalidCursor,
+    InvalidInput,
+    IsolaneError,
+    ManagerClosed,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+)
+from isolane.frames import (
+    Abort,
+    Hello,
+    Ping,
+    Renew,
+    Run,
+    Subscribe,
+    Unsubscribe,
+    error_frame,
+    run_error,
+    to_run_input,
+    welcome,
+)
+from isolane.tasks import end_task
+from isolane.websocket.connection import CLOSE_NORMAL, WebSocketConnection
+from isolane.websocket.factory import create_websocket_manager
+
+UNSUPPORTED_DATA: Final = 1003
+EXPIRY_WARNING_MS: Final = 60_000
+FROM_START: Final = "-1"
+LONGEST_SLEEP_S: Final = 3600.0
+
+
+class Session:
+    """Serves one socket until it ends."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        connection: WebSocketConnection,
+        *,
+        agent: str,
+        replay: Replay | None,
+    ) -> None:
+        """Begin with an accepted socket that the factory owns."""
+        self._gateway = gateway
+        self._connection = connection
+        self._agent = agent
+        self._replay = replay
+        self._dialogue = Dialogue()
+        self._woken = asyncio.Event()
+        self._is_warned = False
+
+    async def serve(self, receive: Receive) -> str:
+        """Serve until the peer or we hang up; return why, for the log."""
+        pulse = self._gateway.tasks.start(self._beat(), name=f"pulse {self._connection.id}")
+        try:
+            if self._replay is not None:
+                await self._start_replay(self._replay)
+            return await self._converse(receive)
+        finally:
+            await end_task(pulse)
+
+    # --- what comes in ---------------------------------------------------------------------------
+
+    async def _converse(self, receive: Receive) -> str:
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return f"{message.get('code')} {message.get('reason') or ''}".strip()
+            if self._replay is None and self._connection.is_open:
+                await self._take(message)
+
+    async def _take(self, message: Message) -> None:
+        text = message.get("text")
+        if text is None:
+            self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
+            return
+        try:
+            self._check_size(text)
+            self._gateway.factory.check_rate(self._connection.user_id)
+            commands = self._dialogue.receive(text, now_ms=self._gateway.clock())
+        except TooLarge as error:
+            self._hang_up(error)
+            return
+        except IsolaneError as error:
+            self._tell(error)
+            return
+        for command in commands:
+            await self._carry_out(command)
+
+    def _check_size(self, text: str) -> None:
+        most = self._gateway.settings.limit_frame_bytes
+        size = len(text) if text.isascii() else len(text.encode())
+        if size > most:
+            raise TooLarge(f"a frame may have {most} bytes, this one has {size}")
+
+    async def _carry_out(self, command: Command) -> None:
+        names = _names(command)
+        try:
+            await self._do(command)
+        except (InvalidInput, InvalidCursor) as error:
+            blamed = self._dialogue.blame(error, now_ms=self._gateway.clock(), **names)
+            for consequence in blamed:
+                await self._do(consequence)
+        except IsolaneError as error:
+            if error.code == "internal":
+                self._hang_up(error)
+            else:
+                self._tell(error, **names)
+        except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
+            self._hang_up(error)
+
+    async def _do(self, command: Command) -> None:
+        match command:
+            case Welcome() | Hello():
+                await self._welcome()
+            case Refuse(error, thread_id, run_id):
+                self._tell(error, thread_id=thread_id, run_id=run_id)
+            case HangUp(reason, code):
+                self._connection.request_close(code, reason)
+            case Subscribe(thread_id, after):
+                await self._subscribe(thread_id, after)
+            case Unsubscribe(thread_id):
+                await self._unsubscribe(thread_id)
+            case Run():
+                await self._run(command)
+            case Abort(run_id):
+                await self._abort(run_id)
+            case Renew(token):
+                await self._renew(token)
+            case Ping(t):
+                self._connection.post({"type": "pong"} if t is None else {"type": "pong", "t": t})
+
+    # --- what is done ----------------------------------------------------------------------------
+
+    async def _welcome(self) -> None:
+        connection, settings = self._connection, self._gateway.settings
+        active = self._gateway.service.get_active_runs(connection.user_id)
+        heads = [(await self._gateway.feed.load_bounds(run.thread_key)).head for run in active]
+        connection.has_greeted = True
+        connection.post(
+            welcome(
+                connection_id=connection.id,
+                user_id=connection.user_id,
+                heartbeat_ms=settings.heartbeat_ms,
+                limits=settings.published_limits,
+                token_expires_at=connection.identity.expires_at,
+                active_runs=[
+                    {
+                        "threadId": run.thread_key.thread_id,
+                        "runId": run.run_key.run_id,
+                        "head": str(head),
+                    }
+                    for run, head in zip(active, heads, strict=True)
+                ],
+            )
+        )
+        self._woken.set()
+
+    async def _subscribe(self, thread_id: str, after: EventId | None) -> None:
+        connection = self._connection
+        context = connection.context.for_thread(thread_id)
+        resume = await self._gateway.resumer.load(context.thread_key, after)
+        manager = await self._open_manager(context)
+        interest = connection.renew_interest(thread_id)
+        interest.want_all()
+        connection.post(resume.to_frame(thread_id))
+        await self._join(context, manager, resume.start)
+
+    async def _unsubscribe(self, thread_id: str) -> None:
+        connection = self._connection
+        manager = self._gateway.factory.get_manager(connection.context.for_thread(thread_id))
+        connection.lose_interest(thread_id)
+        if manager is not None:
+            await manager.remove_connection(connection.id)
+        connection.post({"type": "unsubscribed", "threadId": thread_id})
+
+    async def _run(self, frame: Run) -> None:
+        connection = self._connection
+        context = connection.context.for_thread(frame.thread_id).for_run(frame.run_id)
+        run_input = to_run_input(frame)
+        manager = await self._open_manager(context)
+        try:
+            ticket = await self._gateway.service.start(context, run_input, agent=self._agent)
+        except BaseException:
+            await self._gateway.factory.discard(manager)
+            raise
+        # Nothing is awaited since the run's task was made: this stands before its first event.
+        if connection.has_greeted:
+            accepted: dict[str, object] = {
+                "type": "accepted",
+                "threadId": frame.thread_id,
+                "runId": frame.run_id,
+                "requestId": context.request_id,
+                "disposition": ticket.disposition,
+            }
+            position = {} if ticket.position is None else {"position": ticket.position}
+            connection.post({**accepted, **position})
+        await self._follow_run(context, manager, ticket.after)
+
+    async def _follow_run(
+        self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId
+    ) -> None:
+        """Follow one run of a thread, beside the others that this socket started there."""
+        interest = self._connection.get_interest(context.thread_key.thread_id)
+        if interest.want_run(context.run_key.run_id, after=after):
+            start = interest.resume_seq()
+            await self._join(context, manager, EventId(after.epoch, start or 0))
+        else:
+            await self._gateway.factory.discard(manager)
+
+    async def _abort(self, run_id: str) -> None:
+        connection, service = self._connection, self._gateway.service
+        try:
+            stored = await service.load_run(connection.context, run_id)
+        except NotFound as error:
+            service.remember_abort(connection.user_id, run_id)
+            if connection.has_greeted:
+                self._tell(error, run_id=run_id)
+            return
+        if connection.has_greeted:
+            connection.post({"type": "stopping", "runId": run_id})
+        await service.abort(connection.context.for_thread(stored.thread_id).for_run(run_id))
+
+    async def _renew(self, token: str) -> None:
+        connection = self._connection
+        identity = await self._gateway.authenticator.authenticate(token)
+        if identity.user_id != connection.user_id:
+            raise IdentityMismatch
+        connection.identity = identity
+        self._is_warned = False
+        connection.post({"type": "auth_ok", "expiresAt": identity.expires_at})
+        self._woken.set()
+
+    async def _open_manager(self, context: UserExecutionContext) -> WebSocketManagerProtocol:
+        """Return the thread's manager, checked where it enters."""
+        return ensure(await create_websocket_manager(context), WebSocketManagerProtocol)
+
+    async def _join(
+        self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId
+    ) -> None:
+        """Join the manager; when its last connection just took it along, join the next one."""
+        while True:
+            try:
+                await manager.add_connection(self._connection, after=after)
+            except ManagerClosed:
+                manager = await self._open_manager(context)
+            else:
+                return
+
+    # --- replay by address -----------------------------------------------------------------------
+
+    async def _start_replay(self, replay: Replay) -> None:
+        connection = self._connection
+        connection.is_replay = True
+        try:
+            await self._follow_replay(replay)
+        except (NotFound, InvalidInput) as error:
+            report(error, connection_id=connection.id)
+            connection.request_close(POLICY_CLOSE, "unknown run")
+        except CursorExpired:
+            self._gateway.resumer.tell_expired(connection, replay.run_id)
+            connection.request_close(CLOSE_NORMAL)
+        except InvalidCursor as error:
+            self._tell(error, run_id=replay.run_id)
+            connection.request_close(POLICY_CLOSE, error.code)
+        except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
+            self._hang_up(error)
+
+    async def _follow_replay(self, replay: Replay) -> None:
+        gateway, own = self._gateway, self._connection.context
+        stored = await gateway.service.load_run(own, replay.run_id)
+        context = own.for_thread(stored.thread_id).for_run(replay.run_id)
+        start = await gateway.service.load_start(context, stored)
+        if replay.offset != FROM_START:
+            after = EventId.parse(replay.offset)
+            (await gateway.feed.load_bounds(context.thread_key)).check_cursor(after)
+            start = max(start, after, key=lambda place: place.seq)
+        if stored.last_seq is not None and start.seq >= stored.last_seq:
+            self._connection.request_close(CLOSE_NORMAL)
+            return
+        await self._follow_run(context, await self._open_manager(context), start)
+
+    # --- what goes out unasked -------------------------------------------------------------------
+
+    def _tell(
+        self, error: IsolaneError, *, thread_id: str | None = None, run_id: str | None = None
+    ) -> None:
+        """Tell the client of an error: as a control frame when it speaks them, else in AG-UI's."""
+        known, error_id = report(error, connection_id=self._connection.id, run_id=run_id)
+        if self._connection.has_greeted:
+            frame = error_frame(known, error_id, threadId=thread_id, runId=run_id)
+        else:
+            frame = run_error(known, error_id, run_id=run_id)
+        self._connection.post(frame)
+
+    def _hang_up(self, error: BaseException) -> None:
+        """Tell of an error that ends the connection, then close."""
+        known, error_id = report(error, connection_id=self._connection.id)
+        self._connection.post(error_frame(known, error_id))
+        self._connection.request_close(close_code_of(known), known.code)
+
+    async def _beat(self) -> None:
+        """Ping at each heartbeat, warn before the credential dies, and close when it has."""
+        heartbeat_s = self._gateway.settings.heartbeat_s
+        loop = asyncio.get_running_loop()
+        next_ping = loop.time() + heartbeat_s
+        while True:
+            await self._sleep(min(next_ping - loop.time(), self._until_expiry_s()))
+            if self._is_expired():
+                return
+            if loop.time() >= next_ping:
+                self._connection.post({"type": "ping"})
+                next_ping += heartbeat_s
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but for no longer than until something about the credential changes."""
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(min(max(seconds, 0), LONGEST_SLEEP_S)):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def _until_expiry_s(self) -> float:
+        expires_at = self._connection.identity.expires_at
+        if expires_at is None:
+            return float("inf")
+        due = expires_at if self._is_warned else expires_at - EXPIRY_WARNING_MS
+        if not self._connection.has_greeted:
+            due = expires_at
+        return max(due - self._gateway.clock(), 0) / 1000
+
+    def _is_expired(self) -> bool:
+        expires_at, now = self._connection.identity.expires_at, self._gateway.clock()
+        if expires_at is None:
+            return False
+        if now >= expires_at:
+            self._end_expired()
+            return True
+        if (
+            self._connection.has_greeted
+            and not self._is_warned
+            and now >= expires_at - EXPIRY_WARNING_MS
+        ):
+            self._is_warned = True
+            self._connection.post({"type": "auth_expiring", "expiresAt": expires_at})
+        return False
+
+    def _end_expired(self) -> None:
+        error = Unauthenticated("expired", "the credential behind the socket expired")
+        if self._connection.has_greeted:
+            self._tell(error)
+        self._connection.request_close(close_code_of(error), error.reason)
+
+
+def _names(command: Any) -> dict[str, str | None]:  # noqa: ANN401 - any command
+    """Return the ids that a command is about, for the errors it may cause."""
+    return {
+        "thread_id": getattr(command, "thread_id", None),
+        "run_id": getattr(command, "run_id", None),
+    }

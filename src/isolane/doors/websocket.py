@@ -1,0 +1,101 @@
+"""The WebSocket door: a bare ASGI endpoint, one `Session` a socket."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from isolane.context import UserExecutionContext
+from isolane.contracts import Identity
+from isolane.doors.gateway import Gateway, get_gateway
+from isolane.doors.handshake import (
+    Handshake,
+    Receive,
+    Scope,
+    Send,
+    read_handshake,
+    refuse,
+)
+from isolane.doors.problems import report
+from isolane.doors.session import Session
+from isolane.errors import Unauthenticated
+from isolane.ids import new_connection_id
+from isolane.websocket.connection import WebSocketConnection
+
+_log = structlog.get_logger(__name__)
+
+
+class WebSocketDoor:
+    """Lets authenticated users in, and sees them out. An ASGI app; it keeps nothing."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one socket from its upgrade to its end."""
+        await receive()
+        handshake = read_handshake(scope)
+        try:
+            gateway = get_gateway(scope)
+            identity = await _admit(gateway, handshake)
+            agent = gateway.service.check_agent(handshake.agent)
+            gateway.factory.reserve(identity.user_id)
+        except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
+            known, error_id = report(error, agent=handshake.agent)
+            with suppress(OSError, RuntimeError):
+                await refuse(scope, send, handshake, known, error_id)
+            return
+        upgrade = _Upgrade(gateway, scope, send, handshake, identity)
+        await upgrade.serve(receive, agent=agent)
+
+
+async def _admit(gateway: Gateway, handshake: Handshake) -> Identity:
+    """Return who knocks; the first credential that is present is the one that counts."""
+    handshake.check_offer()
+    gateway.check_ready()
+    if handshake.token is not None:
+        return await gateway.authenticator.authenticate(handshake.token)
+    if handshake.ticket is not None:
+        return gateway.tickets.redeem(handshake.ticket)
+    raise Unauthenticated("missing")
+
+
+@dataclass(frozen=True, slots=True)
+class _Upgrade:
+    """An upgrade that was let in: its slot is reserved, its socket not yet accepted."""
+
+    gateway: Gateway
+    scope: Scope
+    send: Send
+    handshake: Handshake
+    identity: Identity
+
+    async def serve(self, receive: Receive, *, agent: str) -> None:
+        """Accept the socket and serve it; whatever happens, the slot comes back."""
+        factory, replay = self.gateway.factory, self.handshake.replay
+        try:
+            subprotocol = self.handshake.subprotocol
+            await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
+            connection = self._connect()
+        except BaseException:
+            factory.release_slot(self.identity.user_id)
+            raise
+        factory.own(connection)
+        names = {"connection_id": connection.id, "user_id": connection.user_id}
+        _log.info("connected", agent=agent, replay=replay is not None, **names)
+        session = Session(self.gateway, connection, agent=agent, replay=replay)
+        try:
+            reason = await session.serve(receive)
+        finally:
+            await factory.release(connection)
+        _log.info("disconnected", reason=reason, **names)
+
+    def _connect(self) -> WebSocketConnection:
+        transport = self.scope.get("extensions", {}).get("isolane.transport", {})
+        return WebSocketConnection(
+            UserExecutionContext(user_id=self.identity.user_id, connection_id=new_connection_id()),
+            self.identity,
+            self.send,
+            tasks=self.gateway.tasks,
+            send_timeout_s=self.gateway.settings.send_timeout_s,
+            abort=transport.get("abort"),
+        )

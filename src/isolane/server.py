@@ -1,0 +1,139 @@
+"""The server that `isolane serve` starts: uvicorn, with what it leaves open closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+from isolane.clock import now_ms
+from isolane.doors.gateway import Gateway
+from isolane.settings import Settings
+
+SWITCH_INTERVAL_S: Final = 0.0002
+"""How long a thread may hold the interpreter when another wants it. The default of 5 ms is what a
+database thread then waits for a busy loop after each statement."""
+
+BYE_S: Final = 3.0
+
+_log = structlog.get_logger(__name__)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, with a hard way out for sockets that take nothing."""
+
+    def handle_connect(self, event: Request) -> None:
+        """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
+        if scope is not None:
+            scope["extensions"]["isolane.transport"] = {"abort": self.transport.abort}
+
+    def handle_close(self, event: Frame) -> None:
+        """Answer a close; behind an unread backlog the answer would wait for ever."""
+        super().handle_close(event)
+        if not self.writable.is_set():
+            self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        """Reset a peer that answered no ping: there is nobody to say goodbye to."""
+        super().keepalive_timeout()
+        self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Drains before it stops, and ends with exit code 0."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        """Serve the app of `config`; its lifespan's state holds the gateway."""
+        super().__init__(config)
+        self._drain: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals over: uvicorn would close with 1012 at once and die of the signal."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._on_signal)
+        try:
+            yield
+        finally:
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(signum)
+
+    def _on_signal(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.get_running_loop().create_task(self._drain_and_stop())
+        else:
+            self.should_exit = True
+
+    async def _drain_and_stop(self) -> None:
+        try:
+            gateway: Gateway | None = self.lifespan.state.get("gateway")
+            if gateway is not None:
+                await drain(gateway)
+        finally:
+            self.should_exit = True
+
+
+async def drain(gateway: Gateway) -> None:
+    """Take nothing new, let runs go on for as long as the settings say, then close with 1001."""
+    timeout_s = gateway.settings.drain_timeout_s
+    gateway.state = "draining"
+    _log.info("draining", timeout_s=timeout_s, runs=gateway.service.active_count)
+    gateway.factory.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
+    await gateway.service.drain(timeout_s=timeout_s)
+    await gateway.factory.shutdown()
+
+
+def serve(app: FastAPI, settings: Settings, *, host: str, port: int) -> None:
+    """Serve `app` until a signal ends it; returns when everything is closed."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        ws=WebSocketProtocol,
+        ws_max_size=2 * settings.limit_frame_bytes,
+        ws_ping_interval=settings.heartbeat_s,
+        ws_ping_timeout=settings.heartbeat_s,
+        ws_per_message_deflate=False,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=round(BYE_S),
+    )
+    server = Server(config)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_run(server))
+    if not server.started:
+        raise SystemExit(3)
+
+
+async def _run(server: Server) -> None:
+    await server.serve()
+    _leave_if_stuck()
+
+
+def _leave_if_stuck() -> None:
+    """End the process when a task swallowed its cancellation: everything is closed already."""
+    mine = asyncio.current_task()
+    stuck = [task for task in asyncio.all_tasks() if task is not mine and not task.done()]
+    if not stuck:
+        return
+    _log.warning("leaving tasks behind", tasks=sorted(task.get_name() for task in stuck))
+    logging.shutdown()
+    os._exit(0)
