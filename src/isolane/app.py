@@ -10,12 +10,16 @@ from typing import Final
 
 import structlog
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from sqlalchemy import text
+from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 
 from isolane import clock
 from isolane.agents.loading import adapt
+from isolane.auth.accounts import Accounts
 from isolane.auth.local import LocalIssuer, load_or_create_key
+from isolane.auth.sessions import SessionBook
 from isolane.auth.tickets import TicketBook
 from isolane.bell.local import LocalBell
 from isolane.contracts import (
@@ -30,9 +34,9 @@ from isolane.contracts import (
     ensure,
 )
 from isolane.database import Database, open_database
-from isolane.doors import operations, sessions
+from isolane.doors import operations, page, sessions, sse, threads
 from isolane.doors.gateway import Gateway
-from isolane.doors.problems import answer_problem
+from isolane.doors.problems import answer_http, answer_invalid, answer_problem
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import IsolaneError, Unavailable
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, sow_seed
@@ -41,12 +45,13 @@ from isolane.limits.local import LocalLimits
 from isolane.runqueue.local import LocalRunQueue
 from isolane.service import AgentService
 from isolane.settings import KEY_NAME, Settings
-from isolane.store.database import DatabaseStore
+from isolane.store.database import DatabaseStore, erase
 from isolane.tasks import TaskOwner
 from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
 from isolane.websocket.resume import Resumer
 
 TRIM_INTERVAL_S: Final = 60.0
+LINK_LIFETIME_MS: Final = 24 * 3600 * 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +75,7 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         stack.push_async_callback(database.close)
         await database.write(sow_seed)
         gateway = _wire(settings, agents, database, tasks)
+        stack.callback(gateway.accounts.close)
         stack.push_async_callback(tasks.close)
         stack.push_async_callback(gateway.factory.shutdown)
         open_factory(gateway.factory)
@@ -88,7 +94,11 @@ def _wire(
     store = ensure(DatabaseStore(database, load_bounds=load_bounds, clock=clock.now_ms), Store)
     log = ensure(
         DatabaseEventLog(
-            database, settle=store.settle, tasks=tasks, max_events=settings.log_max_events
+            database,
+            settle=store.settle,
+            erase=erase,
+            tasks=tasks,
+            max_events=settings.log_max_events,
         ),
         EventLog,
     )
@@ -123,7 +133,11 @@ def _wire(
     return Gateway(
         settings=settings,
         authenticator=ensure(make_issuer(settings), Authenticator),
+        accounts=Accounts(database, clock=clock.now_ms),
+        sessions=SessionBook(database, clock=clock.now_ms),
         tickets=TicketBook(clock.now_ms),
+        links=TicketBook(clock.now_ms, lifetime_ms=LINK_LIFETIME_MS),
+        store=store,
         factory=factory,
         service=ensure(service, AgentServiceProtocol),
         feed=feed,
@@ -167,7 +181,11 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent}", door))
-    app.include_router(operations.router)
-    app.include_router(sessions.router)
+    for room in (operations, sessions, threads, sse, page):
+        app.include_router(room.router)
+    app.mount("/assets", page.Assets())
     app.add_exception_handler(IsolaneError, answer_problem)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(Exception, answer_problem)
     return app

@@ -1,18 +1,34 @@
-"""The command line: `isolane serve`, `isolane token`."""
+"""The command line: `isolane serve`, `isolane token`, `isolane user`."""
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import secrets
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import click
 
 from isolane.agents.loading import load_agents
 from isolane.app import create_app, make_issuer
-from isolane.errors import AgentRefused, InvalidContext
+from isolane.auth.accounts import Accounts
+from isolane.clock import now_ms
+from isolane.contracts import Identity
+from isolane.database import open_database
+from isolane.doors.gateway import Gateway
+from isolane.doors.sessions import SIGN_IN_PATH
+from isolane.errors import AgentRefused, InvalidContext, IsolaneError
 from isolane.logs import configure_logs
 from isolane.server import serve as serve_app
 from isolane.settings import InvalidSettings, Settings, load_settings
+
+GUIDE: Final = "isolane.agents.guide:agent"
+DEMO_USERS: Final = ("alice", "bob")
+
+T = TypeVar("T")
 
 _data = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of what is kept. [./isolane-data]"
@@ -38,6 +54,7 @@ def main() -> None:
     metavar="[NAME=]MODULE:ATTRIBUTE",
     help="An agent to serve; several are served by name, the first is the default.",
 )
+@click.option("--demo", is_flag=True, help="Two accounts, a sign-in link for each; loopback only.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), default="json")
 @_data
 @_config
@@ -46,20 +63,90 @@ def serve(
     host: str,
     port: int,
     agents: tuple[str, ...],
+    demo: bool,
     log_format: str,
     data: Path | None,
     config: Path | None,
 ) -> None:
     """Serve the gateway."""
     settings = _settings({"data": data}, config)
-    if not agents:
-        raise click.UsageError("name an agent to serve: --agent module:attribute")
+    if demo and not is_loopback(host):
+        raise click.UsageError(f"--demo gives sign-in links away: loopback only, not {host}")
     configure_logs(log_format)
     try:
-        app = create_app(settings, load_agents(agents))
+        app = create_app(settings, load_agents(agents or (GUIDE,)))
     except AgentRefused as error:
         raise click.ClickException(str(error)) from error
-    serve_app(app, settings, host=host, port=port)
+    greet = print_links if demo else None
+    serve_app(app, settings, host=host, port=port, greet=greet)
+
+
+async def print_links(gateway: Gateway, address: str) -> None:
+    """Make the demo's accounts and print a one-time sign-in link for each."""
+    known = {account.user_id for account in await gateway.accounts.load_all()}
+    for user_id in DEMO_USERS:
+        if user_id not in known:
+            await gateway.accounts.add(user_id, secrets.token_urlsafe(24))
+        ticket = gateway.links.issue(Identity(user_id, None))
+        click.echo(f"{user_id}: {address}{SIGN_IN_PATH}?code={ticket.secret}")
+
+
+@main.group()
+def user() -> None:
+    """Local accounts."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@_data
+@_config
+def add_user(*, name: str, password_stdin: bool, data: Path | None, config: Path | None) -> None:
+    """Make an account; the password comes from a prompt or from standard input."""
+    if password_stdin:
+        password = sys.stdin.read().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    _with_accounts(data, config, lambda accounts: accounts.add(name, password))
+
+
+@user.command("list")
+@_data
+@_config
+def list_users(*, data: Path | None, config: Path | None) -> None:
+    """List the accounts."""
+    for account in _with_accounts(data, config, lambda accounts: accounts.load_all()):
+        click.echo(account.user_id)
+
+
+@user.command("remove")
+@click.argument("name")
+@_data
+@_config
+def remove_user(*, name: str, data: Path | None, config: Path | None) -> None:
+    """Remove an account and end its sessions."""
+    _with_accounts(data, config, lambda accounts: accounts.remove(name))
+
+
+def _with_accounts(
+    data: Path | None, config: Path | None, act: Callable[[Accounts], Awaitable[T]]
+) -> T:
+    """Do one thing with the accounts of the data folder."""
+    settings = _settings({"data": data}, config)
+
+    async def run() -> T:
+        database = await open_database(settings.sqlalchemy_url)
+        accounts = Accounts(database, clock=now_ms)
+        try:
+            return await act(accounts)
+        finally:
+            accounts.close()
+            await database.close()
+
+    try:
+        return asyncio.run(run())
+    except IsolaneError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()
@@ -77,6 +164,16 @@ def token(
         click.echo(issuer.issue(user, expires_s=expires, scopes=" ".join(scopes).split()))
     except InvalidContext as error:
         raise click.BadParameter(str(error), param_hint="--user") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host` is reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _settings(options: dict[str, Any], config: Path | None) -> Settings:

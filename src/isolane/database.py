@@ -112,6 +112,24 @@ messages = Table(
     Index("messages_by_thread", "user_id", "thread_id", "number"),
 )
 
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("user_id", String, primary_key=True),
+    Column("password_hash", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+# Under the digest of the cookie, so that who reads the file can't sign in with it.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("sessions_by_user", "user_id"),
+)
+
 
 class Database:
     """An open SQLite file. Made by `open_database`, owned by the app."""

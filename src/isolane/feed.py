@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
@@ -152,11 +152,15 @@ class Feed:
         self.log_reads += 1
         return await self._log.read(key, after=position, limit=READ_RECORDS)
 
+    async def delete(self, key: ThreadKey) -> None:
+        """Remove a thread with everything it has; see `EventLog.delete`."""
+        await self._log.delete(key)
+
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log of `key` holds now."""
         return await self._log.load_bounds(key)
 
-    async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncIterator[Record]:
+    async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncGenerator[Record, None]:
         """Yield every record strictly after `after`, then live, for one reader of its own."""
         tail = await self.open_tail(key)
         try:

@@ -90,7 +90,7 @@ def decode_frame(text: str) -> ClientFrame:
     """
     body = decode_object(text)
     if "type" not in body:
-        return _run(body)
+        return read_run(body)
     match body["type"]:
         case "hello":
             return _hello(body)
@@ -116,7 +116,8 @@ def _hello(body: Mapping[str, Any]) -> Hello:
     return Hello()
 
 
-def _run(body: Mapping[str, Any]) -> Run:
+def read_run(body: Mapping[str, Any]) -> Run:
+    """Return the run that `body` asks for; raises `InvalidFrame` and `InvalidInput`."""
     if not body.keys() & {"threadId", "runId", "messages"}:
         raise InvalidFrame("a frame needs a type, or is a run with threadId, runId and messages")
     if not isinstance(body.get("messages"), list):
@@ -176,7 +177,7 @@ def _float(digits: str) -> float:
 
 
 def _check_digits(digits: str) -> None:
-    if len(digits) > NUMBER_MAX_DIGITS:
+    if sum(map(str.isdigit, digits)) > NUMBER_MAX_DIGITS:
         raise InvalidFrame(f"a number has more than {NUMBER_MAX_DIGITS} digits")
 
 
@@ -307,6 +308,20 @@ def run_error(error: IsolaneError, error_id: str, *, run_id: str | None) -> dict
     if run_id is not None:
         event["runId"] = run_id
     return event
+
+
+def thread_frame(
+    *, thread_id: str, title: str, updated_at: int, active_run_id: str | None, is_deleted: bool
+) -> dict[str, object]:
+    """Return what a user's sockets are told when one of their threads changes."""
+    return {
+        "type": "thread",
+        "threadId": thread_id,
+        "title": title,
+        "updatedAt": updated_at,
+        "activeRunId": active_run_id,
+        "deleted": is_deleted,
+    }
 
 
 def welcome(

@@ -33,6 +33,11 @@ def new_error_id() -> str:
     return f"err_{uuid7()}"
 
 
+def new_thread_id() -> str:
+    """Return an id for a thread whose user named none."""
+    return f"thread_{uuid7()}"
+
+
 def new_message_id() -> str:
     """Return an id for a message that the gateway opens itself."""
     return f"msg_{uuid7()}"

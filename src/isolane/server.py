@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -28,6 +29,16 @@ database thread then waits for a busy loop after each statement."""
 
 BYE_S: Final = 3.0
 
+Greet = Callable[[Gateway, str], Awaitable[None]]
+"""Called with the gateway and its address once it answers."""
+
+_HEADERS_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Connection: close\r\n"
+    b"Content-Length: 0\r\n"
+    b"\r\n"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -40,6 +51,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
         if scope is not None:
             scope["extensions"]["isolane.transport"] = {"abort": self.transport.abort}
+
+    def data_received(self, data: bytes) -> None:
+        """Answer an upgrade whose headers can't be read; uvicorn would keep it waiting."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.write(_HEADERS_TOO_LARGE)
+            self.transport.close()
 
     def handle_close(self, event: Frame) -> None:
         """Answer a close; behind an unread backlog the answer would wait for ever."""
@@ -56,10 +74,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 class Server(uvicorn.Server):
     """Drains before it stops, and ends with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, *, greet: Greet | None) -> None:
         """Serve the app of `config`; its lifespan's state holds the gateway."""
         super().__init__(config)
+        self._greet = greet
         self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, then greet."""
+        await super().startup(sockets)
+        gateway: Gateway | None = self.lifespan.state.get("gateway")
+        if self.started and self._greet is not None and gateway is not None:
+            host, port, *_ = self.servers[0].sockets[0].getsockname()
+            name = f"[{host}]" if ":" in host else host
+            await self._greet(gateway, f"http://{name}:{port}")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -98,8 +126,13 @@ async def drain(gateway: Gateway) -> None:
     await gateway.factory.shutdown()
 
 
-def serve(app: FastAPI, settings: Settings, *, host: str, port: int) -> None:
-    """Serve `app` until a signal ends it; returns when everything is closed."""
+def serve(
+    app: FastAPI, settings: Settings, *, host: str, port: int, greet: Greet | None = None
+) -> None:
+    """Serve `app` until a signal ends it; returns when everything is closed.
+
+    `greet` is called once the gateway answers, with the address that it answers at.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         app,
@@ -116,7 +149,7 @@ def serve(app: FastAPI, settings: Settings, *, host: str, port: int) -> None:
         server_header=False,
         timeout_graceful_shutdown=round(BYE_S),
     )
-    server = Server(config)
+    server = Server(config, greet=greet)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server))
     if not server.started:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -34,7 +35,8 @@ class Settings(BaseSettings):
     """Signs the local issuer's tokens instead of the key file in `data`; 32 bytes or more."""
     issuer: str | None = None
     audience: str | None = None
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins beside our own whose pages may use a session cookie; commas between them."""
     metrics_token: SecretStr | None = None
 
     heartbeat_s: float = Field(default=20.0, gt=0, le=3600)
@@ -54,6 +56,13 @@ class Settings(BaseSettings):
 
     policy: str = Field(default="queue", pattern="^(queue|reject|interrupt)$")
     """What a second run of a busy thread meets, when the run itself doesn't say."""
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
 
     @property
     def published_limits(self) -> dict[str, int]:
@@ -140,6 +149,6 @@ def _checked(settings: Settings) -> Settings:
         raise InvalidSettings(f"{PREFIX}SECRET_KEY can't be used: it needs 32 bytes or more.")
     if not settings.sqlalchemy_url.startswith("sqlite:"):
         raise InvalidSettings(
-            f"{PREFIX}DATABASE_URL can't be used: it only sqlite: URLs are served so far."
+            f"{PREFIX}DATABASE_URL can't be used: only sqlite: URLs are served so far."
         )
     return settings

@@ -1,4 +1,4 @@
-"""Single-use tickets: what a browser may put into an address, where a token must never be."""
+"""Single-use secrets: what may stand in an address, where a token must never be."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Ticket:
 
 
 class TicketBook:
-    """The tickets of one process. They die in 30 s, so a restart loses nobody much."""
+    """The tickets of one process. They die soon, so a restart loses nobody much."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with none."""
+    def __init__(self, clock: Clock, *, lifetime_ms: int = LIFETIME_MS) -> None:
+        """Begin with none; each lives `lifetime_ms`."""
         self._clock = clock
+        self._lifetime_ms = lifetime_ms
         self._open: dict[str, tuple[Identity, int]] = {}
 
     def issue(self, identity: Identity) -> Ticket:
@@ -35,8 +36,10 @@ class TicketBook:
         self._forget_dead()
         held = sum(1 for owner, _ in self._open.values() if owner.user_id == identity.user_id)
         if held >= TICKETS_PER_USER:
-            raise LimitExceeded("ticketsPerUser", TICKETS_PER_USER, retry_after_ms=LIFETIME_MS)
-        ticket = Ticket(new_ticket(), self._clock() + LIFETIME_MS)
+            raise LimitExceeded(
+                "ticketsPerUser", TICKETS_PER_USER, retry_after_ms=self._lifetime_ms
+            )
+        ticket = Ticket(new_ticket(), self._clock() + self._lifetime_ms)
         self._open[ticket.secret] = (identity, ticket.expires_at)
         return ticket
 

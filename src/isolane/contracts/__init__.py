@@ -29,6 +29,8 @@ from isolane.contracts.shapes import (
     RunState,
     RunTicket,
     StoredRun,
+    ThreadPage,
+    ThreadSnapshot,
     ThreadSummary,
     Verdict,
 )
@@ -54,6 +56,8 @@ __all__ = [
     "StopSignal",
     "Store",
     "StoredRun",
+    "ThreadPage",
+    "ThreadSnapshot",
     "ThreadSummary",
     "Verdict",
     "WebSocketManagerProtocol",

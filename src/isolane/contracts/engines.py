@@ -15,6 +15,8 @@ from isolane.contracts.shapes import (
     RunDraft,
     RunEnd,
     StoredRun,
+    ThreadPage,
+    ThreadSnapshot,
     ThreadSummary,
 )
 from isolane.events import Record
@@ -47,6 +49,13 @@ class EventLog(Protocol):
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log holds now; an unused one has its epoch already, and head 0."""
+        ...
+
+    async def delete(self, key: ThreadKey) -> None:
+        """Remove a thread with everything it has; its next numbering is of another epoch.
+
+        Raises `NotFound`. An append that comes later raises it, too.
+        """
         ...
 
     async def trim(self, *, older_than: int) -> int:
@@ -95,6 +104,28 @@ class Store(Protocol):
 
     async def load_thread(self, key: ThreadKey) -> ThreadSummary | None:
         """Return the thread, or None when nobody used it yet."""
+        ...
+
+    async def load_threads(self, user_id: str, *, before: str | None, limit: int) -> ThreadPage:
+        """Return the user's threads, the newest change first; `before` is a page's own cursor.
+
+        Raises `InvalidCursor` for a cursor that no page gave out.
+        """
+        ...
+
+    async def load_snapshot(self, key: ThreadKey) -> ThreadSnapshot | None:
+        """Return the thread with its messages and the place to follow it from, of one moment.
+
+        While a run is active both are as of before its first event.
+        """
+        ...
+
+    async def add_thread(self, key: ThreadKey, *, title: str) -> ThreadSummary:
+        """Make a thread, or return the one there is."""
+        ...
+
+    async def set_title(self, key: ThreadKey, title: str) -> ThreadSummary:
+        """Name a thread; raises `NotFound`."""
         ...
 
     async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:

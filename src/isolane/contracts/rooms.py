@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ag_ui.core import RunAgentInput
@@ -86,7 +86,7 @@ class AgentServiceProtocol(Protocol):
 
     def follow(
         self, context: UserExecutionContext, *, after: EventId | None = None
-    ) -> AsyncIterator[Record]:
+    ) -> AsyncGenerator[Record, None]:
         """Yield the records of the context's run, or of its whole thread, then live."""
         ...
 

@@ -142,6 +142,24 @@ class ThreadSummary:
     title: str
     created_at: int
     updated_at: int
+    active_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPage:
+    """Some threads of a user; `cursor` asks for the next ones, None when these were the last."""
+
+    threads: Sequence[ThreadSummary]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSnapshot:
+    """A thread's messages, and the place in its log that they are as of."""
+
+    thread: ThreadSummary
+    messages: Sequence[Message]
+    head: EventId
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from isolane.auth.accounts import Accounts
+from isolane.auth.sessions import SessionBook
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
-from isolane.contracts import Authenticator, EventLog
+from isolane.contracts import Authenticator, EventLog, Store
 from isolane.errors import Unavailable
 from isolane.feed import Feed
 from isolane.service import AgentService
@@ -29,9 +31,14 @@ class Gateway:
 
     settings: Settings
     authenticator: Authenticator
+    accounts: Accounts
+    sessions: SessionBook
     tickets: TicketBook
+    links: TicketBook
+    """One-time sign-in links."""
     factory: WebSocketManagerFactory
     service: AgentService
+    store: Store
     feed: Feed
     log: EventLog
     resumer: Resumer

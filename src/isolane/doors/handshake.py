@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from isolane.doors.credentials import get_bearer, get_cookie
 from isolane.doors.problems import close_code_of, to_problem
 from isolane.errors import InvalidFrame, IsolaneError, Unauthenticated
 from isolane.frames import SUBPROTOCOL, encode_frame, error_frame
@@ -36,6 +37,7 @@ class Handshake:
     offered: tuple[str, ...]
     token: str | None = field(repr=False)
     ticket: str | None = field(repr=False)
+    cookie: str | None = field(repr=False)
     replay: Replay | None
 
     @property
@@ -52,23 +54,24 @@ class Handshake:
 def read_handshake(scope: Scope) -> Handshake:
     """Return what the upgrade asks for."""
     offered = tuple(scope.get("subprotocols", ()))
-    query = dict(reversed(parse_qsl(scope.get("query_string", b"").decode("latin-1"))))
+    text = scope.get("query_string", b"").decode("latin-1")
+    query = dict(reversed(parse_qsl(text, keep_blank_values=True)))
     run_id, offset = query.get("runId"), query.get("offset")
     return Handshake(
         agent=scope.get("path_params", {}).get("agent"),
         offered=offered,
         token=_token(scope, offered),
         ticket=query.get("ticket"),
+        cookie=get_cookie(scope),
         replay=Replay(run_id, offset) if run_id is not None and offset is not None else None,
     )
 
 
 def _token(scope: Scope, offered: tuple[str, ...]) -> str | None:
     """Return the bearer token: the header's, else the subprotocol's; an odd header is a bad one."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").partition(" ")
-            return token.strip() if scheme.lower() == "bearer" else ""
+    token = get_bearer(scope)
+    if token is not None:
+        return token
     for protocol in offered:
         if protocol.startswith(BEARER_PROTOCOL):
             return protocol.removeprefix(BEARER_PROTOCOL)

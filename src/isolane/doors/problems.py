@@ -8,14 +8,25 @@ from __future__ import annotations
 from typing import Final
 
 import structlog
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from isolane.errors import IsolaneError, Unauthenticated
+from isolane.errors import (
+    InvalidFrame,
+    InvalidInput,
+    IsolaneError,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+)
 from isolane.frames import error_details
 from isolane.ids import new_error_id
 
 POLICY_CLOSE: Final = 1008
+_OF_STATUS: Final = {404: NotFound, 405: NotFound, 413: TooLarge}
+
 _log = structlog.get_logger(__name__)
 
 
@@ -55,6 +66,23 @@ def to_problem(error: IsolaneError, error_id: str) -> tuple[int, dict[str, str],
     if error.retry_after_ms is not None:
         headers["retry-after"] = str(-(-error.retry_after_ms // 1000))
     return error.http_status, headers, body
+
+
+async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request whose body or query doesn't fit, with the field that is wrong."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    if first.get("type") == "json_invalid":
+        return await answer_problem(request, InvalidFrame("the body is not JSON"))
+    field = ".".join(str(part) for part in first.get("loc", ("body",))[1:]) or "body"
+    return await answer_problem(request, InvalidInput(field, first.get("msg", "is wrong")))
+
+
+async def answer_http(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the router refuses, an unknown path or method, in the one form there is."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    response = await answer_problem(request, _OF_STATUS.get(status, InvalidFrame)("no such route"))
+    response.status_code = status
+    return response
 
 
 async def answer_problem(request: Request, error: Exception) -> JSONResponse:

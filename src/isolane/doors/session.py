@@ -227,7 +227,7 @@ class Session:
     async def _abort(self, run_id: str) -> None:
         connection, service = self._connection, self._gateway.service
         try:
-            stored = await service.load_run(connection.context, run_id)
+            context = await service.locate(connection.context, run_id)
         except NotFound as error:
             service.remember_abort(connection.user_id, run_id)
             if connection.has_greeted:
@@ -235,7 +235,7 @@ class Session:
             return
         if connection.has_greeted:
             connection.post({"type": "stopping", "runId": run_id})
-        await service.abort(connection.context.for_thread(stored.thread_id).for_run(run_id))
+        await service.abort(context)
 
     async def _renew(self, token: str) -> None:
         connection = self._connection

@@ -9,6 +9,7 @@ import structlog
 
 from isolane.context import UserExecutionContext
 from isolane.contracts import Identity
+from isolane.doors.credentials import check_origin
 from isolane.doors.gateway import Gateway, get_gateway
 from isolane.doors.handshake import (
     Handshake,
@@ -36,7 +37,7 @@ class WebSocketDoor:
         handshake = read_handshake(scope)
         try:
             gateway = get_gateway(scope)
-            identity = await _admit(gateway, handshake)
+            identity = await _admit(gateway, scope, handshake)
             agent = gateway.service.check_agent(handshake.agent)
             gateway.factory.reserve(identity.user_id)
         except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
@@ -48,7 +49,7 @@ class WebSocketDoor:
         await upgrade.serve(receive, agent=agent)
 
 
-async def _admit(gateway: Gateway, handshake: Handshake) -> Identity:
+async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identity:
     """Return who knocks; the first credential that is present is the one that counts."""
     handshake.check_offer()
     gateway.check_ready()
@@ -56,6 +57,9 @@ async def _admit(gateway: Gateway, handshake: Handshake) -> Identity:
         return await gateway.authenticator.authenticate(handshake.token)
     if handshake.ticket is not None:
         return gateway.tickets.redeem(handshake.ticket)
+    if handshake.cookie is not None:
+        check_origin(gateway, scope, is_needed=True)
+        return await gateway.sessions.load(handshake.cookie)
     raise Unauthenticated("missing")
 
 

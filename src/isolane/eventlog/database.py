@@ -30,6 +30,10 @@ Settle = Callable[[Connection, ThreadKey, RunEnd, int], None]
 """Writes a run's end into the store, in the log's own transaction; the int is its last seq."""
 
 
+Erase = Callable[[Connection, ThreadKey], None]
+"""Removes a thread from the store, in the log's own transaction; raises `NotFound`."""
+
+
 @dataclass(slots=True)
 class _Append:
     """One call of `append` that waits for its commit."""
@@ -45,15 +49,22 @@ class DatabaseEventLog:
     """The logs of all threads, in the tables `threads` and `events`."""
 
     def __init__(
-        self, database: Database, *, settle: Settle, tasks: TaskOwner, max_events: int
+        self,
+        database: Database,
+        *,
+        settle: Settle,
+        erase: Erase,
+        tasks: TaskOwner,
+        max_events: int,
     ) -> None:
-        """Write through `database`; `settle` joins the store to the commit of a run's end.
+        """Write through `database`; `settle` and `erase` join the store to its transactions.
 
         When a run ends and its thread holds more than `max_events`, its oldest runs go.
         """
         self._max_events = max_events
         self._database = database
         self._settle = settle
+        self._erase = erase
         self._tasks = tasks
         self._waiting: list[_Append] = []
         self._batching: asyncio.Task[None] | None = None
@@ -132,6 +143,15 @@ class DatabaseEventLog:
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log holds now."""
         return await self._database.read(partial(load_bounds, key))
+
+    async def delete(self, key: ThreadKey) -> None:
+        """Remove a thread with everything it has; see `EventLog.delete`."""
+        await self._database.write(partial(self._delete, key))
+
+    def _delete(self, key: ThreadKey, connection: Connection) -> None:
+        self._erase(connection, key)
+        connection.execute(delete(events).where(_of(events, key)))
+        self._heads.pop(key, None)
 
     async def trim(self, *, older_than: int) -> int:
         """Let go of finished runs that ended before `older_than`; see `EventLog.trim`."""
@@ -222,15 +242,20 @@ def _trim(older_than: int, max_events: int, connection: Connection) -> int:
 
 
 def _trim_thread(connection: Connection, key: ThreadKey, older_than: int, max_events: int) -> int:
+    """Let go of the thread's oldest runs: the old ones, and what exceeds `max_events`.
+
+    The newest run stays whatever its size: somebody may be in the middle of it.
+    """
     bounds = load_bounds(key, connection)
     floor = bounds.head.seq - max_events
     cut = bounds.trimmed_seq
-    for state, ended_at, last_seq in connection.execute(
-        select(runs.c.state, runs.c.ended_at, runs.c.last_seq)
+    for state, ended_at, first_seq, last_seq in connection.execute(
+        select(runs.c.state, runs.c.ended_at, runs.c.first_seq, runs.c.last_seq)
         .where(_of(runs, key), runs.c.first_seq > bounds.trimmed_seq)
         .order_by(runs.c.first_seq)
     ):
-        if state != RunState.ENDED or (ended_at >= older_than and last_seq > floor):
+        is_surplus = first_seq <= floor and last_seq != bounds.head.seq
+        if state != RunState.ENDED or not (ended_at < older_than or is_surplus):
             break
         cut = last_seq
     if cut > bounds.trimmed_seq:

@@ -93,6 +93,10 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     writer: RunWriter | None = None
     begun: BegunRun | None = None
+    is_deleted: bool = False
+    """Whether its thread was deleted under it."""
+    has_slot: bool = False
+    """Whether it counts against its user's limit; what a restart found does not."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -159,6 +163,10 @@ class RunLife:
         finally:
             stop.cancel()
 
+    def _ending_now(self, ending: Ending) -> Ending:
+        """Return `ending`, unless the run was stopped: then that is why it ended."""
+        return self._stopped() if self._run.stop.is_set() else ending
+
     def _stopped(self) -> Ending:
         error = self._run.stop.error
         return CANCELLED if error is None else Ending(error=error)
@@ -183,10 +191,9 @@ class RunLife:
         except IsolaneError as error:
             return Ending(error=error)
         except BaseException as error:  # noqa: BLE001 - a SystemExit that left a task would end the loop
-            if run.stop.is_set():
-                return self._stopped()
-            return self._ending or Ending(error=_caused(AgentError("the agent raised"), error))
-        return self._ending or Ending()
+            failed = Ending(error=_caused(AgentError("the agent raised"), error))
+            return self._ending or self._ending_now(failed)
+        return self._ending or self._ending_now(Ending())
 
     def _input(self) -> RunAgentInput:
         return RunAgentInput.model_validate(
@@ -204,9 +211,10 @@ class RunLife:
             return
         event = to_event(value, thread_id=self._run.thread_id, run_id=self._run.run_id)
         if event["type"] == RUN_FINISHED:
-            self._ending = _agents_ending(event)
+            self._ending = self._ending_now(_agents_ending(event))
         elif event["type"] == RUN_ERROR:
-            self._ending = Ending(error=AgentError(f"the agent said: {event['message']}"))
+            error = AgentError(f"the agent said: {event['message']}")
+            self._ending = self._ending_now(Ending(error=error))
         elif event["type"] != RUN_STARTED:
             await self._writer.write(event)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Final
 
 import structlog
 from ag_ui.core import RunAgentInput
@@ -26,26 +26,29 @@ from isolane.contracts import (
     StoredRun,
 )
 from isolane.errors import (
-    AgentLost,
     GoingAway,
     InvalidInput,
+    LimitExceeded,
     NoActiveRun,
     NotFound,
     RunConflict,
     Unavailable,
     UnknownAgent,
 )
-from isolane.events import Record, decode_event, run_started
+from isolane.events import Record
 from isolane.feed import Feed
+from isolane.frames import thread_frame
+from isolane.service.aborts import EarlyAborts
 from isolane.service.draft import differs, policy_of, to_draft
-from isolane.service.run import Ending, Run, RunLife, end_run
+from isolane.service.recovery import bury
+from isolane.service.run import Run, RunLife
 from isolane.service.writer import RunWriter
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
 from isolane.transcript import Message
 
-ABORTS_REMEMBERED_MS: Final = 10_000
-ABORTS_REMEMBERED: Final = 100
+DRAIN_MARGIN_S: Final = 10.0
+"""How long ended runs may take to write their end; the agents' own grace is well below."""
 
 Notify = Callable[[str, Mapping[str, object]], None]
 """Tells all of a user's sockets, without waiting."""
@@ -81,7 +84,7 @@ class AgentService:
         self._notify = notify
         self._runs: dict[RunKey, Run] = {}
         self._starting: dict[RunKey, asyncio.Event] = {}
-        self._early_aborts: defaultdict[str, OrderedDict[str, int]] = defaultdict(OrderedDict)
+        self._early_aborts = EarlyAborts(clock)
         self._is_draining = False
 
     @property
@@ -133,6 +136,18 @@ class AgentService:
             raise NotFound(f"no run {run_id}")
         return stored
 
+    async def locate(self, context: UserExecutionContext, run_id: str) -> UserExecutionContext:
+        """Return the context of one of the user's runs: its thread is the one that is on record.
+
+        Raises `NotFound`. Finds a run from the moment it is taken on, before it is stored.
+        """
+        key = RunKey(context.user_id, run_id)
+        stored = None if key in self._runs else await self._store.load_run(key)
+        found = self._runs.get(key) or stored
+        if found is None:
+            raise NotFound(f"no run {run_id}")
+        return context.for_thread(found.thread_id).for_run(run_id)
+
     async def load_start(self, context: UserExecutionContext, stored: StoredRun) -> EventId:
         """Return the place in the log before the first event of a run.
 
@@ -145,7 +160,7 @@ class AgentService:
 
     async def follow(
         self, context: UserExecutionContext, *, after: EventId | None = None
-    ) -> AsyncIterator[Record]:
+    ) -> AsyncGenerator[Record, None]:
         """Yield the records of the context's run to its end, or of its whole thread, live.
 
         Raises `NotFound`, `CursorExpired`, `InvalidCursor`.
@@ -156,25 +171,44 @@ class AgentService:
             start = EventId("0", 0)
         else:
             start = await self.load_start(context, await self.load_run(context, context.run_id))
-        async for record in self._feed.follow(context.thread_key, after=start):
-            if context.run_id in {None, record.run_id}:
-                yield record
-            if record.is_end and record.run_id == context.run_id:
-                return
+        async with aclosing(self._feed.follow(context.thread_key, after=start)) as records:
+            async for record in records:
+                if context.run_id in {None, record.run_id}:
+                    yield record
+                if record.is_end and record.run_id == context.run_id:
+                    return
 
     async def abort(self, context: UserExecutionContext) -> None:
         """Stop the context's run; its own end follows. A run that has ended stays as it is."""
-        run = self._runs.get(context.run_key)
-        if run is not None:
+        self._stop(context.run_key)
+
+    async def delete_thread(self, context: UserExecutionContext) -> None:
+        """Remove the context's thread: its runs end without another event. Raises `NotFound`."""
+        key = context.thread_key
+        await self._feed.delete(key)
+        for run in [run for run in self._runs.values() if run.context.thread_key == key]:
+            if run.writer is not None:
+                run.writer.disown()
+            run.is_deleted = True
             run.stop.set()
+            if run.begun is None:
+                self._leave(run)
+        frame = thread_frame(
+            thread_id=key.thread_id,
+            title="",
+            updated_at=self._clock(),
+            active_run_id=None,
+            is_deleted=True,
+        )
+        self._notify(context.user_id, frame)
+
+    async def tell_thread(self, context: UserExecutionContext) -> None:
+        """Tell the user's sockets how the thread is now."""
+        await self._announce(context, active=self._get_active(context.thread_key))
 
     def remember_abort(self, user_id: str, run_id: str) -> None:
         """Keep an abort that overtook its run, for 10 s, 100 a user."""
-        aborts = self._early_aborts[user_id]
-        aborts.pop(run_id, None)
-        aborts[run_id] = self._clock()
-        while len(aborts) > ABORTS_REMEMBERED:
-            aborts.popitem(last=False)
+        self._early_aborts.remember(RunKey(user_id, run_id))
 
     async def emit(self, key: ThreadKey, event_type: str, data: Mapping[str, object]) -> EventId:
         """Put a CUSTOM event into the run under way; raises `NoActiveRun`."""
@@ -208,7 +242,7 @@ class AgentService:
         await asyncio.wait(ended, timeout=timeout_s)
         for run in active:
             run.stop.set(GoingAway("the gateway is shutting down"))
-        await asyncio.wait(ended)
+        await asyncio.wait(ended, timeout=DRAIN_MARGIN_S)
 
     # --- taking a run on -------------------------------------------------------------------------
 
@@ -236,10 +270,10 @@ class AgentService:
     ) -> RunTicket:
         await self._check_rewind(context, draft)
         self._check_policy(context, policy)
-        self._limits.take(context.user_id, "runsPerUser")
         run = Run(context, draft, self._agents[draft.agent])
+        ahead = self._queue.get_active(context.thread_key)
+        position = self._enter(run)
         try:
-            position = self._enter(run)
             if position == 0:
                 run.begun = await self._store.begin_run(context, draft)
             else:
@@ -247,10 +281,10 @@ class AgentService:
         except BaseException:
             self._leave(run)
             raise
-        if self._take_early_abort(context.run_key):
+        if self._early_aborts.take(context.run_key):
             run.stop.set()
-        if position and policy == "interrupt":
-            self._interrupt(context.thread_key)
+        if ahead is not None and policy == "interrupt":
+            self._stop(RunKey(context.user_id, ahead))
         return await self._ticket(run, position)
 
     async def _ticket(self, run: Run, position: int) -> RunTicket:
@@ -274,30 +308,31 @@ class AgentService:
             raise RunConflict("the thread has a run under way", retryable=True)
 
     def _enter(self, run: Run) -> int:
-        most = self._settings.limit_queued_runs_per_thread
-        position = self._queue.enter(run.context.thread_key, run.run_id, most=most)
+        """Take a slot and a place for the run; raises `LimitExceeded` and then holds neither."""
+        user_id, most = run.context.user_id, self._settings.limit_queued_runs_per_thread
+        self._limits.take(user_id, "runsPerUser")
+        try:
+            position = self._queue.enter(run.context.thread_key, run.run_id, most=most)
+        except LimitExceeded:
+            self._limits.give_back(user_id, "runsPerUser")
+            raise
+        run.has_slot = True
         self._runs[run.context.run_key] = run
         return position
 
-    def _take_early_abort(self, key: RunKey) -> bool:
-        aborts = self._early_aborts.get(key.user_id, OrderedDict())
-        at = aborts.pop(key.run_id, None)
-        if not aborts:
-            self._early_aborts.pop(key.user_id, None)
-        return at is not None and self._clock() - at <= ABORTS_REMEMBERED_MS
-
-    def _interrupt(self, key: ThreadKey) -> None:
-        active = self._queue.get_active(key)
-        run = self._runs.get(RunKey(key.user_id, active)) if active else None
+    def _stop(self, key: RunKey) -> None:
+        run = self._runs.get(key)
         if run is not None:
             run.stop.set()
 
     # --- a run's life ----------------------------------------------------------------------------
 
     async def _live(self, run: Run, begun: BegunRun) -> None:
+        news = self._tasks.start(
+            self._announce(run.context, active=run.run_id), name=f"news of {run.run_id}"
+        )
         try:
             run.writer = self._open_writer(run, begun.history)
-            await self._announce(run.context, active=run.run_id)
             life = RunLife(
                 run,
                 begun,
@@ -307,13 +342,16 @@ class AgentService:
             )
             await life.live()
         finally:
+            # No await since the end was committed, so who answers to it finds the thread free.
             self._leave(run)
-        await self._announce(run.context, active=self._queue.get_active(run.context.thread_key))
+        await news
+        if not run.is_deleted:
+            await self.tell_thread(run.context)
 
     async def _take_turn(self, run: Run) -> None:
         """Begin a run that has waited; the disk may not be ready when its turn comes."""
         wait_s = 0.05
-        while run.begun is None and not self._is_draining:
+        while run.begun is None and not (self._is_draining or run.is_deleted):
             try:
                 run.begun = await self._store.begin_run(run.context, run.draft)
             except Unavailable as error:
@@ -338,7 +376,8 @@ class AgentService:
         """Free what the run held, and let the next one of its thread begin."""
         key = run.context.thread_key
         run.ended.set()
-        if self._runs.pop(run.context.run_key, None) is not None:
+        self._runs.pop(run.context.run_key, None)
+        if run.has_slot:
             self._limits.give_back(run.context.user_id, "runsPerUser")
         next_id = self._queue.leave(key, run.run_id)
         following = self._runs.get(RunKey(key.user_id, next_id)) if next_id else None
@@ -353,61 +392,40 @@ class AgentService:
             _log.warning("thread's change not told", reason=str(error))
             return
         if thread is not None:
-            self._notify(
-                context.user_id,
-                {
-                    "type": "thread",
-                    "threadId": thread.thread_id,
-                    "title": thread.title,
-                    "updatedAt": thread.updated_at,
-                    "activeRunId": active,
-                    "deleted": False,
-                },
+            frame = thread_frame(
+                thread_id=thread.thread_id,
+                title=thread.title,
+                updated_at=thread.updated_at,
+                active_run_id=active,
+                is_deleted=False,
             )
+            self._notify(context.user_id, frame)
+
+    def _get_active(self, key: ThreadKey) -> str | None:
+        """Return the run that is under way: begun, not just next in line."""
+        run_id = self._queue.get_active(key)
+        run = self._runs.get(RunKey(key.user_id, run_id)) if run_id else None
+        return run_id if run is not None and run.begun is not None else None
 
     # --- after a restart -------------------------------------------------------------------------
 
     async def _bury(self, stored: StoredRun) -> None:
-        """End a run whose process died: close what is open in its log, and say it was lost."""
-        run = Run(_context_of(stored), stored.draft, self._agents_or_none(stored.draft.agent))
-        start = EventId("0", 0)
-        if stored.first_seq is not None:
-            start = await self.load_start(run.context, stored)
-        written = [event async for event in self._written(run, start)]
-        writer = self._open_writer(run, [])
-        if not written:
-            await writer.start(_started(run))
-        writer.replay(written[1:])
-        await end_run(run, writer, Ending(error=AgentLost("the process died under the run")))
-
-    def _agents_or_none(self, name: str) -> Agent:
-        return self._agents.get(name) or next(iter(self._agents.values()))
-
-    async def _written(self, run: Run, start: EventId) -> AsyncIterator[dict[str, Any]]:
-        head = (await self._feed.load_bounds(run.context.thread_key)).head
-        if start.seq >= head.seq:
-            return
-        async for record in self._feed.follow(run.context.thread_key, after=start):
-            if record.run_id == run.run_id:
-                yield decode_event(record.payload)
-            if record.id.seq >= head.seq:
-                return
+        run = self._revive(stored)
+        await bury(run, stored, self._open_writer(run, []), self._feed)
 
     def _requeue(self, stored: StoredRun) -> None:
-        agent = self._agents.get(stored.draft.agent) or self._agents_or_none(stored.draft.agent)
-        run = Run(_context_of(stored), stored.draft, agent)
-        self._limits.take(run.context.user_id, "runsPerUser")
-        if self._enter(run) == 0:
+        """Take a queued run on again: it was admitted once, so no limit is asked."""
+        run = self._revive(stored)
+        self._runs[run.context.run_key] = run
+        position = self._queue.enter(run.context.thread_key, run.run_id, most=sys.maxsize)
+        if position == 0:
             self._tasks.detach(self._take_turn(run), name=f"run {run.run_id}")
 
-
-def _started(run: Run) -> dict[str, Any]:
-    return run_started(
-        thread_id=run.thread_id,
-        run_id=run.run_id,
-        messages=run.draft.messages,
-        rewind_to=run.draft.rewind_to,
-    )
+    def _revive(self, stored: StoredRun) -> Run:
+        """Return the run; when its agent is served no more, the default one takes it."""
+        default = self._agents[self.check_agent(None)]
+        agent = self._agents.get(stored.draft.agent, default)
+        return Run(_context_of(stored), stored.draft, agent)
 
 
 def _context_of(stored: StoredRun) -> UserExecutionContext:

@@ -10,7 +10,7 @@ from typing import Final
 from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd
-from isolane.errors import AgentProtocol, NoActiveRun
+from isolane.errors import AgentProtocol, NoActiveRun, NotFound
 from isolane.events import Event, encode_event
 from isolane.feed import Feed
 from isolane.grammar import RunGrammar
@@ -73,6 +73,12 @@ class RunWriter:
         self._enqueue(encode_event(event, max_bytes=self._event_max_bytes), committed)
         return await committed
 
+    def disown(self) -> None:
+        """Write nothing more: the thread is gone, and what comes after it is another's."""
+        self._is_ended = True
+        self._failure = NotFound("the thread was deleted")
+        self._settled.set()
+
     def replay(self, events: Iterable[Event]) -> None:
         """Take in what the log already has of this run, without writing."""
         for event in events:
@@ -85,6 +91,9 @@ class RunWriter:
         Raises `Unavailable` when the log can't be written now; call again then.
         """
         self._is_ended = True
+        if isinstance(self._failure, NotFound):
+            await end_task(self._pump)
+            raise self._failure
         if not self._pump.done():
             await self._drained()
             await end_task(self._pump)

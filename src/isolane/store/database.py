@@ -8,10 +8,21 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from isolane.clock import Clock
-from isolane.context import RunKey, ThreadKey, UserExecutionContext
+from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import (
     BegunRun,
     LogBounds,
@@ -19,12 +30,16 @@ from isolane.contracts import (
     RunEnd,
     RunState,
     StoredRun,
+    ThreadPage,
+    ThreadSnapshot,
     ThreadSummary,
 )
-from isolane.database import Database, messages, runs, threads
+from isolane.database import Database, deletions, messages, runs, threads
+from isolane.errors import InvalidCursor, NotFound
 from isolane.transcript import Message
 
 TITLE_MAX_CHARACTERS: Final = 80
+CURSOR_MAX_DIGITS: Final = 15
 
 LoadBounds = Callable[[ThreadKey, Connection], LogBounds]
 """Tells where a log ends, within the transaction of the asker."""
@@ -58,6 +73,23 @@ class DatabaseStore:
     async def load_thread(self, key: ThreadKey) -> ThreadSummary | None:
         """Return the thread, or None when nobody used it yet."""
         return await self._database.read(partial(_load_thread, key))
+
+    async def load_threads(self, user_id: str, *, before: str | None, limit: int) -> ThreadPage:
+        """Return the user's threads, the newest change first; `before` is a page's own cursor."""
+        place = None if before is None else _parse_cursor(before)
+        return await self._database.read(partial(_load_threads, user_id, place, limit))
+
+    async def load_snapshot(self, key: ThreadKey) -> ThreadSnapshot | None:
+        """Return the thread, its messages and the place to follow it from, of one moment."""
+        return await self._database.read(partial(self._load_snapshot, key))
+
+    async def add_thread(self, key: ThreadKey, *, title: str) -> ThreadSummary:
+        """Make a thread, or return the one there is."""
+        return await self._database.write(partial(self._add_thread, key, title))
+
+    async def set_title(self, key: ThreadKey, title: str) -> ThreadSummary:
+        """Name a thread; raises `NotFound`."""
+        return await self._database.write(partial(self._set_title, key, title))
 
     async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:
         """Return the ids of all messages that the thread ever had, rewound ones included."""
@@ -131,6 +163,30 @@ class DatabaseStore:
         )
         return BegunRun(added, [*history, *added], head)
 
+    def _load_snapshot(self, key: ThreadKey, connection: Connection) -> ThreadSnapshot | None:
+        thread = _load_thread(key, connection)
+        if thread is None:
+            return None
+        head = self._load_bounds(key, connection).head
+        first_seq = connection.execute(
+            select(runs.c.first_seq).where(_runs(key), runs.c.state == RunState.RUNNING)
+        ).scalar_one_or_none()
+        if first_seq is None:
+            return ThreadSnapshot(thread, _load_messages(key, None, connection), head)
+        standing = _load_messages(key, first_seq, connection)
+        return ThreadSnapshot(thread, standing, EventId(head.epoch, first_seq - 1))
+
+    def _add_thread(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
+        if _load_thread(key, connection) is None:
+            self._touch_thread(connection, key, title=title)
+        return _found(key, connection)
+
+    def _set_title(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
+        _found(key, connection)
+        values = {"title": title, "updated_at": self._clock()}
+        connection.execute(update(threads).where(_thread(key)).values(values))
+        return _found(key, connection)
+
     def _touch_thread(self, connection: Connection, key: ThreadKey, *, title: str = "") -> None:
         now = self._clock()
         found = _load_thread(key, connection)
@@ -182,6 +238,10 @@ def _run(key: RunKey) -> Any:  # noqa: ANN401 - as above
     return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
 
 
+def _runs(key: ThreadKey) -> Any:  # noqa: ANN401 - as above
+    return and_(runs.c.user_id == key.user_id, runs.c.thread_id == key.thread_id)
+
+
 def _messages(key: ThreadKey) -> Any:  # noqa: ANN401 - as above
     return and_(messages.c.user_id == key.user_id, messages.c.thread_id == key.thread_id)
 
@@ -212,11 +272,75 @@ def _stored(row: Row[Any]) -> StoredRun:
     )
 
 
+def erase(connection: Connection, key: ThreadKey) -> None:
+    """Remove a thread's row, runs and messages, in the transaction that removes its log.
+
+    Counts the deletion, so that the thread's next numbering is of another epoch. Raises `NotFound`.
+    """
+    if connection.execute(delete(threads).where(_thread(key))).rowcount == 0:
+        raise NotFound(f"no thread {key.thread_id}")
+    connection.execute(delete(runs).where(_runs(key)))
+    connection.execute(delete(messages).where(_messages(key)))
+    counted = (
+        update(deletions)
+        .where(deletions.c.user_id == key.user_id)
+        .values(generation=deletions.c.generation + 1)
+    )
+    if connection.execute(counted).rowcount == 0:
+        connection.execute(insert(deletions).values(user_id=key.user_id, generation=1))
+
+
 def _load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
-    row = connection.execute(select(threads).where(_thread(key))).one_or_none()
-    if row is None:
-        return None
-    return ThreadSummary(row.thread_id, row.title, row.created_at, row.updated_at)
+    row = connection.execute(_select_threads().where(_thread(key))).one_or_none()
+    return None if row is None else _summary(row)
+
+
+def _found(key: ThreadKey, connection: Connection) -> ThreadSummary:
+    thread = _load_thread(key, connection)
+    if thread is None:
+        raise NotFound(f"no thread {key.thread_id}")
+    return thread
+
+
+def _select_threads() -> Select[Any]:
+    active = (
+        select(runs.c.run_id)
+        .where(
+            runs.c.user_id == threads.c.user_id,
+            runs.c.thread_id == threads.c.thread_id,
+            runs.c.state == RunState.RUNNING,
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    return select(threads, active.label("active_run_id"))
+
+
+def _summary(row: Row[Any]) -> ThreadSummary:
+    return ThreadSummary(
+        row.thread_id, row.title, row.created_at, row.updated_at, row.active_run_id
+    )
+
+
+def _load_threads(
+    user_id: str, before: tuple[int, str] | None, limit: int, connection: Connection
+) -> ThreadPage:
+    place = tuple_(threads.c.updated_at, threads.c.thread_id)
+    query = _select_threads().where(threads.c.user_id == user_id)
+    if before is not None:
+        query = query.where(place < before)
+    newest = query.order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
+    found = [_summary(row) for row in connection.execute(newest.limit(limit + 1))]
+    page, rest = found[:limit], found[limit:]
+    cursor = f"{page[-1].updated_at}~{page[-1].thread_id}" if rest else None
+    return ThreadPage(page, cursor)
+
+
+def _parse_cursor(cursor: str) -> tuple[int, str]:
+    updated_at, separator, thread_id = cursor.partition("~")
+    if not separator or not updated_at.isdecimal() or len(updated_at) > CURSOR_MAX_DIGITS:
+        raise InvalidCursor("cursor: must be as a page gave it")
+    return int(updated_at), thread_id
 
 
 def _load_messages(key: ThreadKey, before: int | None, connection: Connection) -> list[Message]:

@@ -128,6 +128,14 @@ class WebSocketManagerFactory:
         if isinstance(manager, IsolatedWebSocketManager) and manager.is_empty:
             await manager.close()
 
+    async def close_thread(self, key: ThreadKey) -> None:
+        """Let everybody who follows a thread go: it was deleted."""
+        for connection in self._sockets_of(key.user_id):
+            connection.lose_interest(key.thread_id)
+        manager = self._managers.get(key.user_id, {}).get(key.thread_id)
+        if manager is not None:
+            await manager.close()
+
     async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
         """Send a control frame to all greeted sockets of the user, wherever they follow."""
         return await send_to_each(self._sockets_of(user_id), message)

@@ -1,4 +1,4 @@
-"""The first tables: threads, their logs, runs and messages.
+"""The first tables: threads, their logs, runs, messages, accounts and sessions.
 
 Written out, and not taken from `isolane.database`: a migration says what was, not what is.
 """
@@ -70,3 +70,17 @@ def upgrade() -> None:
         sa.Column("until_seq", sa.BigInteger),
     )
     op.create_index("messages_by_thread", "messages", ["user_id", "thread_id", "number"])
+    op.create_table(
+        "accounts",
+        sa.Column("user_id", sa.String, primary_key=True),
+        sa.Column("password_hash", sa.String, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "sessions",
+        sa.Column("digest", sa.LargeBinary, primary_key=True),
+        sa.Column("user_id", sa.String, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("sessions_by_user", "sessions", ["user_id"])

@@ -1,0 +1,198 @@
+"""The same log over server-sent events: a thread's, or AG-UI's HTTP binding for one run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from isolane.context import EventId, UserExecutionContext
+from isolane.doors.credentials import UserContext
+from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.problems import report
+from isolane.errors import IsolaneError, NotFound, TooLarge
+from isolane.events import Record
+from isolane.frames import Run, decode_object, read_run, run_error, to_run_input
+from isolane.tasks import end_task
+
+router = APIRouter()
+
+LastEventId = Annotated[str | None, Header(alias="last-event-id")]
+HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+Records = AsyncGenerator[Record, None]
+
+
+class EventStream(StreamingResponse):
+    """A stream of records that ends with its reader, and lets its follower go then."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, gateway: Gateway, user_id: str, records: Records) -> None:
+        """Send `records`; takes over a slot of the user's that was reserved."""
+        super().__init__(_encode(gateway, records), headers=HEADERS)
+        self._gateway = gateway
+        self._user_id = user_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
+        tasks = self._gateway.tasks
+        stream = tasks.start(self.stream_response(send), name="event stream")
+        gone = tasks.start(self.listen_for_disconnect(receive), name="event stream's reader")
+        try:
+            await asyncio.wait({stream, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_task(stream)
+            await end_task(gone)
+            self._gateway.factory.release_slot(self._user_id)
+
+
+async def _open_stream(
+    gateway: Gateway, user_id: str, start: Callable[[], Awaitable[Records]]
+) -> EventStream:
+    """Return a stream that counts as one of the user's connections.
+
+    The slot is reserved before anything is started, so nothing is started for one too many.
+    """
+    gateway.factory.reserve(user_id)
+    try:
+        return EventStream(gateway, user_id, await start())
+    except BaseException:
+        gateway.factory.release_slot(user_id)
+        raise
+
+
+async def _encode(gateway: Gateway, records: Records) -> AsyncIterator[bytes]:
+    """Yield each record as an event with its id, and a comment at each quiet heartbeat."""
+    async with aclosing(records):
+        try:
+            async for record in _with_beats(records, gateway.settings.heartbeat_s):
+                if record is None:
+                    yield b": ping\n\n"
+                else:
+                    yield b"id: %b\ndata: %b\n\n" % (str(record.id).encode(), record.payload)
+        except IsolaneError as error:
+            known, error_id = report(error)
+            event = msgspec.json.encode(run_error(known, error_id, run_id=None))
+            yield b"data: %b\n\n" % event
+
+
+async def _with_beats(records: Records, heartbeat_s: float) -> AsyncIterator[Record | None]:
+    """Yield records, and None whenever none came for a heartbeat."""
+    waiting: asyncio.Task[Record] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(records))
+            done, _ = await asyncio.wait({waiting}, timeout=heartbeat_s)
+            if not done:
+                yield None
+                continue
+            try:
+                yield waiting.result()
+            except StopAsyncIteration:
+                return
+            waiting = None
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+
+@router.get("/api/threads/{thread_id}/events", tags=["threads"], response_class=StreamingResponse)
+async def follow_thread(
+    gateway: OpenGateway,
+    context: UserContext,
+    thread_id: str,
+    after: str | None = None,
+    last_event_id: LastEventId = None,
+) -> EventStream:
+    """Follow a thread strictly after `after`, or after the last id that a reconnecting reader had.
+
+    A place that is no longer kept is `resume_expired` (410): read the thread anew, go on from its
+    head.
+    """
+    key = context.for_thread(thread_id).thread_key
+
+    async def start() -> Records:
+        if await gateway.store.load_thread(key) is None:
+            raise NotFound(f"no thread {thread_id}")
+        bounds = await gateway.feed.load_bounds(key)
+        place = _place(last_event_id or after, EventId(bounds.head.epoch, 0))
+        bounds.check_cursor(place)
+        return gateway.feed.follow(key, after=place)
+
+    return await _open_stream(gateway, key.user_id, start)
+
+
+@router.post("/agui", tags=["agui"], response_class=StreamingResponse)
+async def run_default_agent(
+    gateway: OpenGateway, context: UserContext, request: Request, last_event_id: LastEventId = None
+) -> EventStream:
+    """Run the default agent: AG-UI's RunAgentInput in, its events out. Leaving stops nothing."""
+    return await _run(gateway, context, request, agent=None, last_event_id=last_event_id)
+
+
+@router.post("/agui/{agent}", tags=["agui"], response_class=StreamingResponse)
+async def run_agent(
+    gateway: OpenGateway,
+    context: UserContext,
+    request: Request,
+    agent: str,
+    last_event_id: LastEventId = None,
+) -> EventStream:
+    """Run an agent by name."""
+    return await _run(gateway, context, request, agent=agent, last_event_id=last_event_id)
+
+
+@router.get("/agui/{agent}/capabilities", tags=["agui"])
+async def capabilities(
+    gateway: OpenGateway, _context: UserContext, agent: str
+) -> dict[str, dict[str, Any]]:
+    """Say what an agent's door can do, in AG-UI's words."""
+    return {
+        "identity": {"name": gateway.service.check_agent(agent)},
+        "transport": {"streaming": True, "websocket": True, "resumable": True},
+        "humanInTheLoop": {"supported": True, "interrupts": True},
+    }
+
+
+async def _run(
+    gateway: Gateway,
+    context: UserExecutionContext,
+    request: Request,
+    *,
+    agent: str | None,
+    last_event_id: str | None,
+) -> EventStream:
+    gateway.factory.check_rate(context.user_id)
+    run = await _read(gateway, request)
+    own = context.for_thread(run.thread_id).for_run(run.run_id)
+
+    async def start() -> Records:
+        ticket = await gateway.service.start(own, to_run_input(run), agent=agent)
+        place = _place(last_event_id, ticket.after)
+        place = max(place, ticket.after, key=lambda event_id: event_id.seq)
+        return gateway.service.follow(own, after=place)
+
+    return await _open_stream(gateway, own.user_id, start)
+
+
+async def _read(gateway: Gateway, request: Request) -> Run:
+    most = gateway.settings.limit_frame_bytes
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise TooLarge(f"a body may have {most} bytes")
+    return read_run(decode_object(bytes(body)))
+
+
+def _place(given: str | None, default: EventId) -> EventId:
+    return default if given is None else EventId.parse(given)

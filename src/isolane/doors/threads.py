@@ -1,0 +1,170 @@
+"""The user's threads and runs over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from isolane.contracts import StoredRun, ThreadSummary
+from isolane.doors.credentials import UserContext
+from isolane.doors.gateway import OpenGateway
+from isolane.errors import NotFound
+from isolane.ids import new_thread_id
+
+router = APIRouter(prefix="/api", tags=["threads"])
+
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 200
+TITLE_MAX_CHARACTERS: Final = 200
+
+# ruff: noqa: N815 - the fields below are the wire's names
+
+
+class Thread(BaseModel):
+    """One thread; times are milliseconds since 1970."""
+
+    threadId: str
+    title: str
+    createdAt: int
+    updatedAt: int
+    activeRunId: str | None
+
+
+class Threads(BaseModel):
+    """Some threads, the newest change first; `nextCursor` asks for the next page."""
+
+    threads: list[Thread]
+    nextCursor: str | None
+
+
+class ThreadDetail(Thread):
+    """One thread with its messages; subscribing after `head` goes on without gap or double."""
+
+    messages: list[dict[str, Any]]
+    head: str
+
+
+class NewThread(BaseModel):
+    """A thread to make; without an id it gets one."""
+
+    threadId: str | None = None
+    title: str = Field(default="", max_length=TITLE_MAX_CHARACTERS)
+
+
+class Rename(BaseModel):
+    """A thread's new title."""
+
+    title: str = Field(max_length=TITLE_MAX_CHARACTERS)
+
+
+class RunOut(BaseModel):
+    """One run: where it stands, when it did what, and why it ended."""
+
+    runId: str
+    threadId: str
+    agent: str
+    state: str
+    createdAt: int
+    startedAt: int | None
+    endedAt: int | None
+    outcome: str | None
+    errorId: str | None
+
+
+class Stopping(BaseModel):
+    """A run that was told to stop; its own end follows in its log."""
+
+    runId: str
+    status: str = "stopping"
+
+
+@router.get("/threads")
+async def list_threads(
+    gateway: OpenGateway,
+    context: UserContext,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
+) -> Threads:
+    """List the user's threads, page by page."""
+    page = await gateway.store.load_threads(context.user_id, before=cursor, limit=limit)
+    return Threads(threads=[_thread(thread) for thread in page.threads], nextCursor=page.cursor)
+
+
+@router.post("/threads", status_code=201)
+async def create_thread(gateway: OpenGateway, context: UserContext, given: NewThread) -> Thread:
+    """Make a thread, or return the one that has the id."""
+    own = context.for_thread(given.threadId or new_thread_id())
+    thread = await gateway.store.add_thread(own.thread_key, title=given.title)
+    await gateway.service.tell_thread(own)
+    return _thread(thread)
+
+
+@router.get("/threads/{thread_id}")
+async def get_thread(gateway: OpenGateway, context: UserContext, thread_id: str) -> ThreadDetail:
+    """Return a thread, its messages and its head, of one moment."""
+    snapshot = await gateway.store.load_snapshot(context.for_thread(thread_id).thread_key)
+    if snapshot is None:
+        raise NotFound(f"no thread {thread_id}")
+    return ThreadDetail(
+        **_thread(snapshot.thread).model_dump(),
+        messages=list(snapshot.messages),
+        head=str(snapshot.head),
+    )
+
+
+@router.patch("/threads/{thread_id}")
+async def rename_thread(
+    gateway: OpenGateway, context: UserContext, thread_id: str, given: Rename
+) -> Thread:
+    """Give a thread another title."""
+    own = context.for_thread(thread_id)
+    thread = await gateway.store.set_title(own.thread_key, given.title)
+    await gateway.service.tell_thread(own)
+    return _thread(thread)
+
+
+@router.delete("/threads/{thread_id}", status_code=204)
+async def delete_thread(gateway: OpenGateway, context: UserContext, thread_id: str) -> None:
+    """Remove a thread with its log and messages, and end its runs."""
+    own = context.for_thread(thread_id)
+    await gateway.service.delete_thread(own)
+    await gateway.factory.close_thread(own.thread_key)
+
+
+@router.get("/runs/{run_id}")
+async def get_run(gateway: OpenGateway, context: UserContext, run_id: str) -> RunOut:
+    """Say where a run stands."""
+    return _run(await gateway.service.load_run(context, run_id))
+
+
+@router.post("/runs/{run_id}/abort", status_code=202)
+async def abort_run(gateway: OpenGateway, context: UserContext, run_id: str) -> Stopping:
+    """Stop a run; one that has ended stays as it is."""
+    await gateway.service.abort(await gateway.service.locate(context, run_id))
+    return Stopping(runId=run_id)
+
+
+def _thread(thread: ThreadSummary) -> Thread:
+    return Thread(
+        threadId=thread.thread_id,
+        title=thread.title,
+        createdAt=thread.created_at,
+        updatedAt=thread.updated_at,
+        activeRunId=thread.active_run_id,
+    )
+
+
+def _run(run: StoredRun) -> RunOut:
+    return RunOut(
+        runId=run.key.run_id,
+        threadId=run.thread_id,
+        agent=run.draft.agent,
+        state=run.state,
+        createdAt=run.created_at,
+        startedAt=run.started_at,
+        endedAt=run.ended_at,
+        outcome=run.outcome,
+        errorId=run.error_id,
+    )
