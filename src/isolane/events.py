@@ -70,7 +70,7 @@ def encode_event(event: Mapping[str, Any], *, max_bytes: int) -> bytes:
         # msgspec would write NaN as null; only events of nothing but text may take the fast road.
         payload = (
             msgspec.json.encode(event)
-            if event["type"] in _TEXT_ONLY and "rawEvent" not in event and "metadata" not in event
+            if event["type"] in _TEXT_ONLY and all(type(part) is str for part in event.values())
             else json.dumps(
                 event, allow_nan=False, ensure_ascii=False, separators=(",", ":")
             ).encode()

@@ -78,7 +78,8 @@ def check_user_id(field: str, value: object) -> str:
 
     Letters of any language are fine; NFC makes one name of the two ways to write `é`.
     """
-    text = unicodedata.normalize("NFC", _check_text(field, value))
+    text = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+    text = _check_text(field, text)
     if not all(mark in _USER_MARKS or unicodedata.category(mark)[0] in "LMN" for mark in text):
         raise InvalidContext(field, "may hold letters, digits and ._:-|@+ only")
     return text

@@ -39,11 +39,11 @@ class Settings(BaseSettings):
     """Origins beside our own whose pages may use a session cookie; commas between them."""
     metrics_token: SecretStr | None = None
 
-    heartbeat_s: float = Field(default=20.0, gt=0, le=3600)
-    send_timeout_s: float = Field(default=20.0, gt=0, le=3600)
-    run_timeout_s: float = Field(default=600.0, gt=0)
-    drain_timeout_s: float = Field(default=30.0, ge=0)
-    log_retention_s: float = Field(default=86400.0, gt=0)
+    heartbeat_s: float = Field(default=20.0, gt=0, le=3600, allow_inf_nan=False)
+    send_timeout_s: float = Field(default=20.0, gt=0, le=3600, allow_inf_nan=False)
+    run_timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    drain_timeout_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    log_retention_s: float = Field(default=86400.0, gt=0, allow_inf_nan=False)
     log_max_events: int = Field(default=20000, ge=1)
 
     limit_connections_per_user: int = Field(default=20, ge=1)

@@ -34,10 +34,8 @@ class _Draft:
         return message
 
     def _finished_call(self, call: Message) -> Message:
-        parts = self.arguments.get(call["id"])
-        if parts is None:  # it came whole, with a snapshot
-            return call
-        return {**call, "function": {**call["function"], "arguments": "".join(parts)}}
+        arguments = "".join(self.arguments[call["id"]])
+        return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 class Transcript:
@@ -111,7 +109,24 @@ class Transcript:
 
     def _set_messages(self, event: Event) -> None:
         fresh = [message for message in event["messages"] if message["id"] not in self._known]
-        self._drafts = {message["id"]: _Draft(dict(message)) for message in fresh}
+        self._drafts = {message["id"]: _resumed(message) for message in fresh}
+        self._calls = {
+            call["id"]: draft
+            for draft in self._drafts.values()
+            for call in draft.message.get("toolCalls", ())
+        }
+
+
+def _resumed(message: Message) -> _Draft:
+    """Return a draft of a message that came whole: what follows goes on where it stands."""
+    content = message.get("content")
+    return _Draft(
+        dict(message),
+        content=[content] if isinstance(content, str) else [],
+        arguments={
+            call["id"]: [call["function"]["arguments"]] for call in message.get("toolCalls", ())
+        },
+    )
 
 
 def _pick(event: Event, *names: str) -> Message:

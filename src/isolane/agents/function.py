@@ -57,6 +57,8 @@ def _fault(value: object, function: object) -> str | None:
         return "an async generator that runs already: name the function, without calling it"
     if isinstance(value, type):
         return f"the class {value.__name__}, not an instance of it"
+    if hasattr(value, "a_name_that_only_mocks_have"):
+        return "a mock that answers to every name"
     if function is None:
         return f"of type {type(value).__name__}"
     if inspect.iscoroutinefunction(function):
@@ -76,7 +78,8 @@ def _count_arguments(function: Any, name: str) -> int:  # noqa: ANN401 - any cal
         if parameter.default is parameter.empty and parameter.kind not in _VARIADIC
     ]
     positional = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
-    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    if takes_any and len(required) <= ARGUMENTS_MAX:
         return ARGUMENTS_MAX
     count = min(len(positional), ARGUMENTS_MAX)
     if not 1 <= len(required) <= ARGUMENTS_MAX or len(required) > count:

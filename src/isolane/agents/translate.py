@@ -43,13 +43,19 @@ def to_event(value: object, *, thread_id: str, run_id: str) -> Event:
 def _of_model(model: BaseEvent) -> Event:
     kind = str(model.type.value)
     key = _DELTAS.get(kind)
-    if key is not None and not model.model_extra and not (model.metadata or model.raw_event):
+    if key is not None and not model.model_extra and not _carries_more(model):
         name = "message_id" if key == "messageId" else "tool_call_id"
         event = {"type": kind, key: getattr(model, name), "delta": getattr(model, "delta", "")}
         owner = getattr(model, "subagent_run_id", None)
         return event if owner is None else {**event, "subagentRunId": owner}
-    dumped: Event = model.model_dump(mode="json", by_alias=True)
-    return {"type": dumped.pop("type"), **dumped}
+    # Not the JSON mode: it writes NaN as null and a set as a list, and nobody would ever know.
+    dumped = model.model_dump(by_alias=True)
+    del dumped["type"]
+    return {"type": kind, **dumped}
+
+
+def _carries_more(model: BaseEvent) -> bool:
+    return bool(model.metadata or model.raw_event or model.timestamp is not None)
 
 
 def _of_mapping(value: Mapping[Any, Any]) -> Event:

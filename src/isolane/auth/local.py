@@ -61,7 +61,7 @@ class LocalIssuer:
             user_id = check_user_id("sub", claims["sub"])
         except InvalidContext as error:
             raise Unauthenticated("invalid", "the token's subject is no user id") from error
-        if claims["exp"] > EXPIRY_MAX_S:
+        if not isinstance(claims["exp"], int | float) or claims["exp"] > EXPIRY_MAX_S:
             raise Unauthenticated("invalid", "the token's expiry is no time")
         scopes = str(claims.get("scope", "")).split()
         return Identity(user_id, int(claims["exp"]) * 1000, frozenset(scopes))

@@ -129,13 +129,12 @@ def _parameter_fault(
     there = list(inspect.signature(found).parameters.values())[0 if is_bound else 1 :]
     asked = list(inspect.signature(wanted).parameters.values())[1:]
     kinds = {parameter.kind for parameter in there}
-    names = {parameter.name for parameter in there}
-    takes_keywords = inspect.Parameter.VAR_KEYWORD in kinds
-    takes_positions = inspect.Parameter.VAR_POSITIONAL in kinds
     for parameter in asked:
         by_keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        caught = takes_keywords if by_keyword else takes_positions
-        if parameter.name not in names and not caught:
+        fitting = _BY_KEYWORD if by_keyword else _BY_POSITION
+        names = {own.name for own in there if own.kind in fitting}
+        caught = inspect.Parameter.VAR_KEYWORD if by_keyword else inspect.Parameter.VAR_POSITIONAL
+        if parameter.name not in names and caught not in kinds:
             return f"a parameter {parameter.name}"
     required = [p for p in there if p.default is p.empty and p.kind not in _VARIADIC]
     extra = [p.name for p in required if p.name not in {q.name for q in asked}]
@@ -143,3 +142,11 @@ def _parameter_fault(
 
 
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_BY_KEYWORD: Final = (
+    inspect.Parameter.KEYWORD_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+_BY_POSITION: Final = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)

@@ -42,6 +42,7 @@ CANCEL_GRACE_S: Final = 2.0
 """How long a cancelled agent may take before it is abandoned; both together stay under 5 s."""
 AFTER_END_S: Final = 1.0
 AFTER_END_MAX: Final = 1000
+BREATH_EVENTS: Final = 64
 RETRY_MAX_S: Final = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -179,10 +180,13 @@ class RunLife:
 
     async def _drive(self) -> Ending:
         """Let the agent speak. The top of the task that owns it: nothing gets past here."""
-        run = self._run
+        run, taken = self._run, 0
         try:
             async with aclosing(run.agent.run(self._input(), run.context, run.stop)) as stream:
                 async for value in stream:
+                    taken += 1
+                    if taken % BREATH_EVENTS == 0:
+                        await asyncio.sleep(0)  # an agent that never waits would stop everybody
                     if self._ending is None:
                         await self._take(value)
                     if self._ending is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -45,7 +45,6 @@ from isolane.service.run import Run, RunLife
 from isolane.service.writer import RunWriter
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
-from isolane.transcript import Message
 
 DRAIN_MARGIN_S: Final = 10.0
 """How long ended runs may take to write their end; the agents' own grace is well below."""
@@ -154,6 +153,8 @@ class AgentService:
         A run that waits for its turn begins after what the log has now.
         """
         head = (await self._feed.load_bounds(context.thread_key)).head
+        if stored.first_seq is None:  # as far as was known: ask again, now that the head is read
+            stored = await self.load_run(context, stored.key.run_id)
         if stored.first_seq is None:
             return head
         return EventId(head.epoch, stored.first_seq - 1)
@@ -165,12 +166,12 @@ class AgentService:
 
         Raises `NotFound`, `CursorExpired`, `InvalidCursor`.
         """
-        if after is not None:
-            start = after
-        elif context.run_id is None:
-            start = EventId("0", 0)
-        else:
-            start = await self.load_start(context, await self.load_run(context, context.run_id))
+        start = after or EventId("0", 0)
+        if context.run_id is not None:
+            stored = await self.load_run(context, context.run_id)
+            start = after or await self.load_start(context, stored)
+            if stored.last_seq is not None and start.seq >= stored.last_seq:
+                return
         async with aclosing(self._feed.follow(context.thread_key, after=start)) as records:
             async for record in records:
                 if context.run_id in {None, record.run_id}:
@@ -332,7 +333,7 @@ class AgentService:
             self._announce(run.context, active=run.run_id), name=f"news of {run.run_id}"
         )
         try:
-            run.writer = self._open_writer(run, begun.history)
+            run.writer = self._open_writer(run, [message["id"] for message in begun.history])
             life = RunLife(
                 run,
                 begun,
@@ -361,12 +362,12 @@ class AgentService:
         if run.begun is not None:
             await self._live(run, run.begun)
 
-    def _open_writer(self, run: Run, history: Sequence[Message]) -> RunWriter:
+    def _open_writer(self, run: Run, known_ids: Iterable[str]) -> RunWriter:
         return RunWriter(
             self._feed,
             run.context.thread_key,
             run.run_id,
-            known_ids=[message["id"] for message in history],
+            known_ids=known_ids,
             event_max_bytes=self._settings.limit_event_bytes,
             tasks=self._tasks,
             clock=self._clock,
@@ -411,7 +412,8 @@ class AgentService:
 
     async def _bury(self, stored: StoredRun) -> None:
         run = self._revive(stored)
-        await bury(run, stored, self._open_writer(run, []), self._feed)
+        known_ids = await self._store.load_known_ids(run.context.thread_key)
+        await bury(run, stored, self._open_writer(run, known_ids), self._feed)
 
     def _requeue(self, stored: StoredRun) -> None:
         """Take a queued run on again: it was admitted once, so no limit is asked."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd
 from isolane.errors import AgentProtocol, NoActiveRun, NotFound
-from isolane.events import Event, encode_event
+from isolane.events import Event, Record, encode_event
 from isolane.feed import Feed
 from isolane.grammar import RunGrammar
 from isolane.tasks import TaskOwner, end_task
@@ -19,6 +19,10 @@ from isolane.transcript import Transcript
 
 UNCOMMITTED_MAX: Final = 64
 """Events that a run may be ahead of its commits; what floods waits here."""
+
+
+Pending = tuple[bytes, asyncio.Future[EventId] | None]
+"""An event that waits for its commit, and who wants to know its id."""
 
 
 class RunWriter:
@@ -43,7 +47,7 @@ class RunWriter:
         self._clock = clock
         self._grammar = RunGrammar()
         self._transcript = Transcript(known_ids=known_ids)
-        self._pending: list[tuple[bytes, asyncio.Future[EventId] | None]] = []
+        self._pending: list[Pending] = []
         self._filled = asyncio.Event()
         self._settled = asyncio.Event()
         self._uncommitted = 0
@@ -69,6 +73,8 @@ class RunWriter:
         """Write one event from beside the agent and return its id once it is committed."""
         if self._is_ended:
             raise NoActiveRun("the run is over")
+        if self._failure is not None:
+            raise self._failure
         committed: asyncio.Future[EventId] = asyncio.get_running_loop().create_future()
         self._enqueue(encode_event(event, max_bytes=self._event_max_bytes), committed)
         return await committed
@@ -99,10 +105,12 @@ class RunWriter:
             await end_task(self._pump)
         for event in self._grammar.close():
             self._enqueue(encode_event(event, max_bytes=self._event_max_bytes), None)
-        rest = [payload for payload, _ in self._pending]
+        rest = self._pending
         last = encode_event(terminal, max_bytes=self._event_max_bytes)
         end = RunEnd(self._run_id, outcome, error_id, self._transcript.messages(), self._clock())
-        await self._feed.append(self._key, self._run_id, [*rest, last], end=end)
+        payloads = [*(payload for payload, _ in rest), last]
+        records = await self._feed.append(self._key, self._run_id, payloads, end=end)
+        _tell(rest, records)
 
     async def _put(self, event: Event) -> None:
         payload = encode_event(event, max_bytes=self._event_max_bytes)
@@ -136,23 +144,23 @@ class RunWriter:
                 self._fail(batch, error)
             self._settled.set()
 
-    async def _commit_batch(
-        self, batch: list[tuple[bytes, asyncio.Future[EventId] | None]]
-    ) -> None:
+    async def _commit_batch(self, batch: list[Pending]) -> None:
         records = await self._feed.append(
             self._key, self._run_id, [payload for payload, _ in batch]
         )
         self._uncommitted -= len(batch)
-        for record, (_, committed) in zip(records, batch, strict=True):
-            if committed is not None and not committed.done():
-                committed.set_result(record.id)
+        _tell(batch, records)
 
-    def _fail(
-        self, batch: list[tuple[bytes, asyncio.Future[EventId] | None]], error: Exception
-    ) -> None:
+    def _fail(self, batch: list[Pending], error: Exception) -> None:
         """Keep what was not written: the run's end takes it along, so that no event is skipped."""
         self._failure = error
         self._pending = [*batch, *self._pending]
         for _, committed in batch:
             if committed is not None and not committed.done():
                 committed.set_exception(error)
+
+
+def _tell(batch: Sequence[Pending], records: Sequence[Record]) -> None:
+    for (_, committed), record in zip(batch, records, strict=False):
+        if committed is not None and not committed.done():
+            committed.set_result(record.id)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     and_,
     delete,
+    func,
     insert,
     or_,
     select,
@@ -388,8 +389,8 @@ def _rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: i
     """Drop the message and what follows it, as of the log entry `until`."""
     standing = and_(_messages(key), messages.c.until_seq.is_(None))
     number = connection.execute(
-        select(messages.c.number).where(standing, messages.c.message_id == message_id)
-    ).scalar_one_or_none()
+        select(func.min(messages.c.number)).where(standing, messages.c.message_id == message_id)
+    ).scalar_one()
     if number is not None:
         connection.execute(
             update(messages).where(standing, messages.c.number >= number).values(until_seq=until)

@@ -112,6 +112,7 @@ class WebSocketManagerFactory:
         manager = self.get_manager(context)
         if manager is not None:
             return manager
+        await self._make_room(key.user_id)
         # Reserved before the first await: all who ask meanwhile wait for this one.
         if key not in self._making:
             self._check_room(key.user_id)
@@ -172,6 +173,14 @@ class WebSocketManagerFactory:
 
     def _all_managers(self) -> list[IsolatedWebSocketManager]:
         return [manager for user_id in self._managers for manager in self._managers_of(user_id)]
+
+    async def _make_room(self, user_id: str) -> None:
+        """Let go of managers that nobody is connected to, oldest first, when the user has all."""
+        for manager in self._managers_of(user_id):
+            if len(self._managers_of(user_id)) < self._threads_per_user:
+                return
+            if manager.is_empty:
+                await manager.close()
 
     def _check_room(self, user_id: str) -> None:
         if self._is_draining:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import ConnectionHealth, Delivery, Verdict
-from isolane.errors import ContractError, CursorExpired, ManagerClosed, NoActiveRun
+from isolane.errors import (
+    ContractError,
+    CursorExpired,
+    InvalidCursor,
+    ManagerClosed,
+    NoActiveRun,
+    Unavailable,
+)
 from isolane.feed import Tail
 from isolane.tasks import TaskOwner, end_task
 from isolane.websocket.connection import WebSocketConnection
@@ -20,6 +29,9 @@ Emit = Callable[[ThreadKey, str, Mapping[str, object]], Awaitable[EventId]]
 
 OnGap = Callable[[ThreadKey, WebSocketConnection], Awaitable[EventId | None]]
 """Tells a connection that what it wants is gone, and returns where to go on, None to stop."""
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MAX_S: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -85,7 +97,7 @@ class IsolatedWebSocketManager:
         start = EventId("0", 0) if after is None else after
         self._connections[connection.id] = connection
         self._followers[connection.id] = self._tasks.start(
-            self._follow(connection, start), name=f"follower {connection.id}"
+            self._follow(_Follower(connection, start)), name=f"follower {connection.id}"
         )
 
     async def remove_connection(self, connection_id: str) -> None:
@@ -176,31 +188,54 @@ class IsolatedWebSocketManager:
         if not self._connections:
             self._shut()
 
-    async def _follow(self, connection: WebSocketConnection, after: EventId) -> None:
+    async def _follow(self, follower: _Follower) -> None:
         """Feed one connection until it wants no more, or its socket is gone."""
-        position: EventId | None = after
-        while position is not None:
+        connection, wait_s = follower.connection, RETRY_FIRST_S
+        while follower.position is not None:
             try:
-                await self._feed(connection, position)
-                position = None
-            except CursorExpired:
-                position = await self._on_gap(self.key, connection)
+                follower.position = await self._go_on(follower, follower.position)
+            except Unavailable as error:
+                _log.warning("follower waits", connection_id=connection.id, reason=str(error))
+                await asyncio.sleep(wait_s)  # between two tries; the log has what is missed
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
         is_replaced = self._followers.get(connection.id) is not asyncio.current_task()
         if is_replaced or (connection.is_open and connection.wants(self.key.thread_id)):
             return
         self._drop(connection.id)
 
-    async def _feed(self, connection: WebSocketConnection, after: EventId) -> None:
+    async def _go_on(self, follower: _Follower, position: EventId) -> EventId | None:
+        """Feed from `position`; return where to go on after a gap, None when there is no more."""
+        connection = follower.connection
+        try:
+            await self._feed(follower, position)
+        except CursorExpired:
+            return await self._on_gap(self.key, connection)
+        except InvalidCursor as error:
+            _log.error("follower refused", connection_id=connection.id, reason=str(error))
+            connection.lose_interest(self.key.thread_id)
+        return None
+
+    async def _feed(self, follower: _Follower, position: EventId) -> None:
         """Deliver until the interest is spent; one that never subscribed ends with its last run."""
+        connection = follower.connection
         interest = connection.get_interest(self.key.thread_id)
-        async with aclosing(self._tail.follow(after)) as batches:
+        async with aclosing(self._tail.follow(position)) as batches:
             async for batch in batches:
                 if await connection.deliver(interest, batch) is not Verdict.DELIVERED:
                     return
+                follower.position = batch[-1].id
                 if not interest:
                     break
         if connection.is_replay:
             connection.request_close()
+
+
+@dataclass(slots=True)
+class _Follower:
+    """A connection that is fed, and how far it is."""
+
+    connection: WebSocketConnection
+    position: EventId | None
 
 
 async def send_to_each(
