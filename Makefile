@@ -3,38 +3,50 @@
 PYTHON ?= python3
 ARGS =
 
-NODE := tests/live/node
+CLIENT := clients/typescript
+DRIVERS := tests/live/node
 STEP := @sh scripts/step
 PIP  := .venv/bin/python -m pip --disable-pip-version-check
+# This Node trusts whom the machine trusts, as pip does: behind a proxy that reads along, npm fails
+# without it. The packages' own install scripts have no business here.
+NPM  := .venv/bin/node --use-system-ca $(CURDIR)/.venv/node/lib/node_modules/npm/bin/npm-cli.js
+NPM_CI := ci --ignore-scripts --no-audit --no-fund
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test check live soak bench lock format clean
+.PHONY: help setup run page test check live soak bench lock format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.installed ## make the environment (every target does when it must)
 
-run: .venv/.installed ## serve the sample agent; more options by ARGS="--port 9000"
-	cd examples && ../.venv/bin/isolane serve --agent echo:agent --data ../isolane-data $(ARGS)
+run: .venv/.installed page/dist/index.html ## serve the page, with a sign-in link for alice and one for bob
+	.venv/bin/isolane serve --demo --log-format console $(ARGS)
 
-test: check live ## every gate, then the live tests
+page: page/dist/index.html ## build the chat page
 
-check: .venv/.installed ## the gates: format, lint, types, floors, unit and contract tests
+test: check live ## every gate, then the live and the browser tests
+
+check: .venv/.installed $(CLIENT)/node_modules/.installed page/node_modules/.installed ## the gates: format, lint, types, floors, unit and contract tests
 	$(STEP) format   ruff format --check
 	$(STEP) lint     ruff check
 	$(STEP) mypy     mypy
 	$(STEP) pyright  basedpyright
 	$(STEP) floors   lint-imports --no-logo
 	$(STEP) tests    pytest tests/unit tests/contracts tests/typing --cov --cov-report=term $(ARGS)
+	$(STEP) client   $(NPM) --prefix $(CLIENT) run check
+	$(STEP) client   $(NPM) --prefix $(CLIENT) test
+	$(STEP) page     $(NPM) --prefix page run check
+	$(STEP) page     $(NPM) --prefix page test
 
-live: .venv/.installed $(NODE)/node_modules/.installed ## the tests that start real servers and real clients
+live: .venv/.installed .venv/.chromium $(DRIVERS)/node_modules/.installed page/dist/index.html ## the tests that start real servers, clients and browsers
 	$(STEP) live     pytest tests/live -m "not soak" $(ARGS)
+	$(STEP) browser  pytest tests/browser $(ARGS)
 
-soak: .venv/.installed $(NODE)/node_modules/.installed ## the live tests that take long
+soak: .venv/.installed $(DRIVERS)/node_modules/.installed ## the live tests that take long
 	$(STEP) soak     pytest tests/live -m soak $(ARGS)
 
 bench: .venv/.installed ## measure the stream
@@ -51,7 +63,8 @@ lock: .venv/.locked ## write requirements.lock anew after a change of pyproject.
 
 clean: ## remove what make and the tools made
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
-	    .coverage .coverage.* htmlcov dist build $(NODE)/node_modules
+	    .coverage .coverage.* htmlcov dist build page/dist \
+	    $(DRIVERS)/node_modules $(CLIENT)/node_modules page/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The packages, each checked against its hash, and nothing else. Node comes with them, so that
@@ -72,9 +85,15 @@ clean: ## remove what make and the tools made
 	    "requirements.lock lacks what pyproject.toml asks for: make lock"; exit 1; }
 	@touch $@
 
-# The clients that the live tests drive; their own scripts have no business here. This Node trusts
-# whom the machine trusts, as pip does: behind a proxy that reads along, npm fails without it.
-$(NODE)/node_modules/.installed: $(NODE)/package-lock.json .venv/.locked
-	$(STEP) npm .venv/bin/node --use-system-ca .venv/node/lib/node_modules/npm/bin/npm-cli.js \
-	    ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund
+%/node_modules/.installed: %/package-lock.json .venv/.locked
+	$(STEP) npm      $(NPM) $(NPM_CI) --prefix $*
+	@touch $@
+
+page/dist/index.html: page/node_modules/.installed page/index.html page/vite.config.ts \
+    $(shell find page/src $(CLIENT)/src -type f)
+	$(STEP) page     $(NPM) --prefix page run build --silent
+	@touch $@
+
+.venv/.chromium: .venv/.locked
+	$(STEP) chromium sh scripts/chromium
 	@touch $@

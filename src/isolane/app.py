@@ -180,7 +180,7 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     app = FastAPI(title="Isolane", lifespan=lifespan, redoc_url=None)
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
-    app.router.routes.append(WebSocketRoute("/ws/{agent}", door))
+    app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
     for room in (operations, sessions, threads, sse, page):
         app.include_router(room.router)
     app.mount("/assets", page.Assets())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,6 +18,7 @@ from pydantic_settings import (
 PREFIX: Final = "ISOLANE_"
 DATABASE_NAME: Final = "isolane.db"
 KEY_NAME: Final = "signing.key"
+_ORIGIN: Final = re.compile(r"https?://[^\s/@?#,]+")
 
 
 class InvalidSettings(Exception):
@@ -62,7 +64,10 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        origins = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("must be origins like https://example.org, with commas between them")
+        return origins
 
     @property
     def published_limits(self) -> dict[str, int]:

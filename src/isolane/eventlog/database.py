@@ -85,12 +85,21 @@ class DatabaseEventLog:
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
             try:
-                written = await self._database.write(partial(self._write, batch))
+                written = await self._commit(batch)
             except Exception as error:  # noqa: BLE001 - every waiter must hear of it
                 await self._commit_singly(batch, error)
             else:
                 for append, records in zip(batch, written, strict=True):
                     _resolve(append, records)
+
+    async def _commit(self, batch: Sequence[_Append]) -> list[list[Record]]:
+        try:
+            return await self._database.write(partial(self._write, batch))
+        except BaseException:
+            # Also when only the commit failed: what was numbered is not there, so nobody counts on.
+            for append in batch:
+                self._heads.pop(append.key, None)
+            raise
 
     async def _commit_singly(self, batch: list[_Append], error: Exception) -> None:
         """Give each append of a failed batch its own transaction: one that can't be is alone."""
@@ -99,27 +108,21 @@ class DatabaseEventLog:
             return
         for append in batch:
             try:
-                (records,) = await self._database.write(partial(self._write, [append]))
+                (records,) = await self._commit([append])
             except Exception as own_error:  # noqa: BLE001 - goes to the one who asked
                 _reject(append, own_error)
             else:
                 _resolve(append, records)
 
     def _write(self, batch: Sequence[_Append], connection: Connection) -> list[list[Record]]:
-        keys = {append.key for append in batch}
-        try:
-            written = [self._number(append, connection) for append in batch]
-            rows = [_row(record) for records in written for record in records]
-            if rows:
-                connection.execute(insert(events), rows)
-            for append, records in zip(batch, written, strict=True):
-                if append.end is not None:
-                    self._settle(connection, append.key, append.end, records[-1].id.seq)
-                    _trim_thread(connection, append.key, 0, self._max_events)
-        except BaseException:
-            for key in keys:
-                self._heads.pop(key, None)
-            raise
+        written = [self._number(append, connection) for append in batch]
+        rows = [_row(record) for records in written for record in records]
+        if rows:
+            connection.execute(insert(events), rows)
+        for append, records in zip(batch, written, strict=True):
+            if append.end is not None:
+                self._settle(connection, append.key, append.end, records[-1].id.seq)
+                _trim_thread(connection, append.key, 0, self._max_events)
         return written
 
     def _number(self, append: _Append, connection: Connection) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,7 +41,7 @@ from isolane.errors import InvalidCursor, NotFound
 from isolane.transcript import Message
 
 TITLE_MAX_CHARACTERS: Final = 80
-CURSOR_MAX_DIGITS: Final = 15
+_CURSOR_TIME: Final = re.compile(r"[0-9]{1,15}")
 
 LoadBounds = Callable[[ThreadKey, Connection], LogBounds]
 """Tells where a log ends, within the transaction of the asker."""
@@ -339,7 +340,7 @@ def _load_threads(
 
 def _parse_cursor(cursor: str) -> tuple[int, str]:
     updated_at, separator, thread_id = cursor.partition("~")
-    if not separator or not updated_at.isdecimal() or len(updated_at) > CURSOR_MAX_DIGITS:
+    if not separator or not _CURSOR_TIME.fullmatch(updated_at):
         raise InvalidCursor("cursor: must be as a page gave it")
     return int(updated_at), thread_id
 
