@@ -242,7 +242,7 @@ class ThreadFrame(Struct, tag="thread", rename="camel", forbid_unknown_fields=Tr
     """One of the user's threads changed."""
 
     thread_id: WireId
-    title: str | None
+    title: str
     updated_at: Instant
     active_run_id: WireId | None
     deleted: bool

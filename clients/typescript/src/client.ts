@@ -1,0 +1,275 @@
+import { SignedOut } from "./credential.js";
+import type { Credential } from "./credential.js";
+import { Dialogue } from "./dialogue.js";
+import type { Input } from "./dialogue.js";
+import { SUBPROTOCOL } from "./frames.js";
+import type { AcceptedFrame, ErrorFrame, RunInput, WelcomeFrame } from "./frames.js";
+import { Audience } from "./listeners.js";
+import type { Listeners, State } from "./listeners.js";
+import type { Action, CredentialReason } from "./outbox.js";
+import { newPledge, settle } from "./pledge.js";
+import type { Pledge } from "./pledge.js";
+import type { WebSocketLike, WebSocketType } from "./socket.js";
+import { checkLogId, checkWireId } from "./thread.js";
+
+export interface ClientOptions {
+  /** `wss://host/ws` or `/ws/{agent}`; `https:` and paths relative to the page are taken too. */
+  readonly url: string | URL;
+  /** Gets a single-use ticket, as `POST /api/tickets` gives out; called anew for each attempt. */
+  readonly ticket?: Credential;
+  /**
+   * Gets a JWT: sent as subprotocol `bearer.<jwt>` when there is no `ticket`, and to renew the
+   * connection before its credential ends. With neither of the two the cookie is the credential.
+   */
+  readonly token?: Credential;
+  /** Instead of `globalThis.WebSocket`, which Node has from version 22. */
+  readonly WebSocket?: WebSocketType;
+  /** Longest wait before the first new attempt, in ms; doubled for each that fails. 500. */
+  readonly backoffBaseMs?: number;
+  /** Longest wait of all, in ms. 15,000. */
+  readonly backoffCapMs?: number;
+  /** From asking for a credential to the server's welcome, in ms. 15,000. */
+  readonly connectTimeoutMs?: number;
+}
+
+/** A run or an abort that won't be done; `frame` says why. */
+export class RunRefused extends Error {
+  override name = "RunRefused";
+  readonly frame: ErrorFrame;
+
+  constructor(frame: ErrorFrame) {
+    super(frame.message);
+    this.frame = frame;
+  }
+}
+
+/** One connection to the gateway, kept up until `close()`. */
+export class IsolaneClient {
+  readonly #options: ClientOptions;
+  readonly #dialogue: Dialogue;
+  readonly #audience = new Audience();
+  readonly #runs = new Map<string, Pledge<AcceptedFrame>>();
+  readonly #aborts = new Map<string, Pledge<boolean>>();
+  readonly #inputs: Input[] = [];
+  #isBusy = false;
+  #socket: WebSocketLike | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(options: ClientOptions) {
+    const { backoffBaseMs = 500, backoffCapMs = 15_000, connectTimeoutMs = 15_000 } = options;
+    const limits = { backoffBaseMs, backoffCapMs, connectTimeoutMs };
+    this.#options = options;
+    this.#dialogue = new Dialogue({ ...limits, random: Math.random });
+  }
+
+  /** Where the connection is now. */
+  get state(): State {
+    return this.#dialogue.state;
+  }
+
+  /** What the server said when the connection opened last. */
+  get welcome(): WelcomeFrame | null {
+    return this.#dialogue.welcome;
+  }
+
+  /** Connect, and stay connected until `close()`. Does nothing while it does so already. */
+  connect(): void {
+    page.addEventListener?.("online", this.#onOnline);
+    this.#feed({ on: "connect" });
+  }
+
+  /** Disconnect. What is followed and what is unanswered waits for the next `connect()`. */
+  close(): void {
+    this.#feed({ on: "close" });
+  }
+
+  /**
+   * Follow a thread, strictly after the id `after`, or from the start of its log. To follow it
+   * already is fine: without `after` nothing changes, with it the thread is told from there again.
+   * Works in every state; throws `TypeError` for an id that the protocol doesn't know.
+   */
+  subscribe(threadId: string, { after }: { after?: string | undefined } = {}): void {
+    checkWireId("threadId", threadId);
+    if (after !== undefined) checkLogId("after", after);
+    this.#feed({ on: "subscribe", threadId, after });
+  }
+
+  /** Stop following a thread. Its runs go on. */
+  unsubscribe(threadId: string): void {
+    this.#feed({ on: "unsubscribe", threadId });
+  }
+
+  /** The id of the last entry that was told of a followed thread, or where it was to begin. */
+  lastId(threadId: string): string | undefined {
+    return this.#dialogue.lastId(threadId);
+  }
+
+  /**
+   * Run the agent. The run's thread is followed, from the start of its log when it was not yet.
+   * Sent again after a reconnect until the server has accepted it, which never runs it twice.
+   * Resolves when accepted; rejects with `RunRefused`. A rejection nobody looks at is no failure.
+   */
+  run(input: RunInput): Promise<AcceptedFrame> {
+    checkWireId("threadId", input.threadId);
+    checkWireId("runId", input.runId);
+    return this.#pledge(this.#runs, input.runId, { on: "run", input });
+  }
+
+  /**
+   * Stop a run, whichever device began it; it ends by its own last event. Resolves to true when
+   * the server stops it or it has ended, to false when there is no such run.
+   */
+  abort(runId: string): Promise<boolean> {
+    checkWireId("runId", runId);
+    return this.#pledge(this.#aborts, runId, { on: "abort", runId });
+  }
+
+  /** Hear each entry of the followed threads. As for each `on…`: returns what ends the hearing. */
+  onEvent(listener: Listeners["event"]): () => void {
+    return this.#audience.add("event", listener);
+  }
+
+  /** Hear what changes about the user's threads. */
+  onThread(listener: Listeners["thread"]): () => void {
+    return this.#audience.add("thread", listener);
+  }
+
+  /** Hear of what can't be resumed, before any later entry. */
+  onGap(listener: Listeners["gap"]): () => void {
+    return this.#audience.add("gap", listener);
+  }
+
+  /** Hear how the connection fares. */
+  onState(listener: Listeners["state"]): () => void {
+    return this.#audience.add("state", listener);
+  }
+
+  /** Hear what the server refuses. */
+  onError(listener: Listeners["error"]): () => void {
+    return this.#audience.add("error", listener);
+  }
+
+  readonly #onOnline = (): void => {
+    this.#feed({ on: "online" });
+  };
+
+  #pledge<T>(all: Map<string, Pledge<T>>, runId: string, input: Input): Promise<T> {
+    const given = all.get(runId) ?? newPledge<T>();
+    if (!all.has(runId)) {
+      all.set(runId, given);
+      this.#feed(input);
+    }
+    return given.promise;
+  }
+
+  /** Let the dialogue decide; what a listener causes meanwhile waits for its turn. */
+  #feed(input: Input): void {
+    this.#inputs.push(input);
+    if (this.#isBusy) return;
+    this.#isBusy = true;
+    try {
+      for (let next = this.#inputs.shift(); next !== undefined; next = this.#inputs.shift()) {
+        for (const action of this.#dialogue.step(next, performance.now())) this.#carryOut(action);
+      }
+    } finally {
+      this.#isBusy = false;
+      this.#setTimer();
+    }
+    if (this.state === "closed") page.removeEventListener?.("online", this.#onOnline);
+  }
+
+  #setTimer(): void {
+    clearTimeout(this.#timer);
+    if (this.#dialogue.wakeAt === Infinity) return;
+    const delayMs = Math.max(0, this.#dialogue.wakeAt - performance.now());
+    this.#timer = setTimeout(() => {
+      this.#feed({ on: "tick" });
+    }, delayMs);
+  }
+
+  #carryOut(action: Action): void {
+    switch (action.do) {
+      case "dial":
+        void this.#dial(action.attempt, action.reason);
+        return;
+      case "send":
+        this.#socket?.send(action.text);
+        return;
+      case "hangUp":
+        this.#socket?.close(action.code, action.why);
+        return;
+      case "renew":
+        void this.#renew(action.attempt);
+        return;
+      case "accepted":
+        settle(this.#runs, action.frame.runId)?.resolve(action.frame);
+        return;
+      case "aborted":
+        settle(this.#aborts, action.runId)?.resolve(action.isKnown);
+        return;
+      case "refused":
+        this.#refuse(action.what, action.runId, action.error);
+        return;
+      case "tell":
+        this.#audience.tell(action.kind, ...action.news);
+    }
+  }
+
+  #refuse(what: "run" | "abort", runId: string, error: ErrorFrame): void {
+    const pledge = what === "run" ? settle(this.#runs, runId) : settle(this.#aborts, runId);
+    pledge?.reject(new RunRefused(error));
+  }
+
+  async #dial(attempt: number, reason: CredentialReason): Promise<void> {
+    this.#socket = null;
+    try {
+      const { url, protocols } = await this.#address(reason);
+      if (this.#dialogue.isCurrent(attempt)) this.#socket = this.#listen(attempt, url, protocols);
+    } catch (problem) {
+      this.#feed({ on: "failed", attempt, isSignedOut: problem instanceof SignedOut, problem });
+    }
+  }
+
+  async #address(reason: CredentialReason): Promise<{ url: string; protocols: string[] }> {
+    const { ticket, token } = this.#options;
+    const url = new URL(this.#options.url, page.location?.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    const protocols = [SUBPROTOCOL];
+    if (ticket !== undefined) url.searchParams.set("ticket", await ticket(reason));
+    else if (token !== undefined) protocols.push(`bearer.${await token(reason)}`);
+    return { url: url.href, protocols };
+  }
+
+  /** Open a socket. What it says after its attempt is over, the dialogue doesn't hear. */
+  #listen(attempt: number, url: string, protocols: string[]): WebSocketLike {
+    const socket = new (this.#options.WebSocket ?? WebSocket)(url, protocols);
+    socket.onopen = () => {
+      this.#feed({ on: "opened", attempt });
+    };
+    socket.onmessage = ({ data }: { data: unknown }) => {
+      if (typeof data === "string") this.#feed({ on: "text", attempt, text: data });
+    };
+    socket.onclose = ({ code }: { code: number }) => {
+      this.#feed({ on: "ended", attempt, code });
+    };
+    socket.onerror = () => undefined; // A close follows, and says what there is to say.
+    return socket;
+  }
+
+  /** Renew the credential, if the app can; if not, the socket ends with it and is opened anew. */
+  async #renew(attempt: number): Promise<void> {
+    try {
+      const token = await this.#options.token?.("expiring");
+      if (token !== undefined) this.#feed({ on: "renewed", attempt, token });
+    } catch {
+      return;
+    }
+  }
+}
+
+/** What a browser's page has, and Node hasn't. */
+const page = globalThis as {
+  addEventListener?: (type: string, listener: () => void) => void;
+  removeEventListener?: (type: string, listener: () => void) => void;
+  location?: { href: string };
+};
