@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy import text
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 
@@ -35,7 +36,7 @@ from isolane.contracts import (
 )
 from isolane.database import Database, open_database
 from isolane.doors import operations, page, sessions, sse, threads
-from isolane.doors.gateway import Gateway
+from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.doors.problems import answer_http, answer_invalid, answer_problem
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import IsolaneError, Unavailable
@@ -44,7 +45,7 @@ from isolane.feed import Feed
 from isolane.limits.local import LocalLimits
 from isolane.runqueue.local import LocalRunQueue
 from isolane.service import AgentService
-from isolane.settings import KEY_NAME, Settings
+from isolane.settings import KEY_NAME, Settings, load_settings
 from isolane.store.database import DatabaseStore, erase
 from isolane.tasks import TaskOwner
 from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
@@ -78,6 +79,8 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         stack.callback(gateway.accounts.close)
         stack.push_async_callback(tasks.close)
         stack.push_async_callback(gateway.factory.shutdown)
+        # What is under way still ends with an event of its own, also where nobody drained before.
+        stack.push_async_callback(partial(gateway.service.drain, timeout_s=0))
         open_factory(gateway.factory)
         stack.callback(close_factory, gateway.factory)
         lost = await gateway.service.recover()
@@ -175,9 +178,14 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
         async with open_gateway(settings, adapted) as gateway:
-            yield {"gateway": gateway}
+            yield {STATE_KEY: gateway}
 
-    app = FastAPI(title="Isolane", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Isolane",
+        lifespan=lifespan,
+        redoc_url=None,
+        max_body_size=settings.limit_frame_bytes,
+    )
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
@@ -189,3 +197,23 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_http)
     app.add_exception_handler(Exception, answer_problem)
     return app
+
+
+def mount(
+    app: Starlette, path: str, agents: Mapping[str, object], settings: Settings | None = None
+) -> None:
+    """Mount a gateway in `app` at `path`; it opens and closes with the app's own lifespan.
+
+    Starlette doesn't run the lifespan of a mounted app, so this one is joined to the host's.
+    Raises `AgentRefused` and, when `settings` are to be read here, `InvalidSettings`.
+    """
+    gateway = create_app(settings or load_settings({}), agents)
+    app.mount(path, gateway)
+    own = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(host: Any) -> AsyncIterator[Mapping[str, Any]]:  # noqa: ANN401 - the host's
+        async with own(host) as state, gateway.router.lifespan_context(gateway) as opened:
+            yield {**(state or {}), **(opened or {})}
+
+    app.router.lifespan_context = lifespan

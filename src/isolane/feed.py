@@ -9,11 +9,10 @@ are this one loop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from itertools import islice
 from typing import Final
 
 from isolane.context import EventId, ThreadKey
@@ -25,33 +24,62 @@ WINDOW_BYTES: Final = 1 << 20
 READ_RECORDS: Final = 256
 BATCH_RECORDS: Final = 64
 QUIET_S: Final = 15.0
-"""How long a follower trusts silence before it looks into the log itself: a ring may get lost."""
+"""After how much silence followers look into the log themselves: a ring may get lost."""
 
 
 class Tail:
     """The newest records of one thread on this node, and a bell that keeps them coming."""
 
     def __init__(
-        self, key: ThreadKey, read: Callable[[EventId], Awaitable[list[Record]]], *, quiet_s: float
+        self,
+        key: ThreadKey,
+        read: Callable[[EventId], Awaitable[list[Record]]],
+        *,
+        quiet_s: float,
+        on_close: Callable[[Tail], None],
     ) -> None:
         """Begin with nothing; `Feed.open_tail` connects it to the bell and to the log."""
         self.key = key
+        self._on_close = on_close
         self._read = read
         self._quiet_s = quiet_s
         self._window: deque[Record] = deque()
         self._window_bytes = 0
         self._rung = asyncio.Event()
         self._hang_up: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_quiet = True
+        self._doubts = 0
+        self._is_ended = False
 
     async def listen(self, bell: Bell) -> None:
         """Hear the bell from now on."""
         self._hang_up = await bell.listen(self.key, self.take)
+        self._timer = asyncio.get_running_loop().call_later(self._quiet_s, self._doubt)
 
     def close(self) -> None:
-        """Hear nothing more; followers find only what the log has."""
+        """Hear nothing more; followers end with what they have."""
+        self._is_ended = True
+        self._wake()
+        self._on_close(self)
         if self._hang_up is not None:
             self._hang_up()
             self._hang_up = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _doubt(self) -> None:
+        """Send every follower to look into the log once, if it was quiet since the last time."""
+        self._timer = asyncio.get_running_loop().call_later(self._quiet_s, self._doubt)
+        if self._is_quiet:
+            self._doubts += 1
+            self._wake()
+        self._is_quiet = True
+
+    def _wake(self) -> None:
+        self._rung.set()
+        self._rung = asyncio.Event()
 
     @property
     def window_size(self) -> tuple[int, int]:
@@ -73,28 +101,28 @@ class Tail:
             self._window_bytes > WINDOW_BYTES and len(self._window) > 1
         ):
             self._window_bytes -= len(self._window.popleft().payload)
-        self._rung.set()
-        self._rung = asyncio.Event()
+        self._is_quiet = False
+        self._wake()
 
     async def follow(self, after: EventId) -> AsyncGenerator[list[Record], None]:
-        """Yield everything strictly after `after` in batches, then live, without end.
+        """Yield everything strictly after `after` in batches, then live, until the tail is closed.
 
         Raises `CursorExpired` when what comes next is no longer kept, `InvalidCursor` when
         `after` is ahead of the log.
         """
         position = after
-        is_checked = False
-        while True:
-            rung = self._rung
+        checked = -1
+        while not self._is_ended:
+            rung, doubts = self._rung, self._doubts
             batch = self._from_window(position)
-            if batch is None or not (batch or is_checked):
+            if batch is None or not (batch or checked == doubts):
                 batch = await self._read(position)
-            is_checked = True
+            checked = doubts
             if batch:
                 position = batch[-1].id
                 yield batch
-            elif not await _rings(rung, within_s=self._quiet_s):
-                is_checked = False
+            else:
+                await rung.wait()
 
     def _from_window(self, position: EventId) -> list[Record] | None:
         """Return what the window has after `position`; None when it doesn't reach back so far."""
@@ -104,20 +132,13 @@ class Tail:
         if position.seq < first.seq - 1 or (position.seq and position.epoch != last.epoch):
             return None
         skipped = position.seq - first.seq + 1
-        return list(islice(self._window, skipped, skipped + BATCH_RECORDS))
+        # By index: a deque is quick at both ends, and a live follower wants the newest.
+        stop = min(skipped + BATCH_RECORDS, len(self._window))
+        return [self._window[place] for place in range(skipped, stop)]
 
 
 def _follows(newest: EventId, first: EventId) -> bool:
     return newest.epoch == first.epoch and first.seq == newest.seq + 1
-
-
-async def _rings(rung: asyncio.Event, *, within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(within_s):
-            await rung.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 class Feed:
@@ -128,25 +149,41 @@ class Feed:
         self._log = log
         self._bell = bell
         self._quiet_s = quiet_s
+        self._tails: defaultdict[ThreadKey, set[Tail]] = defaultdict(set)
+        self.readers = 0
+        """Readers outside any manager: event streams."""
         self.appended = 0
         """Events committed so far."""
         self.log_reads = 0
         """Reads of a log by followers so far: one at the start of each, then on gaps only."""
 
     async def append(
-        self, key: ThreadKey, run_id: str, payloads: Sequence[bytes], *, end: RunEnd | None = None
+        self,
+        key: ThreadKey,
+        run_id: str,
+        payloads: Sequence[bytes],
+        *,
+        epoch: str | None = None,
+        end: RunEnd | None = None,
     ) -> list[Record]:
         """Commit, then ring: nobody hears of what could still be lost. See `EventLog.append`."""
-        records = await self._log.append(key, run_id, payloads, end=end)
+        records = await self._log.append(key, run_id, payloads, epoch=epoch, end=end)
         self.appended += len(records)
         self._bell.ring(key, records)
         return records
 
     async def open_tail(self, key: ThreadKey) -> Tail:
         """Return a tail that hears the bell already; its owner closes it."""
-        tail = Tail(key, partial(self._read, key), quiet_s=self._quiet_s)
+        tail = Tail(key, partial(self._read, key), quiet_s=self._quiet_s, on_close=self._forget)
         await tail.listen(self._bell)
+        self._tails[key].add(tail)
         return tail
+
+    def _forget(self, tail: Tail) -> None:
+        tails = self._tails.get(tail.key, set())
+        tails.discard(tail)
+        if not tails:
+            self._tails.pop(tail.key, None)
 
     async def _read(self, key: ThreadKey, position: EventId) -> list[Record]:
         self.log_reads += 1
@@ -155,6 +192,8 @@ class Feed:
     async def delete(self, key: ThreadKey) -> None:
         """Remove a thread with everything it has; see `EventLog.delete`."""
         await self._log.delete(key)
+        for tail in tuple(self._tails.get(key, ())):
+            tail.close()
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log of `key` holds now."""
@@ -163,10 +202,12 @@ class Feed:
     async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncGenerator[Record, None]:
         """Yield every record strictly after `after`, then live, for one reader of its own."""
         tail = await self.open_tail(key)
+        self.readers += 1
         try:
             async with aclosing(tail.follow(after)) as batches:
                 async for batch in batches:
                     for record in batch:
                         yield record
         finally:
+            self.readers -= 1
             tail.close()

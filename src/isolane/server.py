@@ -20,7 +20,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 
 from isolane.clock import now_ms
-from isolane.doors.gateway import Gateway
+from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.settings import Settings
 
 SWITCH_INTERVAL_S: Final = 0.0002
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, then greet."""
         await super().startup(sockets)
-        gateway: Gateway | None = self.lifespan.state.get("gateway")
+        gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
         if self.started and self._greet is not None and gateway is not None:
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             name = f"[{host}]" if ":" in host else host
@@ -109,7 +109,7 @@ class Server(uvicorn.Server):
 
     async def _drain_and_stop(self) -> None:
         try:
-            gateway: Gateway | None = self.lifespan.state.get("gateway")
+            gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
             if gateway is not None:
                 await drain(gateway)
         finally:

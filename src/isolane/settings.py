@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
 
-    policy: str = Field(default="queue", pattern="^(queue|reject|interrupt)$")
+    policy: Literal["queue", "reject", "interrupt"] = "queue"
     """What a second run of a busy thread meets, when the run itself doesn't say."""
 
     @field_validator("allowed_origins", mode="before")

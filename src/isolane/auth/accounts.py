@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Accounts:
 
         An unknown name costs as much time as a wrong password.
         """
+        name = _normal(name)
         if len(password.encode(errors="replace")) > PASSWORD_MAX_BYTES:
             raise Unauthenticated("invalid", "the password is too long to be one")
         found = await self._database.read(partial(_load_hash, name))
@@ -73,7 +75,7 @@ class Accounts:
 
     async def remove(self, name: str) -> None:
         """Remove an account and its sessions; raises `NotFound`."""
-        if not await self._database.write(partial(_delete, name)):
+        if not await self._database.write(partial(_delete, _normal(name))):
             raise NotFound(f"no account is called {name}")
 
     def close(self) -> None:
@@ -93,6 +95,11 @@ class Accounts:
             return self._hasher.verify(hashed, password)
         except (Argon2Error, InvalidHashError):
             return False
+
+
+def _normal(name: str) -> str:
+    """Return the name as accounts are kept under it: there are two ways to write an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _check_password(password: str) -> None:

@@ -61,7 +61,9 @@ class LocalIssuer:
             user_id = check_user_id("sub", claims["sub"])
         except InvalidContext as error:
             raise Unauthenticated("invalid", "the token's subject is no user id") from error
-        if not isinstance(claims["exp"], int | float) or claims["exp"] > EXPIRY_MAX_S:
+        # Written so that NaN, which is neither more nor less than anything, is refused too.
+        expiry = claims["exp"]
+        if not (isinstance(expiry, int | float) and 0 <= expiry <= EXPIRY_MAX_S):
             raise Unauthenticated("invalid", "the token's expiry is no time")
         scopes = str(claims.get("scope", "")).split()
         return Identity(user_id, int(claims["exp"]) * 1000, frozenset(scopes))

@@ -48,11 +48,19 @@ class SessionBook:
         user_id, expires_at = row
         if self._clock() >= expires_at:
             raise Unauthenticated("expired", "the session is expired")
-        return Identity(user_id, expires_at)
+        return Identity(user_id, expires_at, session_id=session_id_of(secret))
 
-    async def end(self, secret: str) -> None:
-        """End a session. Idempotent."""
-        await self._database.write(partial(_delete, secret))
+    async def end(self, secret: str) -> Identity | None:
+        """End a session and return whose it was. Idempotent: None when there was none."""
+        user_id = await self._database.write(partial(_delete, secret))
+        if user_id is None:
+            return None
+        return Identity(user_id, None, session_id=session_id_of(secret))
+
+
+def session_id_of(secret: str) -> str:
+    """Return the name by which a session may be spoken of: it opens nothing."""
+    return _digest(secret).hex()
 
 
 def _digest(secret: str) -> bytes:
@@ -79,5 +87,8 @@ def _load(secret: str, connection: Connection) -> tuple[str, int] | None:
     return None if row is None else (row.user_id, row.expires_at)
 
 
-def _delete(secret: str, connection: Connection) -> None:
-    connection.execute(delete(sessions).where(sessions.c.digest == _digest(secret)))
+def _delete(secret: str, connection: Connection) -> str | None:
+    own = sessions.c.digest == _digest(secret)
+    user_id = connection.execute(select(sessions.c.user_id).where(own)).scalar_one_or_none()
+    connection.execute(delete(sessions).where(own))
+    return user_id

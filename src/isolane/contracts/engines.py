@@ -28,12 +28,19 @@ class EventLog(Protocol):
     """One ordered log per `ThreadKey`, which exists from the start and is empty until used."""
 
     async def append(
-        self, key: ThreadKey, run_id: str, payloads: Sequence[bytes], *, end: RunEnd | None = None
+        self,
+        key: ThreadKey,
+        run_id: str,
+        payloads: Sequence[bytes],
+        *,
+        epoch: str | None = None,
+        end: RunEnd | None = None,
     ) -> list[Record]:
         """Commit `payloads` in order and return their records.
 
         Calls commit in the order in which they were made. With `end`, the run's row and messages
-        are written in the same transaction. Raises `NotFound` when the thread was deleted,
+        are written in the same transaction. `epoch` says which numbering the run began in. Raises
+        `NotFound` when the thread was deleted, also when there is a new one of its id;
         `Unavailable` when nothing can be written; nothing is in the log then. Not undone by
         cancelling: who is cancelled doesn't know.
         """

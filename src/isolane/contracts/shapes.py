@@ -170,3 +170,5 @@ class Identity:
     expires_at: int | None
     """When the credential behind it dies; None lives as long as its session."""
     scopes: frozenset[str] = frozenset()
+    session_id: str | None = None
+    """The session behind the credential, if one is: ending it ends what it opened."""

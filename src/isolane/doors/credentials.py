@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+from starlette.requests import cookie_parser
 
 from isolane.context import UserExecutionContext
 from isolane.contracts import Identity
@@ -37,12 +37,9 @@ def get_bearer(scope: Scope) -> str | None:
 def get_cookie(scope: Scope) -> str | None:
     """Return the session cookie's secret."""
     for value in get_headers(scope, b"cookie"):
-        try:
-            morsel = SimpleCookie(value).get(COOKIE)
-        except CookieError:
-            continue
-        if morsel is not None:
-            return morsel.value
+        found = cookie_parser(value).get(COOKIE)
+        if found is not None:
+            return found
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
@@ -20,6 +20,8 @@ from isolane.settings import Settings
 from isolane.tasks import TaskOwner
 from isolane.websocket.factory import WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
+
+STATE_KEY: Final = "isolane"
 
 Probe = Callable[[], Awaitable[None]]
 """Raises when a dependency can't be used."""
@@ -59,7 +61,7 @@ def get_gateway(scope: Mapping[str, Any]) -> Gateway:
 
     Raises `Unavailable` when that lifespan doesn't run, as when the app is mounted without it.
     """
-    gateway: Gateway | None = scope.get("state", {}).get("gateway")
+    gateway: Gateway | None = scope.get("state", {}).get(STATE_KEY)
     if gateway is None:
         raise Unavailable("no gateway is open: the app that holds Isolane must run its lifespan")
     return gateway

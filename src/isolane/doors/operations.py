@@ -26,7 +26,10 @@ def make_registry(gateway: Gateway) -> CollectorRegistry:
     gauges: dict[str, tuple[str, Callable[[], float]]] = {
         "isolane_connections": ("Open sockets", lambda: factory.connection_count),
         "isolane_managers": ("Threads followed on this node", lambda: factory.manager_count),
-        "isolane_followers": ("Follower tasks", lambda: factory.follower_count),
+        "isolane_followers": (
+            "Follower tasks",
+            lambda: factory.follower_count + gateway.feed.readers,
+        ),
         "isolane_runs_active": ("Runs under way", lambda: gateway.service.active_count),
         "isolane_tasks": ("asyncio tasks that the gateway owns", lambda: len(gateway.tasks)),
     }

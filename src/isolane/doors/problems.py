@@ -25,7 +25,12 @@ from isolane.frames import error_details
 from isolane.ids import new_error_id
 
 POLICY_CLOSE: Final = 1008
-_OF_STATUS: Final = {404: NotFound, 405: NotFound, 413: TooLarge}
+_NOT_JSON: Final = InvalidFrame("the body is not JSON")
+_OF_STATUS: Final = {
+    404: NotFound("no such route"),
+    405: NotFound("no such method"),
+    413: TooLarge("the body is larger than frameBytes"),
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +77,9 @@ async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
     """Answer a request whose body or query doesn't fit, with the field that is wrong."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     if first.get("type") == "json_invalid":
-        return await answer_problem(request, InvalidFrame("the body is not JSON"))
+        return await answer_problem(request, _NOT_JSON)
+    if first.get("loc") == ("body",):
+        return await answer_problem(request, InvalidFrame("the body must be a JSON object"))
     field = ".".join(str(part) for part in first.get("loc", ("body",))[1:]) or "body"
     return await answer_problem(request, InvalidInput(field, first.get("msg", "is wrong")))
 
@@ -80,9 +87,12 @@ async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
     """Answer what the router refuses, an unknown path or method, in the one form there is."""
     status = error.status_code if isinstance(error, HTTPException) else 404
-    response = await answer_problem(request, _OF_STATUS.get(status, InvalidFrame)("no such route"))
-    response.status_code = status
-    return response
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    known, error_id = report(_OF_STATUS.get(status, _NOT_JSON), path=request.url.path)
+    _, own_headers, body = to_problem(known, error_id)
+    return JSONResponse(
+        {**body, "status": status}, status_code=status, headers={**headers, **own_headers}
+    )
 
 
 async def answer_problem(request: Request, error: Exception) -> JSONResponse:

@@ -54,7 +54,9 @@ async def sign_out(gateway: OpenGateway, request: Request, response: Response) -
     secret = get_cookie(request.scope)
     if secret is not None:
         check_origin(gateway, request.scope, is_needed=True)
-        await gateway.sessions.end(secret)
+        identity = await gateway.sessions.end(secret)
+        if identity is not None:
+            gateway.factory.revoke(identity)
     response.delete_cookie(COOKIE, path="/")
 
 

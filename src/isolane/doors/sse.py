@@ -8,20 +8,22 @@ from contextlib import aclosing
 from typing import Annotated, Any, Final
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.doors.credentials import UserContext
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
-from isolane.errors import IsolaneError, NotFound, TooLarge
+from isolane.errors import IsolaneError, NotFound, SlowConsumer
 from isolane.events import Record
-from isolane.frames import Run, decode_object, read_run, run_error, to_run_input
+from isolane.frames import decode_object, read_run, run_error, to_run_input
 from isolane.tasks import end_task
 
 router = APIRouter()
+_log = structlog.get_logger(__name__)
 
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -43,8 +45,13 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
-        tasks = self._gateway.tasks
-        stream = tasks.start(self.stream_response(send), name="event stream")
+        tasks, patience_s = self._gateway.tasks, self._gateway.settings.send_timeout_s
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(patience_s):
+                await send(message)
+
+        stream = tasks.start(self._stream(send_in_time), name="event stream")
         gone = tasks.start(self.listen_for_disconnect(receive), name="event stream's reader")
         try:
             await asyncio.wait({stream, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -52,6 +59,12 @@ class EventStream(StreamingResponse):
             await end_task(stream)
             await end_task(gone)
             self._gateway.factory.release_slot(self._user_id)
+
+    async def _stream(self, send: Send) -> None:
+        try:
+            await self.stream_response(send)
+        except TimeoutError:
+            _log.info("event stream given up", code=SlowConsumer.code, user_id=self._user_id)
 
 
 async def _open_stream(
@@ -124,7 +137,8 @@ async def follow_thread(
         if await gateway.store.load_thread(key) is None:
             raise NotFound(f"no thread {thread_id}")
         bounds = await gateway.feed.load_bounds(key)
-        place = _place(last_event_id or after, EventId(bounds.head.epoch, 0))
+        given = last_event_id or after
+        place = EventId(bounds.head.epoch, 0) if given is None else EventId.parse(given)
         bounds.check_cursor(place)
         return gateway.feed.follow(key, after=place)
 
@@ -172,27 +186,17 @@ async def _run(
     last_event_id: str | None,
 ) -> EventStream:
     gateway.factory.check_rate(context.user_id)
-    run = await _read(gateway, request)
+    run = read_run(decode_object(await request.body()))
     own = context.for_thread(run.thread_id).for_run(run.run_id)
+
+    asked = None if last_event_id is None else EventId.parse(last_event_id)
 
     async def start() -> Records:
         ticket = await gateway.service.start(own, to_run_input(run), agent=agent)
-        place = _place(last_event_id, ticket.after)
-        place = max(place, ticket.after, key=lambda event_id: event_id.seq)
+        if asked is None:
+            return gateway.service.follow(own, after=ticket.after)
+        (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)
+        place = max(asked, ticket.after, key=lambda event_id: event_id.seq)
         return gateway.service.follow(own, after=place)
 
     return await _open_stream(gateway, own.user_id, start)
-
-
-async def _read(gateway: Gateway, request: Request) -> Run:
-    most = gateway.settings.limit_frame_bytes
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise TooLarge(f"a body may have {most} bytes")
-    return read_run(decode_object(bytes(body)))
-
-
-def _place(given: str | None, default: EventId) -> EventId:
-    return default if given is None else EventId.parse(given)

@@ -192,8 +192,7 @@ class AgentService:
                 run.writer.disown()
             run.is_deleted = True
             run.stop.set()
-            if run.begun is None:
-                self._leave(run)
+            self._leave(run)  # at once: its agent may take its time, and its ids are free now
         frame = thread_frame(
             thread_id=key.thread_id,
             title="",
@@ -333,7 +332,8 @@ class AgentService:
             self._announce(run.context, active=run.run_id), name=f"news of {run.run_id}"
         )
         try:
-            run.writer = self._open_writer(run, [message["id"] for message in begun.history])
+            known_ids = [message["id"] for message in begun.history]
+            run.writer = self._open_writer(run, begun.after.epoch, known_ids)
             life = RunLife(
                 run,
                 begun,
@@ -362,11 +362,12 @@ class AgentService:
         if run.begun is not None:
             await self._live(run, run.begun)
 
-    def _open_writer(self, run: Run, known_ids: Iterable[str]) -> RunWriter:
+    def _open_writer(self, run: Run, epoch: str, known_ids: Iterable[str]) -> RunWriter:
         return RunWriter(
             self._feed,
             run.context.thread_key,
             run.run_id,
+            epoch=epoch,
             known_ids=known_ids,
             event_max_bytes=self._settings.limit_event_bytes,
             tasks=self._tasks,
@@ -376,6 +377,8 @@ class AgentService:
     def _leave(self, run: Run) -> None:
         """Free what the run held, and let the next one of its thread begin."""
         key = run.context.thread_key
+        if run.ended.is_set():
+            return
         run.ended.set()
         self._runs.pop(run.context.run_key, None)
         if run.has_slot:
@@ -413,7 +416,8 @@ class AgentService:
     async def _bury(self, stored: StoredRun) -> None:
         run = self._revive(stored)
         known_ids = await self._store.load_known_ids(run.context.thread_key)
-        await bury(run, stored, self._open_writer(run, known_ids), self._feed)
+        epoch = (await self._feed.load_bounds(run.context.thread_key)).head.epoch
+        await bury(run, stored, self._open_writer(run, epoch, known_ids), self._feed)
 
     def _requeue(self, stored: StoredRun) -> None:
         """Take a queued run on again: it was admitted once, so no limit is asked."""

@@ -34,15 +34,20 @@ class RunWriter:
         key: ThreadKey,
         run_id: str,
         *,
+        epoch: str,
         known_ids: Iterable[str],
         event_max_bytes: int,
         tasks: TaskOwner,
         clock: Clock,
     ) -> None:
-        """Begin before RUN_STARTED; `known_ids` are the messages that the thread had before."""
+        """Begin before RUN_STARTED in the numbering `epoch`.
+
+        `known_ids` are the messages that the thread had before.
+        """
         self._feed = feed
         self._key = key
         self._run_id = run_id
+        self._epoch = epoch
         self._event_max_bytes = event_max_bytes
         self._clock = clock
         self._grammar = RunGrammar()
@@ -109,7 +114,9 @@ class RunWriter:
         last = encode_event(terminal, max_bytes=self._event_max_bytes)
         end = RunEnd(self._run_id, outcome, error_id, self._transcript.messages(), self._clock())
         payloads = [*(payload for payload, _ in rest), last]
-        records = await self._feed.append(self._key, self._run_id, payloads, end=end)
+        records = await self._feed.append(
+            self._key, self._run_id, payloads, epoch=self._epoch, end=end
+        )
         _tell(rest, records)
 
     async def _put(self, event: Event) -> None:
@@ -146,7 +153,7 @@ class RunWriter:
 
     async def _commit_batch(self, batch: list[Pending]) -> None:
         records = await self._feed.append(
-            self._key, self._run_id, [payload for payload, _ in batch]
+            self._key, self._run_id, [payload for payload, _ in batch], epoch=self._epoch
         )
         self._uncommitted -= len(batch)
         _tell(batch, records)

@@ -21,6 +21,9 @@ OUTBOX_MAX: Final = 256
 """Batches that may wait for the socket. Followers and the door wait for theirs, so only what the
 server says unasked can pile up; who lets that happen is a slow consumer."""
 
+PATIENCE_STEPS: Final = 8
+"""A peer that takes frames has its time begin anew, in steps: setting the clock costs some."""
+
 CLOSE_NORMAL: Final = 1000
 CLOSE_GRACE_S: Final = 2.0
 
@@ -254,9 +257,13 @@ class WebSocketConnection:
         verdict = Verdict.FAILED
         try:
             async with asyncio.timeout(self._send_timeout_s) as patience:
+                began = self._loop.time()
                 for text in batch.texts:
                     await self._send({"type": "websocket.send", "text": text})
-                    patience.reschedule(self._loop.time() + self._send_timeout_s)
+                    now = self._loop.time()
+                    if now - began > self._send_timeout_s / PATIENCE_STEPS:
+                        patience.reschedule(now + self._send_timeout_s)
+                        began = now
             verdict = Verdict.DELIVERED
         except TimeoutError:
             self.give_up(SlowConsumer("nothing could be sent in time"))

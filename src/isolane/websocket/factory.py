@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import Delivery, Limits, WebSocketManagerProtocol, ensure
-from isolane.errors import ContractError, GoingAway, LimitExceeded, Unavailable
+from isolane.contracts import Delivery, Identity, Limits, WebSocketManagerProtocol, ensure
+from isolane.errors import ContractError, GoingAway, LimitExceeded, Unauthenticated, Unavailable
 from isolane.feed import Feed
 from isolane.tasks import TaskOwner
-from isolane.websocket.connection import WebSocketConnection
+from isolane.websocket.connection import CLOSE_NORMAL, WebSocketConnection
 from isolane.websocket.manager import (
     Emit,
     IsolatedWebSocketManager,
@@ -140,6 +140,12 @@ class WebSocketManagerFactory:
     async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
         """Send a control frame to all greeted sockets of the user, wherever they follow."""
         return await send_to_each(self._sockets_of(user_id), message)
+
+    def revoke(self, identity: Identity) -> None:
+        """Close the sockets that the identity's session opened, tickets of it included."""
+        for connection in self._sockets_of(identity.user_id):
+            if connection.identity.session_id == identity.session_id:
+                connection.request_close(Unauthenticated.close_code or CLOSE_NORMAL, "revoked")
 
     def post_to_user(self, user_id: str, message: Mapping[str, object]) -> None:
         """Put a control frame in line at all greeted sockets of the user, without waiting."""

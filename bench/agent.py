@@ -1,0 +1,15 @@
+"""The agent that Isolane serves here: numbered pieces of text at an even pace."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from ag_ui.core import RunAgentInput
+from pace import Pace
+
+
+async def stream(run: RunAgentInput) -> AsyncIterator[str]:
+    """Say as much, and as fast, as the run frame asks for."""
+    pace = Pace.parse(run.forwarded_props or {})
+    for number in range(pace.events):
+        yield await pace.wait(number)

@@ -1,0 +1,137 @@
+"""The documentation, cut into passages and found by the words they hold."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from typing import Final
+
+from isolane.agents.guide.words import find_content_words
+
+FOUND_MAX: Final = 4
+COVERAGE_MIN: Final = 0.5
+"""How much of a query a passage must hold, rare words counting for more, to count as found. A
+word that no page holds weighs the most: what is asked about is not in here."""
+
+_HEADING: Final = re.compile(r"(#{1,3}) +(.+)")
+_FENCE: Final = "```"
+_TABLE: Final = "CREATE VIRTUAL TABLE passages USING fts5(page, heading, text, tokenize='porter')"
+_ADD: Final = "INSERT INTO passages VALUES (?, ?, ?)"
+_HOLDING: Final = "SELECT rowid FROM passages WHERE passages MATCH ?"
+# A word in a heading says what the whole passage is about, so it counts for more.
+_RANKED: Final = (
+    "SELECT rowid, page, heading, text FROM passages WHERE passages MATCH ? "
+    "ORDER BY bm25(passages, 0.0, 6.0, 1.0)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What stands under one heading of one page."""
+
+    page: str
+    """The file, as `docs/agents.md`."""
+    heading: str
+    """The headings above it, from the page's own down, as `Agents > Stop`."""
+    text: str
+
+
+def cut(page: str, markdown: str) -> Iterator[Passage]:
+    """Yield the passages of a page, one for each heading that has text of its own."""
+    trail: list[str] = []
+    lines: list[str] = []
+    is_code = False
+    for line in markdown.splitlines():
+        is_code ^= line.lstrip().startswith(_FENCE)
+        found = None if is_code else _HEADING.fullmatch(line)
+        if found is None:
+            lines.append(line)
+            continue
+        yield from _passage(page, trail, lines)
+        trail, lines = [*trail[: len(found[1]) - 1], found[2].strip()], []
+    yield from _passage(page, trail, lines)
+
+
+def _passage(page: str, trail: list[str], lines: list[str]) -> Iterator[Passage]:
+    text = "\n".join(lines).strip()
+    if text:
+        yield Passage(page, " > ".join(trail) or page, text)
+
+
+class Library:
+    """Passages in a full-text index in memory. One per process; close it where it ends sooner."""
+
+    def __init__(self, passages: Iterable[Passage]) -> None:
+        """Index `passages`."""
+        # Only reads follow, so it may be asked from any thread.
+        self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+        self._connection.execute(_TABLE)
+        rows = [(passage.page, passage.heading, passage.text) for passage in passages]
+        self._connection.executemany(_ADD, rows)
+        self._size = len(rows)
+
+    def close(self) -> None:
+        """Let the index go."""
+        self._connection.close()
+
+    def search(self, query: str) -> list[Passage]:
+        """Return the passages that cover `query`, the best first; none when none does.
+
+        `query` is words, not FTS5's language: whatever else it holds means nothing.
+        """
+        words = find_content_words(query)
+        covering = self._find_covering(words)
+        if not covering:
+            return []
+        either = " OR ".join(_quoted(word) for word in words)
+        found = [
+            (covering[row_id], Passage(page, heading, text))
+            for row_id, page, heading, text in self._connection.execute(_RANKED, (either,))
+            if row_id in covering
+        ]
+        found.sort(key=lambda pair: -pair[0])  # of equals the one that is more about it stays first
+        return [passage for _, passage in found[:FOUND_MAX]]
+
+    def _find_covering(self, words: Iterable[str]) -> dict[int, float]:
+        """Return the rows of the passages that hold enough of `words`, and how much they hold."""
+        weights: dict[int, float] = {}
+        total = 0.0
+        for word in words:
+            rows = self._connection.execute(_HOLDING, (_quoted(word),)).fetchall()
+            weight = log((self._size + 1) / (len(rows) + 0.5))
+            total += weight
+            for (row_id,) in rows:
+                weights[row_id] = weights.get(row_id, 0.0) + weight
+        least = total * COVERAGE_MIN
+        return {row_id: weight for row_id, weight in weights.items() if weight >= least}
+
+
+def _quoted(word: str) -> str:
+    """Return `word` as FTS5's plain string: in quotes no character means anything but itself."""
+    return '"' + word.replace('"', '""') + '"'
+
+
+def find_docs_folder() -> Path:
+    """Return where the pages are: in the package when it was installed, else in the repository.
+
+    Raises `FileNotFoundError` when they are in neither.
+    """
+    package = Path(__file__).parents[2]
+    for folder in (package / "docs", package.parents[1] / "docs"):
+        if (folder / "index.md").is_file():
+            return folder
+    raise FileNotFoundError(f"the documentation of Isolane is not beside {package}")
+
+
+def load_library(folder: Path) -> Library:
+    """Return the library of the pages in `folder`."""
+    pages = sorted(folder.glob("*.md"))
+    return Library(
+        passage
+        for page in pages
+        for passage in cut(f"docs/{page.name}", page.read_text(encoding="utf-8"))
+    )
