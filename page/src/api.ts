@@ -1,0 +1,62 @@
+/** The HTTP doors. The session cookie goes along by itself; writes say who wrote the request. */
+import type { Account, Thread, ThreadPage, ThreadSummary } from "./wire";
+
+/** What the server refused, in its own words. */
+export class Problem extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly errorId?: string,
+  ) {
+    super(message);
+    this.name = "Problem";
+  }
+}
+
+const WRITES = { "X-Isolane": "1" };
+
+async function call<T>(method: string, path: string, body?: unknown): Promise<T> {
+  const headers: Record<string, string> = method === "GET" ? {} : { ...WRITES };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const init: RequestInit = { method, headers, cache: "no-store", credentials: "same-origin" };
+  if (body !== undefined) init.body = JSON.stringify(body);
+  const response = await send(path, init);
+  if (!response.ok) throw await toProblem(response);
+  const text = await response.text();
+  return (text === "" ? undefined : JSON.parse(text)) as T;
+}
+
+async function send(path: string, init: RequestInit): Promise<Response> {
+  try {
+    return await fetch(path, init);
+  } catch {
+    throw new Problem(0, "unreachable", "The server can't be reached.");
+  }
+}
+
+async function toProblem(response: Response): Promise<Problem> {
+  const fallback = `The server answered ${response.status}.`;
+  try {
+    const body = (await response.json()) as Record<string, unknown>;
+    const words = [body["detail"], body["title"]].find((text) => typeof text === "string");
+    const errorId = typeof body["errorId"] === "string" ? body["errorId"] : undefined;
+    const code = typeof body["code"] === "string" ? body["code"] : "unknown";
+    return new Problem(response.status, code, words ?? fallback, errorId);
+  } catch {
+    return new Problem(response.status, "unknown", fallback);
+  }
+}
+
+const thread = (threadId: string) => `/api/threads/${encodeURIComponent(threadId)}`;
+
+export const signIn = (username: string, password: string) =>
+  call<unknown>("POST", "/api/session", { username, password });
+export const signOut = () => call<unknown>("DELETE", "/api/session");
+export const loadAccount = () => call<Account>("GET", "/api/me");
+export const loadThreads = (cursor?: string) =>
+  call<ThreadPage>("GET", `/api/threads${cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""}`);
+export const loadThread = (threadId: string) => call<Thread>("GET", thread(threadId));
+export const renameThread = (threadId: string, title: string) =>
+  call<ThreadSummary>("PATCH", thread(threadId), { title });
+export const deleteThread = (threadId: string) => call<unknown>("DELETE", thread(threadId));

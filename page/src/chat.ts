@@ -1,0 +1,351 @@
+/** The page's one actor: it talks to the server, and keeps the state that the views draw. */
+import { IsolaneClient, RunRefused } from "@isolane/client";
+import type { Entry as ClientEntry, RunInput, State as Link, StateDetails } from "@isolane/client";
+import * as api from "./api";
+import { Problem } from "./api";
+import { newId } from "./ids";
+import { Notices } from "./notices";
+import { Pace } from "./pace";
+import { newState } from "./state";
+import type { ChatState } from "./state";
+import { Store } from "./store";
+import { ThreadList } from "./threads";
+import { accept, ask, EMPTY, fold, restart, takeBack, withdraw } from "./transcript";
+import type { Pending, Transcript } from "./transcript";
+import { textOf, toTurns } from "./turns";
+import type { Account, Entry, Event, Interrupt, Message } from "./wire";
+
+export type Client = Pick<
+  IsolaneClient,
+  | "connect"
+  | "close"
+  | "subscribe"
+  | "unsubscribe"
+  | "run"
+  | "abort"
+  | "onState"
+  | "onEvent"
+  | "onGap"
+  | "onThread"
+  | "onError"
+>;
+
+const RECHECK_MS = 15_000;
+const CAUGHT_UP_TOLD_MS = 10_000;
+
+export class Chat {
+  readonly store = new Store<ChatState>(newState());
+  readonly notices = new Notices();
+  readonly threads: ThreadList;
+  private readonly pace = new Pace<Entry>((batch) => this.grow(batch));
+  /** Tells the browser's other tabs that somebody signed in or out. */
+  private readonly tabs = new BroadcastChannel("isolane.session");
+  private client: Client | null = null;
+  private checkedAt = 0;
+  private newsTimer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(private readonly makeClient: () => Client = () => new IsolaneClient({ url: "/ws" })) {
+    this.threads = new ThreadList((problem) => this.fail(problem));
+    this.tabs.onmessage = () => void this.look();
+  }
+
+  get state(): ChatState {
+    return this.store.get();
+  }
+
+  // --- the session -----------------------------------------------------------------------------
+
+  /** Begin: find out who is here, and open what the address names. */
+  async open(): Promise<void> {
+    try {
+      this.enter(await api.loadAccount());
+    } catch (problem) {
+      if (problem instanceof Problem && problem.status === 401) this.leave(null);
+      else this.leave(wordsOf(problem));
+    }
+  }
+
+  async signIn(username: string, password: string): Promise<void> {
+    await api.signIn(username, password);
+    this.tabs.postMessage("in");
+    this.enter(await api.loadAccount());
+  }
+
+  async signOut(): Promise<void> {
+    try {
+      await api.signOut();
+    } catch (problem) {
+      this.fail(problem);
+      return;
+    }
+    this.tabs.postMessage("out");
+    location.hash = "";
+    this.leave(null);
+  }
+
+  /** Look now and then whether the session is still that of the same user. */
+  async recheck(): Promise<void> {
+    if (Date.now() - this.checkedAt >= RECHECK_MS) await this.look();
+  }
+
+  private async look(): Promise<void> {
+    if (this.state.session === "loading") return;
+    this.checkedAt = Date.now();
+    try {
+      const account = await api.loadAccount();
+      if (account.userId !== this.state.account?.userId) location.reload();
+    } catch (problem) {
+      const isOut = problem instanceof Problem && problem.status === 401;
+      if (isOut && this.state.session === "in") this.leave("Your session has ended.");
+    }
+  }
+
+  private enter(account: Account): void {
+    this.checkedAt = Date.now();
+    this.store.set({ session: "in", account, farewell: null });
+    this.client = this.listen(this.makeClient());
+    this.client.connect();
+    this.route();
+  }
+
+  /** A client is one user's: what it hasn't sent yet must not go out in the name of the next. */
+  private listen(client: Client): Client {
+    client.onState((link, details) => this.follow(link, details));
+    client.onEvent((threadId, entry) => this.hear(threadId, entry));
+    client.onGap((threadId, messages) => this.mend(threadId, messages as readonly Message[]));
+    client.onThread((frame) => {
+      if (this.threads.take(frame) && frame.threadId === this.state.threadId) this.lose();
+    });
+    client.onError((error) => {
+      if (error.runId === undefined) this.notices.tell(error.message, error);
+    });
+    return client;
+  }
+
+  private leave(farewell: string | null): void {
+    const { client } = this;
+    this.client = null; // what it says of its own closing is no news
+    client?.close();
+    this.pace.clear();
+    this.threads.clear();
+    this.notices.clear();
+    this.store.set({ ...newState(), session: "out", farewell });
+  }
+
+  private follow(link: Link, details: StateDetails): void {
+    if (this.client === null) return;
+    this.store.set({ link, details });
+    if (link === "closed" && details.cause === "signed-out" && this.state.session === "in") {
+      this.leave("Your session has ended. Sign in to go on.");
+    }
+    if (link === "closed" && details.cause === "refused" && details.error) {
+      this.notices.tell(details.error.message, details.error);
+    }
+    if (details.caughtUp !== undefined) this.tellCaughtUp(details.caughtUp);
+    if (link !== "open" || details.caughtUp !== undefined) return;
+    const userId = details.welcome?.userId;
+    if (userId !== undefined && userId !== this.state.account?.userId) location.reload();
+    else void this.threads.reload();
+  }
+
+  private tellCaughtUp(caughtUp: number): void {
+    this.store.set({ caughtUp });
+    clearTimeout(this.newsTimer);
+    this.newsTimer = setTimeout(() => this.store.set({ caughtUp: null }), CAUGHT_UP_TOLD_MS);
+  }
+
+  // --- which thread ----------------------------------------------------------------------------
+
+  /** Show the thread that the address names. */
+  route(): void {
+    const named = decodeURIComponent(location.hash.slice(1));
+    if (this.state.session !== "in") return;
+    if (named === "") {
+      if (this.state.phase !== "new") this.begin();
+    } else if (named !== this.state.threadId || this.state.phase === "failed") {
+      void this.show(named);
+    }
+  }
+
+  private begin(): void {
+    this.forget(this.state.threadId);
+    this.put(EMPTY, { threadId: newId(), phase: "new", stoppingId: null });
+  }
+
+  private async show(threadId: string): Promise<void> {
+    this.forget(this.state.threadId);
+    this.put(EMPTY, { threadId, phase: "loading", stoppingId: null });
+    const isLeft = () => this.state.threadId !== threadId || this.state.session !== "in";
+    try {
+      const { messages, head } = await api.loadThread(threadId);
+      if (isLeft()) return;
+      this.put(restart(messages), { phase: "ready" });
+      this.client?.subscribe(threadId, { after: head });
+    } catch (problem) {
+      if (isLeft()) return;
+      const isMissing = problem instanceof Problem && problem.status === 404;
+      this.store.set({ phase: isMissing ? "missing" : "failed" });
+      if (!isMissing) this.fail(problem);
+    }
+  }
+
+  private forget(threadId: string): void {
+    this.pace.clear();
+    this.client?.unsubscribe(threadId);
+  }
+
+  /** The open thread was deleted, here or elsewhere. */
+  private lose(): void {
+    this.notices.tell("This conversation was deleted.");
+    this.pace.clear();
+    location.hash = "";
+    this.put(EMPTY, { threadId: newId(), phase: "new", stoppingId: null });
+  }
+
+  // --- what comes in ---------------------------------------------------------------------------
+
+  private hear(threadId: string, { id, event, runId }: ClientEntry): void {
+    if (threadId === this.state.threadId) this.pace.add({ id, runId, event: event as Event });
+  }
+
+  private grow(batch: readonly Entry[]): void {
+    const { transcript, stoppingId } = this.state;
+    const grown = fold(transcript, batch);
+    const isStopped = grown.activeRunId !== stoppingId && stoppingId !== null;
+    this.put(grown, isStopped ? { stoppingId: null } : {});
+  }
+
+  private mend(threadId: string, messages: readonly Message[]): void {
+    if (threadId !== this.state.threadId) return;
+    this.pace.clear();
+    this.put(restart(messages, this.state.transcript.pending), { phase: "ready" });
+    this.notices.tell("You were away for long; the conversation was loaded anew.");
+  }
+
+  private put(transcript: Transcript, change: Partial<ChatState> = {}): void {
+    this.store.set({ ...change, transcript, turns: toTurns(transcript, this.state.turns) });
+  }
+
+  // --- what goes out ---------------------------------------------------------------------------
+
+  /** Keep what is written in the open thread. */
+  write(text: string): void {
+    const { drafts, threadId } = this.state;
+    this.store.set({ drafts: { ...drafts, [threadId]: text } });
+  }
+
+  send(text: string): void {
+    this.write("");
+    this.ask({ id: newId(), role: "user", content: text });
+  }
+
+  /** Ask another question in the place of one, and drop what followed it. */
+  edit(messageId: string, text: string): void {
+    this.ask({ id: newId(), role: "user", content: text }, messageId);
+  }
+
+  /** Ask the last question again. */
+  retry(): void {
+    const last = this.state.transcript.messages.findLast(({ role }) => role === "user");
+    if (last !== undefined) this.ask({ ...last, id: newId() }, last.id);
+  }
+
+  /** Answer what a run waits for: with words, or by declining. */
+  answer(interrupts: readonly Interrupt[], words: string | null): void {
+    const resume = interrupts.map(({ id }) =>
+      words === null
+        ? { interruptId: id, status: "cancelled" }
+        : { interruptId: id, status: "resolved", payload: toPayload(words) },
+    );
+    void this.run({ runId: newId(), messages: [], resume });
+  }
+
+  private ask(message: Message, rewindTo?: string): void {
+    const pending: Pending = { runId: newId(), message, ...(rewindTo && { rewindTo }) };
+    this.put(ask(this.state.transcript, pending));
+    const forwardedProps = rewindTo === undefined ? {} : { rewindTo };
+    void this.run({ runId: pending.runId, messages: [{ ...message }], forwardedProps }, message);
+    if (this.state.phase === "new") {
+      this.store.set({ phase: "ready" });
+      history.pushState(null, "", `#${this.state.threadId}`);
+    }
+  }
+
+  private async run(
+    given: Pick<RunInput, "runId" | "messages" | "forwardedProps" | "resume">,
+    question?: Message,
+  ): Promise<void> {
+    const { threadId } = this.state;
+    const input = { threadId, state: {}, tools: [], context: [], forwardedProps: {}, ...given };
+    try {
+      const accepted = await this.client?.run(input);
+      this.change(threadId, (now) => accept(now, given.runId, accepted?.position));
+    } catch (refusal) {
+      this.pace.flush();
+      this.change(threadId, (now) => withdraw(now, given.runId));
+      if (question !== undefined) this.giveBack(threadId, textOf(question));
+      this.fail(refusal);
+    }
+  }
+
+  /** What the server wouldn't have comes back, unless the user writes something else by now. */
+  private giveBack(threadId: string, text: string): void {
+    const { drafts } = this.state;
+    this.store.set({ drafts: { ...drafts, [threadId]: drafts[threadId] || text } });
+  }
+
+  private change(threadId: string, how: (now: Transcript) => Transcript): void {
+    if (threadId === this.state.threadId) this.put(how(this.state.transcript));
+  }
+
+  /** Stop the run under way. */
+  stop(): void {
+    const { transcript, stoppingId } = this.state;
+    const asked = transcript.pending.find((one) => one.position === undefined);
+    const runId = transcript.activeRunId ?? asked?.runId;
+    if (runId === undefined || runId === stoppingId) return;
+    this.store.set({ stoppingId: runId });
+    void this.abort(runId);
+  }
+
+  /** Take back a question that waits for its turn. */
+  cancel(runId: string): void {
+    this.put(takeBack(this.state.transcript, runId));
+    void this.abort(runId);
+  }
+
+  private async abort(runId: string): Promise<void> {
+    try {
+      await this.client?.abort(runId);
+    } catch (refusal) {
+      if (this.state.stoppingId === runId) this.store.set({ stoppingId: null });
+      this.fail(refusal);
+    }
+  }
+
+  /** Tell the user what went wrong; a session that ended shows the sign-in instead. */
+  private fail(problem: unknown): void {
+    if (problem instanceof Problem && problem.status === 401) {
+      this.leave("Your session has ended. Sign in to go on.");
+    } else if (problem instanceof RunRefused) {
+      this.notices.tell(problem.frame.message, problem.frame);
+    } else if (problem instanceof Problem) {
+      this.notices.tell(problem.message, problem);
+    } else {
+      this.notices.tell(wordsOf(problem), { code: "page" });
+    }
+  }
+}
+
+function wordsOf(problem: unknown): string {
+  return problem instanceof Error ? problem.message : "Something went wrong.";
+}
+
+/** Return what the words say as JSON, where they are JSON: agents ask for shapes, too. */
+function toPayload(words: string): unknown {
+  try {
+    return JSON.parse(words);
+  } catch {
+    return words;
+  }
+}

@@ -1,0 +1,44 @@
+/** What the page knows, and how it begins. */
+import type { State as Link, StateDetails } from "@isolane/client";
+import { newId } from "./ids";
+import { EMPTY } from "./transcript";
+import type { Transcript } from "./transcript";
+import type { Turn } from "./turns";
+import type { Account } from "./wire";
+
+export type Phase = "new" | "loading" | "ready" | "missing" | "failed";
+
+export interface ChatState {
+  session: "loading" | "out" | "in";
+  account: Account | null;
+  /** Why the user has to sign in again. */
+  farewell: string | null;
+  link: Link;
+  details: StateDetails;
+  /** How many entries came after the last reconnect; told for a while. */
+  caughtUp: number | null;
+  threadId: string;
+  phase: Phase;
+  transcript: Transcript;
+  turns: readonly Turn[];
+  /** The run that was told to stop and hasn't yet. */
+  stoppingId: string | null;
+  /** What is written and not sent yet, by thread. */
+  drafts: Readonly<Record<string, string>>;
+}
+
+/** Return the state before anything is known. */
+export const newState = (): ChatState => ({
+  session: "loading",
+  account: null,
+  farewell: null,
+  link: "closed",
+  details: {},
+  caughtUp: null,
+  threadId: newId(),
+  phase: "new",
+  transcript: EMPTY,
+  turns: [],
+  stoppingId: null,
+  drafts: {},
+});

@@ -1,0 +1,31 @@
+import { useEffect, useRef, useState } from "react";
+import { useChat } from "../context";
+import type { Answer, Turn } from "../turns";
+
+const WORDS = {
+  running: "The answer begins.",
+  done: "The answer is complete.",
+  stopped: "The answer was stopped.",
+  failed: "The answer failed.",
+  waiting: "The agent asks for your answer.",
+} as const;
+
+/** Tells those who don't see the page what an answer does; its words they read at their own pace. */
+export function Announcer() {
+  const state = useChat(({ turns }) => newest(turns)?.run?.state);
+  const [words, setWords] = useState("");
+  const before = useRef(state);
+  useEffect(() => {
+    if (state !== undefined && state !== before.current) setWords(WORDS[state]);
+    before.current = state;
+  }, [state]);
+  return (
+    <p className="unseen" aria-live="polite" data-testid="announcer">
+      {words}
+    </p>
+  );
+}
+
+function newest(turns: readonly Turn[]): Answer | undefined {
+  return turns.findLast((turn): turn is Answer => turn.role === "assistant");
+}

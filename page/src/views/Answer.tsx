@@ -1,0 +1,126 @@
+import { MessagePrimitive, useAuiState } from "@assistant-ui/react";
+import { useState } from "react";
+import { useActor, useChat } from "../context";
+import type { Run } from "../transcript";
+import type { Answer } from "../turns";
+import type { Interrupt } from "../wire";
+import { CopyButton } from "./CopyButton";
+import { Icon } from "./icons";
+import { Markdown } from "./Markdown";
+import { ActivityCard, Thought, ToolCard } from "./parts";
+
+export function AnswerView() {
+  const turn = useAuiState((state) => state.message.metadata.custom["turn"]) as Answer;
+  const isLast = useAuiState((state) => state.message.isLast);
+  const state = turn.run?.state ?? "done";
+  return (
+    <MessagePrimitive.Root className="answer" data-testid="answer" data-state={state}>
+      <MessagePrimitive.Parts components={PARTS} />
+      {turn.run !== undefined && <End run={turn.run} isLast={isLast} />}
+      {state === "running" ? <Working turn={turn} /> : <Acts turn={turn} isLast={isLast} />}
+    </MessagePrimitive.Root>
+  );
+}
+
+const PARTS = {
+  Text: ({ text }: { text: string }) => <Markdown text={text} />,
+  Reasoning: Thought,
+  tools: { Fallback: ToolCard },
+  data: { Fallback: ActivityCard },
+};
+
+/** Three dots while nothing is being written. */
+function Working({ turn }: { turn: Answer }) {
+  const isStopping = useChat((state) => state.stoppingId === turn.run?.runId);
+  const isWriting = turn.parts.at(-1)?.type === "text";
+  if (isStopping) return <p className="mark">Stopping…</p>;
+  if (isWriting) return null;
+  return (
+    <p className="working" role="img" aria-label="Working">
+      <i /> <i /> <i />
+    </p>
+  );
+}
+
+/** How the run ended, where that isn't by having said everything. */
+function End({ run, isLast }: { run: Run; isLast: boolean }) {
+  if (run.state === "stopped") {
+    return (
+      <p className="mark" data-testid="stopped">
+        <Icon name="stop" /> Stopped
+      </p>
+    );
+  }
+  if (run.state === "waiting" && isLast) return <Ask interrupts={run.interrupts ?? []} />;
+  if (run.error === undefined) return null;
+  return (
+    <div className="failure" role="alert" data-testid="run-error">
+      <Icon name="warn" />
+      <div>
+        <p>{run.error.message}</p>
+        <p className="fine">
+          {run.error.code}
+          {run.error.errorId !== undefined && (
+            <>
+              {" "}
+              · <code>{run.error.errorId}</code>
+            </>
+          )}
+        </p>
+      </div>
+    </div>
+  );
+}
+
+/** What the agent needs to know before it goes on. */
+function Ask({ interrupts }: { interrupts: readonly Interrupt[] }) {
+  const chat = useActor();
+  const [words, setWords] = useState("");
+  return (
+    <form
+      className="ask"
+      data-testid="interrupt"
+      onSubmit={(event) => {
+        event.preventDefault();
+        chat.answer(interrupts, words || "true");
+      }}
+    >
+      {interrupts.map((interrupt) => (
+        <p key={interrupt.id}>{interrupt.message ?? interrupt.reason}</p>
+      ))}
+      <input
+        aria-label="Your answer"
+        placeholder="Your answer, or nothing to agree"
+        value={words}
+        onChange={(event) => setWords(event.target.value)}
+      />
+      <div className="acts">
+        <button type="button" className="plain" onClick={() => chat.answer(interrupts, null)}>
+          Decline
+        </button>
+        <button className="primary">Go on</button>
+      </div>
+    </form>
+  );
+}
+
+function Acts({ turn, isLast }: { turn: Answer; isLast: boolean }) {
+  const chat = useActor();
+  const text = turn.parts.flatMap((part) => (part.type === "text" ? [part.text] : [])).join("\n\n");
+  if (text === "" && !isLast) return null;
+  return (
+    <div className="acts">
+      {text !== "" && <CopyButton text={text} label="Copy the answer" />}
+      {isLast && (
+        <button
+          className="quiet"
+          aria-label="Try again"
+          title="Try again"
+          onClick={() => chat.retry()}
+        >
+          <Icon name="retry" />
+        </button>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,44 @@
+/** The shapes that cross the wire, as the page reads them. */
+import type { EventType, AGUIEvent, Message } from "@ag-ui/core";
+
+export type { Interrupt, Message, ToolMessage } from "@ag-ui/core";
+
+type Plain<E> = E extends { type: infer K extends EventType }
+  ? Omit<E, "type"> & { type: `${K}` }
+  : never;
+
+/** One AG-UI event as JSON has it: its type is plain text. */
+export type Event = Plain<AGUIEvent>;
+
+/** One entry of a thread's log. */
+export interface Entry {
+  readonly id: string;
+  readonly event: Event;
+  readonly runId: string;
+}
+
+/** What the list knows of a thread. Times are milliseconds since 1970. */
+export interface ThreadSummary {
+  threadId: string;
+  title: string;
+  createdAt: number;
+  updatedAt: number;
+  activeRunId: string | null;
+}
+
+export interface ThreadPage {
+  threads: ThreadSummary[];
+  nextCursor: string | null;
+}
+
+/** A thread with the messages of its finished runs; its log goes on after `head`. */
+export interface Thread extends ThreadSummary {
+  messages: Message[];
+  head: string;
+}
+
+export interface Account {
+  userId: string;
+  expiresAt: number | null;
+  username?: string;
+}

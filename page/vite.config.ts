@@ -1,0 +1,15 @@
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vitest/config";
+
+const { pathname } = new URL("../clients/typescript/src/index.ts", import.meta.url);
+const client = decodeURIComponent(pathname);
+const gateway = "http://127.0.0.1:8000";
+
+// The page lives under a strict Content-Security-Policy: nothing inline, nothing from elsewhere.
+export default defineConfig({
+  plugins: [react()],
+  resolve: { alias: { "@isolane/client": client } },
+  build: { assetsInlineLimit: 0, modulePreload: { polyfill: false }, target: "es2023" },
+  server: { proxy: { "/api": gateway, "/signin": gateway, "/ws": { target: gateway, ws: true } } },
+  test: { environment: "jsdom", include: ["tests/**/*.test.{ts,tsx}"] },
+});
