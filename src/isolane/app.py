@@ -36,6 +36,7 @@ from isolane.contracts import (
 )
 from isolane.database import Database, open_database
 from isolane.doors import operations, page, sessions, sse, threads
+from isolane.doors.bodies import BodyLimit
 from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.doors.problems import answer_http, answer_invalid, answer_problem
 from isolane.doors.websocket import WebSocketDoor
@@ -78,6 +79,7 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         gateway = _wire(settings, agents, database, tasks)
         stack.callback(gateway.accounts.close)
         stack.push_async_callback(tasks.close)
+        stack.callback(gateway.feed.close)
         stack.push_async_callback(gateway.factory.shutdown)
         # What is under way still ends with an event of its own, also where nobody drained before.
         stack.push_async_callback(partial(gateway.service.drain, timeout_s=0))
@@ -184,8 +186,8 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
         title="Isolane",
         lifespan=lifespan,
         redoc_url=None,
-        max_body_size=settings.limit_frame_bytes,
     )
+    app.add_middleware(BodyLimit, max_bytes=settings.limit_frame_bytes)
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))

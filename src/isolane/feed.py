@@ -189,6 +189,12 @@ class Feed:
         self.log_reads += 1
         return await self._log.read(key, after=position, limit=READ_RECORDS)
 
+    def close(self) -> None:
+        """Close every tail: whoever still follows ends in order."""
+        for tails in tuple(self._tails.values()):
+            for tail in tuple(tails):
+                tail.close()
+
     async def delete(self, key: ThreadKey) -> None:
         """Remove a thread with everything it has; see `EventLog.delete`."""
         await self._log.delete(key)

@@ -124,6 +124,7 @@ async def drain(gateway: Gateway) -> None:
     gateway.factory.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
     await gateway.service.drain(timeout_s=timeout_s)
     await gateway.factory.shutdown()
+    gateway.feed.close()
 
 
 def serve(

@@ -29,7 +29,6 @@ _NOT_JSON: Final = InvalidFrame("the body is not JSON")
 _OF_STATUS: Final = {
     404: NotFound("no such route"),
     405: NotFound("no such method"),
-    413: TooLarge("the body is larger than frameBytes"),
 }
 
 _log = structlog.get_logger(__name__)
@@ -88,6 +87,8 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
     """Answer what the router refuses, an unknown path or method, in the one form there is."""
     status = error.status_code if isinstance(error, HTTPException) else 404
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, HTTPException) and status == TooLarge.http_status:
+        return await answer_problem(request, TooLarge(error.detail))
     known, error_id = report(_OF_STATUS.get(status, _NOT_JSON), path=request.url.path)
     _, own_headers, body = to_problem(known, error_id)
     return JSONResponse(

@@ -11,7 +11,7 @@ from isolane.contracts import StoredRun, ThreadSummary
 from isolane.doors.credentials import UserContext
 from isolane.doors.gateway import OpenGateway
 from isolane.errors import NotFound
-from isolane.ids import new_thread_id
+from isolane.ids import check_wire_id, new_thread_id
 
 router = APIRouter(prefix="/api", tags=["threads"])
 
@@ -136,13 +136,14 @@ async def delete_thread(gateway: OpenGateway, context: UserContext, thread_id: s
 @router.get("/runs/{run_id}")
 async def get_run(gateway: OpenGateway, context: UserContext, run_id: str) -> RunOut:
     """Say where a run stands."""
-    return _run(await gateway.service.load_run(context, run_id))
+    return _run(await gateway.service.load_run(context, check_wire_id("runId", run_id)))
 
 
 @router.post("/runs/{run_id}/abort", status_code=202)
 async def abort_run(gateway: OpenGateway, context: UserContext, run_id: str) -> Stopping:
     """Stop a run; one that has ended stays as it is."""
-    await gateway.service.abort(await gateway.service.locate(context, run_id))
+    own = await gateway.service.locate(context, check_wire_id("runId", run_id))
+    await gateway.service.abort(own)
     return Stopping(runId=run_id)
 
 
