@@ -47,7 +47,7 @@ live: .venv/.installed .venv/.chromium $(DRIVERS)/node_modules/.installed page/d
 	$(STEP) browser  pytest tests/browser $(ARGS)
 
 soak: .venv/.installed $(DRIVERS)/node_modules/.installed ## the live tests that take long
-	$(STEP) soak     pytest tests/live -m soak $(ARGS)
+	$(STEP) soak     pytest tests/live -m soak -s $(ARGS)
 
 bench: .venv/.installed ## measure the stream
 	.venv/bin/python bench/stream.py $(ARGS)

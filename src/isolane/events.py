@@ -121,11 +121,13 @@ def run_finished(
     return {**event, **extra}
 
 
-def run_failed(error: IsolaneError, error_id: str, *, thread_id: str, run_id: str) -> Event:
-    """Return the end of a run that failed: a stable code and an id, never the error's text."""
+def run_failed(error: IsolaneError, error_id: str, *, run_id: str) -> Event:
+    """Return the end of a run that failed: a stable code and an id, never the error's text.
+
+    It names its run, for a client of many runs takes a nameless one for the whole session's.
+    """
     return {
         "type": RUN_ERROR,
-        "threadId": thread_id,
         "runId": run_id,
         "message": error.public_message,
         "code": error.code,

@@ -286,10 +286,11 @@ async def end_run(run: Run, writer: RunWriter, ending: Ending) -> None:
 
 
 def _terminal(run: Run, ending: Ending, error_id: str | None) -> tuple[Event, str]:
-    names = {"thread_id": run.thread_id, "run_id": run.run_id}
     if ending.error is not None and error_id is not None:
-        return run_failed(ending.error, error_id, **names), ending.error.code
-    event = run_finished(outcome=ending.outcome, **names, **ending.kept)
+        return run_failed(ending.error, error_id, run_id=run.run_id), ending.error.code
+    event = run_finished(
+        thread_id=run.thread_id, run_id=run.run_id, outcome=ending.outcome, **ending.kept
+    )
     return event, str(ending.outcome["type"])
 
 

@@ -1,0 +1,322 @@
+"""What every event log promises."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from tests.contracts.conftest import Engines
+from tests.house import START, context_of, draft_of, key_of
+
+from isolane.context import EventId
+from isolane.contracts import EventLog, RunEnd, ensure
+from isolane.errors import CursorExpired, InvalidCursor, NotFound, Unavailable
+
+KEY = key_of()
+
+
+@pytest.fixture(autouse=True)
+async def _thread(engines: Engines) -> None:
+    await engines.begin(context_of("r"))
+
+
+def seqs(records: list[Any]) -> list[int]:
+    return [record.id.seq for record in records]
+
+
+async def read(engines: Engines, after: EventId = START, *, limit: int = 10_000) -> list[int]:
+    return seqs(await engines.log.read(KEY, after=after, limit=limit))
+
+
+def test_it_keeps_its_contract(engines: Engines) -> None:
+    ensure(engines.log, EventLog)
+
+
+async def test_ids_have_no_gap_however_many_append_at_once(engines: Engines) -> None:
+    keys = [key_of(str(number)) for number in range(5)]
+    for number, key in enumerate(keys):
+        await engines.begin(context_of(f"r{number}", thread_id=key.thread_id))
+    appended = await asyncio.gather(
+        *(engines.append(key, count % 3 + 1) for count in range(60) for key in keys)
+    )
+    for key in keys:
+        own = [record for records in appended for record in records if record.key == key]
+        stored = await engines.log.read(key, after=START, limit=10_000)
+        assert seqs(stored) == list(range(1, len(own) + 1))
+        assert seqs(own) == seqs(stored)  # calls commit in the order in which they were made
+        assert [(one.id, one.payload, one.run_id) for one in own] == [
+            (one.id, one.payload, one.run_id) for one in stored
+        ]
+
+
+async def test_many_appends_share_few_commits(engines: Engines) -> None:
+    await engines.append(KEY)
+    before = engines.transactions[0]
+    await asyncio.gather(*(engines.append(KEY) for _ in range(500)))
+    assert engines.transactions[0] - before <= 5
+
+
+async def test_a_lone_append_waits_for_nobody(engines: Engines) -> None:
+    before = engines.transactions[0]
+    await engines.append(KEY)
+    assert engines.transactions[0] - before == 1
+
+
+async def test_read_returns_what_came_after(engines: Engines) -> None:
+    ids = [record.id for record in await engines.append(KEY, 5)]
+    assert await read(engines) == [1, 2, 3, 4, 5]
+    assert await read(engines, ids[1]) == [3, 4, 5]
+    assert await read(engines, ids[1], limit=2) == [3, 4]
+    assert await read(engines, ids[4]) == []
+
+
+async def test_number_0_is_the_start_whatever_the_epoch(engines: Engines) -> None:
+    await engines.append(KEY, 2)
+    assert await read(engines, EventId("whatever", 0)) == [1, 2]
+
+
+async def test_a_cursor_ahead_of_the_log_is_no_cursor(engines: Engines) -> None:
+    (record,) = await engines.append(KEY)
+    with pytest.raises(InvalidCursor):
+        await read(engines, EventId(record.id.epoch, 2))
+
+
+async def test_a_cursor_of_another_numbering_is_expired(engines: Engines) -> None:
+    await engines.append(KEY, 2)
+    with pytest.raises(CursorExpired):
+        await read(engines, EventId("other", 1))
+
+
+async def test_an_unused_log_is_empty_and_has_its_epoch_already(engines: Engines) -> None:
+    unused = key_of("unused")
+    before = await engines.log.load_bounds(unused)
+    assert (before.head.seq, before.trimmed_seq) == (0, 0)
+    assert await engines.log.read(unused, after=before.head, limit=10) == []
+    with pytest.raises(InvalidCursor):
+        await engines.log.read(unused, after=EventId(before.head.epoch, 1), limit=10)
+    await engines.begin(context_of("other", thread_id="unused"))
+    (record,) = await engines.append(unused)
+    assert record.id == EventId(before.head.epoch, 1)
+    assert (await engines.log.load_bounds(unused)).head == record.id
+
+
+async def test_logs_of_two_users_never_meet(engines: Engines) -> None:
+    one, two = key_of("c", user_id="a:b"), key_of("b:c", user_id="a")
+    for key in (one, two):
+        await engines.begin(context_of("r", thread_id=key.thread_id, user_id=key.user_id))
+    (first,) = await engines.append(one)
+    assert await engines.log.read(two, after=START, limit=10) == []
+    assert (await engines.log.load_bounds(two)).head.seq == 0
+    with pytest.raises(CursorExpired):
+        await engines.log.read(two, after=first.id, limit=10)
+
+
+async def test_any_bytes_come_back_as_they_went(engines: Engines) -> None:
+    payloads = [b'{"a":"\xc3\xa4\xf0\x9f\x98\x80"}', b"{}", b'{"x":"%s"}' % (b"y" * 1_000_000)]
+    await engines.log.append(KEY, "r", payloads)
+    stored = await engines.log.read(KEY, after=START, limit=10)
+    assert [record.payload for record in stored] == payloads
+
+
+async def test_a_thread_that_nobody_made_is_not_found(engines: Engines) -> None:
+    with pytest.raises(NotFound):
+        await engines.append(key_of("nobody"))
+
+
+async def test_one_append_that_fails_harms_no_other_of_its_batch(engines: Engines) -> None:
+    outcomes = await asyncio.gather(
+        engines.append(KEY),
+        engines.append(key_of("nobody")),
+        engines.append(KEY, 2),
+        engines.append(key_of("nobody either")),
+        engines.append(KEY),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [list, NotFound, list, NotFound, list]
+    assert await read(engines) == [1, 2, 3, 4]
+
+
+async def test_who_is_cancelled_leaves_no_gap(engines: Engines) -> None:
+    appending = [asyncio.create_task(engines.append(KEY)) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in appending[::2]:
+        task.cancel()
+    await asyncio.wait(appending)
+    await engines.append(KEY)
+    found = await read(engines)
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) >= 11
+
+
+async def test_a_commit_that_fails_leaves_no_gap(engines: Engines) -> None:
+    await engines.append(KEY, 3)
+
+    def spoil(connection: sa.Connection) -> None:
+        # A promise that is looked at only by COMMIT, and broken by every event.
+        for statement in (
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE child (id REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
+            "CREATE TRIGGER spoil AFTER INSERT ON events BEGIN INSERT INTO child VALUES (7); END",
+        ):
+            connection.execute(sa.text(statement))
+
+    database = engines._ground.database
+    await database.write(spoil)
+    outcomes = await asyncio.gather(
+        *(engines.append(KEY, 2) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    await database.write(lambda connection: connection.execute(sa.text("DROP TRIGGER spoil")))
+    assert seqs(await engines.append(KEY, 2)) == [4, 5]
+    assert await read(engines) == [1, 2, 3, 4, 5]
+
+
+# --- a run's end ---------------------------------------------------------------------------------
+
+
+async def test_an_end_is_written_with_its_event_or_not_at_all(engines: Engines) -> None:
+    context = context_of("r")
+    message = {"id": "m", "role": "assistant", "content": "x"}
+    (last,) = await engines.end(context, outcome="cancelled", error_id="err_1", messages=[message])
+    stored = await engines.store.load_run(context.run_key)
+    assert stored is not None
+    assert (stored.state, stored.outcome, stored.error_id) == ("ended", "cancelled", "err_1")
+    assert (stored.last_seq, stored.ended_at) == (last.id.seq, engines.clock())
+    assert await engines.store.load_messages_before(KEY, last.id.seq + 1) == [message]
+    unknown = RunEnd("no such run", "success", None, [], 0)
+    with pytest.raises(Exception, match="row"):
+        await engines.log.append(KEY, "no such run", [b"{}"], end=unknown)
+    assert await read(engines, last.id) == []
+
+
+# --- retention -----------------------------------------------------------------------------------
+
+
+async def test_trim_takes_whole_finished_runs_from_the_old_end(engines: Engines) -> None:
+    await engines.append(KEY, 2)
+    await engines.end(context_of("r"))
+    engines.clock.now += 1000
+    await engines.run(context_of("second"), events=2)
+    assert await engines.log.trim(older_than=engines.clock() - 1000) == 0
+    assert await engines.log.trim(older_than=engines.clock()) == 3
+    assert await engines.log.trim(older_than=engines.clock()) == 0
+    bounds = await engines.log.load_bounds(KEY)
+    assert (bounds.trimmed_seq, bounds.head.seq) == (3, 5)
+    epoch = bounds.head.epoch
+    assert await read(engines, EventId(epoch, 3)) == [4, 5]
+    for gone in (START, EventId(epoch, 1), EventId(epoch, 2)):
+        with pytest.raises(CursorExpired):
+            await read(engines, gone)
+
+
+async def test_trim_keeps_an_active_run_and_all_after_it(engines: Engines) -> None:
+    await engines.append(KEY, 3)
+    engines.clock.now += 10**9
+    assert await engines.log.trim(older_than=engines.clock()) == 0
+    assert await read(engines) == [1, 2, 3]
+    await engines.end(context_of("r"))
+    await engines.begin(context_of("active"))
+    await engines.append(KEY, 2, run_id="active")
+    assert await engines.log.trim(older_than=engines.clock() + 1) == 4
+    bounds = await engines.log.load_bounds(KEY)
+    assert await read(engines, EventId(bounds.head.epoch, 4)) == [5, 6]
+
+
+async def test_numbering_goes_on_when_nothing_is_left(engines: Engines) -> None:
+    (last,) = await engines.end(context_of("r"))
+    assert await engines.log.trim(older_than=engines.clock() + 1) == 1
+    bounds = await engines.log.load_bounds(KEY)
+    assert bounds.head == last.id
+    assert await read(engines, last.id) == []
+    await engines.begin(context_of("next"))
+    assert seqs(await engines.append(KEY)) == [2]
+
+
+async def test_a_log_over_its_maximum_lets_whole_old_runs_go(small_engines: Engines) -> None:
+    for number in range(4):
+        await small_engines.run(context_of(f"r{number}"), events=3)
+    bounds = await small_engines.log.load_bounds(KEY)
+    assert (bounds.trimmed_seq, bounds.head.seq) == (9, 12)
+
+
+async def test_a_run_that_is_larger_than_the_maximum_is_kept_while_it_lives(
+    small_engines: Engines,
+) -> None:
+    context = context_of("long")
+    await small_engines.begin(context)
+    await small_engines.append(KEY, 20, run_id="long")
+    await small_engines.log.trim(older_than=10**15)
+    assert await read(small_engines) == list(range(1, 21))
+
+
+# --- deletion and restart ------------------------------------------------------------------------
+
+
+async def test_a_deleted_thread_takes_no_append_and_has_another_epoch(engines: Engines) -> None:
+    (record,) = await engines.append(KEY)
+    await engines.log.delete(KEY)
+    with pytest.raises(NotFound):
+        await engines.append(KEY)
+    with pytest.raises(NotFound):
+        await engines.log.delete(KEY)
+    assert (await engines.log.load_bounds(KEY)).head.seq == 0
+    await engines.begin(context_of("r"))
+    (fresh,) = await engines.append(KEY)
+    assert fresh.id.seq == 1
+    assert fresh.id.epoch != record.id.epoch
+    with pytest.raises(CursorExpired):
+        await read(engines, record.id)
+
+
+async def test_a_run_of_an_earlier_life_writes_nothing_into_the_next(engines: Engines) -> None:
+    (record,) = await engines.append(KEY)
+    old = record.id.epoch
+    await engines.log.append(KEY, "r", [b"{}"], epoch=old)
+    await engines.log.delete(KEY)
+    await engines.begin(context_of("r"))
+    with pytest.raises(NotFound):
+        await engines.log.append(KEY, "r", [b"{}"], epoch=old)
+    assert seqs(await engines.append(KEY)) == [1]
+
+
+async def test_each_life_of_a_thread_numbers_apart(engines: Engines) -> None:
+    epochs: set[str] = set()
+    for _ in range(4):
+        (record,) = await engines.append(KEY)
+        epochs.add(record.id.epoch)
+        await engines.log.delete(KEY)
+        await engines.begin(context_of("r"))
+    assert len(epochs) == 4
+
+
+async def test_deleting_and_appending_at_once_leaves_one_or_the_other(engines: Engines) -> None:
+    outcomes = await asyncio.gather(
+        *(engines.append(KEY) for _ in range(5)),
+        engines.log.delete(KEY),
+        *(engines.append(KEY) for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert outcomes[5] is None
+    assert all(isinstance(outcome, list | NotFound | None) for outcome in outcomes)
+    assert await read(engines) == []
+
+
+async def test_ids_and_epoch_outlive_a_restart(engines: Engines) -> None:
+    if engines.reopen is None:
+        return  # nothing outlives this engine's life
+    written = await engines.append(KEY, 3)
+    unused = await engines.log.load_bounds(key_of("unused"))
+    reborn = await engines.reopen()
+    stored = await reborn.log.read(KEY, after=START, limit=10)
+    assert [(one.id, one.payload) for one in stored] == [(one.id, one.payload) for one in written]
+    (record,) = await reborn.append(KEY)
+    assert record.id == EventId(written[0].id.epoch, 4)
+    assert await reborn.log.load_bounds(key_of("unused")) == unused
+
+
+async def test_two_places_number_apart(engines: Engines, small_engines: Engines) -> None:
+    await small_engines.store.begin_run(context_of("r"), draft_of())
+    one, two = await engines.append(KEY), await small_engines.append(KEY)
+    assert one[0].id.epoch != two[0].id.epoch

@@ -1,0 +1,287 @@
+"""A house for tests: the real parts on a database of its own, wired as the app wires them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ag_ui.core import RunAgentInput
+
+from isolane.agents.function import adapt_function
+from isolane.bell.local import LocalBell
+from isolane.context import EventId, ThreadKey, UserExecutionContext
+from isolane.contracts import Agent, Identity, RunDraft, Store
+from isolane.database import Database, open_database
+from isolane.eventlog.database import DatabaseEventLog, load_bounds, sow_seed
+from isolane.events import Event, Record, decode_event
+from isolane.feed import QUIET_S, Feed
+from isolane.limits.local import LocalLimits
+from isolane.runqueue.local import LocalRunQueue
+from isolane.service import AgentService
+from isolane.settings import Settings
+from isolane.store.database import DatabaseStore, erase
+from isolane.tasks import TaskOwner
+from isolane.websocket.connection import WebSocketConnection
+from isolane.websocket.factory import WebSocketManagerFactory
+from isolane.websocket.resume import Resumer
+
+MEMORY = "sqlite://"
+ALICE = "alice"
+START = EventId("0", 0)
+
+
+@dataclass
+class ManualClock:
+    """Milliseconds since 1970 that pass only when a test says so."""
+
+    now: int = 1_700_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@dataclass
+class Ground:
+    """A database with the log and the store on it."""
+
+    database: Database
+    store: DatabaseStore
+    log: DatabaseEventLog
+    tasks: TaskOwner
+    clock: ManualClock
+
+
+@asynccontextmanager
+async def open_ground(
+    url: str = MEMORY, *, clock: ManualClock | None = None, max_events: int = 20_000
+) -> AsyncIterator[Ground]:
+    """Open the log and the store at `url`."""
+    time = clock or ManualClock()
+    tasks = TaskOwner()
+    database = await open_database(url)
+    try:
+        await database.write(sow_seed)
+        store = DatabaseStore(database, load_bounds=load_bounds, clock=time)
+        log = DatabaseEventLog(
+            database, settle=store.settle, erase=erase, tasks=tasks, max_events=max_events
+        )
+        yield Ground(database, store, log, tasks, time)
+    finally:
+        await tasks.close()
+        await database.close()
+
+
+@dataclass
+class House:
+    """Everything between an agent and a socket."""
+
+    ground: Ground
+    bell: LocalBell
+    feed: Feed
+    limits: LocalLimits
+    service: AgentService
+    factory: WebSocketManagerFactory
+    resumer: Resumer
+    settings: Settings
+    notices: list[Mapping[str, object]] = field(default_factory=list)
+    epoch: str = ""
+    """The numbering of the thread that a test begins with, where it needs to know."""
+
+    @property
+    def tasks(self) -> TaskOwner:
+        """The owner of every task of the house."""
+        return self.ground.tasks
+
+    @property
+    def clock(self) -> ManualClock:
+        """The time that everything goes by."""
+        return self.ground.clock
+
+    async def events(
+        self, context: UserExecutionContext, *, after: EventId | None = None
+    ) -> list[Event]:
+        """Return a run's events once it has ended."""
+        return [decode_event(record.payload) for record in await self.records(context, after=after)]
+
+    async def records(
+        self, context: UserExecutionContext, *, after: EventId | None = None
+    ) -> list[Record]:
+        """Return a run's records once it has ended."""
+        return [record async for record in self.service.follow(context, after=after)]
+
+    async def run(self, context: UserExecutionContext, *texts: str, **more: object) -> list[Event]:
+        """Start a run and return its events once it has ended."""
+        await self.service.start(context, ask(context, *texts, **more))
+        return await self.events(context)
+
+
+@asynccontextmanager
+async def open_house(
+    agents: Mapping[str, Agent | Callable[..., AsyncIterator[object]]],
+    *,
+    url: str = MEMORY,
+    clock: ManualClock | None = None,
+    quiet_s: float = QUIET_S,
+    wrap_store: Callable[[Store], Store] = lambda store: store,
+    **settings: Any,  # noqa: ANN401 - each setting has its own type
+) -> AsyncIterator[House]:
+    """Open a house that serves `agents`; `settings` are those of `isolane serve`."""
+    chosen = Settings(database_url=url, **settings)
+    parts: dict[str, House] = {}
+    async with AsyncExitStack() as stack:
+        ground = await stack.enter_async_context(
+            open_ground(url, clock=clock, max_events=chosen.log_max_events)
+        )
+        bell = LocalBell()
+        feed = Feed(ground.log, bell, quiet_s=quiet_s)
+        limits = LocalLimits(chosen.published_limits, clock=ground.clock)
+        store = wrap_store(ground.store)
+        service = AgentService(
+            {
+                name: agent if isinstance(agent, Agent) else adapt_function(agent, name=name)
+                for name, agent in agents.items()
+            },
+            feed=feed,
+            store=store,
+            queue=LocalRunQueue(),
+            limits=limits,
+            settings=chosen,
+            tasks=ground.tasks,
+            clock=ground.clock,
+            notify=lambda _user, frame: parts["house"].notices.append(frame),
+        )
+        resumer = Resumer(feed, store)
+        factory = WebSocketManagerFactory(
+            feed,
+            limits,
+            tasks=ground.tasks,
+            emit=service.emit,
+            on_gap=resumer.on_gap,
+            threads_per_user=chosen.limit_threads_per_user,
+        )
+        house = House(ground, bell, feed, limits, service, factory, resumer, chosen)
+        parts["house"] = house
+        stack.push_async_callback(factory.shutdown)
+        yield house
+
+
+def context_of(
+    run_id: str | None = None, *, thread_id: str = "thread", user_id: str = ALICE
+) -> UserExecutionContext:
+    """Return the context of a thread, or of a run on it."""
+    thread = UserExecutionContext(user_id=user_id).for_thread(thread_id)
+    return thread if run_id is None else thread.for_run(run_id)
+
+
+def key_of(thread_id: str = "thread", *, user_id: str = ALICE) -> ThreadKey:
+    """Return the address of a thread's log."""
+    return ThreadKey(user_id, thread_id)
+
+
+def user_message(text: str, *, message_id: str | None = None) -> dict[str, object]:
+    """Return what a user said; its id is its text unless another is given."""
+    return {"id": message_id or text, "role": "user", "content": text}
+
+
+def draft_of(*texts: str, rewind_to: str | None = None, agent: str = "default") -> RunDraft:
+    """Return what a run frame with these questions asks for."""
+    return RunDraft(agent, [user_message(text) for text in texts], rewind_to, {})
+
+
+def ask(context: UserExecutionContext, *texts: str, **more: object) -> RunAgentInput:
+    """Return the input of a run with these questions."""
+    return RunAgentInput.model_validate(
+        {
+            "threadId": context.thread_key.thread_id,
+            "runId": context.run_key.run_id,
+            "state": {},
+            "messages": [user_message(text) for text in texts],
+            "tools": [],
+            "context": [],
+            "forwardedProps": {},
+            **more,
+        }
+    )
+
+
+def says(*values: object) -> Callable[..., AsyncIterator[object]]:
+    """Return an agent that yields `values`."""
+
+    async def agent(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
+        for value in values:
+            yield value
+
+    return agent
+
+
+async def until(is_so: Callable[[], object], *, within_s: float = 5.0) -> None:
+    """Return once `is_so()` says yes: the loop turns, and no time is guessed."""
+    async with asyncio.timeout(within_s):
+        while not is_so():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.001)  # a turn of the loop that lets database threads have theirs
+
+
+def sqlite_url(folder: Path) -> str:
+    """Return the address of a database file in `folder`."""
+    return f"sqlite:///{folder / 'isolane.db'}"
+
+
+class Socket:
+    """The server's side of a socket: keeps what was sent, and can stop taking."""
+
+    def __init__(self) -> None:
+        """Begin willing to take everything."""
+        self.sent: list[dict[str, Any]] = []
+        self.is_taking = asyncio.Event()
+        self.is_taking.set()
+        self.error: Exception | None = None
+        self.aborted = 0
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Take one ASGI message."""
+        await self.is_taking.wait()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(dict(message))
+
+    def abort(self) -> None:
+        """Count a reset."""
+        self.aborted += 1
+
+    @property
+    def texts(self) -> list[str]:
+        """The text frames that were taken."""
+        return [str(message["text"]) for message in self.sent if "text" in message]
+
+    @property
+    def closes(self) -> list[tuple[int, str]]:
+        """The closes that were taken."""
+        return [
+            (message["code"], message["reason"])
+            for message in self.sent
+            if message["type"] == "websocket.close"
+        ]
+
+
+def connect(
+    socket: Socket,
+    tasks: TaskOwner,
+    *,
+    connection_id: str = "conn",
+    user_id: str = ALICE,
+    send_timeout_s: float = 10.0,
+    can_abort: bool = False,
+) -> WebSocketConnection:
+    """Return a connection that writes to `socket`."""
+    return WebSocketConnection(
+        UserExecutionContext(user_id=user_id, connection_id=connection_id),
+        Identity(user_id, None),
+        socket.send,
+        tasks=tasks,
+        send_timeout_s=send_timeout_s,
+        abort=socket.abort if can_abort else None,
+    )

@@ -1,0 +1,269 @@
+"""TanStack AI's published chat client, driven from Python through `node/tanstack.mjs`.
+
+A `TanStackPage` is what a user has open: one `ChatClient` on one `webSocket()` adapter, in a Node
+process of its own. What the client reports is kept in `events`, in order; `wait_for()` looks at
+all of them, so nothing is missed that came before the question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from shutil import which
+from typing import Any, Final, TypeAlias
+
+JsonObject: TypeAlias = dict[str, Any]
+
+NODE_FOLDER: Final = Path(__file__).with_name("node")
+LINE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A dump of a long conversation is one line; asyncio's own limit is 64 KiB."""
+
+
+class PageError(Exception):
+    """The driver refused a command or died; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageState:
+    """What the client tells an application at one moment."""
+
+    status: str
+    is_loading: bool
+    error: str | None
+    run_id: str | None
+    messages: list[JsonObject]
+
+    @property
+    def answer(self) -> str:
+        """The text of the newest message, which is the assistant's once it has said anything."""
+        return text_of(self.messages[-1]) if self.messages else ""
+
+    @property
+    def outline(self) -> list[tuple[str, str]]:
+        """Role and text of each message, in order."""
+        return [(message["role"], text_of(message)) for message in self.messages]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What `joinRun` delivered and how it ended; `error` is None for a proper end."""
+
+    chunks: list[JsonObject]
+    error: str | None
+
+    @property
+    def text(self) -> str:
+        """The text that the joined chunks spell."""
+        return "".join(chunk["delta"] for chunk in self.chunks if is_text(chunk))
+
+
+def text_of(message: JsonObject) -> str:
+    """Return the text parts of one UI message, joined."""
+    return "".join(part["content"] for part in message["parts"] if part["type"] == "text")
+
+
+def is_text(chunk: JsonObject) -> bool:
+    """Tell whether a chunk is a piece of an answer's text."""
+    return bool(chunk["type"] == "TEXT_MESSAGE_CONTENT")
+
+
+@dataclass(eq=False)
+class TanStackPage:
+    """One chat page; open it with `tanstack_page()`. Every wait raises TimeoutError in the end."""
+
+    process: asyncio.subprocess.Process
+    events: list[JsonObject] = field(default_factory=list)
+    _answers: dict[int, asyncio.Future[JsonObject]] = field(default_factory=dict)
+    _ids: count[int] = field(default_factory=count)
+    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def open(
+        self,
+        url: str,
+        thread_id: str,
+        *,
+        token: str | None = None,
+        tickets: Sequence[str] | None = None,
+        resume: str | None = None,
+    ) -> None:
+        """Open the page, or reload it: what was open before is gone, sockets too.
+
+        Signs in with `token` by subprotocol, or else with one of the `tickets` for each socket.
+        `resume` names a run of the thread that was in flight: the client rejoins it.
+        """
+        names: JsonObject = {"url": url, "threadId": thread_id, "token": token, "resume": resume}
+        if tickets is not None:
+            names["tickets"] = list(tickets)
+        await self._order("open", **names)
+
+    async def send(self, text: str, **forwarded_props: object) -> str:
+        """Send a user message and return the run id that the client gave its turn."""
+        answer = await self._order("send", text=text, forwardedProps=forwarded_props)
+        return str(answer["runId"])
+
+    async def stop(self) -> None:
+        """Press stop."""
+        await self._order("stop")
+
+    async def join(self, run_id: str, *, timeout_s: float = 10.0) -> Joined:
+        """Replay a run from its start by URL, until the server has no more of it."""
+        answer = await self._order("join", timeout_s=timeout_s, runId=run_id)
+        return Joined(answer["chunks"], answer["error"])
+
+    async def state(self) -> PageState:
+        """Return what the client shows now."""
+        return _page_state(await self._order("state"))
+
+    async def idle(self, *, timeout_s: float = 20.0) -> PageState:
+        """Wait until no turn is under way and return what the client shows then."""
+        return _page_state(await self._order("idle", timeout_s=timeout_s))
+
+    @property
+    def chunks(self) -> list[JsonObject]:
+        """Every chunk that the chat client has applied so far."""
+        return [event["chunk"] for event in self.events if event["event"] == "chunk"]
+
+    @property
+    def frames(self) -> list[JsonObject]:
+        """Every frame that the client has sent so far."""
+        return [event["frame"] for event in self.events if event["event"] == "frame"]
+
+    def sockets(self, state: str) -> list[JsonObject]:
+        """Return the socket events of one kind: `connecting`, `open`, `error` or `closed`."""
+        return [e for e in self.events if e["event"] == "socket" and e["state"] == state]
+
+    async def wait_for(
+        self, wanted: Callable[[JsonObject], bool], *, timeout_s: float = 10.0
+    ) -> JsonObject:
+        """Return the first event that is wanted, among those that came and those to come."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._first(wanted)
+        except TimeoutError:
+            raise TimeoutError(f"not seen in {timeout_s} s; {self._latest()}") from None
+
+    async def _first(self, wanted: Callable[[JsonObject], bool]) -> JsonObject:
+        seen = 0
+        async with self._news:
+            while True:
+                for event in self.events[seen:]:
+                    if wanted(event):
+                        return event
+                seen = len(self.events)
+                await self._news.wait()
+
+    async def wait_for_chunk(
+        self,
+        chunk_type: str,
+        *,
+        run_id: str | None = None,
+        nth: int = 1,
+        timeout_s: float = 10.0,
+    ) -> JsonObject:
+        """Return the `nth` chunk of a type (and a run, where the type carries one)."""
+        wanted = {"type": chunk_type} if run_id is None else {"type": chunk_type, "runId": run_id}
+        found = count(1)
+
+        def is_it(event: JsonObject) -> bool:
+            if event["event"] != "chunk" or not wanted.items() <= event["chunk"].items():
+                return False
+            return next(found) == nth
+
+        event = await self.wait_for(is_it, timeout_s=timeout_s)
+        chunk: JsonObject = event["chunk"]
+        return chunk
+
+    async def _order(self, name: str, *, timeout_s: float = 10.0, **options: object) -> JsonObject:
+        order_id = next(self._ids)
+        future = asyncio.get_running_loop().create_future()
+        self._answers[order_id] = future
+        line = json.dumps({"id": order_id, "do": name, **options})
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        try:
+            answer: JsonObject = await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise TimeoutError(f"{name}: no answer in {timeout_s} s; {self._latest()}") from None
+        finally:
+            del self._answers[order_id]
+        if "failure" in answer:
+            raise PageError(f"{name}: {answer['failure']}")
+        return answer
+
+    def _latest(self) -> str:
+        return "the latest events: " + json.dumps(self.events[-8:])[:4000]
+
+    async def listen(self) -> None:
+        """Read the driver's lines until it ends; whoever waits for an answer then is told."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            await self._take(json.loads(line))
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(PageError(f"the driver ended; {self._latest()}"))
+
+    async def _take(self, message: JsonObject) -> None:
+        if "answer" in message:
+            future = self._answers.get(message["answer"])
+            if future is not None and not future.done():
+                future.set_result(message)
+            return
+        async with self._news:
+            self.events.append(message)
+            self._news.notify_all()
+
+    async def quit(self) -> None:
+        """Let the driver go; it ends with its input even where it doesn't listen any more."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            await asyncio.wait_for(self.process.wait(), 5.0)
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+def _page_state(answer: JsonObject) -> PageState:
+    return PageState(
+        status=answer["status"],
+        is_loading=answer["isLoading"],
+        error=answer["error"],
+        run_id=answer["runId"],
+        messages=answer["messages"],
+    )
+
+
+def _node() -> str:
+    """Return the Node of this Python's environment, or else the machine's."""
+    near = str(Path(sys.executable).parent)
+    found = which("node", path=near) or which("node")
+    if found is None:
+        raise PageError("there is no node on the PATH; the live tests need Node 20 or newer")
+    return found
+
+
+@asynccontextmanager
+async def tanstack_page() -> AsyncIterator[TanStackPage]:
+    """Start a driver process, and end it with the block."""
+    if not (NODE_FOLDER / "node_modules").is_dir():
+        raise PageError("the clients are not installed; run: npm ci --prefix tests/live/node")
+    process = await asyncio.create_subprocess_exec(
+        _node(),
+        str(NODE_FOLDER / "tanstack.mjs"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=LINE_BYTES_MAX,
+    )
+    page = TanStackPage(process)
+    listener = asyncio.create_task(page.listen())
+    try:
+        yield page
+    finally:
+        await page.quit()
+        await listener

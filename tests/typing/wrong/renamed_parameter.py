@@ -1,0 +1,19 @@
+# gate: ensure
+"""An engine whose parameter has another name: each call by keyword raises TypeError.
+
+Type checkers let the names of positional parameters differ between a Protocol and who keeps it.
+"""
+
+from isolane.contracts import Limits, ensure
+
+
+class OtherLimits:
+    def take(self, user_id: str, name: str) -> None: ...
+
+    def give_back(self, user_id: str, name: str) -> None: ...
+
+    def hit(self, user_id: str, name: str) -> None: ...
+
+
+def enter() -> Limits:
+    return ensure(OtherLimits(), Limits)  # here

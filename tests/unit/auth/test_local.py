@@ -1,0 +1,168 @@
+"""The local issuer: what it signs it takes, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isolane.auth.local import LocalIssuer, load_or_create_key
+from isolane.clock import now_ms
+from isolane.errors import InvalidContext, Unauthenticated
+
+KEY = "k" * 43
+SECOND = 1000
+
+
+def issuer_of(
+    *, key: str = KEY, issuer: str | None = None, audience: str | None = None
+) -> LocalIssuer:
+    return LocalIssuer(key, issuer=issuer, audience=audience, clock=now_ms)
+
+
+def in_an_hour() -> int:
+    return int(time.time()) + 3600
+
+
+def signed(*, key: str = KEY, algorithm: str = "HS256", **claims: Any) -> str:  # noqa: ANN401 - a claim may be anything
+    return jwt.encode({"sub": "alice", "exp": in_an_hour(), **claims}, key, algorithm=algorithm)
+
+
+def raw(header: object, claims: object, signature: bytes = b"") -> str:
+    parts = [json.dumps(header).encode(), json.dumps(claims).encode(), signature]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+async def refusal(token: str, **how: str | None) -> str:
+    with pytest.raises(Unauthenticated) as caught:
+        await issuer_of(**how).authenticate(token)  # type: ignore[arg-type]
+    assert token not in str(caught.value) or not token
+    return caught.value.reason
+
+
+async def test_what_was_issued_speaks_for_its_user() -> None:
+    issuer = issuer_of(issuer="me", audience="you")
+    before = now_ms() // SECOND
+    token = issuer.issue("alice@example.org", expires_s=60, scopes=["a", "b"])
+    identity = await issuer.authenticate(token)
+    assert identity.user_id == "alice@example.org"
+    assert identity.scopes == {"a", "b"}
+    assert identity.expires_at is not None
+    assert before + 60 <= identity.expires_at / SECOND <= before + 65
+
+
+async def test_a_token_of_negative_life_is_expired() -> None:
+    assert await refusal(issuer_of().issue("alice", expires_s=-1)) == "expired"
+
+
+def test_nobody_gets_a_token_for_what_names_nobody() -> None:
+    with pytest.raises(InvalidContext):
+        issuer_of().issue(" ", expires_s=60)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": "soon"}, {"exp": 1e308}, {"exp": 10**30}, {"exp": None}, {"exp": []}, {"exp": {}},
+        {"exp": float("inf")}, {"exp": float("nan")}, {"exp": str(2**33)},
+        {"nbf": 2**33}, {"nbf": "later"}, {"nbf": []},
+        {"sub": ""}, {"sub": "  "}, {"sub": None}, {"sub": 5}, {"sub": ["alice"]}, {"sub": "a b"},
+        {"sub": "none"}, {"sub": "x" * 129}, {"sub": "\u0958" * 128},
+    ],
+    ids=lambda claims: ascii(claims)[:30],
+)  # fmt: skip
+async def test_odd_claims_are_invalid(claims: dict[str, Any]) -> None:
+    payload = {"sub": "alice", "exp": in_an_hour(), **claims}
+    token = jwt.api_jws.encode(json.dumps(payload).encode(), KEY, algorithm="HS256")
+    assert await refusal(token) == "invalid"
+
+
+@pytest.mark.parametrize("missing", ["exp", "sub"])
+async def test_expiry_and_subject_are_required(missing: str) -> None:
+    claims = {"sub": "alice", "exp": in_an_hour()}
+    del claims[missing]
+    assert await refusal(jwt.encode(claims, KEY, algorithm="HS256")) == "invalid"
+
+
+async def test_the_algorithm_none_is_refused() -> None:
+    claims = {"sub": "alice", "exp": in_an_hour()}
+    for name in ("none", "None", "NONE", "nOnE", ""):
+        assert await refusal(raw({"alg": name, "typ": "JWT"}, claims)) == "invalid"
+    assert await refusal(raw({"typ": "JWT"}, claims)) == "invalid"
+
+
+async def test_another_algorithm_is_refused_with_the_right_key() -> None:
+    for algorithm in ("HS384", "HS512"):
+        assert await refusal(signed(algorithm=algorithm, key="k" * 64)) == "invalid"
+
+
+async def test_another_key_is_refused() -> None:
+    assert await refusal(signed(key="x" * 43)) == "invalid"
+    assert await refusal(signed(key="x" * 43), issuer=None) == "invalid"
+
+
+async def test_expired_is_expired_and_expired_of_another_key_is_invalid() -> None:
+    past = int(time.time()) - 10
+    assert await refusal(signed(exp=past)) == "expired"
+    assert await refusal(signed(exp=past, key="x" * 43)) == "invalid"
+
+
+async def test_issuer_and_audience_are_checked_when_they_are_set() -> None:
+    assert await refusal(signed(), issuer="me") == "invalid"
+    assert await refusal(signed(iss="other"), issuer="me") == "invalid"
+    assert await refusal(signed(), audience="you") == "invalid"
+    assert await refusal(signed(aud="other"), audience="you") == "invalid"
+    assert (await issuer_of(issuer="me").authenticate(signed(iss="me"))).user_id == "alice"
+    assert (await issuer_of(audience="you").authenticate(signed(aud=["you"]))).user_id == "alice"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"alg": "HS256", "crit": ["x"], "x": 1}, {"alg": "HS256", "jku": "https://evil.example"},
+     {"alg": "HS256", "kid": "../../etc/passwd"}, {"alg": 5}, [], None, "x"],
+    ids=str,
+)  # fmt: skip
+async def test_an_odd_header_is_invalid(header: object) -> None:
+    assert await refusal(raw(header, {"sub": "alice", "exp": in_an_hour()}, b"x" * 32)) == "invalid"
+
+
+@pytest.mark.parametrize(
+    "token", ["", ".", "..", "a.b.c", "ä.ö.ü", "\0", "\ud800", "x" * (1 << 20), "." * 10_000]
+)
+async def test_nonsense_is_invalid(token: str) -> None:
+    assert await refusal(token) == "invalid"
+
+
+@given(st.text(max_size=60))
+async def test_any_nonsense_is_invalid(token: str) -> None:
+    assert await refusal(token) == "invalid"
+
+
+async def test_a_changed_letter_is_invalid() -> None:
+    token = signed()
+    head, body, signature = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    forged = raw({"alg": "HS256", "typ": "JWT"}, {**claims, "sub": "bob"}).rstrip(".")
+    assert await refusal(f"{forged}.{signature}") == "invalid"
+    assert await refusal(f"{head}.{body}.{signature[:-2]}AA") == "invalid"
+
+
+def test_printing_an_issuer_prints_no_key() -> None:
+    assert KEY not in f"{issuer_of()!r}"
+
+
+def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "signing.key"
+    key = load_or_create_key(path)
+    assert len(key) >= 43
+    assert load_or_create_key(path) == key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]

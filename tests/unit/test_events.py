@@ -1,0 +1,140 @@
+"""Events: encoded once, to what JSON can say and no more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isolane.context import EventId, ThreadKey
+from isolane.errors import AgentError, AgentProtocol
+from isolane.events import (
+    Record,
+    decode_event,
+    encode_event,
+    run_failed,
+    run_finished,
+    run_started,
+)
+
+TEXT_ONLY = ["TEXT_MESSAGE_CONTENT", "TOOL_CALL_ARGS", "REASONING_MESSAGE_CONTENT"]
+CANNOT_SAY = [
+    float("nan"), float("inf"), -float("inf"), {1}, object(), b"bytes", "\ud800", 1j,
+]  # fmt: skip
+
+
+def encode(event: dict[str, Any], *, max_bytes: int = 1 << 20) -> bytes:
+    return encode_event(event, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize("value", CANNOT_SAY, ids=repr)
+@pytest.mark.parametrize("kind", ["CUSTOM", *TEXT_ONLY])
+def test_what_json_cannot_say_is_the_agents_fault(kind: str, value: object) -> None:
+    for event in ({"type": kind, "value": value}, {"type": kind, "value": {"in": [value]}}):
+        with pytest.raises(AgentProtocol, match=f"^{kind} holds what JSON can't say"):
+            encode(event)
+
+
+def test_half_a_surrogate_pair_in_a_delta_is_the_agents_fault() -> None:
+    with pytest.raises(AgentProtocol):
+        encode({"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "\ud83d"})
+
+
+def test_an_event_that_holds_itself_is_the_agents_fault() -> None:
+    event: dict[str, Any] = {"type": "CUSTOM", "name": "loop"}
+    event["value"] = event
+    with pytest.raises(AgentProtocol):
+        encode(event)
+
+
+@pytest.mark.parametrize("kind", ["CUSTOM", "TEXT_MESSAGE_CONTENT"])
+def test_the_limit_counts_bytes_not_characters(kind: str) -> None:
+    event = {"type": kind, "messageId": "m", "delta": "ä" * 100}
+    size = len(encode(event))
+    assert size > len(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+    assert encode(event, max_bytes=size)
+    with pytest.raises(AgentProtocol, match=f"has {size} bytes, at most {size - 1} are allowed"):
+        encode(event, max_bytes=size - 1)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from(["CUSTOM", "STATE_SNAPSHOT"]), values)
+def test_an_event_reads_back_as_it_was_written(kind: str, value: object) -> None:
+    event = {"type": kind, "value": value}
+    payload = encode(event)
+    assert decode_event(payload) == event
+    assert payload.startswith(b'{"type":')
+    assert b"\n" not in payload
+
+
+@given(st.sampled_from(TEXT_ONLY), st.text())
+def test_both_roads_write_the_same_text(kind: str, delta: str) -> None:
+    event = {"type": kind, "messageId": "m", "delta": delta}
+    assert decode_event(encode(event)) == json.loads(json.dumps(event))
+
+
+def test_null_is_a_value_and_stays() -> None:
+    event = {"type": "TOOL_CALL_RESULT", "content": {"a": None, "b": [None]}}
+    assert decode_event(encode(event)) == event
+
+
+def record_of(event: dict[str, Any]) -> Record:
+    return Record(ThreadKey("alice", "t"), EventId("e", 3), "r", encode(event))
+
+
+def test_a_record_knows_whether_it_is_the_end() -> None:
+    done = run_finished(thread_id="t", run_id="r", outcome={"type": "success"})
+    failed = run_failed(AgentError("x"), "err_1", run_id="r")
+    talk = {"type": "CUSTOM", "name": '{"type":"RUN_FINISHED"}', "value": {"type": "RUN_ERROR"}}
+    assert record_of(done).is_end
+    assert record_of(failed).is_end
+    assert not record_of(talk).is_end
+
+
+def test_a_record_prints_its_place_and_never_its_content() -> None:
+    record = record_of({"type": "CUSTOM", "name": "whisper"})
+    assert "whisper" not in repr(record)
+    assert "e-3" in repr(record)
+
+
+def test_all_followers_share_one_envelope() -> None:
+    record = record_of({"type": "CUSTOM", "name": "x"})
+    assert record.envelope is record.envelope
+    assert json.loads(record.envelope)["id"] == "e-3"
+
+
+def test_a_failure_tells_its_code_and_never_its_text() -> None:
+    event = run_failed(AgentError("password is hunter2"), "err_1", run_id="r")
+    assert (event["code"], event["runId"]) == ("agent_error", "r")
+    assert event["metadata"] == {"errorId": "err_1"}
+    assert "hunter2" not in str(event)
+
+
+def test_a_start_shows_other_devices_the_question() -> None:
+    event = run_started(
+        thread_id="t", run_id="r", messages=[{"id": "m", "role": "user"}], rewind_to="m0"
+    )
+    assert event["protocolVersion"] == "1.0"
+    assert event["input"]["messages"] == [{"id": "m", "role": "user"}]
+    assert event["input"]["forwardedProps"] == {"rewindTo": "m0"}
+
+
+def test_an_end_keeps_what_the_agents_own_end_carried() -> None:
+    event = run_finished(
+        thread_id="t", run_id="r", outcome={"type": "success"}, result={"a": None}, usage=None
+    )
+    assert event["result"] == {"a": None}
+    assert "usage" not in event

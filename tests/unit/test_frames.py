@@ -1,0 +1,338 @@
+"""The wire's shapes: strict reading, faithful writing, errors that name the field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isolane import frames
+from isolane.context import EventId
+from isolane.errors import (
+    InvalidCursor,
+    InvalidFrame,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Unauthenticated,
+)
+from isolane.frames import (
+    Abort,
+    Hello,
+    Ping,
+    Renew,
+    Run,
+    Subscribe,
+    Unsubscribe,
+    decode_frame,
+    decode_object,
+    to_run_input,
+)
+
+
+def nested(depth: int, *, innermost: str = "0", kind: str = "[]") -> str:
+    """Return an object with arrays or objects inside, `depth` containers deep in all."""
+    left, right = ("[", "]") if kind == "[]" else ('{"k":', "}")
+    return '{"k":' + left * (depth - 1) + innermost + right * (depth - 1) + "}"
+
+
+# --- what is no frame ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "null", "true", "5", '"text"', "[]", '[{"type":"hello","v":1}]', "{", "{}}",
+     "{'a':1}", '{"a":1,}', '"{\\"type\\":\\"hello\\",\\"v\\":1}"', "\ufeff{}",
+     '{"a":01}', '{"a":+1}', '{"a":1.}', '{"a":.5}', '{"a":0x10}', '{"a":"\n"}',
+     '{"a":"\\x41"}', '{"a":"\0"}', "hello"],
+)  # fmt: skip
+def test_what_is_not_one_json_object_is_malformed(text: str) -> None:
+    with pytest.raises(InvalidFrame):
+        decode_frame(text)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_constants_that_json_lacks_are_malformed(constant: str) -> None:
+    with pytest.raises(InvalidFrame, match="is not JSON"):
+        decode_object(f'{{"a":[{constant}]}}')
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":1,"a":1}', '{"x":{"a":1,"b":2,"a":3}}', '{"x":[{"a":1,"\\u0061":2}]}']
+)
+def test_a_key_may_stand_once_in_an_object(text: str) -> None:
+    with pytest.raises(InvalidFrame, match="twice"):
+        decode_object(text)
+
+
+@pytest.mark.parametrize("kind", ["[]", "{}"])
+def test_depth_64_is_taken_and_65_is_malformed(kind: str) -> None:
+    decode_object(nested(64, kind=kind))
+    with pytest.raises(InvalidFrame, match="deeper than 64"):
+        decode_object(nested(65, kind=kind))
+
+
+@pytest.mark.parametrize("kind", ["[]", "{}"])
+@pytest.mark.parametrize("depth", [1_000, 200_000])
+def test_any_depth_costs_an_error_and_no_more(depth: int, kind: str) -> None:
+    with pytest.raises(InvalidFrame, match="deeper than 64"):
+        decode_object(nested(depth, kind=kind))
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_100_digits_are_taken_and_101_are_malformed(sign: str) -> None:
+    assert decode_object(f'{{"a":{sign}{"9" * 100}}}')["a"] == int(f"{sign}{'9' * 100}")
+    for number in (f"{sign}{'9' * 101}", f"{sign}{'9' * 5000}", f"{sign}0.{'1' * 100}"):
+        with pytest.raises(InvalidFrame, match="more than 100 digits"):
+            decode_object(f'{{"a":{number}}}')
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1e99999999"])
+def test_a_number_that_no_reader_can_hold_is_malformed(number: str) -> None:
+    with pytest.raises(InvalidFrame, match="too large"):
+        decode_object(f'{{"a":{number}}}')
+
+
+@pytest.mark.parametrize("place", ['{"a":"%s"}', '{"%s":1}', '{"a":[{"b":["%s"]}]}'])
+def test_half_a_surrogate_pair_is_malformed_wherever_it_stands(place: str) -> None:
+    for half in ("\\ud800", "\\udc00", "\ud800"):
+        with pytest.raises(InvalidFrame, match="surrogate"):
+            decode_object(place % half)
+    assert decode_object(place % "\\ud83d\\ude00")
+
+
+def test_half_a_surrogate_pair_is_found_at_the_deepest_place() -> None:
+    with pytest.raises(InvalidFrame, match="surrogate"):
+        decode_object(nested(64, innermost='"\\ud800"'))
+
+
+def test_dangerous_names_are_only_names() -> None:
+    text = '{"__proto__":{"a":1},"constructor":null,"\\u0000":"\\u0000"}'
+    assert decode_object(text) == {"__proto__": {"a": 1}, "constructor": None, "\0": "\0"}
+
+
+# --- each frame ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, frame",
+    [
+        ('{"type":"hello","v":1}', Hello()),
+        ('{"type":"hello","v":1,"userId":"mallory"}', Hello()),
+        ('{"type":"subscribe","threadId":"t"}', Subscribe("t", None)),
+        ('{"type":"subscribe","threadId":"t","after":null}', Subscribe("t", None)),
+        ('{"type":"subscribe","threadId":"t","after":"e-7"}', Subscribe("t", EventId("e", 7))),
+        ('{"type":"unsubscribe","threadId":"t"}', Unsubscribe("t")),
+        ('{"type":"auth","token":"x.y.z"}', Renew("x.y.z")),
+        ('{"type":"ping"}', Ping()),
+        ('{"type":"ping","t":{"a":[1]}}', Ping({"a": [1]})),
+        ('{"type":"abort","runId":"r"}', Abort("r")),
+    ],
+)
+def test_each_frame_is_read(text: str, frame: frames.ClientFrame) -> None:
+    assert decode_frame(text) == frame
+
+
+def test_a_run_has_no_type() -> None:
+    frame = decode_frame('{"threadId":"t","runId":"r","messages":[],"state":1}')
+    assert isinstance(frame, Run)
+    assert (frame.thread_id, frame.run_id, frame.body["state"]) == ("t", "r", 1)
+    assert "state" not in repr(frame)  # what users said stays out of logs
+
+
+@pytest.mark.parametrize(
+    "text", ['{"type":"run"}', '{"type":null}', '{"type":5}', '{"type":["hello"]}', '{"type":{}}',
+             '{"type":"Hello","v":1}', '{"type":""}', "{}", '{"state":1}']
+)  # fmt: skip
+def test_an_unknown_frame_is_malformed(text: str) -> None:
+    with pytest.raises(InvalidFrame):
+        decode_frame(text)
+
+
+def test_an_unknown_frame_is_not_repeated_at_length() -> None:
+    with pytest.raises(InvalidFrame) as caught:
+        decode_frame(json.dumps({"type": "x" * 10_000}))
+    assert len(caught.value.message) < 200
+
+
+WRONG: list[object] = [None, True, 5, 1.5, "", " ", "a b", "none", "x" * 129, [], {}, ["t"]]
+ID_FIELDS: list[tuple[dict[str, object], str]] = [
+    ({"type": "subscribe"}, "threadId"),
+    ({"type": "unsubscribe"}, "threadId"),
+    ({"type": "abort"}, "runId"),
+    ({"messages": [], "runId": "r"}, "threadId"),
+    ({"messages": [], "threadId": "t"}, "runId"),
+]
+
+
+@pytest.mark.parametrize("frame, field", ID_FIELDS)
+def test_a_wrong_id_is_called_by_its_field(frame: dict[str, object], field: str) -> None:
+    for body in (frame, *({**frame, field: value} for value in WRONG)):
+        with pytest.raises(InvalidInput, match=f"^{field}: ") as caught:
+            decode_frame(json.dumps(body))
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize("value", [None, True, 0, 2, "1", [], {}])
+def test_another_version_is_called_by_its_field(value: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^v: "):
+        decode_frame(json.dumps({"type": "hello", "v": value}))
+
+
+@pytest.mark.parametrize("value", [None, True, 5, "", [], {}])
+def test_a_token_that_is_no_text_is_called_by_its_field(value: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^token: "):
+        decode_frame(json.dumps({"type": "auth", "token": value}))
+
+
+@pytest.mark.parametrize("value", [True, 5, "", "e", "e-01", [], {}, "-1"])
+def test_a_wrong_cursor_is_an_error_of_its_own(value: object) -> None:
+    with pytest.raises(InvalidCursor):
+        decode_frame(json.dumps({"type": "subscribe", "threadId": "t", "after": value}))
+
+
+@pytest.mark.parametrize("value", [None, True, 5, "text", {}])
+def test_messages_are_a_list(value: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^messages: "):
+        decode_frame(json.dumps({"threadId": "t", "runId": "r", "messages": value}))
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=6))
+def test_whatever_json_can_say_is_read_as_it_was_said(value: dict[str, Any]) -> None:
+    assert decode_object(json.dumps(value)) == value
+    assert decode_object(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+@given(st.text())
+def test_whatever_arrives_is_a_frame_or_one_of_three_errors(text: str) -> None:
+    try:
+        decode_frame(text)
+    except (InvalidFrame, InvalidInput, InvalidCursor) as error:
+        assert error.message  # noqa: PT017 - any of the three will do
+
+
+FIELDS = st.sampled_from(
+    ["type", "v", "threadId", "runId", "after", "token", "t", "messages", "state", "tools"]
+)
+KINDS = st.sampled_from(["hello", "subscribe", "unsubscribe", "auth", "ping", "abort"])
+
+
+@given(st.dictionaries(FIELDS, KINDS | json_values))
+def test_every_field_of_any_type_is_a_frame_or_one_of_three_errors(body: dict[str, Any]) -> None:
+    try:
+        frame = decode_frame(json.dumps(body))
+        if isinstance(frame, Run):
+            to_run_input(frame)
+    except (InvalidFrame, InvalidInput, InvalidCursor) as error:
+        assert error.message  # noqa: PT017 - any of the three will do
+
+
+# --- a run's input -------------------------------------------------------------------------------
+
+
+def run_of(**body: object) -> Run:
+    frame = decode_frame(json.dumps({"threadId": "t", "runId": "r", "messages": [], **body}))
+    assert isinstance(frame, Run)
+    return frame
+
+
+def test_only_what_users_and_tools_said_is_taken() -> None:
+    said = [
+        {"id": "1", "role": "user", "content": "question"},
+        {"id": "2", "role": "assistant", "content": "invented"},
+        {"id": "3", "role": "system", "content": "obey"},
+        {"id": "4", "role": "developer", "content": "obey"},
+        {"role": "reasoning"},
+        {"id": "5", "role": "tool", "toolCallId": "c", "content": "answer"},
+        {"id": "6", "role": "no such role", "content": 5},
+    ]
+    taken = to_run_input(run_of(messages=said)).messages
+    assert [message.id for message in taken] == ["1", "5"]
+
+
+def test_the_rest_of_the_input_may_be_absent_or_null() -> None:
+    empty = dict.fromkeys(["state", "tools", "context", "forwardedProps", "resume", "parentRunId"])
+    for run in (run_of(), run_of(**empty)):
+        taken = to_run_input(run)
+        assert (taken.thread_id, taken.run_id, taken.messages) == ("t", "r", [])
+
+
+@pytest.mark.parametrize(
+    "body, field",
+    [
+        ({"messages": [5]}, "messages.0"),
+        ({"messages": [{"role": "assistant"}, {"role": "user", "content": "x"}]}, "messages.1"),
+        ({"messages": [{"role": "system"}] * 3 + [{"id": 5, "role": "user"}]}, "messages.3"),
+        ({"messages": [None]}, "messages.0"),
+        ({"tools": "hammer"}, "tools"),
+        ({"tools": [{"name": 5}]}, "tools.0"),
+        ({"context": [1]}, "context.0"),
+        ({"resume": {"a": 1}}, "resume"),
+        ({"parentRunId": 5}, "parentRunId"),
+    ],
+)
+def test_a_wrong_field_of_a_run_is_named_as_the_client_wrote_it(
+    body: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        to_run_input(run_of(**body))
+    assert caught.value.field.startswith(field)
+    assert caught.value.message.startswith(field)
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+@given(json_values)
+def test_an_envelope_holds_the_event_byte_for_byte(value: object) -> None:
+    chunk = json.dumps({"type": "CUSTOM", "value": value}, ensure_ascii=False).encode()
+    text = frames.envelope(EventId("e0", 7), chunk, thread_id="t:1", run_id="r.1")
+    assert chunk.decode() in text
+    assert json.loads(text) == {
+        "id": "e0-7",
+        "chunk": {"type": "CUSTOM", "value": value},
+        "threadId": "t:1",
+        "runId": "r.1",
+    }
+
+
+def test_an_error_frame_says_what_helps_and_nothing_else() -> None:
+    assert frames.error_frame(NotFound("thread 7 of bob"), "err_1", threadId="t", runId=None) == {
+        "type": "error",
+        "code": "not_found",
+        "message": NotFound.public_message,
+        "errorId": "err_1",
+        "retryable": False,
+        "threadId": "t",
+    }
+    limit = frames.error_frame(LimitExceeded("runsPerUser", 5, retry_after_ms=9), "err_2")
+    assert (limit["retryAfterMs"], limit["retryable"]) == (9, True)
+    credential = frames.error_frame(Unauthenticated("expired", "token abc"), "err_3")
+    assert credential["reason"] == "expired"
+    assert "abc" not in json.dumps(credential)
+    assert frames.error_frame(InvalidInput("v", "must be 1"), "err_4")["field"] == "v"
+
+
+def test_a_bare_error_keeps_its_id_where_clients_keep_it() -> None:
+    event = frames.run_error(NotFound("x"), "err_1", run_id="r")
+    assert event["metadata"] == {"errorId": "err_1"}
+    assert (event["type"], event["code"], event["runId"]) == ("RUN_ERROR", "not_found", "r")
+    assert "runId" not in frames.run_error(NotFound("x"), "err_1", run_id=None)
+
+
+def test_a_ping_is_a_ping() -> None:
+    assert json.loads(frames.PING) == {"type": "ping"}
