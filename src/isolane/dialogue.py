@@ -20,10 +20,7 @@ from isolane.frames import (
     Abort,
     ClientFrame,
     Hello,
-    Ping,
     Run,
-    Subscribe,
-    Unsubscribe,
     decode_frame,
 )
 
@@ -97,17 +94,3 @@ class Dialogue:
         if self.has_greeted or isinstance(frame, Hello | Run | Abort):
             return
         raise InvalidFrame("say hello first: control frames come after it")
-
-
-__all__ = [
-    "Abort",
-    "Command",
-    "Dialogue",
-    "HangUp",
-    "Ping",
-    "Refuse",
-    "Run",
-    "Subscribe",
-    "Unsubscribe",
-    "Welcome",
-]

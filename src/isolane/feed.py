@@ -195,11 +195,12 @@ class Feed:
             for tail in tuple(tails):
                 tail.close()
 
-    async def delete(self, key: ThreadKey) -> None:
+    async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""
-        await self._log.delete(key)
+        run_ids = await self._log.delete(key)
         for tail in tuple(self._tails.get(key, ())):
             tail.close()
+        return run_ids
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log of `key` holds now."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -69,6 +70,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Reset a peer that answered no ping: there is nobody to say goodbye to."""
         super().keepalive_timeout()
         self.transport.abort()
+
+
+class HttpProtocol(H11Protocol):
+    """uvicorn's HTTP protocol, with the same way out for event streams that nobody reads."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Offer `isolane.transport` to the app, as for sockets."""
+        super().connection_made(transport)
+        app: Any = self.app
+
+        async def app_with_transport(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+            scope.setdefault("extensions", {})["isolane.transport"] = {"abort": transport.abort}
+            await app(scope, receive, send)
+
+        self.app = app_with_transport
 
 
 class Server(uvicorn.Server):
@@ -140,6 +156,7 @@ def serve(
         host=host,
         port=port,
         loop="uvloop",
+        http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_max_size=2 * settings.limit_frame_bytes,
         ws_ping_interval=settings.heartbeat_s,

@@ -146,6 +146,12 @@ async def test_users_of_one_thread_and_run_id_never_meet(engines: Engines) -> No
     begun = await engines.store.begin_run(bobs, draft_of("his"))
     assert [one["content"] for one in begun.history] == ["his"]
     assert await contents(engines) == ["mine", "for me"]
+    own, his = [await engines.store.load_run(RunKey(user_id, "r")) for user_id in (ALICE, "bob")]
+    assert own is not None
+    assert his is not None
+    assert (own.key.user_id, own.state) == (ALICE, RunState.ENDED)
+    assert (his.key.user_id, his.state) == ("bob", RunState.RUNNING)
+    assert await engines.store.load_run(RunKey("eve", "r")) is None
     assert not await engines.store.has_message(bobs.thread_key, "mine")
     assert await engines.store.load_known_ids(bobs.thread_key) == {"his"}
 

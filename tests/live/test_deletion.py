@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 import pytest
 import pytest_asyncio
-from tests.live.client import Frame, parse_id, run_frame
+from tests.live.client import Client, Frame, parse_id, run_frame
 from tests.live.event_stream import open_stream
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, own_server, settled, shared_server, steps, types_of
@@ -203,34 +203,43 @@ async def test_streams_of_a_deleted_thread_end(
 async def test_dying_run_writes_nothing_into_the_new_thread(
     lane: Lane, http: httpx.AsyncClient, server: Server, baseline: dict[str, float]
 ) -> None:
-    """Deleting and running again race each other while the old agent talks as fast as it can."""
-    flood = "count 100000 every 0ms"
     async with lane.connect(agent="slow", hello=False) as old, lane.connect() as new:
-        for number in range(12):
+        for number in range(8):
+            name = await flood(old, f"t-{number}", number)
+            await delete(http, f"t-{number}")
+            await new.run(f"t-{number}", name, "fresh words")
+            await new.until_end(name)
+            log = (await lane.load_log(f"t-{number}")).envelopes
+            assert {envelope["runId"] for envelope in log} == {name}
+            assert types_of([envelope["chunk"] for envelope in log]) == FRESH
+            assert parse_id(log[0]["id"])[1] == 1
+            await delete(http, f"t-{number}")
+    await server.wait_for_gauges(baseline, within_s=5)
+
+
+async def test_run_that_meets_a_deletion_goes_with_the_old_thread_or_ends_in_the_new_one(
+    lane: Lane, http: httpx.AsyncClient, server: Server, baseline: dict[str, float]
+) -> None:
+    async with lane.connect(agent="slow", hello=False) as old, lane.connect() as new:
+        for number in range(10):
             thread_id = f"t-{number}"
-            await old.run(thread_id, f"old-{number}", flood)
-            await old.until_event("TEXT_MESSAGE_CONTENT", f"old-{number}")
-            name = f"old-{number}" if number % 2 else f"new-{number}"
-            deleted = asyncio.create_task(delete(http, thread_id))
-            if number % 3:
-                await deleted
-            # Sent before the deletion it belongs to the old thread, or to the new one: not to both.
-            await new.run(thread_id, name, "fresh words")
-            await deleted
-            log = (await lane.load_log(thread_id)).envelopes
-            assert {envelope["runId"] for envelope in log} <= {name}
-            if number % 3:
-                await new.until_end(name)
-                log = (await lane.load_log(thread_id)).envelopes
-                assert types_of([e["chunk"] for e in log]) == FRESH
-                assert parse_id(log[0]["id"])[1] == 1
-            elif (await http.get(f"/api/runs/{name}")).status_code == 200:
-                # It came to life in the new thread, so it has its end there.
+            name = await flood(old, thread_id, number)
+            await asyncio.gather(delete(http, thread_id), new.run(thread_id, name, "fresh words"))
+            if (await http.get(f"/api/runs/{name}")).status_code == 200:
                 async with lane.connect() as client:
-                    await client.subscribe(thread_id)
+                    follower = await client.subscribe(thread_id)
                     await client.until_end(name)
+                assert {envelope["runId"] for envelope in follower.envelopes} == {name}
+                assert follower.text in {"fresh words ", ""}
             await delete_if_there(http, thread_id)
     await server.wait_for_gauges(baseline, within_s=5)
+
+
+async def flood(client: Client, thread_id: str, number: int) -> str:
+    """Let an agent talk as fast as it can; return its run's id, or another one, in turn."""
+    await client.run(thread_id, f"old-{number}", "count 100000 every 0ms")
+    await client.until_event("TEXT_MESSAGE_CONTENT", f"old-{number}")
+    return f"old-{number}" if number % 2 else f"new-{number}"
 
 
 FRESH: Final = [

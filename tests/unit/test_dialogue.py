@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from isolane.dialogue import (
-    MALFORMED_MAX,
-    MALFORMED_WINDOW_MS,
-    Abort,
-    Command,
-    Dialogue,
-    HangUp,
-    Ping,
-    Refuse,
-    Run,
-    Subscribe,
-    Unsubscribe,
-    Welcome,
-)
+from isolane.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
 from isolane.errors import InvalidCursor, InvalidFrame, InvalidInput
-from isolane.frames import Renew
+from isolane.frames import Abort, Ping, Renew, Run, Subscribe, Unsubscribe
+
+# As the protocol says it: twenty of them in ten seconds.
+MALFORMED_MAX = 20
+MALFORMED_WINDOW_MS = 10_000
 
 HELLO = '{"type":"hello","v":1}'
 RUN = '{"threadId":"t","runId":"r","messages":[]}'

@@ -28,8 +28,8 @@ class LocalIssuer:
     def __init__(self, key: str, *, issuer: str | None, audience: str | None, clock: Clock) -> None:
         """Sign with `key`; `issuer` and `audience` are demanded when they are set."""
         self._key = key
-        self._issuer = issuer
-        self._audience = audience
+        self._issuer = issuer or None
+        self._audience = audience or None
         self._clock = clock
 
     def __repr__(self) -> str:

@@ -58,10 +58,11 @@ class EventLog(Protocol):
         """Return what the log holds now; an unused one has its epoch already, and head 0."""
         ...
 
-    async def delete(self, key: ThreadKey) -> None:
+    async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; its next numbering is of another epoch.
 
-        Raises `NotFound`. An append that comes later raises it, too.
+        Returns the ids of its runs: a run that is stored later is the next thread's. Raises
+        `NotFound`. An append that comes later raises it, too.
         """
         ...
 
@@ -103,6 +104,10 @@ class Store(Protocol):
 
     async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
         """Mark the run as running, apply its rewind, and join its new messages to the thread."""
+        ...
+
+    async def begin_queued_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
+        """Do the same for a run that waited; raises `NotFound` when its thread is gone."""
         ...
 
     async def load_open_runs(self) -> list[StoredRun]:

@@ -93,7 +93,7 @@ async def _probe(probe: Probe) -> str:
 
 def _check_metrics_token(gateway: Gateway, request: Request) -> None:
     secret = gateway.settings.metrics_token
-    if secret is None:
+    if secret is None or not secret.get_secret_value():
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":

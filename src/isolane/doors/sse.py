@@ -14,10 +14,11 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from isolane.context import EventId, UserExecutionContext
-from isolane.doors.credentials import UserContext
+from isolane.contracts import Identity
+from isolane.doors.credentials import Identified, UserContext
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
-from isolane.errors import IsolaneError, NotFound, SlowConsumer
+from isolane.errors import IsolaneError, NotFound, SlowConsumer, Unauthenticated
 from isolane.events import Record
 from isolane.frames import decode_object, read_run, run_error, to_run_input
 from isolane.tasks import end_task
@@ -37,13 +38,13 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, gateway: Gateway, user_id: str, records: Records) -> None:
-        """Send `records`; takes over a slot of the user's that was reserved."""
-        super().__init__(_encode(gateway, records), headers=HEADERS)
+    def __init__(self, gateway: Gateway, identity: Identity, records: Records) -> None:
+        """Send `records` while the credential lives; takes over a slot that was reserved."""
+        super().__init__(_encode(gateway, identity, records), headers=HEADERS)
         self._gateway = gateway
-        self._user_id = user_id
+        self._user_id = identity.user_id
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
         tasks, patience_s = self._gateway.tasks, self._gateway.settings.send_timeout_s
 
@@ -51,7 +52,8 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(patience_s):
                 await send(message)
 
-        stream = tasks.start(self._stream(send_in_time), name="event stream")
+        abort = scope.get("extensions", {}).get("isolane.transport", {}).get("abort")
+        stream = tasks.start(self._stream(send_in_time, abort), name="event stream")
         gone = tasks.start(self.listen_for_disconnect(receive), name="event stream's reader")
         try:
             await asyncio.wait({stream, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,33 +62,37 @@ class EventStream(StreamingResponse):
             await end_task(gone)
             self._gateway.factory.release_slot(self._user_id)
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, abort: Callable[[], None] | None) -> None:
         try:
             await self.stream_response(send)
         except TimeoutError:
+            if abort is not None:
+                abort()
             _log.info("event stream given up", code=SlowConsumer.code, user_id=self._user_id)
 
 
 async def _open_stream(
-    gateway: Gateway, user_id: str, start: Callable[[], Awaitable[Records]]
+    gateway: Gateway, identity: Identity, start: Callable[[], Awaitable[Records]]
 ) -> EventStream:
     """Return a stream that counts as one of the user's connections.
 
     The slot is reserved before anything is started, so nothing is started for one too many.
     """
-    gateway.factory.reserve(user_id)
+    gateway.factory.reserve(identity.user_id)
     try:
-        return EventStream(gateway, user_id, await start())
+        return EventStream(gateway, identity, await start())
     except BaseException:
-        gateway.factory.release_slot(user_id)
+        gateway.factory.release_slot(identity.user_id)
         raise
 
 
-async def _encode(gateway: Gateway, records: Records) -> AsyncIterator[bytes]:
+async def _encode(gateway: Gateway, identity: Identity, records: Records) -> AsyncIterator[bytes]:
     """Yield each record as an event with its id, and a comment at each quiet heartbeat."""
     async with aclosing(records):
         try:
             async for record in _with_beats(records, gateway.settings.heartbeat_s):
+                if identity.expires_at is not None and gateway.clock() >= identity.expires_at:
+                    raise Unauthenticated("expired", "the credential behind the stream expired")
                 if record is None:
                     yield b": ping\n\n"
                 else:
@@ -121,7 +127,7 @@ async def _with_beats(records: Records, heartbeat_s: float) -> AsyncIterator[Rec
 @router.get("/api/threads/{thread_id}/events", tags=["threads"], response_class=StreamingResponse)
 async def follow_thread(
     gateway: OpenGateway,
-    context: UserContext,
+    identity: Identified,
     thread_id: str,
     after: str | None = None,
     last_event_id: LastEventId = None,
@@ -131,7 +137,7 @@ async def follow_thread(
     A place that is no longer kept is `resume_expired` (410): read the thread anew, go on from its
     head.
     """
-    key = context.for_thread(thread_id).thread_key
+    key = UserExecutionContext(user_id=identity.user_id).for_thread(thread_id).thread_key
 
     async def start() -> Records:
         if await gateway.store.load_thread(key) is None:
@@ -142,27 +148,30 @@ async def follow_thread(
         bounds.check_cursor(place)
         return gateway.feed.follow(key, after=place)
 
-    return await _open_stream(gateway, key.user_id, start)
+    return await _open_stream(gateway, identity, start)
 
 
 @router.post("/agui", tags=["agui"], response_class=StreamingResponse)
 async def run_default_agent(
-    gateway: OpenGateway, context: UserContext, request: Request, last_event_id: LastEventId = None
+    gateway: OpenGateway,
+    identity: Identified,
+    request: Request,
+    last_event_id: LastEventId = None,
 ) -> EventStream:
     """Run the default agent: AG-UI's RunAgentInput in, its events out. Leaving stops nothing."""
-    return await _run(gateway, context, request, agent=None, last_event_id=last_event_id)
+    return await _run(gateway, identity, request, agent=None, last_event_id=last_event_id)
 
 
 @router.post("/agui/{agent}", tags=["agui"], response_class=StreamingResponse)
 async def run_agent(
     gateway: OpenGateway,
-    context: UserContext,
+    identity: Identified,
     request: Request,
     agent: str,
     last_event_id: LastEventId = None,
 ) -> EventStream:
     """Run an agent by name."""
-    return await _run(gateway, context, request, agent=agent, last_event_id=last_event_id)
+    return await _run(gateway, identity, request, agent=agent, last_event_id=last_event_id)
 
 
 @router.get("/agui/{agent}/capabilities", tags=["agui"])
@@ -179,14 +188,15 @@ async def capabilities(
 
 async def _run(
     gateway: Gateway,
-    context: UserExecutionContext,
+    identity: Identity,
     request: Request,
     *,
     agent: str | None,
     last_event_id: str | None,
 ) -> EventStream:
-    gateway.factory.check_rate(context.user_id)
+    gateway.factory.check_rate(identity.user_id)
     run = read_run(decode_object(await request.body()))
+    context = UserExecutionContext(user_id=identity.user_id)
     own = context.for_thread(run.thread_id).for_run(run.run_id)
 
     asked = None if last_event_id is None else EventId.parse(last_event_id)
@@ -199,4 +209,4 @@ async def _run(
         place = max(asked, ticket.after, key=lambda event_id: event_id.seq)
         return gateway.service.follow(own, after=place)
 
-    return await _open_stream(gateway, own.user_id, start)
+    return await _open_stream(gateway, identity, start)

@@ -30,8 +30,8 @@ Settle = Callable[[Connection, ThreadKey, RunEnd, int], None]
 """Writes a run's end into the store, in the log's own transaction; the int is its last seq."""
 
 
-Erase = Callable[[Connection, ThreadKey], None]
-"""Removes a thread from the store, in the log's own transaction; raises `NotFound`."""
+Erase = Callable[[Connection, ThreadKey], frozenset[str]]
+"""Removes a thread from the store, in the log's own transaction, and returns its run ids."""
 
 
 @dataclass(slots=True)
@@ -156,14 +156,15 @@ class DatabaseEventLog:
         """Return what the log holds now."""
         return await self._database.read(partial(load_bounds, key))
 
-    async def delete(self, key: ThreadKey) -> None:
+    async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""
-        await self._database.write(partial(self._delete, key))
+        return await self._database.write(partial(self._delete, key))
 
-    def _delete(self, key: ThreadKey, connection: Connection) -> None:
-        self._erase(connection, key)
+    def _delete(self, key: ThreadKey, connection: Connection) -> frozenset[str]:
+        run_ids = self._erase(connection, key)
         connection.execute(delete(events).where(_of(events, key)))
         self._heads.pop(key, None)
+        return run_ids
 
     async def trim(self, *, older_than: int) -> int:
         """Let go of finished runs that ended before `older_than`; see `EventLog.trim`."""

@@ -186,8 +186,10 @@ class AgentService:
     async def delete_thread(self, context: UserExecutionContext) -> None:
         """Remove the context's thread: its runs end without another event. Raises `NotFound`."""
         key = context.thread_key
-        await self._feed.delete(key)
-        for run in [run for run in self._runs.values() if run.context.thread_key == key]:
+        for run_id in await self._feed.delete(key):
+            run = self._runs.get(RunKey(key.user_id, run_id))
+            if run is None:
+                continue
             if run.writer is not None:
                 run.writer.disown()
             run.is_deleted = True
@@ -269,6 +271,7 @@ class AgentService:
         self, context: UserExecutionContext, draft: RunDraft, policy: str
     ) -> RunTicket:
         await self._check_rewind(context, draft)
+        head = (await self._feed.load_bounds(context.thread_key)).head
         self._check_policy(context, policy)
         run = Run(context, draft, self._agents[draft.agent])
         ahead = self._queue.get_active(context.thread_key)
@@ -285,14 +288,13 @@ class AgentService:
             run.stop.set()
         if ahead is not None and policy == "interrupt":
             self._stop(RunKey(context.user_id, ahead))
-        return await self._ticket(run, position)
+        return self._ticket(run, position, head)
 
-    async def _ticket(self, run: Run, position: int) -> RunTicket:
+    def _ticket(self, run: Run, position: int, head: EventId) -> RunTicket:
         """Return the ticket; whoever's turn it is begins to live as the very last step."""
         if position == 0 and run.begun is not None:
             self._tasks.detach(self._live(run, run.begun), name=f"run {run.run_id}")
             return RunTicket(run.context, Disposition.STARTED, run.begun.after)
-        head = (await self._feed.load_bounds(run.context.thread_key)).head
         return RunTicket(run.context, Disposition.QUEUED, head, position)
 
     async def _check_rewind(self, context: UserExecutionContext, draft: RunDraft) -> None:
@@ -354,7 +356,10 @@ class AgentService:
         wait_s = 0.05
         while run.begun is None and not (self._is_draining or run.is_deleted):
             try:
-                run.begun = await self._store.begin_run(run.context, run.draft)
+                run.begun = await self._store.begin_queued_run(run.context, run.draft)
+            except NotFound:  # deleted with its thread while its turn came
+                self._leave(run)
+                return
             except Unavailable as error:
                 _log.error("run can't begin", run_id=run.run_id, reason=str(error))
                 await asyncio.sleep(wait_s)  # between two tries

@@ -68,6 +68,10 @@ class DatabaseStore:
         """Mark the run as running, apply its rewind, and join its new messages to the thread."""
         return await self._database.write(partial(self._begin_run, context, draft))
 
+    async def begin_queued_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
+        """Do the same for a run that waited; raises `NotFound` when its thread is gone."""
+        return await self._database.write(partial(self._begin_queued_run, context, draft))
+
     async def load_open_runs(self) -> list[StoredRun]:
         """Return every run that isn't ended, of all users, oldest first. For recovery only."""
         return await self._database.read(_load_open_runs)
@@ -139,6 +143,13 @@ class DatabaseStore:
                 created_at=self._clock(),
             )
         )
+
+    def _begin_queued_run(
+        self, context: UserExecutionContext, draft: RunDraft, connection: Connection
+    ) -> BegunRun:
+        if _load_run(context.run_key, connection) is None:
+            raise NotFound(f"run {context.run_id} was deleted with its thread")
+        return self._begin_run(context, draft, connection)
 
     def _begin_run(
         self, context: UserExecutionContext, draft: RunDraft, connection: Connection
@@ -274,13 +285,15 @@ def _stored(row: Row[Any]) -> StoredRun:
     )
 
 
-def erase(connection: Connection, key: ThreadKey) -> None:
+def erase(connection: Connection, key: ThreadKey) -> frozenset[str]:
     """Remove a thread's row, runs and messages, in the transaction that removes its log.
 
-    Counts the deletion, so that the thread's next numbering is of another epoch. Raises `NotFound`.
+    Returns the ids of the runs. Counts the deletion, so that the thread's next numbering is of
+    another epoch. Raises `NotFound`.
     """
     if connection.execute(delete(threads).where(_thread(key))).rowcount == 0:
         raise NotFound(f"no thread {key.thread_id}")
+    run_ids = frozenset(connection.execute(select(runs.c.run_id).where(_runs(key))).scalars())
     connection.execute(delete(runs).where(_runs(key)))
     connection.execute(delete(messages).where(_messages(key)))
     counted = (
@@ -290,6 +303,7 @@ def erase(connection: Connection, key: ThreadKey) -> None:
     )
     if connection.execute(counted).rowcount == 0:
         connection.execute(insert(deletions).values(user_id=key.user_id, generation=1))
+    return run_ids
 
 
 def _load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:

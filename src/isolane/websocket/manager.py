@@ -183,7 +183,9 @@ class IsolatedWebSocketManager:
 
     def _drop(self, connection_id: str) -> None:
         """Forget a connection; the last one takes the manager with it."""
-        self._connections.pop(connection_id, None)
+        connection = self._connections.pop(connection_id, None)
+        if connection is not None:
+            connection.lose_interest(self.key.thread_id)
         self._followers.pop(connection_id, None)
         if not self._connections:
             self._shut()

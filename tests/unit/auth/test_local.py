@@ -124,6 +124,11 @@ async def test_issuer_and_audience_are_checked_when_they_are_set() -> None:
     assert (await issuer_of(audience="you").authenticate(signed(aud=["you"]))).user_id == "alice"
 
 
+async def test_an_issuer_without_a_name_takes_what_it_made() -> None:
+    nameless = issuer_of(issuer="", audience="")  # as an empty variable sets it
+    assert (await nameless.authenticate(nameless.issue("alice", expires_s=60))).user_id == "alice"
+
+
 @pytest.mark.parametrize(
     "header",
     [{"alg": "HS256", "crit": ["x"], "x": 1}, {"alg": "HS256", "jku": "https://evil.example"},

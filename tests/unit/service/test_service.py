@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -711,6 +712,35 @@ async def test_deleting_a_thread_ends_its_runs_without_another_event() -> None:
         gate.opened.set()
         assert outcome(await house.run(first, "other words")) == "success"  # the id is free again
         await assert_quiet(house)
+
+
+async def test_a_thread_deleted_as_its_next_run_begins_stays_deleted() -> None:
+    opened, hold = asyncio.Event(), threading.Event()
+    entered: list[str] = []
+
+    async def agent(input: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401
+        entered.append(input.run_id)
+        yield "waiting"
+        await opened.wait()
+
+    async with open_house({"default": agent}) as house:
+        first, second = context_of("1"), context_of("2")
+        await house.service.start(first, ask(first, "a"))
+        await house.service.start(second, ask(second, "b"))
+        await until(lambda: house.feed.appended == 3)
+        run = house.service._runs[first.run_key]
+        # What is written now waits in line: the first run's end, then the deletion.
+        busy = asyncio.create_task(house.ground.database.write(lambda _: hold.wait(10)))
+        opened.set()
+        await until(lambda: run.writer and run.writer._is_ended)
+        await until(lambda: house.ground.log._batching and not house.ground.log._batching.done())
+        deleting = asyncio.create_task(house.service.delete_thread(context_of()))
+        await asyncio.sleep(0)
+        hold.set()
+        await asyncio.gather(busy, deleting)
+        await assert_quiet(house)
+        assert await house.ground.store.load_thread(key_of()) is None
+        assert entered == ["1"]
 
 
 # --- trouble below -------------------------------------------------------------------------------

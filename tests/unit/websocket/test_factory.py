@@ -129,9 +129,14 @@ async def test_sockets_are_limited_and_every_slot_comes_back(house: House) -> No
         house.factory.reserve(ALICE)
     house.factory.reserve("bob")
     house.factory.release_slot("bob")
+    await house.factory.release(sockets[0])
+    await house.factory.release(sockets[0])  # gives one slot back, not two
+    house.factory.reserve(ALICE)
+    with pytest.raises(LimitExceeded):
+        house.factory.reserve(ALICE)
+    house.factory.release_slot(ALICE)
     for socket in sockets:
         await house.factory.release(socket)
-        await house.factory.release(socket)  # gives one slot back, not two
     again = [own(house, f"again {number}")[0] for number in range(3)]
     with pytest.raises(LimitExceeded):
         house.factory.reserve(ALICE)
