@@ -9,7 +9,14 @@ const gateway = "http://127.0.0.1:8000";
 export default defineConfig({
   plugins: [react()],
   resolve: { alias: { "@isolane/client": client } },
-  build: { assetsInlineLimit: 0, modulePreload: { polyfill: false }, target: "es2023" },
+  build: {
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    target: "es2023",
+    // The first that know light-dark(): for older ones it would be lowered to what the system
+    // prefers, and the theme button would do nothing.
+    cssTarget: ["chrome123", "firefox120", "safari17.5"],
+  },
   server: { proxy: { "/api": gateway, "/signin": gateway, "/ws": { target: gateway, ws: true } } },
   test: { environment: "jsdom", include: ["tests/**/*.test.{ts,tsx}"] },
 });

@@ -134,6 +134,7 @@ export class Chat {
 
   private follow(link: Link, details: StateDetails): void {
     if (this.client === null) return;
+    const was = this.state.link;
     this.store.set({ link, details });
     if (link === "closed" && details.cause === "signed-out" && this.state.session === "in") {
       this.leave("Your session has ended. Sign in to go on.");
@@ -142,7 +143,8 @@ export class Chat {
       this.notices.tell(details.error.message, details.error);
     }
     if (details.caughtUp !== undefined) this.tellCaughtUp(details.caughtUp);
-    if (link !== "open" || details.caughtUp !== undefined) return;
+    // Only a connection that begins is a reason to look anew; one that is told of a drain is not.
+    if (link !== "open" || was === "open" || details.caughtUp !== undefined) return;
     const userId = details.welcome?.userId;
     if (userId !== undefined && userId !== this.state.account?.userId) location.reload();
     else void this.threads.reload();

@@ -12,6 +12,7 @@ from isolane.auth.sessions import LIFETIME_MS
 from isolane.contracts import Identity
 from isolane.doors.credentials import COOKIE, Identified, check_origin, get_cookie
 from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.errors import Unauthenticated
 
 router = APIRouter(tags=["sessions"])
 
@@ -76,8 +77,13 @@ async def create_ticket(gateway: OpenGateway, identity: Identified) -> TicketOut
 @router.get(SIGN_IN_PATH, include_in_schema=False)
 async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = "") -> Response:
     """Sign in by a one-time link, and go to the page."""
-    identity = gateway.links.redeem(code)
     response = RedirectResponse("/", status_code=303)
+    try:
+        identity = gateway.links.redeem(code)
+    except Unauthenticated:
+        if "text/html" not in request.headers.get("accept", ""):
+            raise
+        return response  # a person with a used link: the page asks them to sign in
     await _begin(gateway, request, response, identity.user_id)
     return response
 
