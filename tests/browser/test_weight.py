@@ -1,0 +1,74 @@
+"""What the page costs, and what it may load."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+from tests.browser.conftest import Visit
+from tests.browser.gateway import Gateway
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+
+DIST = Path(__file__).parents[2] / "page" / "dist"
+BUNDLE_MOST_BYTES = 300_000
+TOKENS = 10_000
+LONG_TASK_MOST_MS = 200
+ATTEMPTS = 3
+"""Another process may take the processor away for as long; not three times in a row."""
+
+NOTE_LONG_TASKS = """() => {
+  window.tasks = [];
+  new PerformanceObserver((list) => {
+    for (const { duration } of list.getEntries()) window.tasks.push(Math.round(duration));
+  }).observe({ type: "longtask" });
+}"""
+
+
+async def test_bundle_is_small() -> None:
+    files = [path for path in DIST.rglob("*") if path.is_file()]
+    assert DIST / "index.html" in files
+    assert sum(len(gzip.compress(path.read_bytes())) for path in files) < BUNDLE_MOST_BYTES
+
+
+async def test_ten_thousand_tokens_block_nothing(paced: Gateway, visit: Visit) -> None:
+    device = await visit(paced.url)
+    await device.sign_in(await paced.new_user())
+    await device.page.evaluate(NOTE_LONG_TASKS)
+    longest: list[int] = []
+    for _ in range(ATTEMPTS):
+        await device.see("new-thread").click()
+        await expect(device.see("empty")).to_be_visible()
+        await device.page.evaluate("window.tasks.length = 0")
+        await device.ask(f"Write {TOKENS} words")
+        await expect(device.answer).to_have_attribute("data-state", "done", timeout=60_000)
+        await expect(device.words).to_contain_text(f"word{TOKENS - 1}")
+        longest.append(await device.page.evaluate("Math.max(0, ...window.tasks)"))
+        if longest[-1] <= LONG_TASK_MOST_MS:
+            return
+    raise AssertionError(f"tasks of {longest} ms")
+
+
+async def test_what_is_forbidden_is_seen(paced: Gateway, visit: Visit) -> None:
+    """What every other test relies on: nothing forbidden goes unseen."""
+    device = await visit(paced.url)
+    await device.page.goto(device.base)
+    await expect(device.see("signin")).to_be_visible()
+    for forbidden in (
+        "document.body.append(Object.assign(new Image(), {src: 'http://example.org/a.png'}))",
+        "document.body.setAttribute('style', 'color: red')",
+        "document.body.append(Object.assign(document.createElement('script'), {text: '1'}))",
+        "new WebSocket('ws://example.org/ws')",
+    ):
+        device.watch.problems.clear()
+        async with device.page.expect_console_message(lambda m: m.text.startswith("policy:")):
+            await device.page.evaluate(f"try {{ {forbidden} }} catch {{}}")
+        with pytest.raises(AssertionError, match="policy"):
+            device.watch.assert_clean()
+    device.watch.problems.clear()
+    device.watch._check_host("http://example.org/a.png")
+    with pytest.raises(AssertionError, match="elsewhere"):
+        device.watch.assert_clean()
+    device.watch.problems.clear()
