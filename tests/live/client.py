@@ -118,6 +118,12 @@ class Client:
                 if frame != {"type": "ping"}:
                     return self._note(frame)
 
+    async def until_true(self, condition: Callable[[], bool]) -> None:
+        """Take frames until what they brought is as wanted: at once, when it is so already."""
+        async with asyncio.timeout(RECV_TIMEOUT_S):
+            while not condition():
+                await self.recv()
+
     async def until(self, wanted: Wanted, *, timeout_s: float = RECV_TIMEOUT_S) -> list[Frame]:
         """Return the frames up to and with the first one that is wanted."""
         frames: list[Frame] = []

@@ -424,7 +424,7 @@ async def test_deleted_thread_tells_its_subscribers_and_begins_anew(lane: Lane) 
         old = await client.subscribe("t")
         await lane.finish(other, "t", "r-1", "word")
         await other.run("t", "r-2", steps(["say", "1"], ["hold", "never"]))
-        await client.until(lambda _: old.text.endswith("1"))
+        await client.until_true(lambda: old.text.endswith("1"))
         async with lane.server.http(lane.token) as http:
             assert (await http.delete("/api/threads/t")).is_success
         told = await client.until(lambda frame: frame.get("deleted") is True)

@@ -38,7 +38,7 @@ async def test_killed_run_is_lost_and_the_queued_one_goes_on(tmp_path: Path) -> 
             await client.run("t", "r-1", LONG)
             await client.run("t", "r-2", steps(["input"]))
             await client.until(lambda frame: frame.get("disposition") == "queued")
-            await client.until(lambda _: seen.text.endswith("half"))
+            await client.until_true(lambda: seen.text.endswith("half"))
             await server.kill()
             assert (await client.closed())[0] == 1006  # a broken line, no close
         before = list(seen.envelopes)
@@ -46,7 +46,7 @@ async def test_killed_run_is_lost_and_the_queued_one_goes_on(tmp_path: Path) -> 
         async with lane.connect() as client:
             # What was seen is there still, and goes on without a gap.
             await client.follow(seen)
-            await client.until(lambda _: seen.has_ended("r-2"))
+            await client.until_true(lambda: seen.has_ended("r-2"))
         log = await lane.load_log("t")
         assert log.envelopes[: len(before)] == before
         assert log.envelopes == seen.envelopes
@@ -141,7 +141,7 @@ async def test_drain_that_takes_too_long_ends_its_runs(tmp_path: Path) -> None:
             follower = await client.subscribe("t")
             await client.run("t", "r-1", steps(["say", "1 "], ["hold", "never"]))
             await client.run("u", "r-2", steps(["say", "1 "], ["deaf"]))
-            await client.until(lambda _: bool(follower.text))
+            await client.until_true(lambda: bool(follower.text))
             stopped = await server.stop()
             assert await client.closed() == (1001, "going_away")
         # The deadline, the time that an agent has which ignores the stop, and a goodbye.

@@ -316,7 +316,7 @@ async def test_sockets_that_said_hello_hear_when_a_thread_changes(
 def assert_failed(event: Frame, code: str) -> str:
     """Look at a RUN_ERROR that tells nothing but its code, and return its errorId."""
     error_id = event["metadata"]["errorId"]
-    assert event.keys() == {"type", "threadId", "runId", "message", "code", "metadata"}
+    assert event.keys() == {"type", "runId", "message", "code", "metadata"}
     assert (event["type"], event["code"]) == ("RUN_ERROR", code)
     assert event["metadata"] == {"errorId": error_id}
     assert event["message"].startswith("The agent ")
