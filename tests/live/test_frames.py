@@ -195,7 +195,7 @@ async def test_before_hello_there_are_data_frames_only(lane: Lane) -> None:
         await client.send(HELLO)
         assert (await client.recv())["type"] == "welcome"
         await client.send("no JSON")
-        assert (await client.recv())["type"] == "error"
+        await client.until_type("error")
 
 
 # --- what is malformed ---------------------------------------------------------------------------
