@@ -8,9 +8,17 @@ from typing import Final, NamedTuple, Self
 
 from isolane.clock import now_ms
 from isolane.errors import InvalidContext, InvalidCursor
-from isolane.ids import check_user_id, check_wire_id, new_request_id
+from isolane.ids import (
+    check_request_id,
+    check_user_id,
+    check_wire_id,
+    new_request_id,
+    to_parent_id,
+)
 
 DEPTH_MAX: Final = 10
+TIME_MAX_MS: Final = 2**53 - 1
+"""What readers of JSON keep exactly."""
 _EVENT_ID: Final = re.compile(r"([a-z0-9]{1,32})-(0|[1-9][0-9]{0,14})", re.ASCII)
 
 
@@ -52,10 +60,13 @@ class UserExecutionContext:
     """Who asks, verified, and for which thread and run. Valid by construction, passed explicitly.
 
     Made once, at the door, from verified claims. `thread_id` and `run_id` are None until
-    `for_thread()` and `for_run()`. `created_at` is in milliseconds since 1970. `depth` counts
-    the contexts this one came from, at most 10.
+    `for_thread()` and `for_run()`. `request_id` is this gateway's own; whoever brings an id of
+    their own gives it as `parent_request_id`, where it is kept when it is well formed and dropped
+    when not. `created_at` is in milliseconds since 1970. `depth` counts the contexts this one came
+    from, at most 10.
 
-    Raises `InvalidContext`, which names the field, for anything that is not a proper id.
+    Raises `InvalidContext`, which names field, type and rule, for anything else that is not as it
+    should be.
     """
 
     user_id: str
@@ -70,26 +81,32 @@ class UserExecutionContext:
     def __post_init__(self) -> None:
         """Refuse what can't be a context."""
         object.__setattr__(self, "user_id", check_user_id("userId", self.user_id))
-        for name, value in (("threadId", self.thread_id), ("runId", self.run_id)):
+        object.__setattr__(self, "parent_request_id", to_parent_id(self.parent_request_id))
+        check_request_id("requestId", self.request_id)
+        for name, value in (
+            ("threadId", self.thread_id),
+            ("runId", self.run_id),
+            ("connectionId", self.connection_id),
+        ):
             if value is not None:
                 check_wire_id(name, value)
         if self.run_id is not None and self.thread_id is None:
-            raise InvalidContext("runId", "needs a thread to belong to")
-        if not 0 <= self.depth <= DEPTH_MAX:
-            raise InvalidContext("depth", f"must be 0 to {DEPTH_MAX}, not {self.depth}")
+            raise InvalidContext("runId", "needs a thread to belong to", self.run_id)
+        _check_number("createdAt", self.created_at, most=TIME_MAX_MS)
+        _check_number("depth", self.depth, most=DEPTH_MAX)
 
     @property
     def thread_key(self) -> ThreadKey:
         """The address of this context's log; raises `InvalidContext` before `for_thread()`."""
         if self.thread_id is None:
-            raise InvalidContext("threadId", "is needed here and this context has none")
+            raise InvalidContext("threadId", "is needed here", None)
         return ThreadKey(self.user_id, self.thread_id)
 
     @property
     def run_key(self) -> RunKey:
         """The address of this context's run; raises `InvalidContext` before `for_run()`."""
         if self.run_id is None:
-            raise InvalidContext("runId", "is needed here and this context has none")
+            raise InvalidContext("runId", "is needed here", None)
         return RunKey(self.user_id, self.run_id)
 
     def child(self) -> Self:
@@ -113,3 +130,8 @@ class UserExecutionContext:
             created_at=now_ms(),
             **changes,  # type: ignore[arg-type]  # the three callers above pass ids only
         )
+
+
+def _check_number(field: str, value: object, *, most: int) -> None:
+    if type(value) is not int or not 0 <= value <= most:  # True is an int, and no number
+        raise InvalidContext(field, f"must be a whole number from 0 to {most}", value)

@@ -8,7 +8,11 @@ everything else leaves the process as `public_message` only.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+SHOWN_CHARACTERS: Final = 128
+"""How much of a refused id its error repeats: as much as an id may have."""
+CHAIN_MAX: Final = 20
 
 
 class IsolaneError(Exception):
@@ -83,7 +87,21 @@ class InvalidInput(IsolaneError):
 
 
 class InvalidContext(InvalidInput, ValueError):
-    """An id that can't be part of a context: it names field, type and rule."""
+    """A value that can't be part of a context: the text names field, type and rule."""
+
+    def __init__(self, field: str, rule: str, value: object) -> None:
+        """Name the field and its rule, and what type the refused `value` has."""
+        super().__init__(field, f"{rule}, and this is {_described(value)}")
+        self.type_name = type(value).__name__
+        self.rule = rule
+
+
+def _described(value: object) -> str:
+    """Name the type, and show what is short enough to be looked at."""
+    if not isinstance(value, str):
+        return f"of type {type(value).__name__}"
+    shown = repr(value) if len(value) <= SHOWN_CHARACTERS else f"{len(value)} characters long"
+    return f"text (str), {shown}"
 
 
 class InvalidCursor(IsolaneError):
@@ -192,6 +210,10 @@ class ContractError(IsolaneError, TypeError, RuntimeError):
     """An object doesn't keep its contract: names class, method, what was wanted and the mend."""
 
 
+class ConnectionFailed(IsolaneError):
+    """A socket ends for something that nobody foresaw, which is the cause of this."""
+
+
 class ManagerClosed(IsolaneError, RuntimeError):
     """The manager has let its thread go; ask the factory for the one that is alive."""
 
@@ -202,3 +224,21 @@ class NoActiveRun(IsolaneError, RuntimeError):
 
 class AgentRefused(IsolaneError, TypeError):
     """What `--agent` names is no agent; the text says what it is and what is wanted."""
+
+
+def chain_of(error: BaseException) -> list[str]:
+    """Return what happened from the surface to the root, a sentence for each error on the way."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < CHAIN_MAX:  # a chain may bite its own tail
+        chain.append(f"{type(current).__name__}: {_text_of(current)}")
+        is_hidden = current.__cause__ is None and current.__suppress_context__
+        current = None if is_hidden else current.__cause__ or current.__context__
+    return chain
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - agents raise anything, also errors that can't be printed
+        return "(its text can't be had)"

@@ -14,6 +14,9 @@ from isolane.errors import InvalidContext
 
 ID_MAX_CHARACTERS: Final = 128
 WIRE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_REQUEST_ID: Final = re.compile(
+    r"req_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+)
 _PLACEHOLDERS: Final = frozenset({"none", "null", "undefined", "placeholder"})
 _USER_MARKS: Final = frozenset("._:-|@+")
 
@@ -69,7 +72,7 @@ def check_wire_id(field: str, value: object) -> str:
     """Return `value` when it may name a thread or run, else raise `InvalidContext`."""
     text = _check_text(field, value)
     if not WIRE_ID.fullmatch(text):
-        raise InvalidContext(field, f"must be 1 to 128 characters of [A-Za-z0-9._:-], not {text!r}")
+        raise InvalidContext(field, "must be 1 to 128 characters of [A-Za-z0-9._:-]", text)
     return text
 
 
@@ -81,19 +84,32 @@ def check_user_id(field: str, value: object) -> str:
     text = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
     text = _check_text(field, text)
     if not all(mark in _USER_MARKS or unicodedata.category(mark)[0] in "LMN" for mark in text):
-        raise InvalidContext(field, "may hold letters, digits and ._:-|@+ only")
+        raise InvalidContext(field, "may hold letters, digits and ._:-|@+ only", text)
     return text
+
+
+def check_request_id(field: str, value: object) -> str:
+    """Return `value` when this gateway made it, else raise `InvalidContext`."""
+    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
+        raise InvalidContext(field, "must be an id of this gateway's own, req_ and a uuid7", value)
+    return value
+
+
+def to_parent_id(value: object) -> str | None:
+    """Return somebody else's request id when it is well formed, else None: it is a hint only."""
+    try:
+        return check_wire_id("parentRequestId", value)
+    except InvalidContext:
+        return None
 
 
 def _check_text(field: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidContext(field, f"must be text, not {type(value).__name__}")
+        raise InvalidContext(field, "must be text (str)", value)
     if not value.strip():
-        raise InvalidContext(field, "must not be blank")
+        raise InvalidContext(field, "must not be blank", value)
     if len(value) > ID_MAX_CHARACTERS:
-        raise InvalidContext(
-            field, f"must be at most {ID_MAX_CHARACTERS} characters, not {len(value)}"
-        )
+        raise InvalidContext(field, f"must be at most {ID_MAX_CHARACTERS} characters", value)
     if value.lower() in _PLACEHOLDERS:
-        raise InvalidContext(field, f"must name something, and {value!r} stands for nothing")
+        raise InvalidContext(field, "must name something, which a placeholder does not", value)
     return value

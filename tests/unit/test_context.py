@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from isolane.context import DEPTH_MAX, EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.errors import InvalidContext, InvalidCursor
+from isolane.ids import check_request_id
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,11 @@ from isolane.errors import InvalidContext, InvalidCursor
         ({"user_id": "alice", "thread_id": "a b"}, "threadId"),
         ({"user_id": "alice", "thread_id": "t", "run_id": "x" * 129}, "runId"),
         ({"user_id": "alice", "run_id": "r"}, "runId"),
+        ({"user_id": "alice", "connection_id": ""}, "connectionId"),
+        ({"user_id": "alice", "request_id": "mine"}, "requestId"),
+        ({"user_id": "alice", "created_at": "now"}, "createdAt"),
+        ({"user_id": "alice", "created_at": 2**60}, "createdAt"),
+        ({"user_id": "alice", "depth": True}, "depth"),
         ({"user_id": "alice", "depth": -1}, "depth"),
         ({"user_id": "alice", "depth": DEPTH_MAX + 1}, "depth"),
     ],
@@ -30,6 +36,20 @@ def test_what_is_no_context_cannot_be_made(fields: dict[str, Any], name: str) ->
     with pytest.raises(InvalidContext, match=f"^{name}: ") as caught:
         UserExecutionContext(**fields)
     assert isinstance(caught.value, ValueError)
+
+
+def test_the_refusal_names_field_type_and_rule() -> None:
+    with pytest.raises(InvalidContext) as caught:
+        UserExecutionContext(user_id="alice", thread_id=7)  # type: ignore[arg-type]  # the mistake
+    assert (caught.value.field, caught.value.type_name) == ("threadId", "int")
+    assert str(caught.value) == "threadId: must be text (str), and this is of type int"
+
+
+def test_a_request_id_is_ours_and_somebody_elses_is_its_parent() -> None:
+    context = UserExecutionContext(user_id="alice", parent_request_id="trace-1")
+    assert check_request_id("requestId", context.request_id) == context.request_id
+    assert context.parent_request_id == "trace-1"
+    assert UserExecutionContext(user_id="alice", parent_request_id="a b").parent_request_id is None
 
 
 def test_a_context_never_changes() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -34,6 +34,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.AgentProtocol: ("agent_protocol", None, 500, True),
     errors.AgentLost: ("agent_lost", None, 500, True),
     errors.ContractError: ("internal", 1011, 500, True),
+    errors.ConnectionFailed: ("internal", 1011, 500, True),
     errors.ManagerClosed: ("internal", 1011, 500, True),
     errors.NoActiveRun: ("internal", 1011, 500, True),
     errors.AgentRefused: ("internal", 1011, 500, True),
@@ -97,3 +98,55 @@ def test_the_four_kinds_of_failure_are_told_apart_by_type() -> None:
     ]  # fmt: skip
     for one in kinds:
         assert not any(issubclass(one, other) for other in kinds if other is not one)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def raising(error: BaseException, cause: Callable[[], object] | None = None) -> None:
+    """Raise `error`, while what `cause` raises is handled."""
+    if cause is None:
+        raise error
+    try:
+        cause()
+    except Exception:  # noqa: BLE001 - what is handled when the next one comes
+        raise error  # noqa: B904 - its context is what is asked for
+
+
+def test_a_chain_goes_from_the_surface_to_the_root() -> None:
+    surface, middle = errors.ConnectionFailed("surface"), errors.ContractError("middle")
+    surface.__cause__ = middle
+    middle.__cause__ = Mute()
+    assert errors.chain_of(surface) == [
+        "ConnectionFailed: surface",
+        "ContractError: middle",
+        "Mute: (its text can't be had)",
+    ]
+
+
+def test_a_chain_names_what_was_handled_when_it_happened() -> None:
+    with pytest.raises(ValueError, match="second") as caught:
+        raising(ValueError("second"), lambda: raising(KeyError("first")))
+    assert errors.chain_of(caught.value) == ["ValueError: second", "KeyError: 'first'"]
+    caught.value.__suppress_context__ = True  # as `from None` has it
+    assert errors.chain_of(caught.value) == ["ValueError: second"]
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert len(errors.chain_of(one)) == errors.CHAIN_MAX
+
+
+def test_a_refused_value_is_named_with_its_type_and_shown_when_it_is_short() -> None:
+    number = errors.InvalidContext("threadId", "must be text (str)", 5)
+    assert str(number) == "threadId: must be text (str), and this is of type int"
+    assert (number.field, number.type_name, number.rule) == (
+        "threadId", "int", "must be text (str)",
+    )  # fmt: skip
+    assert "text (str), 'a b'" in str(errors.InvalidContext("runId", "rule", "a b"))
+    long = str(errors.InvalidContext("runId", "rule", "x" * 10_000))
+    assert "10000 characters long" in long
+    assert len(long) < 200

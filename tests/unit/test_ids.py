@@ -5,25 +5,34 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uuid_utils import uuid7
 
 from isolane import ids
 from isolane.errors import InvalidContext
 
+STOPPED_NS = 1_700_000_000 * 10**9
 
-def test_ids_are_unique_over_threads() -> None:
+
+def test_a_million_ids_over_eight_threads_are_unique_though_the_clock_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ids, "uuid7", partial(uuid7, nanoseconds=STOPPED_NS))
     gate = threading.Barrier(8)
 
     def make(_: int) -> list[str]:
         gate.wait()  # all eight at once
-        return [ids.new_request_id() for _ in range(12_500)]
+        return [ids.new_request_id() for _ in range(125_000)]
 
     with ThreadPoolExecutor(8) as pool:
         made = [new for batch in pool.map(make, range(8)) for new in batch]
-    assert len(made) == len(set(made)) == 100_000
+    assert len(set(made)) == 1_000_000
+    assert len({new[:15] for new in made}) == 1  # the clock's part: it did stand still
 
 
 @pytest.mark.parametrize(
@@ -110,3 +119,24 @@ def test_epochs_differ_by_every_part_and_say_nothing() -> None:
     assert one == ids.derive_epoch(seed, "a:b", "c", 0)
     assert one not in others
     assert len(set(others)) == len(others)
+
+
+def test_a_request_id_is_our_own() -> None:
+    made = ids.new_request_id()
+    assert ids.check_request_id("requestId", made) == made
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "req_", "req_1", "x", f"req_{uuid4()}", str(uuid7()), f"req_{uuid7()}\n", None, 5],
+    ids=repr,
+)
+def test_any_other_request_id_is_refused(bad: object) -> None:
+    with pytest.raises(InvalidContext, match="requestId: must be an id of this gateway's own"):
+        ids.check_request_id("requestId", bad)
+
+
+def test_somebody_elses_request_id_is_kept_when_it_is_well_formed_and_else_dropped() -> None:
+    assert ids.to_parent_id("trace-1:a.b_c") == "trace-1:a.b_c"
+    for bad in ("", "a b", "x" * 129, "null", "a\r\nb", "é", None, 5):
+        assert ids.to_parent_id(bad) is None

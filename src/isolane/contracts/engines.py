@@ -25,7 +25,10 @@ from isolane.transcript import Message
 
 @runtime_checkable
 class EventLog(Protocol):
-    """One ordered log per `ThreadKey`, which exists from the start and is empty until used."""
+    """One ordered log per `ThreadKey`, which exists from the start and is empty until used.
+
+    Reading is safe to cancel. Every method raises `Unavailable` when the log can't be reached.
+    """
 
     async def append(
         self,
@@ -41,36 +44,40 @@ class EventLog(Protocol):
         Calls commit in the order in which they were made. With `end`, the run's row and messages
         are written in the same transaction. `epoch` says which numbering the run began in. Raises
         `NotFound` when the thread was deleted, also when there is a new one of its id;
-        `Unavailable` when nothing can be written; nothing is in the log then. Not undone by
-        cancelling: who is cancelled doesn't know.
+        `Unavailable` when nothing can be written; nothing is in the log then. Cancelling
+        doesn't take it back: who is cancelled doesn't know whether it was committed.
         """
         ...
 
     async def read(self, key: ThreadKey, *, after: EventId, limit: int) -> list[Record]:
-        """Return up to `limit` records strictly after `after`, oldest first.
+        """Return up to `limit` records (a count) strictly after `after`, oldest first.
 
         Raises `CursorExpired` when records after `after` are no longer kept or the epoch is
-        another, `InvalidCursor` when `after` is ahead of the log.
+        another, `InvalidCursor` when `after` is ahead of the log. Safe to cancel.
         """
         ...
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
-        """Return what the log holds now; an unused one has its epoch already, and head 0."""
+        """Return what the log holds now; an unused one has its epoch already, and head 0.
+
+        Safe to cancel.
+        """
         ...
 
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; its next numbering is of another epoch.
 
         Returns the ids of its runs: a run that is stored later is the next thread's. Raises
-        `NotFound`. An append that comes later raises it, too.
+        `NotFound`. An append that comes later raises it, too. Cancelling doesn't take it back.
         """
         ...
 
     async def trim(self, *, older_than: int) -> int:
         """Let go of finished runs that ended before `older_than`; return how many entries went.
 
-        Whole runs from the old end only, never an active one. What exceeds the thread's own
-        maximum goes when a run ends.
+        `older_than` is in milliseconds since 1970. Whole runs from the old end only, never an
+        active one. What exceeds the thread's own maximum goes when a run ends. Cancelling doesn't
+        take it back.
         """
         ...
 
@@ -80,22 +87,31 @@ class Bell(Protocol):
     """Says that a log has grown. A hint: a ring may be lost, the log has the record."""
 
     def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
-        """Tell all listeners of `key`, without waiting for any."""
+        """Tell all listeners of `key`, without waiting for any. Plain, and raises nothing."""
         ...
 
     async def listen(
         self, key: ThreadKey, listener: Callable[[Sequence[Record]], None]
     ) -> Callable[[], None]:
-        """Call `listener` at each ring from now on; return the function that ends it."""
+        """Call `listener` at each ring from now on; return the function that ends it.
+
+        `listener` is plain and quick. The function that ends it is plain and idempotent. Raises
+        `Unavailable`. Cancelled before it returned, nothing listens.
+        """
         ...
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Threads, messages and runs. Every method takes the context or the key first."""
+    """Threads, messages and runs. Every method takes the context or the key first.
+
+    Methods called `load_` and `has_` change nothing and are safe to cancel. Cancelling one that
+    writes doesn't take the write back: it may have happened. Every method raises `Unavailable` when
+    the store can't be reached.
+    """
 
     async def load_run(self, key: RunKey) -> StoredRun | None:
-        """Return the user's run of that id, whatever its thread."""
+        """Return the user's run of that id, whatever its thread; None when there is none."""
         ...
 
     async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> None:
@@ -103,7 +119,10 @@ class Store(Protocol):
         ...
 
     async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
-        """Mark the run as running, apply its rewind, and join its new messages to the thread."""
+        """Mark the run as running, apply its rewind, and join its new messages to the thread.
+
+        All in one transaction. The thread comes into being with its first run.
+        """
         ...
 
     async def begin_queued_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
@@ -119,9 +138,10 @@ class Store(Protocol):
         ...
 
     async def load_threads(self, user_id: str, *, before: str | None, limit: int) -> ThreadPage:
-        """Return the user's threads, the newest change first; `before` is a page's own cursor.
+        """Return up to `limit` (a count) of the user's threads, the newest change first.
 
-        Raises `InvalidCursor` for a cursor that no page gave out.
+        `before` is a page's own cursor, None for the first page. Raises `InvalidCursor` for a
+        cursor that no page gave out.
         """
         ...
 
@@ -155,18 +175,24 @@ class Store(Protocol):
 
 @runtime_checkable
 class RunQueue(Protocol):
-    """Whose turn it is on each thread: one run at a time, the others in order."""
+    """Whose turn it is on each thread: one run at a time, the others in order.
+
+    Plain throughout: looking and taking are one step, with no await between.
+    """
 
     def enter(self, key: ThreadKey, run_id: str, *, most: int) -> int:
-        """Take a place and return it: 0 goes now, 1 is next. Raises `LimitExceeded` over `most`."""
+        """Take a place and return it: 0 goes now, 1 is next.
+
+        Raises `LimitExceeded` when `most` runs wait already, and takes no place then.
+        """
         ...
 
     def leave(self, key: ThreadKey, run_id: str) -> str | None:
-        """Give the place up; return the run whose turn it is now, if that changed."""
+        """Give the place up; return the run whose turn it is now, if that changed. Idempotent."""
         ...
 
     def get_active(self, key: ThreadKey) -> str | None:
-        """Return the run whose turn it is."""
+        """Return the run whose turn it is, None when the thread is free."""
         ...
 
     def get_position(self, key: ThreadKey, run_id: str) -> int | None:
@@ -176,14 +202,17 @@ class RunQueue(Protocol):
 
 @runtime_checkable
 class Limits(Protocol):
-    """Counts what each user holds. Taking and counting is one step: no await between."""
+    """Counts what each user holds, by the published names of the limits.
+
+    Plain throughout: taking and counting is one step, with no await between.
+    """
 
     def take(self, user_id: str, limit: str) -> None:
         """Count one more; raises `LimitExceeded` when the user holds all there is."""
         ...
 
     def give_back(self, user_id: str, limit: str) -> None:
-        """Count one less."""
+        """Count one less; what was never taken stays at nothing."""
         ...
 
     def hit(self, user_id: str, limit: str) -> None:
@@ -196,7 +225,10 @@ class Authenticator(Protocol):
     """Tells who a credential speaks for."""
 
     async def authenticate(self, token: str) -> Identity:
-        """Return who the bearer token speaks for; raises `Unauthenticated` with its reason."""
+        """Return who the bearer token speaks for; raises `Unauthenticated` with its reason.
+
+        Raises `Unavailable` when that can't be found out now. Safe to cancel.
+        """
         ...
 
 
@@ -209,7 +241,7 @@ class StopSignal(Protocol):
         ...
 
     async def wait(self) -> object:
-        """Return once the run is stopped."""
+        """Return once the run is stopped; what it returns says nothing. Safe to cancel."""
         ...
 
 
@@ -223,5 +255,9 @@ class Agent(Protocol):
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
-        """Yield text, mappings or AG-UI events until the answer is whole."""
+        """Yield text, mappings or AG-UI events until the answer is whole.
+
+        May raise anything: the run ends in an error then. A stopped run's `stop` is set; an agent
+        that goes on is cancelled a second later, at whatever it awaits.
+        """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -29,7 +30,7 @@ def ensure(value: T, contract: type[Any]) -> T:
     """
     cls = type(value)
     if inspect.isawaitable(value) or inspect.isasyncgen(value):
-        raise ContractError(_blame_awaitable(value, contract))
+        raise _blame_awaitable(value, contract)
     if isinstance(value, type):
         raise ContractError(
             f"{_wanted(contract)} an instance, got the class {value.__name__}; write "
@@ -48,14 +49,19 @@ def _wanted(contract: type[Any]) -> str:
     return f"{contract.__name__} wants"
 
 
-def _blame_awaitable(value: object, contract: type[Any]) -> str:
-    name, place = _origin(value)
+def _blame_awaitable(value: object, contract: type[Any]) -> ContractError:
+    """Return the error that says what came, caused by the one that says where it was made."""
+    source = value.get_coro() if isinstance(value, asyncio.Task) else value
+    name, place = _origin(source)
+    mend = f"async for … in {name}(…)" if inspect.isasyncgen(source) else f"await {name}(…)"
     if inspect.iscoroutine(value):
         value.close()
-    return (
-        f"{_wanted(contract)} an object, got a {type(value).__name__} that nobody awaited, "
-        f"made by {name}{place}; write: await {name}(…)"
+    kind = type(value).__name__
+    error = ContractError(
+        f"{_wanted(contract)} an object, got a {kind} that nobody awaited; write: {mend}"
     )
+    error.__cause__ = ContractError(f"the {kind} was made by {name}{place}; write: {mend}")
+    return error
 
 
 def _origin(value: object) -> tuple[str, str]:

@@ -19,24 +19,31 @@ Socket: TypeAlias = Any
 class WebSocketManagerProtocol(Protocol):
     """The live read side of one thread of one user on this node.
 
-    After `close()` every method but `close()` raises `ManagerClosed`. Ids of other users are
-    answered as if nothing were there.
+    Methods called `get_` and `is_` are plain, answer from what is held, and change nothing: no
+    count and no timeout. What any method returns is the caller's own copy. Ids of other users are
+    answered as if nothing were there. After `close()` every method but `close()` raises
+    `ManagerClosed`.
     """
 
     async def add_connection(self, connection: Socket, *, after: EventId | None = None) -> None:
         """Feed `connection` what comes strictly after `after`; None is from the start.
 
         Replaces what it was fed here before. Raises `ContractError` for a connection of
-        another user.
+        another user. Returns before anything is delivered. Cancelled, it may leave the connection
+        unfed: remove it then.
         """
         ...
 
     async def remove_connection(self, connection_id: str) -> None:
-        """Stop feeding it, and wait until its follower is gone. Idempotent; unknown ids too."""
+        """Stop feeding it, and wait until its follower is gone; the socket stays open.
+
+        Idempotent; unknown ids too. The last one takes the manager along. Cancelled, it may be
+        fed no more and still be here: remove it again.
+        """
         ...
 
     def get_connection(self, connection_id: str) -> Socket | None:
-        """Return the connection of that id, if it is here."""
+        """Return the connection of that id, if it is here; only the user's own can be."""
         ...
 
     def get_user_connections(self, user_id: str) -> frozenset[str]:
@@ -52,11 +59,19 @@ class WebSocketManagerProtocol(Protocol):
         ...
 
     async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
-        """Send a control frame to the user's greeted connections here; a verdict for each."""
+        """Send a control frame to the user's greeted connections here; a verdict for each.
+
+        Empty for another user. All are sent to at once; returns when the slowest has taken it or
+        its `sendTimeoutMs` is over. Raises `TypeError` for what JSON can't say, and sends nothing
+        then. Cancelling doesn't take back what was sent.
+        """
         ...
 
     async def send_to_thread(self, thread_id: str, message: Mapping[str, object]) -> Delivery:
-        """Send a control frame to all who follow the thread; empty for another thread."""
+        """Send a control frame to all who follow the thread; empty for another thread.
+
+        Otherwise as `send_to_user`. Cancelling doesn't take back what was sent.
+        """
         ...
 
     async def emit_critical_event(
@@ -64,12 +79,16 @@ class WebSocketManagerProtocol(Protocol):
     ) -> EventId:
         """Put a CUSTOM event into the log of the run under way and return its id once committed.
 
-        Raises `NoActiveRun` outside a run, and for another user.
+        Raises `NoActiveRun` outside a run, and for another user. Cancelling doesn't take it back.
         """
         ...
 
     async def close(self) -> None:
-        """Let every connection go. Idempotent, also twice at once."""
+        """Close the sockets that still want something of the thread, and let all go.
+
+        Their clients resume elsewhere. Idempotent, also twice at once and during a send. Cancelled,
+        the manager is closed, and a second call finishes what is left.
+        """
         ...
 
 
@@ -80,20 +99,32 @@ class AgentServiceProtocol(Protocol):
     async def start(self, context: UserExecutionContext, run_input: RunAgentInput) -> RunTicket:
         """Take a run on, at once or in its turn; the same run id attaches to the one there is.
 
-        Raises `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`.
+        Raises `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`. Cancelled, the run
+        may have been started; the same id attaches to it.
         """
         ...
 
     def follow(
         self, context: UserExecutionContext, *, after: EventId | None = None
     ) -> AsyncGenerator[Record, None]:
-        """Yield the records of the context's run, or of its whole thread, then live."""
+        """Yield the records of the context's run to its end, or of its whole thread, then live.
+
+        Strictly after `after`; None is from the start. Raises `NotFound`, `CursorExpired`,
+        `InvalidCursor`, and `InvalidContext` when the run belongs to another thread. Safe to cancel
+        and to close at any record.
+        """
         ...
 
     async def abort(self, context: UserExecutionContext) -> None:
-        """Stop the context's run; returns at once, the run's own end follows. Idempotent."""
+        """Stop the context's run; returns at once, the run's own end follows. Idempotent.
+
+        Raises `InvalidContext` when the run belongs to another thread. Safe to cancel.
+        """
         ...
 
     async def recover(self) -> int:
-        """End the runs that another life left open; return how many."""
+        """End the runs that another life left open; return how many.
+
+        Cancelled, the rest stays open until the next call.
+        """
         ...

@@ -98,8 +98,22 @@ async def _identify(gateway: OpenGateway, request: Request) -> Identity:
     return await authenticate(gateway, request.scope, is_write=is_write)
 
 
-async def _contextualise(identity: Annotated[Identity, Depends(_identify)]) -> UserExecutionContext:
-    return UserExecutionContext(user_id=identity.user_id)
+def make_context(
+    identity: Identity, scope: Scope, *, connection_id: str | None = None
+) -> UserExecutionContext:
+    """Return the context of one request: whose it is, and the id that a proxy gave it, if any."""
+    given = get_headers(scope, b"x-request-id")
+    return UserExecutionContext(
+        user_id=identity.user_id,
+        connection_id=connection_id,
+        parent_request_id=given[0] if given else None,
+    )
+
+
+async def _contextualise(
+    identity: Annotated[Identity, Depends(_identify)], request: Request
+) -> UserExecutionContext:
+    return make_context(identity, request.scope)
 
 
 Identified = Annotated[Identity, Depends(_identify)]

@@ -20,6 +20,7 @@ from isolane.errors import (
     NotFound,
     TooLarge,
     Unauthenticated,
+    chain_of,
 )
 from isolane.frames import error_details
 from isolane.ids import new_error_id
@@ -37,13 +38,20 @@ _log = structlog.get_logger(__name__)
 def report(error: BaseException, **names: str | None) -> tuple[IsolaneError, str]:
     """Log `error` under a new id; return what a client may hear of it, and the id.
 
-    What nobody foresaw becomes `internal`, with the whole chain of causes in the log.
+    What nobody foresaw becomes `internal`, with the chain of causes, surface to root, in the log.
     """
     error_id = new_error_id()
     if isinstance(error, IsolaneError) and error.code != "internal":
         _log.info("refused", error_id=error_id, code=error.code, reason=str(error), **names)
         return error, error_id
-    _log.error("failed", error_id=error_id, code="internal", exc_info=error, **names)
+    _log.error(
+        "failed",
+        error_id=error_id,
+        code="internal",
+        chain=chain_of(error),
+        exc_info=error,
+        **names,
+    )
     return IsolaneError("internal"), error_id
 
 

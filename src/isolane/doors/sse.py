@@ -13,9 +13,9 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from isolane.context import EventId, UserExecutionContext
+from isolane.context import EventId
 from isolane.contracts import Identity
-from isolane.doors.credentials import Identified, UserContext
+from isolane.doors.credentials import Identified, UserContext, make_context
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
 from isolane.errors import IsolaneError, NotFound, SlowConsumer, Unauthenticated
@@ -128,6 +128,8 @@ async def _with_beats(records: Records, heartbeat_s: float) -> AsyncIterator[Rec
 async def follow_thread(
     gateway: OpenGateway,
     identity: Identified,
+    context: UserContext,
+    *,
     thread_id: str,
     after: str | None = None,
     last_event_id: LastEventId = None,
@@ -137,7 +139,7 @@ async def follow_thread(
     A place that is no longer kept is `resume_expired` (410): read the thread anew, go on from its
     head.
     """
-    key = UserExecutionContext(user_id=identity.user_id).for_thread(thread_id).thread_key
+    key = context.for_thread(thread_id).thread_key
 
     async def start() -> Records:
         if await gateway.store.load_thread(key) is None:
@@ -196,9 +198,7 @@ async def _run(
 ) -> EventStream:
     gateway.factory.check_rate(identity.user_id)
     run = read_run(decode_object(await request.body()))
-    context = UserExecutionContext(user_id=identity.user_id)
-    own = context.for_thread(run.thread_id).for_run(run.run_id)
-
+    own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
     asked = None if last_event_id is None else EventId.parse(last_event_id)
 
     async def start() -> Records:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from isolane.context import UserExecutionContext
 from isolane.contracts import Identity
-from isolane.doors.credentials import check_origin
+from isolane.doors.credentials import check_origin, make_context
 from isolane.doors.gateway import Gateway, get_gateway
 from isolane.doors.handshake import (
     Handshake,
@@ -85,7 +84,15 @@ class _Upgrade:
             raise
         factory.own(connection)
         names = {"connection_id": connection.id, "user_id": connection.user_id}
-        _log.info("connected", agent=agent, replay=replay is not None, **names)
+        context = connection.context
+        _log.info(
+            "connected",
+            agent=agent,
+            replay=replay is not None,
+            request_id=context.request_id,
+            parent_request_id=context.parent_request_id,
+            **names,
+        )
         session = Session(self.gateway, connection, agent=agent, replay=replay)
         try:
             reason = await session.serve(receive)
@@ -96,7 +103,7 @@ class _Upgrade:
     def _connect(self) -> WebSocketConnection:
         transport = self.scope.get("extensions", {}).get("isolane.transport", {})
         return WebSocketConnection(
-            UserExecutionContext(user_id=self.identity.user_id, connection_id=new_connection_id()),
+            make_context(self.identity, self.scope, connection_id=new_connection_id()),
             self.identity,
             self.send,
             tasks=self.gateway.tasks,

@@ -22,6 +22,7 @@ from isolane.errors import (
     IsolaneError,
     NotFound,
     Unavailable,
+    chain_of,
 )
 from isolane.events import (
     RUN_ERROR,
@@ -296,7 +297,14 @@ def _terminal(run: Run, ending: Ending, error_id: str | None) -> tuple[Event, st
 
 def _report(run: Run, error: IsolaneError, error_id: str | None) -> None:
     level = _log.info if isinstance(error, GoingAway) else _log.error
-    level("run failed", error_id=error_id, code=error.code, exc_info=error, **_names(run))
+    level(
+        "run failed",
+        error_id=error_id,
+        code=error.code,
+        chain=chain_of(error),
+        exc_info=error,
+        **_names(run),
+    )
 
 
 def _names(run: Run) -> dict[str, str]:

@@ -178,11 +178,25 @@ async def many_lamps() -> AsyncIterator[GoodLamp]:
 
 def test_a_coroutine_that_nobody_awaited_is_closed_and_its_maker_named() -> None:
     # Warnings are errors: a coroutine left open would fail this test.
-    with pytest.raises(ContractError, match=r"write: await make_lamp\(…\)") as caught:
+    with pytest.raises(ContractError, match=r"a coroutine that nobody awaited") as caught:
         ensure(make_lamp(), Lamp)  # type: ignore[unused-coroutine]  # the mistake itself
-    assert "test_ensure.py" in str(caught.value)
-    with pytest.raises(ContractError, match="async_generator"):
+    assert "write: await make_lamp(…)" in str(caught.value)
+    line = make_lamp.__code__.co_firstlineno
+    assert str(caught.value.__cause__) == (
+        f"the coroutine was made by make_lamp in {__file__}, line {line}; write: await make_lamp(…)"
+    )
+
+
+def test_a_stream_that_nobody_read_is_named_with_the_loop_to_write() -> None:
+    with pytest.raises(ContractError, match=r"write: async for … in many_lamps\(…\)"):
         ensure(many_lamps(), Lamp)
+
+
+async def test_a_task_that_nobody_awaited_is_named_by_what_it_runs() -> None:
+    task = asyncio.create_task(make_lamp())
+    with pytest.raises(ContractError, match=r"a Task that nobody awaited; write: await make_lamp"):
+        ensure(task, Lamp)  # type: ignore[unused-awaitable]  # the mistake itself
+    await task
 
 
 async def test_a_future_is_no_object_either() -> None:
