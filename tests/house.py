@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,10 @@ from isolane.settings import Settings
 from isolane.store.database import DatabaseStore, erase
 from isolane.tasks import TaskOwner
 from isolane.websocket.connection import WebSocketConnection
-from isolane.websocket.factory import WebSocketManagerFactory
+from isolane.websocket.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
+
+OpenDatabase = Callable[[str], Awaitable[Database]]
 
 MEMORY = "sqlite://"
 ALICE = "alice"
@@ -57,12 +59,16 @@ class Ground:
 
 @asynccontextmanager
 async def open_ground(
-    url: str = MEMORY, *, clock: ManualClock | None = None, max_events: int = 20_000
+    url: str = MEMORY,
+    *,
+    clock: ManualClock | None = None,
+    max_events: int = 20_000,
+    open_at: OpenDatabase = open_database,
 ) -> AsyncIterator[Ground]:
     """Open the log and the store at `url`."""
     time = clock or ManualClock()
     tasks = TaskOwner()
-    database = await open_database(url)
+    database = await open_at(url)
     try:
         await database.write(sow_seed)
         store = DatabaseStore(database, load_bounds=load_bounds, clock=time)
@@ -125,7 +131,10 @@ async def open_house(
     *,
     url: str = MEMORY,
     clock: ManualClock | None = None,
+    bell: LocalBell | None = None,
     quiet_s: float = QUIET_S,
+    sweep_interval_s: float = SWEEP_INTERVAL_S,
+    open_at: OpenDatabase = open_database,
     wrap_store: Callable[[Store], Store] = lambda store: store,
     **settings: Any,  # noqa: ANN401 - each setting has its own type
 ) -> AsyncIterator[House]:
@@ -134,10 +143,10 @@ async def open_house(
     parts: dict[str, House] = {}
     async with AsyncExitStack() as stack:
         ground = await stack.enter_async_context(
-            open_ground(url, clock=clock, max_events=chosen.log_max_events)
+            open_ground(url, clock=clock, max_events=chosen.log_max_events, open_at=open_at)
         )
-        bell = LocalBell()
-        feed = Feed(ground.log, bell, quiet_s=quiet_s)
+        own_bell = bell or LocalBell()
+        feed = Feed(ground.log, own_bell, quiet_s=quiet_s)
         limits = LocalLimits(chosen.published_limits, clock=ground.clock)
         store = wrap_store(ground.store)
         service = AgentService(
@@ -162,8 +171,9 @@ async def open_house(
             emit=service.emit,
             on_gap=resumer.on_gap,
             threads_per_user=chosen.limit_threads_per_user,
+            sweep_interval_s=sweep_interval_s,
         )
-        house = House(ground, bell, feed, limits, service, factory, resumer, chosen)
+        house = House(ground, own_bell, feed, limits, service, factory, resumer, chosen)
         parts["house"] = house
         stack.push_async_callback(factory.shutdown)
         yield house

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -91,6 +91,8 @@ class Tail:
         if not records:
             return
         newest = self._window[-1].id if self._window else None
+        if newest is not None and _is_known(newest, records[-1].id):
+            return  # rings may overtake one another
         if newest is not None and not _follows(newest, records[0].id):
             self._window.clear()
             self._window_bytes = 0
@@ -117,7 +119,8 @@ class Tail:
             batch = self._from_window(position)
             if batch is None or not (batch or checked == doubts):
                 batch = await self._read(position)
-            checked = doubts
+                if len(batch) < READ_RECORDS:  # else there may be more: look on
+                    checked = doubts
             if batch:
                 position = batch[-1].id
                 yield batch
@@ -135,6 +138,10 @@ class Tail:
         # By index: a deque is quick at both ends, and a live follower wants the newest.
         stop = min(skipped + BATCH_RECORDS, len(self._window))
         return [self._window[place] for place in range(skipped, stop)]
+
+
+def _is_known(newest: EventId, last: EventId) -> bool:
+    return newest.epoch == last.epoch and last.seq <= newest.seq
 
 
 def _follows(newest: EventId, first: EventId) -> bool:
@@ -206,15 +213,20 @@ class Feed:
         """Return what the log of `key` holds now."""
         return await self._log.load_bounds(key)
 
-    async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncGenerator[Record, None]:
-        """Yield every record strictly after `after`, then live, for one reader of its own."""
+    @asynccontextmanager
+    async def reading(self, key: ThreadKey) -> AsyncIterator[Tail]:
+        """Open a tail for one reader; from here on a deletion of the thread ends it."""
         tail = await self.open_tail(key)
         self.readers += 1
         try:
-            async with aclosing(tail.follow(after)) as batches:
-                async for batch in batches:
-                    for record in batch:
-                        yield record
+            yield tail
         finally:
             self.readers -= 1
             tail.close()
+
+    async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncGenerator[Record, None]:
+        """Yield every record strictly after `after`, then live, for one reader of its own."""
+        async with self.reading(key) as tail, aclosing(tail.follow(after)) as batches:
+            async for batch in batches:
+                for record in batch:
+                    yield record

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -64,6 +65,8 @@ class Server:
     env: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
+    is_planted: bool = False
+    """Whether its build has a mistake in it that leaves something un-awaited."""
     lines: list[str] = field(default_factory=list)
     """What it wrote to stderr, over all its lives."""
     _process: asyncio.subprocess.Process | None = None
@@ -160,6 +163,28 @@ class Server:
             answer = await http.get("/metrics")
         return dict(_samples(answer.raise_for_status().text.splitlines()))
 
+    def resident_kib(self) -> int:
+        """Return how much memory the process holds."""
+        lines = (self._proc / "status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of all its threads so far; `stat` would tell it to 10 ms only."""
+        schedules = [path.read_text() for path in self._proc.glob("task/*/schedstat")]
+        return sum(int(schedule.split()[0]) for schedule in schedules) / 1e9
+
+    def descriptors(self) -> Counter[str]:
+        """Return what the process has open; each socket and pipe has a name that never recurs."""
+        names: Counter[str] = Counter()
+        for link in (self._proc / "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                names[str(link.readlink())] += 1
+        return names
+
+    @property
+    def _proc(self) -> Path:
+        return Path(f"/proc/{self.pid}")
+
     async def gauges(self) -> dict[str, float]:
         """Return the five gauges that fall back to their baseline when all is quiet."""
         metrics = await self.metrics()
@@ -190,7 +215,9 @@ class Server:
 
     def assert_clean(self, *, traceback_allowed: bool = False) -> None:
         """Fail when it ever said that something was left un-awaited or, unless allowed, raised."""
-        marks = LEFTOVERS if traceback_allowed else (*LEFTOVERS, "Traceback")
+        self._assert_without(LEFTOVERS if traceback_allowed else (*LEFTOVERS, "Traceback"))
+
+    def _assert_without(self, marks: tuple[str, ...]) -> None:
         found = [line for line in self.lines if any(mark in line for mark in marks)]
         assert not found, "\n".join(found)
 
@@ -236,9 +263,10 @@ class Server:
         return Stopped(code, monotonic() - began)
 
     async def _collected(self) -> None:
-        """Wait for the end of stderr, which a child of the server could hold open."""
+        """Wait for the end of stderr, which a child of the server could hold open, and judge it."""
         assert self._reader is not None
         await asyncio.wait_for(self._reader, START_TIMEOUT_S)
+        self._assert_without(() if self.is_planted else LEFTOVERS)
 
     def _running(self) -> asyncio.subprocess.Process:
         if self._process is None or not self.is_running:
@@ -251,10 +279,10 @@ class Server:
 
 @asynccontextmanager
 async def running_server(
-    data: Path, *agents: str, env: Mapping[str, str] | None = None
+    data: Path, *agents: str, env: Mapping[str, str] | None = None, is_planted: bool = False
 ) -> AsyncIterator[Server]:
     """Start a server, and end it with the block if it still runs."""
-    server = Server(data, agents, env or {})
+    server = Server(data, agents, env or {}, is_planted=is_planted)
     try:
         await server.start()
         yield server

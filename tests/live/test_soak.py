@@ -40,9 +40,9 @@ async def test_nothing_is_lost_and_nothing_stays_after_a_long_churn(tmp_path: Pa
         baseline = await gauges(server)
         async with proxy_to(server.port) as proxy:
             await churn(server, proxy, seed, counts, for_s=SOAK_S / 10)
-            early_kib = resident_kib(server)
+            early_kib = server.resident_kib()
             await churn(server, proxy, seed + 1, counts, for_s=SOAK_S * 9 / 10)
-        late_kib = resident_kib(server)
+        late_kib = server.resident_kib()
         left = await gauges_as(server, baseline)
         sys.stdout.write(
             f"\nseed {seed}: {dict(counts)}; resident KiB {early_kib} -> {late_kib}\n"
@@ -123,8 +123,3 @@ async def gauges_as(server: Server, wanted: dict[str, float]) -> dict[str, float
     while (now := await gauges(server)) != wanted and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)  # between two looks
     return now
-
-
-def resident_kib(server: Server) -> int:
-    text = Path(f"/proc/{server.pid}/status").read_text()
-    return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])

@@ -46,7 +46,7 @@ class _Counters(Collector):
         self._gateway = gateway
 
     def collect(self) -> list[CounterMetricFamily]:
-        feed = self._gateway.feed
+        feed, sweeper = self._gateway.feed, self._gateway.factory.sweeper_health
         return [
             CounterMetricFamily(
                 "isolane_events_appended", "Events committed to logs", value=feed.appended
@@ -54,6 +54,10 @@ class _Counters(Collector):
             CounterMetricFamily(
                 "isolane_log_reads", "Reads of a log by followers", value=feed.log_reads
             ),
+            CounterMetricFamily(
+                "isolane_managers_swept", "Managers that nobody came for", value=sweeper.closed
+            ),
+            CounterMetricFamily("isolane_sweep_errors", "Sweeps that failed", value=sweeper.errors),
         ]
 
 

@@ -12,6 +12,7 @@ from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
 from isolane.doors.problems import POLICY_CLOSE, close_code_of, report
 from isolane.errors import (
+    ConnectionFailed,
     CursorExpired,
     IdentityMismatch,
     InvalidCursor,
@@ -117,13 +118,11 @@ class Session:
             blamed = self._dialogue.blame(error, now_ms=self._gateway.clock(), **names)
             for consequence in blamed:
                 await self._do(consequence)
-        except IsolaneError as error:
-            if error.code == "internal":
-                self._hang_up(error)
-            else:
-                self._tell(error, **names)
         except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
-            self._hang_up(error)
+            if isinstance(error, IsolaneError) and error.code != "internal":
+                self._tell(error, **names)
+            else:
+                self._fail(f"a {type(command).__name__} frame", error)
 
     async def _do(self, command: Command) -> None:
         match command:
@@ -198,7 +197,7 @@ class Session:
         try:
             ticket = await self._gateway.service.start(context, run_input, agent=self._agent)
         except BaseException:
-            await self._gateway.factory.discard(manager)
+            await self._gateway.factory.discard(manager, context)
             raise
         # Nothing is awaited since the run's task was made: this stands before its first event.
         if connection.has_greeted:
@@ -222,7 +221,7 @@ class Session:
             start = interest.resume_seq()
             await self._join(context, manager, EventId(after.epoch, start or 0))
         else:
-            await self._gateway.factory.discard(manager)
+            await self._gateway.factory.discard(manager, context)
 
     async def _abort(self, run_id: str) -> None:
         connection, service = self._connection, self._gateway.service
@@ -249,7 +248,9 @@ class Session:
 
     async def _open_manager(self, context: UserExecutionContext) -> WebSocketManagerProtocol:
         """Return the thread's manager, checked where it enters."""
-        return ensure(await create_websocket_manager(context), WebSocketManagerProtocol)
+        factory = self._gateway.factory
+        manager = await create_websocket_manager(context, factory=factory)
+        return ensure(manager, WebSocketManagerProtocol)
 
     async def _join(
         self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId
@@ -280,7 +281,7 @@ class Session:
             self._tell(error, run_id=replay.run_id)
             connection.request_close(POLICY_CLOSE, error.code)
         except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
-            self._hang_up(error)
+            self._fail("a replay", error)
 
     async def _follow_replay(self, replay: Replay) -> None:
         gateway, own = self._gateway, self._connection.context
@@ -308,6 +309,12 @@ class Session:
         else:
             frame = run_error(known, error_id, run_id=run_id)
         self._connection.post(frame)
+
+    def _fail(self, served: str, cause: Exception) -> None:
+        """End the connection for what nobody foresaw; the log tells it from surface to root."""
+        failed = ConnectionFailed(f"connection {self._connection.id} failed while serving {served}")
+        failed.__cause__ = cause
+        self._hang_up(failed)
 
     def _hang_up(self, error: BaseException) -> None:
         """Tell of an error that ends the connection, then close."""

@@ -27,6 +27,7 @@ from isolane.contracts import (
 )
 from isolane.errors import (
     GoingAway,
+    InvalidContext,
     InvalidInput,
     LimitExceeded,
     NoActiveRun,
@@ -126,6 +127,8 @@ class AgentService:
             stored = await self._store.load_run(context.run_key)
             if stored is not None:
                 return await self._attach(context, stored, draft)
+            if context.run_key in self._runs:  # deleted with its thread, and not yet let go of
+                await self._runs[context.run_key].ended.wait()
             return await self._admit(context, draft, policy)
 
     async def load_run(self, context: UserExecutionContext, run_id: str) -> StoredRun:
@@ -153,8 +156,8 @@ class AgentService:
         A run that waits for its turn begins after what the log has now.
         """
         head = (await self._feed.load_bounds(context.thread_key)).head
-        if stored.first_seq is None:  # as far as was known: ask again, now that the head is read
-            stored = await self.load_run(context, stored.key.run_id)
+        # Asked again, now that the head is read: it may have begun, or be a deleted thread's.
+        stored = await self.load_run(context, stored.key.run_id)
         if stored.first_seq is None:
             return head
         return EventId(head.epoch, stored.first_seq - 1)
@@ -164,24 +167,35 @@ class AgentService:
     ) -> AsyncGenerator[Record, None]:
         """Yield the records of the context's run to its end, or of its whole thread, live.
 
-        Raises `NotFound`, `CursorExpired`, `InvalidCursor`.
+        Raises `NotFound`, `CursorExpired`, `InvalidCursor`, and `InvalidContext` when the run
+        belongs to another thread.
         """
         start = after or EventId("0", 0)
-        if context.run_id is not None:
-            stored = await self.load_run(context, context.run_id)
-            start = after or await self.load_start(context, stored)
-            if stored.last_seq is not None and start.seq >= stored.last_seq:
-                return
-        async with aclosing(self._feed.follow(context.thread_key, after=start)) as records:
-            async for record in records:
-                if context.run_id in {None, record.run_id}:
-                    yield record
-                if record.is_end and record.run_id == context.run_id:
+        # Listens first: a deletion that comes while the place is looked up ends this as well.
+        async with self._feed.reading(context.thread_key) as tail:
+            if context.run_id is not None:
+                stored = await self.load_run(context, context.run_id)
+                _check_thread(context, stored.thread_id)
+                start = after or await self.load_start(context, stored)
+                if stored.last_seq is not None and start.seq >= stored.last_seq:
                     return
+            async with aclosing(tail.follow(start)) as batches:
+                async for batch in batches:
+                    for record in batch:
+                        if context.run_id in {None, record.run_id}:
+                            yield record
+                        if record.is_end and record.run_id == context.run_id:
+                            return
 
     async def abort(self, context: UserExecutionContext) -> None:
-        """Stop the context's run; its own end follows. A run that has ended stays as it is."""
-        self._stop(context.run_key)
+        """Stop the context's run; its own end follows. A run that has ended stays as it is.
+
+        Raises `InvalidContext` when the run belongs to another thread.
+        """
+        run = self._runs.get(context.run_key)
+        if run is not None:
+            _check_thread(context, run.thread_id)
+            run.stop.set()
 
     async def delete_thread(self, context: UserExecutionContext) -> None:
         """Remove the context's thread: its runs end without another event. Raises `NotFound`."""
@@ -437,6 +451,12 @@ class AgentService:
         default = self._agents[self.check_agent(None)]
         agent = self._agents.get(stored.draft.agent, default)
         return Run(_context_of(stored), stored.draft, agent)
+
+
+def _check_thread(context: UserExecutionContext, thread_id: str) -> None:
+    """A run belongs to the thread that is on record, whatever a context says."""
+    if context.thread_id != thread_id:
+        raise InvalidContext("runId", "must name a run of the context's own thread", context.run_id)
 
 
 def _context_of(stored: StoredRun) -> UserExecutionContext:

@@ -12,7 +12,7 @@ import structlog
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity, Verdict
-from isolane.errors import IsolaneError, SlowConsumer
+from isolane.errors import ConnectionFailed, IsolaneError, SlowConsumer
 from isolane.events import Record
 from isolane.frames import encode_frame
 from isolane.tasks import TaskOwner, end_task
@@ -25,6 +25,7 @@ PATIENCE_STEPS: Final = 8
 """A peer that takes frames has its time begin anew, in steps: setting the clock costs some."""
 
 CLOSE_NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
 CLOSE_GRACE_S: Final = 2.0
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -204,7 +205,7 @@ class WebSocketConnection:
         self._filled.set()
 
     def give_up(self, error: IsolaneError) -> None:
-        """End a socket that takes nothing: nothing more can be said to it."""
+        """End a socket that takes nothing: nothing more can be said to it. Doesn't wait."""
         _log.info("connection given up", connection_id=self.id, code=error.code)
         self._drop_outbox(Verdict.FAILED)
         self.request_close(error.close_code or CLOSE_NORMAL, error.code)
@@ -266,10 +267,15 @@ class WebSocketConnection:
                         began = now
             verdict = Verdict.DELIVERED
         except TimeoutError:
+            batch.settle(verdict)  # who waits for it need not wait for the close as well
             self.give_up(SlowConsumer("nothing could be sent in time"))
             await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
         except (OSError, RuntimeError):  # what servers raise on a dead socket, each its own
             self._is_open = False
+        except Exception as error:  # noqa: BLE001 - a socket that may live on, and takes nothing
+            _log.error("socket failed", connection_id=self.id, exc_info=error)
+            self.give_up(ConnectionFailed(f"connection {self.id} can't be written to"))
+            await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
         finally:
             batch.settle(verdict)
         return verdict is Verdict.DELIVERED

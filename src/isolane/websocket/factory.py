@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-
-import structlog
+from typing import Final
 
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Delivery, Identity, Limits, WebSocketManagerProtocol, ensure
 from isolane.errors import ContractError, GoingAway, LimitExceeded, Unauthenticated, Unavailable
 from isolane.feed import Feed
 from isolane.tasks import TaskOwner
-from isolane.websocket.connection import CLOSE_NORMAL, WebSocketConnection
+from isolane.websocket.connection import (
+    CLOSE_GRACE_S,
+    CLOSE_NORMAL,
+    GOING_AWAY,
+    WebSocketConnection,
+)
 from isolane.websocket.manager import (
     Emit,
     IsolatedWebSocketManager,
     OnGap,
     send_to_each,
 )
+from isolane.websocket.sweeper import Sweeper, SweeperHealth
 
-_log = structlog.get_logger(__name__)
+SWEEP_INTERVAL_S: Final = 30.0
+"""A manager that nobody comes for lives one to two of these."""
 
 
 class WebSocketManagerFactory:
@@ -39,6 +45,7 @@ class WebSocketManagerFactory:
         emit: Emit,
         on_gap: OnGap,
         threads_per_user: int,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
     ) -> None:
         """Make managers that read through `feed`; see `IsolatedWebSocketManager` for the hooks."""
         self._feed = feed
@@ -49,8 +56,16 @@ class WebSocketManagerFactory:
         self._threads_per_user = threads_per_user
         self._managers: defaultdict[str, dict[str, IsolatedWebSocketManager]] = defaultdict(dict)
         self._making: dict[ThreadKey, asyncio.Task[IsolatedWebSocketManager]] = {}
+        self._awaited: Counter[ThreadKey] = Counter()
+        """How many wait for a manager; who waits has it before anybody may let go of it."""
         self._sockets: defaultdict[str, dict[str, WebSocketConnection]] = defaultdict(dict)
+        self._sweeper = Sweeper(self._all_managers, tasks=tasks, interval_s=sweep_interval_s)
         self._is_draining = False
+
+    @property
+    def sweeper_health(self) -> SweeperHealth:
+        """How the sweeper does."""
+        return self._sweeper.health
 
     @property
     def connection_count(self) -> int:
@@ -70,11 +85,17 @@ class WebSocketManagerFactory:
     def reserve(self, user_id: str) -> None:
         """Take a connection's slot before the upgrade; `release_slot` or `release` gives it back.
 
-        Raises `LimitExceeded`, and `Unavailable` while draining.
+        When the user has all, the slot of a socket that has ended and is not yet released counts
+        as free. Raises `LimitExceeded`, and `Unavailable` while draining.
         """
         if self._is_draining:
             raise Unavailable("the gateway is draining")
-        self._limits.take(user_id, "connectionsPerUser")
+        try:
+            self._limits.take(user_id, "connectionsPerUser")
+        except LimitExceeded:
+            if not self._let_go_of_closed(user_id):
+                raise
+            self._limits.take(user_id, "connectionsPerUser")
 
     def release_slot(self, user_id: str) -> None:
         """Give back a slot that no socket came to use."""
@@ -96,37 +117,38 @@ class WebSocketManagerFactory:
                     await manager.remove_connection(connection.id)
             await connection.dispose()
         finally:
-            sockets = self._sockets[connection.user_id]
-            if sockets.pop(connection.id, None) is not None:
-                self.release_slot(connection.user_id)
-            if not sockets:
-                del self._sockets[connection.user_id]
+            self._disown(connection)
 
     async def create_manager(self, context: UserExecutionContext) -> IsolatedWebSocketManager:
         """Return the live manager of the context's thread, made if there is none.
 
+        When the context names one of the user's open sockets, the manager stays for it until it is
+        added or discarded; else it stays until the sweeper has seen it twice without a socket.
         Raises `LimitExceeded` when the user has as many threads open as allowed and all of them
-        have connections, `Unavailable` while draining.
+        have sockets, `Unavailable` while draining. Safe to cancel.
         """
-        key = context.thread_key
-        manager = self.get_manager(context)
-        if manager is not None:
-            return manager
-        await self._make_room(key.user_id)
-        # Reserved before the first await: all who ask meanwhile wait for this one.
-        if key not in self._making:
-            self._check_room(key.user_id)
-            self._making[key] = self._tasks.start(self._make(key), name="manager in the making")
-        return await asyncio.shield(self._making[key])
+        while True:
+            manager = self.get_manager(context) or await self._obtain(context.thread_key)
+            if not manager.is_closed:  # as when it was let go of before this task had its turn
+                break
+        connection = self._sockets.get(context.user_id, {}).get(context.connection_id or "")
+        if connection is not None:
+            manager.expect(connection)
+        return manager
 
     def get_manager(self, context: UserExecutionContext) -> IsolatedWebSocketManager | None:
         """Return the live manager of the context's thread, if there is one."""
         key = context.thread_key
         return self._managers.get(key.user_id, {}).get(key.thread_id)
 
-    async def discard(self, manager: WebSocketManagerProtocol) -> None:
-        """Close a manager that was asked for and then got no connection."""
-        if isinstance(manager, IsolatedWebSocketManager) and manager.is_empty:
+    async def discard(
+        self, manager: WebSocketManagerProtocol, context: UserExecutionContext
+    ) -> None:
+        """Take back that `context` asked for a manager; close it when nobody else did."""
+        if not isinstance(manager, IsolatedWebSocketManager):
+            return
+        manager.dismiss(context.connection_id or "")
+        if manager.is_empty:
             await manager.close()
 
     async def close_thread(self, key: ThreadKey) -> None:
@@ -160,16 +182,37 @@ class WebSocketManagerFactory:
             self.post_to_user(user_id, {"type": "draining", "deadlineMs": deadline_ms})
 
     async def shutdown(self) -> None:
-        """Close every socket with 1001 and every manager. Idempotent."""
+        """Close every socket with 1001 and every manager, and wait for it. Idempotent.
+
+        A socket that takes nothing is reset after 2 s; so this ends, whoever doesn't read.
+        """
         self._is_draining = True
-        sockets = [
-            socket for user_id in tuple(self._sockets) for socket in self._sockets_of(user_id)
-        ]
+        if self._making:
+            await asyncio.wait(tuple(self._making.values()))
+        sockets = [socket for user_id in self._sockets for socket in self._sockets_of(user_id)]
+        if sockets:
+            closing = [self._tasks.start(_say_goodbye(socket), name="bye") for socket in sockets]
+            await asyncio.wait(closing)
         for socket in sockets:
-            socket.request_close(GoingAway.close_code or 1001, GoingAway.code)
-        await asyncio.gather(*(socket.close() for socket in sockets))
+            await self.release(socket)
         for manager in self._all_managers():
             await manager.close()
+        self._sweeper.stop()
+
+    def _let_go_of_closed(self, user_id: str) -> bool:
+        """Take the slot of the oldest socket that has ended already; False when there is none."""
+        for socket in self._sockets_of(user_id):
+            if not socket.is_open:
+                self._disown(socket)
+                return True
+        return False
+
+    def _disown(self, connection: WebSocketConnection) -> None:
+        sockets = self._sockets.get(connection.user_id, {})
+        if sockets.pop(connection.id, None) is not None:
+            self.release_slot(connection.user_id)
+        if not sockets:
+            self._sockets.pop(connection.user_id, None)
 
     def _sockets_of(self, user_id: str) -> Iterable[WebSocketConnection]:
         return tuple(self._sockets.get(user_id, {}).values())
@@ -180,19 +223,40 @@ class WebSocketManagerFactory:
     def _all_managers(self) -> list[IsolatedWebSocketManager]:
         return [manager for user_id in self._managers for manager in self._managers_of(user_id)]
 
+    async def _obtain(self, key: ThreadKey) -> IsolatedWebSocketManager:
+        """Make the manager of `key`, or wait for the one that is being made."""
+        await self._make_room(key.user_id)
+        manager = self._managers.get(key.user_id, {}).get(key.thread_id)
+        if manager is not None:  # since this task had to wait
+            return manager
+        # Reserved before the next await: all who ask meanwhile wait for this one.
+        if key not in self._making:
+            self._check_room(key.user_id)
+            self._making[key] = self._tasks.start(self._make(key), name="manager in the making")
+        self._awaited[key] += 1
+        try:
+            return await asyncio.shield(self._making[key])
+        finally:
+            self._awaited[key] -= 1
+            if not self._awaited[key]:
+                del self._awaited[key]
+
     async def _make_room(self, user_id: str) -> None:
-        """Let go of managers that nobody is connected to, oldest first, when the user has all."""
+        """Let go of managers without an open socket, oldest first, when the user has all."""
         for manager in self._managers_of(user_id):
-            if len(self._managers_of(user_id)) < self._threads_per_user:
+            if self._count_threads(user_id) < self._threads_per_user:
                 return
-            if manager.is_empty:
+            if not (manager.has_open_socket or self._awaited[manager.key]):
                 await manager.close()
+
+    def _count_threads(self, user_id: str) -> int:
+        making = sum(1 for key in self._making if key.user_id == user_id)
+        return len(self._managers_of(user_id)) + making
 
     def _check_room(self, user_id: str) -> None:
         if self._is_draining:
             raise Unavailable("the gateway is draining")
-        making = sum(1 for key in self._making if key.user_id == user_id)
-        if len(self._managers_of(user_id)) + making >= self._threads_per_user:
+        if self._count_threads(user_id) >= self._threads_per_user:
             raise LimitExceeded("threadsPerUser", self._threads_per_user)
 
     async def _make(self, key: ThreadKey) -> IsolatedWebSocketManager:
@@ -205,6 +269,7 @@ class WebSocketManagerFactory:
                 on_close=self._forget,
             )
             self._managers[key.user_id][key.thread_id] = manager
+            self._sweeper.start()
             return manager
         finally:
             del self._making[key]
@@ -216,6 +281,16 @@ class WebSocketManagerFactory:
             del own[thread_id]
         if not own:
             self._managers.pop(user_id, None)
+        if not self._managers:
+            self._sweeper.stop()
+
+
+async def _say_goodbye(socket: WebSocketConnection) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_GRACE_S):
+            await socket.close(GOING_AWAY, GoingAway.code)
+    except TimeoutError:
+        socket.give_up(GoingAway("the gateway shuts down, and the socket takes nothing"))
 
 
 _open_factories: list[WebSocketManagerFactory] = []
@@ -235,26 +310,36 @@ def close_factory(factory: WebSocketManagerFactory) -> None:
 def get_websocket_manager_factory() -> WebSocketManagerFactory:
     """Return the factory of the running app. Plain, not async: there is nothing to wait for.
 
-    Raises `ContractError` when no app is running.
+    Raises `ContractError` when no app is running, and when several are: one app's factory knows
+    nothing of another's users.
     """
     if not _open_factories:
         raise ContractError(
             "no WebSocketManagerFactory is open; it opens with the app's lifespan, so run the app "
             "(or enter its lifespan) before you ask for managers"
         )
-    return _open_factories[-1]
+    if len(_open_factories) > 1:
+        raise ContractError(
+            f"{len(_open_factories)} apps are open in this process, so none is the running one; "
+            "write create_websocket_manager(context, factory=…) with the factory that is meant"
+        )
+    return _open_factories[0]
 
 
-async def create_websocket_manager(context: UserExecutionContext) -> WebSocketManagerProtocol:
+async def create_websocket_manager(
+    context: UserExecutionContext, *, factory: WebSocketManagerFactory | None = None
+) -> WebSocketManagerProtocol:
     """Return the live manager of the context's thread. Await it.
 
-    Raises `ContractError` when `context` is no context, when the factory's product doesn't keep
-    `WebSocketManagerProtocol`, or when no app is running; `InvalidContext` when the context names
-    no thread; `LimitExceeded` and `Unavailable` as the factory does. Safe to cancel.
+    `factory` is the running app's unless another is given. Raises `ContractError` when `context` is
+    no context, when the factory's product doesn't keep `WebSocketManagerProtocol`, or when no app
+    is running; `InvalidContext` when the context names no thread; `LimitExceeded` and `Unavailable`
+    as the factory does. Safe to cancel.
     """
     if not isinstance(context, UserExecutionContext):
         raise ContractError(
             f"create_websocket_manager wants a UserExecutionContext, got {type(context).__name__}"
         )
-    manager = await get_websocket_manager_factory().create_manager(context)
+    chosen = get_websocket_manager_factory() if factory is None else factory
+    manager = await chosen.create_manager(context)
     return ensure(manager, WebSocketManagerProtocol)

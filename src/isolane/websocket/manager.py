@@ -15,6 +15,7 @@ from isolane.contracts import ConnectionHealth, Delivery, Verdict
 from isolane.errors import (
     ContractError,
     CursorExpired,
+    GoingAway,
     InvalidCursor,
     ManagerClosed,
     NoActiveRun,
@@ -22,7 +23,7 @@ from isolane.errors import (
 )
 from isolane.feed import Tail
 from isolane.tasks import TaskOwner, end_task
-from isolane.websocket.connection import WebSocketConnection
+from isolane.websocket.connection import GOING_AWAY, WebSocketConnection
 
 Emit = Callable[[ThreadKey, str, Mapping[str, object]], Awaitable[EventId]]
 """Puts a CUSTOM event into the run under way on a thread; raises `NoActiveRun`."""
@@ -61,6 +62,7 @@ class IsolatedWebSocketManager:
         self._on_gap = on_gap
         self._on_close = on_close
         self._connections: dict[str, WebSocketConnection] = {}
+        self._expected: dict[str, WebSocketConnection] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
 
@@ -80,8 +82,24 @@ class IsolatedWebSocketManager:
 
     @property
     def is_empty(self) -> bool:
-        """Say whether no connection is here."""
-        return not self._connections
+        """Say whether no connection is here or on its way."""
+        return not (self._connections or self._expected)
+
+    @property
+    def has_open_socket(self) -> bool:
+        """Say whether a connection that is here, or on its way, is open; how quiet is no matter."""
+        present = (*self._connections.values(), *self._expected.values())
+        return any(connection.is_open for connection in present)
+
+    def expect(self, connection: WebSocketConnection) -> None:
+        """Stay for a connection that is on its way here, until it is added or dismissed."""
+        self._check_open()
+        self._expected[connection.id] = connection
+
+    def dismiss(self, connection_id: str) -> None:
+        """Expect a connection no longer; who stayed for it alone closes. Idempotent."""
+        if self._expected.pop(connection_id, None) is not None and self.is_empty:
+            self._shut()
 
     async def add_connection(
         self, connection: WebSocketConnection, *, after: EventId | None = None
@@ -95,6 +113,7 @@ class IsolatedWebSocketManager:
         await self._end_follower(connection.id)
         self._check_open()
         start = EventId("0", 0) if after is None else after
+        self._expected.pop(connection.id, None)
         self._connections[connection.id] = connection
         self._followers[connection.id] = self._tasks.start(
             self._follow(_Follower(connection, start)), name=f"follower {connection.id}"
@@ -105,6 +124,7 @@ class IsolatedWebSocketManager:
         self._check_open()
         await self._end_follower(connection_id)
         self._drop(connection_id)
+        self.dismiss(connection_id)
 
     def get_connection(self, connection_id: str) -> WebSocketConnection | None:
         """Return the connection of that id, if it is here."""
@@ -152,11 +172,24 @@ class IsolatedWebSocketManager:
         return await self._emit(self.key, event_type, data)
 
     async def close(self) -> None:
-        """Let every connection go and hear nothing more. Idempotent, also twice at once."""
+        """Hear nothing more and close the sockets that still want something. Idempotent.
+
+        Their clients come back and resume; a socket that stayed open would wait for ever for what
+        nobody sends. Also twice at once, and while something is sent.
+        """
         self._shut()
+        self._expected.clear()
+        abandoned = [
+            connection
+            for connection in self._connections.values()
+            if connection.is_open and connection.wants(self.key.thread_id)
+        ]
         for connection_id in tuple(self._connections):
             await self._end_follower(connection_id)
             self._connections.pop(connection_id, None)
+        await asyncio.gather(
+            *(connection.close(GOING_AWAY, GoingAway.code) for connection in abandoned)
+        )
 
     def _shut(self) -> None:
         if self._is_closed:
@@ -183,11 +216,12 @@ class IsolatedWebSocketManager:
 
     def _drop(self, connection_id: str) -> None:
         """Forget a connection; the last one takes the manager with it."""
-        connection = self._connections.pop(connection_id, None)
-        if connection is not None:
-            connection.lose_interest(self.key.thread_id)
         self._followers.pop(connection_id, None)
-        if not self._connections:
+        connection = self._connections.pop(connection_id, None)
+        if connection is None:
+            return
+        connection.lose_interest(self.key.thread_id)
+        if self.is_empty:
             self._shut()
 
     async def _follow(self, follower: _Follower) -> None:

@@ -82,6 +82,16 @@ async def test_a_context_without_a_thread_is_named(house: House) -> None:
         await create_websocket_manager(connect(Socket(), house.tasks).context)
 
 
+async def test_two_apps_in_one_process_never_take_the_other_ones_factory(house: House) -> None:
+    async with open_house({"default": says()}) as other:
+        open_factory(other.factory)
+        with pytest.raises(ContractError, match=r"2 apps are open .* factory=…"):
+            await create_websocket_manager(context_of())
+        await create_websocket_manager(context_of(), factory=house.factory)
+        assert (house.factory.manager_count, other.factory.manager_count) == (1, 0)
+        close_factory(other.factory)
+
+
 def test_without_a_running_app_there_is_no_factory() -> None:
     with pytest.raises(ContractError, match="lifespan"):
         get_websocket_manager_factory()
@@ -101,15 +111,84 @@ async def test_threads_with_connections_are_limited_for_each_user(house: House) 
     await create_websocket_manager(context_of(thread_id="4"))
 
 
-async def test_managers_without_a_connection_lock_nobody_out(house: House) -> None:
+async def test_at_the_limit_what_has_no_open_socket_goes_oldest_first(house: House) -> None:
+    connection, _ = own(house, "1")
+    kept = await create_websocket_manager(context_of(thread_id="kept"))
+    connection.get_interest("kept").want_all()
+    await kept.add_connection(connection)
     for number in range(10):
         await create_websocket_manager(context_of(thread_id=str(number)))
-        assert house.factory.manager_count <= 3
+    assert list(house.factory._managers[ALICE]) == ["kept", "8", "9"]
+
+
+async def test_a_dead_socket_keeps_no_thread_from_its_user(house: House) -> None:
+    dead, _ = own(house, "1")
+    for number in range(3):
+        manager = await create_websocket_manager(context_of(thread_id=str(number)))
+        dead.get_interest(str(number)).want_all()
+        await manager.add_connection(dead)
+    dead.request_close()
+    await create_websocket_manager(context_of(thread_id="new"))
+    assert list(house.factory._managers[ALICE]) == ["1", "2", "new"]
+
+
+async def test_a_manager_stays_for_the_open_socket_that_asked_for_it(house: House) -> None:
+    connection, _ = own(house, "1")
+    asked = [connection.context.for_thread(str(number)) for number in range(3)]
+    managers = [await create_websocket_manager(context) for context in asked]
+    with pytest.raises(LimitExceeded, match="threadsPerUser is limited to 3"):
+        await create_websocket_manager(context_of(thread_id="4"))
+    await managers[0].add_connection(connection)
+    await house.factory.discard(managers[1], asked[1])
+    await create_websocket_manager(context_of(thread_id="4"))
+    await house.factory.release(connection)  # takes along what it was in or asked for, no more
+    assert list(house.factory._managers[ALICE]) == ["4"]
+
+
+async def test_who_asks_beside_others_discards_for_itself_alone(house: House) -> None:
+    (one, _), (two, _) = own(house, "1"), own(house, "2")
+    asked = [connection.context.for_thread("t") for connection in (one, two)]
+    manager, same = [await create_websocket_manager(context) for context in asked]
+    assert manager is same
+    await house.factory.discard(manager, asked[0])
+    await manager.add_connection(two)
+    assert house.factory.manager_count == 1
+
+
+async def test_more_at_once_than_the_limit_admit_exactly_the_limit(house: House) -> None:
+    connection, _ = own(house, "1")
+    for turn in range(20):
+        asked = [connection.context.for_thread(f"{turn}-{number}") for number in range(23)]
+        answers = await asyncio.gather(
+            *(create_websocket_manager(context) for context in asked), return_exceptions=True
+        )
+        refused = [answer for answer in answers if isinstance(answer, LimitExceeded)]
+        assert (len(answers), len(refused), house.factory.manager_count) == (23, 20, 3)
+        for context, manager in zip(asked, answers, strict=True):
+            if not isinstance(manager, BaseException):
+                await house.factory.discard(manager, context)
+    await house.factory.release(connection)
+    assert house.factory.manager_count == 0
+
+
+async def test_an_ended_socket_that_is_not_yet_released_locks_nobody_out(house: House) -> None:
+    sockets = [own(house, str(number))[0] for number in range(3)]
+    sockets[1].request_close()
+    house.factory.reserve(ALICE)
+    with pytest.raises(LimitExceeded):
+        house.factory.reserve(ALICE)
+    await house.factory.release(sockets[1])  # its slot went already
+    with pytest.raises(LimitExceeded):
+        house.factory.reserve(ALICE)
+    house.factory.release_slot(ALICE)
+    for socket in sockets:
+        await house.factory.release(socket)
+    assert not house.limits._held
 
 
 async def test_a_manager_that_got_no_connection_is_discarded(house: House) -> None:
     manager = await create_websocket_manager(context_of())
-    await house.factory.discard(manager)
+    await house.factory.discard(manager, context_of())
     assert house.factory.manager_count == 0
     assert not house.bell._listeners
 
@@ -119,7 +198,7 @@ async def test_a_manager_in_use_is_not_discarded(house: House) -> None:
     connection.get_interest("thread").want_all()
     manager = await create_websocket_manager(context_of())
     await manager.add_connection(connection)
-    await house.factory.discard(manager)
+    await house.factory.discard(manager, context_of())
     assert house.factory.manager_count == 1
 
 
@@ -137,7 +216,7 @@ async def test_sockets_are_limited_and_every_slot_comes_back(house: House) -> No
     house.factory.release_slot(ALICE)
     for socket in sockets:
         await house.factory.release(socket)
-    again = [own(house, f"again {number}")[0] for number in range(3)]
+    again = [own(house, f"again-{number}")[0] for number in range(3)]
     with pytest.raises(LimitExceeded):
         house.factory.reserve(ALICE)
     for socket in again:
@@ -146,7 +225,7 @@ async def test_sockets_are_limited_and_every_slot_comes_back(house: House) -> No
 
 async def test_after_a_storm_everything_is_as_before(house: House) -> None:
     async def visit(number: int) -> None:
-        connection, _ = own(house, f"conn {number}", user_id=f"user{number % 20}")
+        connection, _ = own(house, f"conn-{number}", user_id=f"user{number % 20}")
         for thread_id in ("1", "2"):
             context = context_of(thread_id=thread_id, user_id=connection.user_id)
             manager = await create_websocket_manager(context)
@@ -202,6 +281,29 @@ async def test_shutdown_says_goodbye_to_all_and_is_idempotent(house: House) -> N
     await until(lambda: len(house.tasks) == 0)
     assert house.factory.connection_count == 0
     assert not house.limits._held
+
+
+async def test_shutdown_waits_for_nobody_who_takes_nothing(house: House) -> None:
+    connection, socket = own(house, "1")
+    socket.is_taking.clear()
+    connection.post({"type": "x"})
+    manager = await create_websocket_manager(context_of())
+    connection.get_interest("thread").want_all()
+    await manager.add_connection(connection)
+    async with asyncio.timeout(5):
+        await house.factory.shutdown()
+    assert (house.factory.connection_count, house.factory.manager_count) == (0, 0)
+    await until(lambda: len(house.tasks) == 0)
+
+
+async def test_shutdown_leaves_no_manager_that_was_being_made(house: House) -> None:
+    making = asyncio.create_task(create_websocket_manager(context_of()))
+    while not house.factory._making:  # noqa: ASYNC110 - of the factory's own, without an event
+        await asyncio.sleep(0)  # a single turn: it takes no longer to make one
+    await house.factory.shutdown()
+    assert house.factory.manager_count == 0
+    await asyncio.wait({making})
+    assert not house.bell._listeners
 
 
 async def test_frames_are_limited_to_so_many_a_minute() -> None:

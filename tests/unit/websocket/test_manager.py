@@ -258,19 +258,107 @@ async def test_a_gap_is_told_before_any_later_event(house: House) -> None:
     assert (first["type"], first["recovered"]) == ("subscribed", False)
 
 
-async def test_closing_twice_at_once_lets_everybody_go(house: House) -> None:
+async def test_closing_twice_at_once_closes_the_sockets_that_still_want_something(
+    house: House,
+) -> None:
     manager = await manager_of(house)
-    connections = [follower(house, str(number))[0] for number in range(5)]
-    for connection in connections:
+    wanting = [follower(house, str(number)) for number in range(5)]
+    content, content_socket = follower(house, "content")
+    for connection in (content, *(connection for connection, _ in wanting)):
         await manager.add_connection(connection)
+    content.lose_interest("thread")
     await asyncio.gather(manager.close(), manager.close(), manager.close())
     await manager.close()
     assert manager.follower_count == 0
     assert manager.is_empty
     assert not house.bell._listeners
-    for connection in connections:
-        assert connection.is_open  # sockets are the factory's
+    assert [socket.closes for _, socket in wanting] == [[(1001, "going_away")]] * 5
+    assert content.is_open
+    assert content_socket.sent == []
+    for connection in (content, *(connection for connection, _ in wanting)):
         await connection.dispose()
+
+
+async def test_closing_during_a_send_loses_no_frame_of_it(house: House) -> None:
+    manager = await manager_of(house)
+    connection, socket = follower(house)
+    connection.has_greeted = True
+    await manager.add_connection(connection)
+    socket.is_taking.clear()
+    sending = asyncio.create_task(manager.send_to_user(ALICE, {"type": "x"}))
+    await until(lambda: not connection._outbox)  # the writer has it
+    closing = asyncio.create_task(manager.close())
+    await until(lambda: manager.is_closed)
+    socket.is_taking.set()
+    await closing
+    assert await sending == {"conn": Verdict.DELIVERED}
+    assert (json.loads(socket.texts[0])["type"], socket.closes) == ("x", [(1001, "going_away")])
+
+
+async def test_a_socket_that_hangs_or_raises_delays_no_other_and_spoils_nothing(
+    house: House,
+) -> None:
+    manager = await manager_of(house)
+    sound, sound_socket = follower(house, "sound")
+    raising, raising_socket = follower(house, "raising")
+    hanging_socket = Socket()
+    hanging = connect(hanging_socket, house.tasks, connection_id="hanging", send_timeout_s=0.2)
+    raising_socket.error = ValueError("no server says this")
+    hanging_socket.is_taking.clear()
+    for connection in (sound, raising, hanging):
+        connection.has_greeted = True
+        await manager.add_connection(connection)
+    sending = asyncio.create_task(manager.send_to_user(ALICE, {"type": "x"}))
+    await until(lambda: len(sound_socket.texts) == 1)
+    assert not sending.done()  # the verdict on the third is still out
+    assert (await manager.send_to_user(ALICE, {"type": "y"}))["sound"] is Verdict.DELIVERED
+    assert await sending == {
+        "sound": Verdict.DELIVERED,
+        "raising": Verdict.FAILED,
+        "hanging": Verdict.FAILED,
+    }
+    await manager.remove_connection("raising")
+    await manager.remove_connection("hanging")
+    assert manager.get_user_connections(ALICE) == {"sound"}
+    assert await manager.send_to_user(ALICE, {"type": "z"}) == {"sound": Verdict.DELIVERED}
+
+
+async def test_what_is_returned_is_a_copy(house: House) -> None:
+    manager = await manager_of(house)
+    connection, _ = follower(house)
+    connection.has_greeted = True
+    await manager.add_connection(connection)
+    ids, health = manager.get_user_connections(ALICE), manager.get_connection_health(ALICE)
+    verdicts = await manager.send_to_user(ALICE, {"type": "x"})
+    verdicts.clear()  # type: ignore[attr-defined]  # a mapping to those who read it
+    await manager.remove_connection("conn")
+    assert ids == {"conn"}
+    assert health.connections == 1
+    assert await house.factory.create_manager(context_of()) is not manager
+
+
+async def test_it_stays_for_a_connection_that_is_on_its_way(house: House) -> None:
+    manager = await manager_of(house)
+    (first, _), (second, _) = follower(house, "1"), follower(house, "2")
+    manager.expect(second)
+    await manager.add_connection(first)
+    await manager.remove_connection("1")
+    assert not manager.is_closed
+    await manager.add_connection(second)
+    await manager.remove_connection("2")
+    assert manager.is_closed
+
+
+async def test_it_closes_when_the_only_one_on_its_way_is_dismissed(house: House) -> None:
+    manager = await manager_of(house)
+    connection, _ = follower(house)
+    manager.expect(connection)
+    manager.dismiss("another")
+    assert manager.has_open_socket
+    manager.dismiss("conn")
+    manager.dismiss("conn")
+    assert manager.is_closed
+    assert not house.bell._listeners
 
 
 async def test_after_closing_every_method_says_so(house: House) -> None:
