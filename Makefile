@@ -49,7 +49,8 @@ live: .venv/.installed .venv/.chromium $(DRIVERS)/node_modules/.installed page/d
 soak: .venv/.installed $(DRIVERS)/node_modules/.installed ## the live tests that take long
 	$(STEP) soak     pytest tests/live -m soak -s $(ARGS)
 
-bench: .venv/.installed ## measure the stream
+bench: .venv/.installed ## measure what a manager costs, then the stream
+	.venv/bin/python bench/manager.py
 	.venv/bin/python bench/stream.py $(ARGS)
 
 format: .venv/.installed ## mend what can be mended without thought

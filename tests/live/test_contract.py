@@ -21,10 +21,8 @@ FACTORY: Final = "websocket/factory.py"
 FORGOTTEN: Final = Mistake(
     FACTORY, "await chosen.create_manager(context)", "chosen.create_manager(context)"
 )
-CHECK: Final = "return ensure(manager, WebSocketManagerProtocol)"
-UNCHECKED: Final = (
-    Mistake(FACTORY, CHECK, "return manager"),
-    Mistake("doors/session.py", CHECK, "return manager"),
+UNCHECKED: Final = Mistake(
+    FACTORY, "return ensure(manager, WebSocketManagerProtocol)", "return manager"
 )
 
 
@@ -67,7 +65,7 @@ async def test_a_forgotten_await_is_told_from_the_surface_to_the_root(tmp_path: 
 async def test_without_the_check_the_error_says_nothing_of_where_it_came_from(
     tmp_path: Path,
 ) -> None:
-    async with planted_server(tmp_path, FORGOTTEN, *UNCHECKED) as server:
+    async with planted_server(tmp_path, FORGOTTEN, UNCHECKED) as server:
         (_, error), (code, _) = await subscribe_in_vain(server)
     assert (error["code"], code) == ("internal", 1011)
     chain = record_of(server, error["errorId"])["chain"]
@@ -75,7 +73,7 @@ async def test_without_the_check_the_error_says_nothing_of_where_it_came_from(
 
 
 async def test_the_scan_of_a_servers_output_finds_what_was_left_un_awaited(tmp_path: Path) -> None:
-    async with planted_server(tmp_path, FORGOTTEN, *UNCHECKED) as server:
+    async with planted_server(tmp_path, FORGOTTEN, UNCHECKED) as server:
         await subscribe_in_vain(server)
     assert {mark for mark in LEFTOVERS for line in server.lines if mark in line} == {
         "coroutine",

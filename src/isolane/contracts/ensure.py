@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
+from types import GeneratorType
 from typing import Any, Final, TypeVar, cast
 
 from isolane.errors import ContractError
@@ -28,7 +29,9 @@ def ensure(value: T, contract: type[Any]) -> T:
     Runs once per object, where it enters. The verdict on a class is kept, so the second object
     of a class costs a look-up.
     """
-    cls = type(value)
+    names = _names_to_shadow(type(value), contract)
+    if names is not None and names.isdisjoint(getattr(value, "__dict__", ())):
+        return value
     if inspect.isawaitable(value) or inspect.isasyncgen(value):
         raise _blame_awaitable(value, contract)
     if isinstance(value, type):
@@ -36,9 +39,6 @@ def ensure(value: T, contract: type[Any]) -> T:
             f"{_wanted(contract)} an instance, got the class {value.__name__}; write "
             f"{value.__name__}(…)"
         )
-    fault = _class_fault(cls, contract)
-    if fault is None and not _shadows(value, contract):
-        return value
     fault = _fault(value, contract)
     if fault is not None:
         raise ContractError(f"{_wanted(contract)} {fault}")
@@ -72,14 +72,16 @@ def _origin(value: object) -> tuple[str, str]:
 
 
 @_kept
-def _class_fault(cls: type[Any], contract: type[Any]) -> str | None:
-    return _fault(cls, contract)
+def _names_to_shadow(cls: type[Any], contract: type[Any]) -> frozenset[str] | None:
+    """Return the names under which an instance of a sound class could hold something else.
 
-
-def _shadows(value: object, contract: type[Any]) -> bool:
-    """Say whether the instance itself holds something under a name of the contract."""
-    own = getattr(value, "__dict__", None)
-    return own is not None and not own.keys().isdisjoint(_methods(contract))
+    None when an instance needs a closer look: the class doesn't keep the contract, or what it
+    makes may be no object but something to await.
+    """
+    is_odd = issubclass(cls, (type, GeneratorType)) or hasattr(cls, "__await__")
+    if is_odd or hasattr(cls, "__anext__") or _fault(cls, contract) is not None:
+        return None
+    return frozenset(_methods(contract))
 
 
 def _fault(value: object, contract: type[Any]) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Final
 
 from isolane.context import EventId, UserExecutionContext
-from isolane.contracts import WebSocketManagerProtocol, ensure
+from isolane.contracts import WebSocketManagerProtocol
 from isolane.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
@@ -247,10 +247,7 @@ class Session:
         self._woken.set()
 
     async def _open_manager(self, context: UserExecutionContext) -> WebSocketManagerProtocol:
-        """Return the thread's manager, checked where it enters."""
-        factory = self._gateway.factory
-        manager = await create_websocket_manager(context, factory=factory)
-        return ensure(manager, WebSocketManagerProtocol)
+        return await create_websocket_manager(context, factory=self._gateway.factory)
 
     async def _join(
         self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId
