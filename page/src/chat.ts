@@ -179,9 +179,9 @@ export class Chat {
     this.put(EMPTY, { threadId, phase: "loading", stoppingId: null });
     const isLeft = () => this.state.threadId !== threadId || this.state.session !== "in";
     try {
-      const { messages, head } = await api.loadThread(threadId);
+      const { messages, head, interrupts } = await api.loadThread(threadId);
       if (isLeft()) return;
-      this.put(restart(messages), { phase: "ready" });
+      this.put(restart(messages, [], interrupts), { phase: "ready" });
       this.client?.subscribe(threadId, { after: head });
     } catch (problem) {
       if (isLeft()) return;

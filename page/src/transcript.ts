@@ -46,13 +46,24 @@ export const EMPTY: Transcript = {
   pending: [],
 };
 
-/** Return what stands when `messages` are all there is: after a load, or after a gap. */
+/**
+ * Return what stands when `messages` are all there is: after a load, or after a gap.
+ *
+ * `interrupts` are what the last run asks, whose events are not in sight.
+ */
 export function restart(
   messages: readonly Message[],
   pending: readonly Pending[] = [],
+  interrupts: readonly Interrupt[] = [],
 ): Transcript {
   const known = new Set(messages.map((message) => message.id));
-  return { ...EMPTY, messages, pending: pending.filter(({ message }) => !known.has(message.id)) };
+  const asking: Run = { runId: "asking", state: "waiting", base: messages.length, interrupts };
+  return {
+    ...EMPTY,
+    messages,
+    runs: interrupts.length > 0 ? new Map([[asking.runId, asking]]) : EMPTY.runs,
+    pending: pending.filter(({ message }) => !known.has(message.id)),
+  };
 }
 
 /** Return what stands after `entries`. */

@@ -1,5 +1,5 @@
 /** The shapes that cross the wire, as the page reads them. */
-import type { EventType, AGUIEvent, Message } from "@ag-ui/core";
+import type { AGUIEvent, EventType, Interrupt, Message } from "@ag-ui/core";
 
 export type { Interrupt, Message, ToolMessage } from "@ag-ui/core";
 
@@ -35,6 +35,8 @@ export interface ThreadPage {
 export interface Thread extends ThreadSummary {
   messages: Message[];
   head: string;
+  /** What the last run asks, as long as nobody answered. */
+  interrupts: Interrupt[];
 }
 
 export interface Account {

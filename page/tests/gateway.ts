@@ -99,7 +99,7 @@ export function stubDoors(account: Account, threads: Record<string, Message[]> =
     const messages = threads[threadId];
     return messages === undefined
       ? problem(404)
-      : json({ ...summary(threadId), messages, head: "e-9" });
+      : json({ ...summary(threadId), messages, head: "e-9", interrupts: [] });
   }
 }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { accept, ask, EMPTY, fold, restart, takeBack, withdraw } from "../src/transcript";
 import type { Transcript } from "../src/transcript";
+import { toTurns } from "../src/turns";
 import type { Message } from "../src/wire";
 import { entries, said, started } from "./events";
 
@@ -149,6 +150,19 @@ describe("a run", () => {
   test("doesn't double a question that a load had already", () => {
     const after = grow(restart([question("q")]), "r", started(question("q")));
     expect(after.messages).toHaveLength(1);
+  });
+});
+
+describe("what a run asks of a person", () => {
+  const interrupts = [{ id: "i", reason: "approval", message: "May I?" }];
+
+  test("is there for who comes later, until another run begins", () => {
+    const before = restart([question("q")], [], interrupts);
+    const [turn] = toTurns(before).slice(-1);
+    expect(turn).toMatchObject({ run: { state: "waiting", interrupts }, parts: [] });
+    const more = [started(question("more")), ...said("a", "done")];
+    const after = grow(before, "r", ...more);
+    expect(toTurns(after).map((one) => one.id)).toEqual(["q", "more", "r"]);
   });
 });
 

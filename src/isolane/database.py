@@ -93,6 +93,9 @@ runs = Table(
     Column("ended_at", BigInteger),
     Column("outcome", String),
     Column("error_id", String),
+    Column("stop", LargeBinary),
+    Column("interrupts", LargeBinary),
+    Column("answered_by", String),
     Index("runs_by_thread", "user_id", "thread_id", "first_seq"),
     Index("runs_by_state", "state"),
 )

@@ -54,12 +54,26 @@ async def paced(
     context: UserExecutionContext,
     stop: StopSignal,
 ) -> AsyncIterator[object]:
-    """Count, say, walk, write or fail, as the last question asks."""
+    """Count, say, walk, write, ask back or fail, as the last question asks."""
+    if input.resume:
+        yield f"You said: {input.resume[0].payload}."
+        return
     question = next(str(m.content) for m in reversed(input.messages) if m.role == "user")
+    if question == "Ask me":
+        yield _ask_back(input)
+        return
     async for value in _answer(question, context.user_id, stop):
         if stop.is_set():
             return
         yield value
+
+
+def _ask_back(input: RunAgentInput) -> dict[str, object]:  # noqa: A002
+    """Return an end that wants to know something first."""
+    asked = {"id": uuid4().hex, "reason": "approval", "message": "May I book the ferry?"}
+    outcome = {"type": "interrupt", "interrupts": [asked]}
+    ids = {"threadId": input.thread_id, "runId": input.run_id}
+    return {"type": "RUN_FINISHED", **ids, "outcome": outcome}
 
 
 async def _answer(question: str, user_id: str, stop: StopSignal) -> AsyncIterator[object]:

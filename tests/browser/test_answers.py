@@ -187,3 +187,25 @@ async def asked_twice(paced: Gateway, visit: Visit) -> Device:
 def counted(most: int) -> str:
     """Return what the agent says when it counts, as it is shown."""
     return " ".join(str(n) for n in range(1, most + 1))
+
+
+async def test_what_the_agent_asks_is_there_after_a_reload_and_gone_once_answered(
+    paced: Gateway, visit: Visit
+) -> None:
+    user = await paced.new_user()
+    laptop = await visit(paced.url)
+    await laptop.sign_in(user)
+    await laptop.ask("Ask me")
+    await expect(laptop.see("interrupt")).to_contain_text("May I book the ferry?")
+    await laptop.page.reload()
+    await expect(laptop.see("interrupt")).to_contain_text("May I book the ferry?")
+    phone = await visit(paced.url, is_phone=True)
+    await phone.sign_in(user)
+    await phone.visit_thread(await laptop.thread_id())
+    await expect(phone.see("interrupt")).to_be_visible()
+    await phone.keep_shot("asking")
+    await phone.see("interrupt").get_by_label("Your answer").fill("the early one")
+    await phone.button("Go on").click()
+    for device in (phone, laptop):
+        await expect(device.words).to_contain_text("You said: the early one.")
+        await expect(device.see("interrupt")).to_have_count(0)

@@ -12,8 +12,9 @@ from sqlalchemy import event
 from tests.house import MEMORY, Ground, ManualClock, draft_of, open_ground, sqlite_url
 
 from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import EventLog, RunEnd, Store
+from isolane.contracts import EventLog, RunEnd, RunStop, Store
 from isolane.events import Record
+from isolane.interrupts import Interrupt
 from isolane.transcript import Message
 
 Reopen = Callable[..., Awaitable["Engines"]]
@@ -42,6 +43,8 @@ class Engines:
         outcome: str = "success",
         error_id: str | None = None,
         messages: Sequence[Message] = (),
+        stop: RunStop | None = None,
+        interrupts: Sequence[Interrupt] = (),
     ) -> list[Record]:
         """End a run with one more event."""
         end = RunEnd(
@@ -50,6 +53,8 @@ class Engines:
             error_id,
             messages,
             self.clock(),
+            stop,
+            interrupts,
         )
         payload = b'{"type":"RUN_FINISHED"}'
         return await self.log.append(context.thread_key, context.run_key.run_id, [payload], end=end)

@@ -7,8 +7,8 @@ from tests.contracts.conftest import Engines
 from tests.house import ALICE, context_of, draft_of, key_of, user_message
 
 from isolane.context import EventId, RunKey
-from isolane.contracts import RunDraft, RunState, Store, ensure
-from isolane.errors import InvalidCursor, NotFound
+from isolane.contracts import RunDraft, RunState, RunStop, StoppedBy, Store, ensure
+from isolane.errors import InvalidCursor, InvalidInput, NotFound, RunConflict
 
 KEY = key_of()
 
@@ -231,3 +231,62 @@ async def test_everything_outlives_a_restart(engines: Engines) -> None:
     assert waiting.draft == draft_of("c")
     begun = await reborn.store.begin_run(context_of("2"), waiting.draft)
     assert begun.after == EventId(begun.after.epoch, 1)
+
+
+def answering(*ids: str) -> RunDraft:
+    resume = [{"interruptId": one, "status": "resolved"} for one in ids]
+    return RunDraft("default", [], None, {"resume": resume})
+
+
+async def open_ids(engines: Engines) -> list[str]:
+    snapshot = await engines.store.load_snapshot(KEY)
+    assert snapshot is not None
+    return [interrupt["id"] for interrupt in snapshot.interrupts]
+
+
+ASKED = [{"id": "i-1", "reason": "approval"}, {"id": "i-2", "reason": "approval"}]
+
+
+async def test_what_a_run_asks_is_open_until_one_run_answers_all_of_it(engines: Engines) -> None:
+    await engines.begin(context_of("asks"))
+    assert await open_ids(engines) == []
+    await engines.end(context_of("asks"), outcome="interrupt", interrupts=ASKED)
+    assert await open_ids(engines) == ["i-1", "i-2"]
+    with pytest.raises(InvalidInput, match="resume: must answer every interrupt; i-2 is left"):
+        await engines.store.begin_run(context_of("half"), answering("i-1"))
+    assert await engines.store.load_run(RunKey(ALICE, "half")) is None
+    assert await open_ids(engines) == ["i-1", "i-2"]
+    await engines.store.begin_run(context_of("whole"), answering("i-2", "i-1"))
+    assert await open_ids(engines) == []
+    await engines.end(context_of("whole"))
+    assert await open_ids(engines) == []
+
+
+async def test_the_first_answer_wins_also_when_it_waits_for_its_turn(engines: Engines) -> None:
+    await engines.begin(context_of("asks"))
+    await engines.end(context_of("asks"), outcome="interrupt", interrupts=ASKED[:1])
+    await engines.store.add_run(context_of("first"), answering("i-1"))
+    assert await open_ids(engines) == []
+    for keep in (engines.store.add_run, engines.store.begin_run):
+        with pytest.raises(RunConflict, match="i-1 waits for no answer here"):
+            await keep(context_of("second"), answering("i-1"))
+    assert await engines.store.load_run(RunKey(ALICE, "second")) is None
+    await engines.store.begin_queued_run(context_of("first"), answering("i-1"))
+
+
+async def test_who_goes_on_without_an_answer_closes_the_question(engines: Engines) -> None:
+    await engines.begin(context_of("asks"))
+    await engines.end(context_of("asks"), outcome="interrupt", interrupts=ASKED)
+    await talk(engines, "other", "never mind", "fine")
+    assert await open_ids(engines) == []
+    with pytest.raises(RunConflict):
+        await engines.store.begin_run(context_of("late"), answering("i-1", "i-2"))
+
+
+async def test_how_a_run_was_stopped_is_kept(engines: Engines) -> None:
+    stop = RunStop(requested_at=7, took_ms=3, by=StoppedBy.CANCELLATION)
+    await engines.begin(context_of("r"))
+    await engines.end(context_of("r"), outcome="cancelled", stop=stop)
+    stored = await engines.store.load_run(RunKey(ALICE, "r"))
+    assert stored is not None
+    assert stored.stop == stop

@@ -72,6 +72,8 @@ async def script(
             await _pass_gate(name, arguments[0], stop)
         elif name == "deaf":
             await _sleep_for_ever()
+        elif name == "wait":
+            await asyncio.Event().wait()  # hears no stop, but lets itself be cancelled
         elif name == "raise":
             _raise(*arguments)
         else:

@@ -125,6 +125,43 @@ async def test_stop_in_the_agents_own_end_is_one_end(lane: Lane) -> None:
     assert ends == [f"r-{number}" for number in range(20)]
 
 
+@pytest.mark.parametrize(
+    "text, by, within_ms",
+    [
+        (HOLD, "agent", 1000),
+        (steps(["say", "1 "], ["wait"]), "cancellation", 2000),
+        (DEAF, "abandonment", 5000),
+    ],
+    ids=["agent", "cancellation", "abandonment"],
+)
+async def test_a_run_says_when_it_was_stopped_what_it_took_and_how_long(
+    lane: Lane, text: str, by: str, within_ms: int
+) -> None:
+    async with lane.connect() as client:
+        await client.run("t", "r-1", text)
+        await client.until_event("TEXT_MESSAGE_CONTENT")
+        await client.abort("r-1")
+        await client.until_end("r-1")
+    run = await load_run(lane, "r-1")
+    assert run["startedAt"] <= run["stop"]["requestedAt"] <= run["endedAt"]
+    assert run["stop"]["by"] == by
+    assert 0 <= run["stop"]["tookMs"] < within_ms
+
+
+async def test_a_run_that_nobody_stopped_says_nothing_of_a_stop(lane: Lane) -> None:
+    await lane.play("t", "r-1", "word")
+    async with lane.connect() as client:
+        await client.abort("r-1")
+        await client.until_type("stopping")
+    assert (await load_run(lane, "r-1"))["stop"] is None
+
+
+async def load_run(lane: Lane, run_id: str) -> Frame:
+    async with lane.server.http(lane.token) as http:
+        run: Frame = (await http.get(f"/api/runs/{run_id}")).raise_for_status().json()
+    return run
+
+
 # --- before it begins ----------------------------------------------------------------------------
 
 
@@ -181,6 +218,7 @@ async def test_queued_run_is_stopped_at_once_and_ends_in_its_turn(lane: Lane) ->
     assert log.of_run("r-2")[-1]["outcome"] == CANCELLED
     assert log.of_run("r-1")[-1]["outcome"] == {"type": "success"}
     assert [e["runId"] for e in log.envelopes][-2:] == ["r-2"] * 2
+    assert (await load_run(lane, "r-2"))["stop"]["by"] == "gateway"
 
 
 # --- a real agent --------------------------------------------------------------------------------

@@ -115,13 +115,18 @@ class Store(Protocol):
         ...
 
     async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> None:
-        """Keep a run that waits for its turn; its thread comes into being with it."""
+        """Keep a run that waits for its turn; its thread comes into being with it.
+
+        A run with answers takes the thread's open interrupts. Raises `RunConflict` when they were
+        answered already, `InvalidInput` when it leaves one out; nothing is kept then.
+        """
         ...
 
     async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
         """Mark the run as running, apply its rewind, and join its new messages to the thread.
 
-        All in one transaction. The thread comes into being with its first run.
+        All in one transaction. The thread comes into being with its first run. Raises what
+        `add_run` raises.
         """
         ...
 

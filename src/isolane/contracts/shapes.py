@@ -9,6 +9,7 @@ from typing import Any
 
 from isolane.context import EventId, RunKey, UserExecutionContext
 from isolane.errors import CursorExpired, InvalidCursor
+from isolane.interrupts import Interrupt
 from isolane.transcript import Message
 
 
@@ -75,6 +76,28 @@ class RunDraft:
     """The rest of the input: tools, context, state, forwardedProps, resume, parentRunId."""
 
 
+class StoppedBy(StrEnum):
+    """What it took until a stopped run had ended."""
+
+    GATEWAY = "gateway"
+    """Its agent had not begun."""
+    AGENT = "agent"
+    """Its agent ended by itself once it was told."""
+    CANCELLATION = "cancellation"
+    """Its agent had to be cancelled."""
+    ABANDONMENT = "abandonment"
+    """Its agent swallowed its cancellation, and goes on without being heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStop:
+    """How a run was stopped; times in milliseconds, `requested_at` since 1970."""
+
+    requested_at: int
+    took_ms: int
+    by: StoppedBy
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run as the store has it."""
@@ -91,6 +114,7 @@ class StoredRun:
     outcome: str | None
     """`success`, `cancelled`, `interrupt`, or the code of the error."""
     error_id: str | None
+    stop: RunStop | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +135,9 @@ class RunEnd:
     error_id: str | None
     messages: Sequence[Message]
     ended_at: int
+    stop: RunStop | None = None
+    interrupts: Sequence[Interrupt] = ()
+    """What it asks of a person, when its outcome is `interrupt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +187,8 @@ class ThreadSnapshot:
     thread: ThreadSummary
     messages: Sequence[Message]
     head: EventId
+    interrupts: Sequence[Interrupt]
+    """What its last run asks of a person, as long as nobody answered."""
 
 
 @dataclass(frozen=True, slots=True)

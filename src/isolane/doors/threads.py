@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from isolane.contracts import StoredRun, ThreadSummary
+from isolane.contracts import RunStop, StoppedBy, StoredRun, ThreadSummary
 from isolane.doors.credentials import UserContext
 from isolane.doors.gateway import OpenGateway
 from isolane.errors import NotFound
@@ -44,6 +44,8 @@ class ThreadDetail(Thread):
 
     messages: list[dict[str, Any]]
     head: str
+    interrupts: list[dict[str, Any]]
+    """What the last run asks of a person, as long as nobody answered: AG-UI's interrupts."""
 
 
 class NewThread(BaseModel):
@@ -59,6 +61,14 @@ class Rename(BaseModel):
     title: str = Field(max_length=TITLE_MAX_CHARACTERS)
 
 
+class StopOut(BaseModel):
+    """How a run was stopped: when it was asked to, how long it took, and what it took."""
+
+    requestedAt: int
+    tookMs: int
+    by: StoppedBy
+
+
 class RunOut(BaseModel):
     """One run: where it stands, when it did what, and why it ended."""
 
@@ -71,6 +81,7 @@ class RunOut(BaseModel):
     endedAt: int | None
     outcome: str | None
     errorId: str | None
+    stop: StopOut | None
 
 
 class Stopping(BaseModel):
@@ -111,6 +122,7 @@ async def get_thread(gateway: OpenGateway, context: UserContext, thread_id: str)
         **_thread(snapshot.thread).model_dump(),
         messages=list(snapshot.messages),
         head=str(snapshot.head),
+        interrupts=[dict(interrupt) for interrupt in snapshot.interrupts],
     )
 
 
@@ -168,4 +180,9 @@ def _run(run: StoredRun) -> RunOut:
         endedAt=run.ended_at,
         outcome=run.outcome,
         errorId=run.error_id,
+        stop=None if run.stop is None else _stop(run.stop),
     )
+
+
+def _stop(stop: RunStop) -> StopOut:
+    return StopOut(requestedAt=stop.requested_at, tookMs=stop.took_ms, by=stop.by)

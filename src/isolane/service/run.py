@@ -12,8 +12,9 @@ import structlog
 from ag_ui.core import RunAgentInput
 
 from isolane.agents.translate import to_event
+from isolane.clock import Clock, now_ms
 from isolane.context import UserExecutionContext
-from isolane.contracts import Agent, BegunRun, RunDraft
+from isolane.contracts import Agent, BegunRun, RunDraft, RunStop, StoppedBy
 from isolane.errors import (
     AgentError,
     AgentProtocol,
@@ -52,17 +53,27 @@ _log = structlog.get_logger(__name__)
 class Stop:
     """Tells an agent that nobody wants its answer; agents see `is_set` and `wait` of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = now_ms) -> None:
         """Begin unset."""
+        self._clock = clock
         self._event = asyncio.Event()
+        self._requested_at = 0
         self.error: IsolaneError | None = None
         """Why the run ends in an error although it was stopped; None is the user's own wish."""
+        self.by = StoppedBy.GATEWAY
+        """What it takes; the gateway's own word does as long as there is no agent."""
 
     def set(self, error: IsolaneError | None = None) -> None:
-        """Stop; the first call says why."""
+        """Stop; the first call says why, and is when it was asked for."""
         if not self._event.is_set():
             self.error = error
+            self._requested_at = self._clock()
         self._event.set()
+
+    def to_report(self) -> RunStop:
+        """Return how the run was stopped, for one that ends now because of it."""
+        took_ms = max(self._clock() - self._requested_at, 0)
+        return RunStop(self._requested_at, took_ms, self.by)
 
     def is_set(self) -> bool:
         """Say whether the run was stopped."""
@@ -80,9 +91,11 @@ class Ending:
     outcome: Mapping[str, Any] = field(default_factory=lambda: {"type": "success"})
     kept: Mapping[str, Any] = field(default_factory=dict)
     error: IsolaneError | None = None
+    is_stopped: bool = False
+    """Whether it ends because it was stopped."""
 
 
-CANCELLED: Final = Ending({"type": "cancelled"})
+CANCELLED: Final = Ending({"type": "cancelled"}, is_stopped=True)
 
 
 @dataclass(slots=True)
@@ -148,6 +161,7 @@ class RunLife:
     async def _supervise(self) -> Ending:
         if self._run.stop.is_set():
             return self._stopped()
+        self._run.stop.by = StoppedBy.AGENT
         agent = self._tasks.start(self._drive(), name=f"agent of {self._run.run_id}")
         stop = self._tasks.start(self._run.stop.wait(), name=f"stop of {self._run.run_id}")
         try:
@@ -158,7 +172,8 @@ class RunLife:
                 return agent.result()
             if self._run.stop.is_set():
                 await asyncio.wait({agent}, timeout=STOP_GRACE_S)
-                await self._end_agent(agent)
+                if not agent.done():
+                    self._run.stop.by = await self._end_agent(agent)
                 return self._stopped()
             await self._end_agent(agent)
             return Ending(error=AgentTimeout(f"no end within {self._timeout_s:g} s"))
@@ -171,13 +186,15 @@ class RunLife:
 
     def _stopped(self) -> Ending:
         error = self._run.stop.error
-        return CANCELLED if error is None else Ending(error=error)
+        return CANCELLED if error is None else Ending(error=error, is_stopped=True)
 
-    async def _end_agent(self, agent: asyncio.Task[Ending]) -> None:
+    async def _end_agent(self, agent: asyncio.Task[Ending]) -> StoppedBy:
         agent.cancel()
         _, stuck = await asyncio.wait({agent}, timeout=CANCEL_GRACE_S)
-        if stuck:
-            _log.warning("agent abandoned", **_names(self._run))
+        if not stuck:
+            return StoppedBy.CANCELLATION
+        _log.warning("agent abandoned", **_names(self._run))
+        return StoppedBy.ABANDONMENT
 
     async def _drive(self) -> Ending:
         """Let the agent speak. The top of the task that owns it: nothing gets past here."""
@@ -272,7 +289,13 @@ async def end_run(run: Run, writer: RunWriter, ending: Ending) -> None:
     wait_s = 0.05
     while True:
         try:
-            await writer.finish(terminal, outcome=outcome, error_id=error_id)
+            await writer.finish(
+                terminal,
+                outcome=outcome,
+                error_id=error_id,
+                stop=run.stop.to_report() if ending.is_stopped else None,
+                interrupts=ending.outcome.get("interrupts", ()) if ending.error is None else (),
+            )
         except Unavailable as error:
             _log.error("run's end can't be written", reason=str(error), **_names(run))
             await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk

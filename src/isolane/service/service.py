@@ -42,7 +42,7 @@ from isolane.frames import thread_frame
 from isolane.service.aborts import EarlyAborts
 from isolane.service.draft import differs, policy_of, to_draft
 from isolane.service.recovery import bury
-from isolane.service.run import Run, RunLife
+from isolane.service.run import Run, RunLife, Stop
 from isolane.service.writer import RunWriter
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
@@ -287,7 +287,7 @@ class AgentService:
         await self._check_rewind(context, draft)
         head = (await self._feed.load_bounds(context.thread_key)).head
         self._check_policy(context, policy)
-        run = Run(context, draft, self._agents[draft.agent])
+        run = Run(context, draft, self._agents[draft.agent], Stop(self._clock))
         ahead = self._queue.get_active(context.thread_key)
         position = self._enter(run)
         try:
@@ -450,7 +450,7 @@ class AgentService:
         """Return the run; when its agent is served no more, the default one takes it."""
         default = self._agents[self.check_agent(None)]
         agent = self._agents.get(stored.draft.agent, default)
-        return Run(_context_of(stored), stored.draft, agent)
+        return Run(_context_of(stored), stored.draft, agent, Stop(self._clock))
 
 
 def _check_thread(context: UserExecutionContext, thread_id: str) -> None:

@@ -9,11 +9,12 @@ from typing import Final
 
 from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import RunEnd
+from isolane.contracts import RunEnd, RunStop
 from isolane.errors import AgentProtocol, NoActiveRun, NotFound
 from isolane.events import Event, Record, encode_event
 from isolane.feed import Feed
 from isolane.grammar import RunGrammar
+from isolane.interrupts import Interrupt
 from isolane.tasks import TaskOwner, end_task
 from isolane.transcript import Transcript
 
@@ -96,7 +97,15 @@ class RunWriter:
             for legal in self._grammar.accept(event):
                 self._transcript.add(legal)
 
-    async def finish(self, terminal: Event, *, outcome: str, error_id: str | None) -> None:
+    async def finish(
+        self,
+        terminal: Event,
+        *,
+        outcome: str,
+        error_id: str | None,
+        stop: RunStop | None = None,
+        interrupts: Sequence[Interrupt] = (),
+    ) -> None:
         """Close what is open, write the end, and with it the run's row and messages, at once.
 
         Raises `Unavailable` when the log can't be written now; call again then.
@@ -112,7 +121,15 @@ class RunWriter:
             self._enqueue(encode_event(event, max_bytes=self._event_max_bytes), None)
         rest = self._pending
         last = encode_event(terminal, max_bytes=self._event_max_bytes)
-        end = RunEnd(self._run_id, outcome, error_id, self._transcript.messages(), self._clock())
+        end = RunEnd(
+            self._run_id,
+            outcome,
+            error_id,
+            self._transcript.messages(),
+            self._clock(),
+            stop,
+            interrupts,
+        )
         payloads = [*(payload for payload, _ in rest), last]
         records = await self._feed.append(
             self._key, self._run_id, payloads, epoch=self._epoch, end=end

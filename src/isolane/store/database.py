@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -31,6 +31,7 @@ from isolane.contracts import (
     RunDraft,
     RunEnd,
     RunState,
+    RunStop,
     StoredRun,
     ThreadPage,
     ThreadSnapshot,
@@ -38,6 +39,7 @@ from isolane.contracts import (
 )
 from isolane.database import Database, deletions, messages, runs, threads
 from isolane.errors import InvalidCursor, NotFound
+from isolane.interrupts import Interrupt, check_answers
 from isolane.transcript import Message
 
 TITLE_MAX_CHARACTERS: Final = 80
@@ -123,6 +125,8 @@ class DatabaseStore:
                 ended_at=end.ended_at,
                 outcome=end.outcome,
                 error_id=end.error_id,
+                stop=None if end.stop is None else msgspec.json.encode(end.stop),
+                interrupts=msgspec.json.encode(end.interrupts) if end.interrupts else None,
             )
         )
         connection.execute(update(threads).where(_thread(key)).values(updated_at=end.ended_at))
@@ -132,6 +136,7 @@ class DatabaseStore:
     ) -> None:
         key = context.thread_key
         self._touch_thread(connection, key)
+        _take_answers(connection, context, draft.request.get("resume", ()))
         fresh = new_messages(draft.messages, _load_messages(key, None, connection))
         connection.execute(
             insert(runs).values(
@@ -185,9 +190,10 @@ class DatabaseStore:
             select(runs.c.first_seq).where(_runs(key), runs.c.state == RunState.RUNNING)
         ).scalar_one_or_none()
         if first_seq is None:
-            return ThreadSnapshot(thread, _load_messages(key, None, connection), head)
+            standing = _load_messages(key, None, connection)
+            return ThreadSnapshot(thread, standing, head, _open_interrupts(key, connection)[1])
         standing = _load_messages(key, first_seq, connection)
-        return ThreadSnapshot(thread, standing, EventId(head.epoch, first_seq - 1))
+        return ThreadSnapshot(thread, standing, EventId(head.epoch, first_seq - 1), ())
 
     def _add_thread(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
         if _load_thread(key, connection) is None:
@@ -282,7 +288,36 @@ def _stored(row: Row[Any]) -> StoredRun:
         ended_at=row.ended_at,
         outcome=row.outcome,
         error_id=row.error_id,
+        stop=None if row.stop is None else msgspec.json.decode(row.stop, type=RunStop),
     )
+
+
+def _take_answers(
+    connection: Connection, context: UserExecutionContext, resume: Sequence[Mapping[str, Any]]
+) -> None:
+    """Let the run answer what the thread's last run asked; the first one that does has answered."""
+    if not resume:
+        return
+    asking_id, interrupts = _open_interrupts(context.thread_key, connection)
+    check_answers(resume, interrupts)
+    connection.execute(
+        update(runs)
+        .where(_run(RunKey(context.user_id, asking_id)))
+        .values(answered_by=context.run_id)
+    )
+
+
+def _open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Sequence[Interrupt]]:
+    """Return the thread's last run and what it asks, nothing when it asks nothing any more."""
+    last = connection.execute(
+        select(runs.c.run_id, runs.c.interrupts, runs.c.answered_by)
+        .where(_runs(key), runs.c.first_seq.is_not(None))
+        .order_by(runs.c.first_seq.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is None or last.interrupts is None or last.answered_by is not None:
+        return "", ()
+    return last.run_id, msgspec.json.decode(last.interrupts)
 
 
 def erase(connection: Connection, key: ThreadKey) -> frozenset[str]:
