@@ -119,13 +119,19 @@ class Bench:
         return window
 
 
-def measure(effort: Effort, folder: Path | None) -> dict[str, Findings]:
+def measure(effort: Effort, folder: Path | None, agent_threads: int) -> dict[str, Findings]:
     """Start the servers, measure them, and end them."""
     with ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-        isolane = stack.enter_context(serve_isolane(data, connections=CONNECTIONS))
-        bare = stack.enter_context(serve_bare(data, connections=CONNECTIONS))
-        bench = Bench([isolane, bare], effort)
+        servers = [serve_isolane(data / "isolane", connections=CONNECTIONS)]
+        if agent_threads:
+            threads = ("--agent-threads", str(agent_threads))
+            beside = serve_isolane(
+                data / "threads", *threads, connections=CONNECTIONS, name="threads"
+            )
+            servers.append(beside)
+        servers.append(serve_bare(data, connections=CONNECTIONS))
+        bench = Bench([stack.enter_context(server) for server in servers], effort)
         bench.stream()
         bench.climb()
     return bench.findings
@@ -136,7 +142,7 @@ def show(findings: dict[str, Findings], effort: Effort) -> None:
     print(f"{os.cpu_count()} CPUs; medians over windows that take turns")
     print(f"{CONNECTIONS} connections x {RATE:g} events/s", end=", ")
     print(f"{effort.windows} windows of {effort.window_s:g} s each")
-    print(f"{'':<32}{'isolane':>10}{'bare':>10}{'ratio':>8}")
+    print(f"{'':<32}{''.join(f'{name:>10}' for name in findings)}{'ratio':>8}")
     for label, name in ROWS:
         show_row(label, [found.median(name) for found in findings.values()])
     print(f"highest rate with p99 from due under {LIMIT_MS:g} ms")
@@ -157,10 +163,9 @@ ROWS = (
 
 
 def show_row(label: str, values: Sequence[float]) -> None:
-    """Print one figure of both servers, and the first over the second."""
-    isolane, bare = values
-    ratio = isolane / bare if bare else float("nan")
-    print(f"  {label:<30}{isolane:>10.2f}{bare:>10.2f}{ratio:>8.2f}")
+    """Print one figure of every server, and the first over the last."""
+    ratio = values[0] / values[-1] if values[-1] else float("nan")
+    print(f"  {label:<30}{''.join(f'{value:>10.2f}' for value in values)}{ratio:>8.2f}")
 
 
 def judge(findings: dict[str, Findings]) -> int:
@@ -176,9 +181,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="less, in a minute: a first look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every window here")
     parser.add_argument("--folder", type=Path, help="where the log is kept; a disk, not a tmpfs")
+    parser.add_argument(
+        "--agent-threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also measure a gateway whose agents run on N loops of their own",
+    )
     options = parser.parse_args()
     effort = QUICK if options.quick else FULL
-    findings = measure(effort, options.folder)
+    findings = measure(effort, options.folder, options.agent_threads)
     show(findings, effort)
     if options.json is not None:
         options.json.write_bytes(msgspec.json.encode(findings))

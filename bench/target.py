@@ -48,13 +48,16 @@ class Target:
 
 
 @contextmanager
-def serve_isolane(data: Path, *, connections: int) -> Iterator[Target]:
+def serve_isolane(
+    data: Path, *options: str, connections: int, name: str = "isolane"
+) -> Iterator[Target]:
     """Serve the agent with `isolane serve`; what it keeps and its log lines are in `data`."""
     port = free_port()
+    data.mkdir()
     where = ["--host", HOST, "--port", str(port), "--data", str(data)]
-    command = ["-m", "isolane", "serve", "--agent", "agent:stream", *where]
+    command = ["-m", "isolane", "serve", "--agent", "agent:stream", *where, *options]
     with running(command, data / "isolane.log", port) as pid:
-        yield Target("isolane", port, pid, make_tokens(data, connections))
+        yield Target(name, port, pid, make_tokens(data, connections))
 
 
 @contextmanager

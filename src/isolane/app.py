@@ -18,6 +18,7 @@ from starlette.routing import WebSocketRoute
 
 from isolane import clock
 from isolane.agents.loading import adapt
+from isolane.agents.threads import AgentThreads
 from isolane.auth.accounts import Accounts
 from isolane.auth.local import LocalIssuer, load_or_create_key
 from isolane.auth.sessions import SessionBook
@@ -49,6 +50,7 @@ from isolane.service import AgentService
 from isolane.settings import KEY_NAME, Settings, load_settings
 from isolane.store.database import DatabaseStore, erase
 from isolane.tasks import TaskOwner
+from isolane.watchdog import Watchdog
 from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
 from isolane.websocket.resume import Resumer
 
@@ -76,7 +78,14 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         database = await open_database(settings.sqlalchemy_url)
         stack.push_async_callback(database.close)
         await database.write(sow_seed)
-        gateway = _wire(settings, agents, database, tasks)
+        watchdog = Watchdog()
+        watchdog.start()
+        stack.callback(watchdog.close)
+        if settings.agent_threads:
+            threads = AgentThreads(settings.agent_threads, watch=watchdog.watch)
+            stack.callback(threads.close)
+            agents = {name: threads.wrap(agent) for name, agent in agents.items()}
+        gateway = _wire(settings, agents, database, tasks, watchdog)
         stack.callback(gateway.accounts.close)
         stack.push_async_callback(tasks.close)
         stack.callback(gateway.feed.close)
@@ -87,13 +96,18 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         stack.callback(close_factory, gateway.factory)
         lost = await gateway.service.recover()
         tasks.detach(_trim_for_ever(settings, gateway), name="retention")
+        stack.callback(watchdog.watch("gateway"))
         gateway.state = "ready"
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
         yield gateway
 
 
 def _wire(
-    settings: Settings, agents: Mapping[str, Agent], database: Database, tasks: TaskOwner
+    settings: Settings,
+    agents: Mapping[str, Agent],
+    database: Database,
+    tasks: TaskOwner,
+    watchdog: Watchdog,
 ) -> Gateway:
     """Make every part and check each as it enters."""
     store = ensure(DatabaseStore(database, load_bounds=load_bounds, clock=clock.now_ms), Store)
@@ -150,12 +164,22 @@ def _wire(
         resumer=resumer,
         tasks=tasks,
         clock=clock.now_ms,
-        dependencies={"database": partial(_probe, database)},
+        dependencies={
+            "database": partial(_probe, database),
+            "event loops": partial(_check_loops, watchdog),
+        },
+        watchdog=watchdog,
     )
 
 
 async def _probe(database: Database) -> None:
     await database.read(lambda connection: connection.execute(text("SELECT 1")).all())
+
+
+async def _check_loops(watchdog: Watchdog) -> None:
+    blocked = watchdog.get_blocked()
+    if blocked:
+        raise Unavailable(f"blocked: {', '.join(blocked)}")
 
 
 async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:

@@ -54,6 +54,14 @@ def main() -> None:
     metavar="[NAME=]MODULE:ATTRIBUTE",
     help="An agent to serve; several are served by name, the first is the default.",
 )
+@click.option(
+    "--agent-threads",
+    type=click.IntRange(0, 64),
+    is_flag=False,
+    flag_value=1,
+    metavar="[N]",
+    help="Run agents on N event loops of their own (1 without a number), not on the gateway's.",
+)
 @click.option("--demo", is_flag=True, help="Two accounts, a sign-in link for each; loopback only.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), default="json")
 @_data
@@ -63,13 +71,14 @@ def serve(
     host: str,
     port: int,
     agents: tuple[str, ...],
+    agent_threads: int | None,
     demo: bool,
     log_format: str,
     data: Path | None,
     config: Path | None,
 ) -> None:
     """Serve the gateway."""
-    settings = _settings({"data": data}, config)
+    settings = _settings({"data": data, "agent_threads": agent_threads}, config)
     if demo and not is_loopback(host):
         raise click.UsageError(f"--demo gives sign-in links away: loopback only, not {host}")
     configure_logs(log_format)

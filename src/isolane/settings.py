@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
 
+    agent_threads: int = Field(default=0, ge=0, le=64)
+    """Threads with an event loop each, on which agents run; 0 runs them on the gateway's own."""
+
     policy: Literal["queue", "reject", "interrupt"] = "queue"
     """What a second run of a busy thread meets, when the run itself doesn't say."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from tests.house import ask, context_of, open_house
 
 from isolane.agents.loading import adapt
+from isolane.agents.threads import AgentThreads
 from isolane.agents.translate import to_event
 from isolane.contracts import Agent, StopSignal, ensure
 from isolane.service.run import Stop
@@ -50,12 +51,22 @@ def _pydantic_ai() -> object:
     return Model(FunctionModel(stream_function=stream))
 
 
+@pytest.fixture(params=[False, True], ids=["here", "on its own loop"])
+def wrap(request: pytest.FixtureRequest) -> Iterator[Callable[[Agent], Agent]]:
+    if not request.param:
+        yield lambda agent: agent
+        return
+    threads = AgentThreads(1, watch=lambda _name: lambda: None)
+    yield threads.wrap
+    threads.close()
+
+
 @pytest.fixture(
     params=[_function, _object, _pydantic_ai], ids=["function", "object", "pydantic-ai"]
 )
-def agent(request: pytest.FixtureRequest) -> Agent:
+def agent(request: pytest.FixtureRequest, wrap: Callable[[Agent], Agent]) -> Agent:
     make: Callable[[], object] = request.param
-    return adapt(make(), name="agent")
+    return wrap(adapt(make(), name="agent"))
 
 
 def delta(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -74,6 +75,8 @@ async def script(
             await _sleep_for_ever()
         elif name == "wait":
             await asyncio.Event().wait()  # hears no stop, but lets itself be cancelled
+        elif name == "block":
+            _block(*arguments)
         elif name == "raise":
             _raise(*arguments)
         else:
@@ -136,6 +139,11 @@ async def _sleep_for_ever() -> NoReturn:
     while True:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
+
+
+def _block(seconds: float) -> None:
+    """Hold up the loop, as agents do that call what isn't asynchronous."""
+    time.sleep(seconds)
 
 
 def _raise(kind: str, text: str) -> NoReturn:

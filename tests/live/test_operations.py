@@ -73,7 +73,7 @@ async def test_health_says_that_it_lives_and_readiness_names_each_dependency(
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
     assert (ready.status_code, ready.json()) == (
         200,
-        {"status": "ready", "dependencies": {"database": "ok"}},
+        {"status": "ready", "dependencies": {"database": "ok", "event loops": "ok"}},
     )
 
 

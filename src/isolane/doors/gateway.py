@@ -18,6 +18,7 @@ from isolane.feed import Feed
 from isolane.service import AgentService
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
+from isolane.watchdog import Watchdog
 from isolane.websocket.factory import WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
 
@@ -47,6 +48,7 @@ class Gateway:
     tasks: TaskOwner
     clock: Clock
     dependencies: Mapping[str, Probe]
+    watchdog: Watchdog
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
 

@@ -55,6 +55,16 @@ class _Counters(Collector):
                 "isolane_log_reads", "Reads of a log by followers", value=feed.log_reads
             ),
             CounterMetricFamily(
+                "isolane_loop_blocks",
+                "Times that an event loop was blocked",
+                value=self._gateway.watchdog.blocks,
+            ),
+            CounterMetricFamily(
+                "isolane_agents_abandoned",
+                "Agents that swallowed their cancellation",
+                value=self._gateway.service.abandoned_count,
+            ),
+            CounterMetricFamily(
                 "isolane_managers_swept", "Managers that nobody came for", value=sweeper.closed
             ),
             CounterMetricFamily("isolane_sweep_errors", "Sweeps that failed", value=sweeper.errors),

@@ -112,6 +112,8 @@ class Run:
     """Whether its thread was deleted under it."""
     has_slot: bool = False
     """Whether it counts against its user's limit; what a restart found does not."""
+    is_abandoned: bool = False
+    """Whether its agent goes on although nobody hears it."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -193,6 +195,7 @@ class RunLife:
         _, stuck = await asyncio.wait({agent}, timeout=CANCEL_GRACE_S)
         if not stuck:
             return StoppedBy.CANCELLATION
+        self._run.is_abandoned = True
         _log.warning("agent abandoned", **_names(self._run))
         return StoppedBy.ABANDONMENT
 

@@ -86,6 +86,8 @@ class AgentService:
         self._starting: dict[RunKey, asyncio.Event] = {}
         self._early_aborts = EarlyAborts(clock)
         self._is_draining = False
+        self.abandoned_count = 0
+        """Agents so far that swallowed their cancellation."""
 
     @property
     def active_count(self) -> int:
@@ -359,6 +361,7 @@ class AgentService:
             )
             await life.live()
         finally:
+            self.abandoned_count += run.is_abandoned
             # No await since the end was committed, so who answers to it finds the thread free.
             self._leave(run)
         await news

@@ -1,0 +1,232 @@
+"""Agents on event loops of their own: one that blocks there holds up no socket."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from ag_ui.core import RunAgentInput
+
+from isolane.context import UserExecutionContext
+from isolane.contracts import Agent, StopSignal
+
+AHEAD_MAX: Final = 64
+"""Values that an agent may be ahead of the gateway's loop; what floods waits here."""
+JOIN_S: Final = 2.0
+
+Watch = Callable[[str], Callable[[], None]]
+"""Begins to watch the loop that calls it, by a name; returns what ends that."""
+
+
+@dataclass(eq=False)
+class _Place:
+    """A thread with a loop, and how many runs are on it."""
+
+    thread: threading.Thread
+    loop: asyncio.AbstractEventLoop
+    runs: int = 0
+
+
+class AgentThreads:
+    """Threads with a loop each. A run stays on the one that had the fewest runs when it began."""
+
+    def __init__(self, count: int, *, watch: Watch) -> None:
+        """Start `count` threads, each watched from its first moment on."""
+        self._places = [_start(f"agents {number + 1}", watch) for number in range(count)]
+
+    def wrap(self, agent: Agent) -> Agent:
+        """Return an agent that runs `agent` on one of the threads."""
+        return _ThreadedAgent(agent, self)
+
+    def pick(self) -> _Place:
+        """Return the place with the fewest runs."""
+        return min(self._places, key=lambda place: place.runs)
+
+    def close(self) -> None:
+        """Stop the loops. A thread that is blocked is left behind, and ends with the process."""
+        for place in self._places:
+            place.loop.call_soon_threadsafe(place.loop.stop)
+        for place in self._places:
+            place.thread.join(JOIN_S)
+
+
+def _start(name: str, watch: Watch) -> _Place:
+    started: deque[asyncio.AbstractEventLoop] = deque()
+    is_up = threading.Event()
+
+    def live() -> None:
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            started.append(loop)
+            forget: list[Callable[[], None]] = []
+            loop.call_soon(lambda: forget.append(watch(name)))
+            loop.call_soon(is_up.set)
+            loop.run_forever()
+            forget[0]()
+
+    thread = threading.Thread(target=live, name=name, daemon=True)
+    thread.start()
+    is_up.wait()
+    return _Place(thread, started[0])
+
+
+class _ThreadedAgent:
+    """Brings what an agent yields on another loop to the one that asks."""
+
+    def __init__(self, agent: Agent, threads: AgentThreads) -> None:
+        self._agent = agent
+        self._threads = threads
+
+    async def run(
+        self,
+        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        context: UserExecutionContext,
+        stop: StopSignal,
+    ) -> AsyncGenerator[object, None]:
+        """Yield what the agent yields; raise what it raises."""
+        place = self._threads.pick()
+        crossing = _Crossing(place.loop)
+        place.runs += 1
+        messenger = asyncio.create_task(crossing.bring(stop), name="stop's messenger")
+        try:
+            crossing.begin(self._agent, input, context)
+            async for value in crossing.values():
+                yield value
+        finally:
+            messenger.cancel()
+            crossing.leave()
+            try:
+                await crossing.outlast()
+            finally:
+                place.runs -= 1
+
+
+class _AwayStop:
+    """The stop signal as the agent's own loop can wait for it."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def is_set(self) -> bool:
+        """Say whether the run was stopped."""
+        return self.event.is_set()
+
+    async def wait(self) -> bool:
+        """Return once the run is stopped."""
+        return await self.event.wait()
+
+
+class _Crossing:
+    """One run's way from the agent's loop (away) to the gateway's (home).
+
+    Values cross in a bounded queue. Each side is woken once, however much waits for it.
+    """
+
+    def __init__(self, away: asyncio.AbstractEventLoop) -> None:
+        self._home = asyncio.get_running_loop()
+        self._away = away
+        self._values: deque[object] = deque()
+        self._arrived = asyncio.Event()
+        self._is_rung = False
+        self._is_full = False
+        self._room = asyncio.Event()
+        self._stop = _AwayStop()
+        self._task: asyncio.Task[None] | None = None
+        self._is_left = False
+        self._error: BaseException | None = None
+        self._ended = asyncio.Event()
+
+    # --- at home ---------------------------------------------------------------------------------
+
+    def begin(self, agent: Agent, run_input: RunAgentInput, context: UserExecutionContext) -> None:
+        """Start the agent on its loop."""
+
+        def start() -> None:
+            work = self._drive(agent, run_input, context)
+            self._task = self._away.create_task(work, name=f"agent of {context.run_id}")
+
+        self._call_away(start)
+
+    async def values(self) -> AsyncIterator[object]:
+        """Yield what crosses until the agent has ended; raise what ended it."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            self._is_rung = False
+            while self._values:
+                yield self._values.popleft()
+            if self._is_full:
+                self._is_full = False
+                self._call_away(self._room.set)
+            if self._ended.is_set() and not self._values:
+                break
+        if self._error is not None:
+            raise self._error
+
+    async def bring(self, stop: StopSignal) -> None:
+        """Tell the agent's loop once the run is stopped."""
+        await stop.wait()
+        self._call_away(self._stop.event.set)
+
+    def leave(self) -> None:
+        """Want nothing more, and cancel the agent if it goes on."""
+        self._is_left = True
+
+        def cancel() -> None:
+            self._room.set()
+            if self._task is not None:
+                self._task.cancel()
+
+        self._call_away(cancel)
+
+    async def outlast(self) -> None:
+        """Wait until the agent has ended, though cancelled: who gives up on it shall know it."""
+        cancelled: asyncio.CancelledError | None = None
+        while not self._ended.is_set():
+            try:
+                await self._ended.wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    def _call_away(self, callback: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # its loop is closed: the process is about to end
+            self._away.call_soon_threadsafe(callback)
+
+    # --- away ------------------------------------------------------------------------------------
+
+    async def _drive(
+        self, agent: Agent, run_input: RunAgentInput, context: UserExecutionContext
+    ) -> None:
+        """Let the agent speak. Nothing gets past here: a SystemExit would end the loop."""
+        try:
+            async with aclosing(agent.run(run_input, context, self._stop)) as stream:
+                async for value in stream:
+                    await self._put(value)
+                    if self._is_left:
+                        break
+        except BaseException as error:  # noqa: BLE001 - raised again where the run is driven
+            self._error = error
+        with suppress(RuntimeError):  # home is closed already
+            self._home.call_soon_threadsafe(self._end)
+
+    async def _put(self, value: object) -> None:
+        while len(self._values) >= AHEAD_MAX and not self._is_left:
+            self._room.clear()
+            self._is_full = True
+            if len(self._values) >= AHEAD_MAX:  # asked again: home may have looked just before
+                await self._room.wait()
+        self._values.append(value)
+        if not self._is_rung:
+            self._is_rung = True
+            self._home.call_soon_threadsafe(self._arrived.set)
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._arrived.set()

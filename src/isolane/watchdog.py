@@ -1,0 +1,140 @@
+"""Names who blocks an event loop, from a thread that isn't blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+TICK_S: Final = 0.1
+PATIENCE_TICKS: Final = 6
+"""Ticks without a beat of the loop until it counts as blocked. Ticks are counted, not seconds: on a
+machine that stands still the watchdog does too, and nobody is blamed."""
+CALM_S: Final = 1.0
+"""How long a loop must run freely again before it counts as well."""
+FRAMES_MAX: Final = 40
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False)
+class _Watched:
+    """One loop, and what its last beats say. The loop writes `beats`, the watchdog all else."""
+
+    name: str
+    loop: asyncio.AbstractEventLoop
+    thread_id: int
+    beats: int = 0
+    seen_beats: int = 0
+    silent_ticks: int = 0
+    blocked_since_s: float | None = None
+    calm_at_s: float = 0.0
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    def beat(self) -> None:
+        """Say that the loop turns, and again in a tick."""
+        self.beats += 1
+        self.timer = self.loop.call_later(TICK_S, self.beat)
+
+
+class Watchdog:
+    """Watches loops, each from the moment it is added; logs the stack of one that is blocked.
+
+    One block is one record, within a second of its beginning, with the task and the stack that
+    the loop's thread is in; another tells its end.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Begin without a loop; `now_s` counts seconds and never goes back."""
+        self._now_s = now_s
+        self._watched: list[_Watched] = []
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.blocks = 0
+        """How often a loop was blocked so far."""
+
+    def watch(self, name: str) -> Callable[[], None]:
+        """Watch the loop that calls this; return what ends it, to be called there too."""
+        watched = _Watched(name, asyncio.get_running_loop(), threading.get_ident())
+        watched.beat()
+        with self._lock:
+            self._watched.append(watched)
+
+        def forget() -> None:
+            with self._lock:
+                self._watched.remove(watched)
+            if watched.timer is not None:
+                watched.timer.cancel()
+
+        return forget
+
+    def start(self) -> None:
+        """Start the thread that looks."""
+        self._thread = threading.Thread(target=self._look_on, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and wait for it. Idempotent."""
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def get_blocked(self) -> list[str]:
+        """Return the names of the loops that are blocked, or were a moment ago."""
+        now_s = self._now_s()
+        with self._lock:
+            return [one.name for one in self._watched if now_s < one.calm_at_s]
+
+    def _look_on(self) -> None:
+        while not self._is_over.wait(TICK_S):
+            self.look()
+
+    def look(self) -> None:
+        """Look at every loop once; the thread does it each tick."""
+        with self._lock:
+            watched = tuple(self._watched)
+        for one in watched:
+            self._judge(one)
+
+    def _judge(self, one: _Watched) -> None:
+        now_s = self._now_s()
+        if one.beats != one.seen_beats:
+            one.seen_beats = one.beats
+            one.silent_ticks = 0
+            if one.blocked_since_s is not None:
+                blocked_ms = round((now_s - one.blocked_since_s) * 1000)
+                one.blocked_since_s = None
+                _log.warning("event loop free again", loop=one.name, blocked_ms=blocked_ms)
+            return
+        one.silent_ticks += 1
+        if one.silent_ticks < PATIENCE_TICKS:
+            return
+        one.calm_at_s = now_s + CALM_S
+        if one.blocked_since_s is None:
+            one.blocked_since_s = now_s - PATIENCE_TICKS * TICK_S
+            self.blocks += 1
+            _log.error(
+                "event loop blocked", loop=one.name, task=_task_of(one), stack=_stack_of(one)
+            )
+
+
+def _task_of(one: _Watched) -> str | None:
+    """Return the name of the task that the loop is in; a run's agent has the run's id in it."""
+    task = asyncio.current_task(one.loop)
+    return None if task is None else task.get_name()
+
+
+def _stack_of(one: _Watched) -> list[str]:
+    """Return where the loop's thread is, the innermost place last."""
+    frame = sys._current_frames().get(one.thread_id)  # noqa: SLF001 - there is no other way
+    summary = traceback.extract_stack(frame, limit=FRAMES_MAX) if frame is not None else ()
+    return [f"{place.filename}:{place.lineno} {place.name}" for place in summary]

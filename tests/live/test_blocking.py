@@ -1,0 +1,153 @@
+"""Agents that block their thread: named at once; on loops of their own they harm no socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from tests.live.client import Client
+from tests.live.server import Server
+from tests.live.stage import SCRIPT, Lane, is_terminal, own_server, shared_server, steps, text_of
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+
+BLOCK_S = 2.5
+BLOCK = steps(["say", "before "], ["block", BLOCK_S], ["say", "after"])
+NEIGHBOUR_MS = 250
+"""What an honest client beside it must not wait longer for, at p99."""
+
+threaded = shared_server(
+    SCRIPT, "babbler=protocol_agents:babbler", env={"ISOLANE_AGENT_THREADS": "2"}
+)
+
+
+@pytest.fixture
+def lane(threaded: Server) -> Lane:
+    return Lane(threaded)
+
+
+def blocked(loop: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda entry: entry["event"] == "event loop blocked" and entry["loop"] == loop
+
+
+async def readiness(server: Server) -> tuple[int, str]:
+    async with server.http() as http:
+        answer = await http.get("/readyz")
+    return answer.status_code, answer.json()["dependencies"]["event loops"]
+
+
+async def until_ready(server: Server) -> None:
+    async with asyncio.timeout(5):
+        while await readiness(server) != (200, "ok"):  # noqa: ASYNC110 - in another process
+            await asyncio.sleep(0.05)  # between two looks
+
+
+async def test_who_blocks_the_gateways_own_loop_is_named_while_it_lasts(tmp_path: Path) -> None:
+    async with own_server(tmp_path / "data", SCRIPT) as server:
+        lane = Lane(server)
+        async with lane.connect() as client:
+            assert await readiness(server) == (200, "ok")
+            began = monotonic()
+            await client.run("t", "r-1", BLOCK)
+            # Written by another thread: the server itself answers nobody now.
+            entry = await server.wait_for_log(blocked("gateway"), timeout_s=BLOCK_S - 0.5)
+            assert monotonic() - began < BLOCK_S
+            assert entry["task"] == "agent of r-1"
+            assert entry["stack"][-1].split("/")[-1].endswith(" _block")
+            assert "protocol_agents.py" in entry["stack"][-1]
+            assert (await readiness(server))[0] == 503  # answered as soon as the loop turns again
+            await client.until_end("r-1")
+        await until_ready(server)
+        assert (await server.metrics())["isolane_loop_blocks_total"] == 1
+        (free,) = [entry for entry in server.logs if entry["event"] == "event loop free again"]
+        assert free["blocked_ms"] == pytest.approx(BLOCK_S * 1000, abs=1000)
+
+
+async def test_on_a_loop_of_its_own_it_holds_up_no_socket(lane: Lane) -> None:
+    neighbour = Lane(lane.server)
+    async with lane.connect() as client, neighbour.connect() as other:
+        await client.run("t", "r-1", BLOCK)
+        await client.until_event("TEXT_MESSAGE_CONTENT")
+        waits_ms = [await round_trip_ms(other) for _ in range(100)]
+        assert sorted(waits_ms)[98] < NEIGHBOUR_MS
+        assert await neighbour.finish(other, "t", "r-1", "another loop")
+        entry = await lane.server.wait_for_log(
+            lambda entry: entry["event"] == "event loop blocked" and entry["task"] == "agent of r-1"
+        )
+        assert entry["loop"].startswith("agents ")
+        assert entry["stack"][-1].endswith(" _block")
+        status, loops = await readiness(lane.server)
+        assert (status, loops != "ok") == (503, True)
+        assert (await client.until_end("r-1"))["chunk"]["outcome"] == {"type": "success"}
+    await until_ready(lane.server)
+
+
+async def round_trip_ms(client: Client) -> float:
+    began = monotonic()
+    await client.send({"type": "ping"})
+    await client.until_type("pong")
+    return (monotonic() - began) * 1000
+
+
+async def test_what_an_agent_says_there_comes_whole_and_in_order(lane: Lane) -> None:
+    async with lane.connect(hello=False) as client:
+        await client.run("t", "r-1", steps(["count", 2000], ["whoami"]))
+        frames = await client.until(is_terminal, timeout_s=30)
+    said = text_of([frame["chunk"] for frame in frames])
+    assert said.startswith("".join(f"{number} " for number in range(1, 2001)))
+    assert lane.user in said
+
+
+@pytest.mark.parametrize(
+    "text, by",
+    [
+        (steps(["say", "1 "], ["hold", "never"]), "agent"),
+        (steps(["say", "1 "], ["wait"]), "cancellation"),
+        (steps(["say", "1 "], ["block", 5.0], ["wait"]), "abandonment"),
+    ],
+)
+async def test_a_stop_reaches_it_there(lane: Lane, text: str, by: str) -> None:
+    async with lane.connect() as client:
+        await client.run("t", "r-1", text)
+        await client.until_event("TEXT_MESSAGE_CONTENT")
+        began = monotonic()
+        await client.abort("r-1")
+        end = await client.until_end("r-1")
+        assert monotonic() - began < 5
+    assert end["chunk"]["outcome"] == {"type": "cancelled"}
+    async with lane.server.http(lane.token) as http:
+        assert (await http.get("/api/runs/r-1")).json()["stop"]["by"] == by
+    await until_ready(lane.server)
+
+
+async def test_one_that_talks_on_there_is_not_heard(lane: Lane) -> None:
+    async with lane.connect(agent="babbler") as client:
+        await client.run("t", "r-1", "go")
+        await client.until_event("TEXT_MESSAGE_CONTENT")
+        await client.abort("r-1")
+        end = await client.until_end("r-1")
+    assert end["chunk"]["outcome"] == {"type": "cancelled"}
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "SystemExit", "GeneratorExit", "CancelledError"])
+async def test_what_it_raises_there_ends_its_run_alone(lane: Lane, kind: str) -> None:
+    events = await lane.play("t", "r-1", steps(["say", "almost"], ["raise", kind, "text"]))
+    assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", "agent_error")
+    assert text_of(await lane.play("t", "r-2", "still here")) == "still here "
+
+
+async def test_a_blocked_thread_keeps_no_server_from_its_end(tmp_path: Path) -> None:
+    env = {"ISOLANE_AGENT_THREADS": "1", "ISOLANE_DRAIN_TIMEOUT_S": "0"}
+    async with own_server(tmp_path / "data", SCRIPT, env=env) as server:
+        async with Lane(server).connect() as client:
+            await client.run("t", "r-1", steps(["say", "1"], ["block", 60]))
+            await client.until_event("TEXT_MESSAGE_CONTENT")
+            stopped = await server.stop()
+            assert (await client.until_end("r-1"))["chunk"]["code"] == "going_away"
+        assert stopped.code == 0
+        assert stopped.duration_s < 20
+        await server.start()
