@@ -143,15 +143,9 @@ async def drain(gateway: Gateway) -> None:
     gateway.feed.close()
 
 
-def serve(
-    app: FastAPI, settings: Settings, *, host: str, port: int, greet: Greet | None = None
-) -> None:
-    """Serve `app` until a signal ends it; returns when everything is closed.
-
-    `greet` is called once the gateway answers, with the address that it answers at.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    config = uvicorn.Config(
+def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
+    """Return uvicorn's settings, as they fit the gateway's own."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -167,6 +161,17 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=round(BYE_S),
     )
+
+
+def serve(
+    app: FastAPI, settings: Settings, *, host: str, port: int, greet: Greet | None = None
+) -> None:
+    """Serve `app` until a signal ends it; returns when everything is closed.
+
+    `greet` is called once the gateway answers, with the address that it answers at.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    config = make_config(app, settings, host=host, port=port)
     server = Server(config, greet=greet)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server))
