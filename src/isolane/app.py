@@ -35,14 +35,14 @@ from isolane.contracts import (
     Store,
     ensure,
 )
-from isolane.database import Database, open_database
+from isolane.database import Database, hold_place, open_database
 from isolane.doors import operations, page, sessions, sse, threads
 from isolane.doors.bodies import BodyLimit
 from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.doors.problems import answer_http, answer_invalid, answer_problem
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import IsolaneError, Unavailable
-from isolane.eventlog.database import DatabaseEventLog, load_bounds, sow_seed
+from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
 from isolane.feed import Feed
 from isolane.limits.local import LocalLimits
 from isolane.runqueue.local import LocalRunQueue
@@ -75,6 +75,7 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
     """
     tasks = TaskOwner()
     async with AsyncExitStack() as stack:
+        stack.enter_context(hold_place(settings.sqlalchemy_url))
         database = await open_database(settings.sqlalchemy_url)
         stack.push_async_callback(database.close)
         await database.write(sow_seed)
@@ -100,6 +101,20 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         gateway.state = "ready"
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
         yield gateway
+
+
+async def renumber_logs(settings: Settings) -> int:
+    """Give every thread's log another epoch; return how many. Raises `PlaceTaken`, `Unavailable`.
+
+    To be done once after a backup was put back, while no gateway runs on it.
+    """
+    with hold_place(settings.sqlalchemy_url):
+        database = await open_database(settings.sqlalchemy_url)
+        try:
+            await database.write(sow_seed)
+            return await database.write(renumber)
+        finally:
+            await database.close()
 
 
 def _wire(

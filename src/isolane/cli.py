@@ -1,4 +1,4 @@
-"""The command line: `isolane serve`, `isolane token`, `isolane user`."""
+"""The command line: `isolane serve`, `isolane token`, `isolane user`, `isolane renumber`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Final, TypeVar
 import click
 
 from isolane.agents.loading import load_agents
-from isolane.app import create_app, make_issuer
+from isolane.app import create_app, make_issuer, renumber_logs
 from isolane.auth.accounts import Accounts
 from isolane.clock import now_ms
 from isolane.contracts import Identity
-from isolane.database import open_database
+from isolane.database import hold_place, open_database
 from isolane.doors.gateway import Gateway
 from isolane.doors.sessions import SIGN_IN_PATH
-from isolane.errors import AgentRefused, InvalidContext, IsolaneError
+from isolane.errors import AgentRefused, InvalidContext, IsolaneError, PlaceTaken
 from isolane.logs import configure_logs
 from isolane.server import serve as serve_app
 from isolane.settings import InvalidSettings, Settings, load_settings
@@ -84,7 +84,9 @@ def serve(
     configure_logs(log_format)
     try:
         app = create_app(settings, load_agents(agents or (GUIDE,)))
-    except AgentRefused as error:
+        with hold_place(settings.sqlalchemy_url):
+            pass  # only asked, for one sentence now: the gateway takes it when it opens
+    except (AgentRefused, PlaceTaken) as error:
         raise click.ClickException(str(error)) from error
     greet = print_links if demo else None
     serve_app(app, settings, host=host, port=port, greet=greet)
@@ -156,6 +158,22 @@ def _with_accounts(
         return asyncio.run(run())
     except IsolaneError as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@_data
+@_config
+def renumber(*, data: Path | None, config: Path | None) -> None:
+    """Give every log new numbers, after a backup was put back: no old id matches them.
+
+    Clients that come back with an old id are told that there is a gap, and get the messages.
+    """
+    settings = _settings({"data": data}, config)
+    try:
+        count = asyncio.run(renumber_logs(settings))
+    except IsolaneError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"threads with new numbers: {count}")
 
 
 @main.command()

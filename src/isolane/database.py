@@ -8,8 +8,10 @@ runs on the event loop. One thread writes, so writers never meet; a few read bes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -33,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import StaticPool
 
-from isolane.errors import Unavailable
+from isolane.errors import PlaceTaken, Unavailable
 
 T = TypeVar("T")
 
@@ -191,6 +193,25 @@ def _write(connection: Connection, work: Callable[[Connection], T]) -> T:
         return work(connection)
 
 
+@contextmanager
+def hold_place(url: str) -> Iterator[None]:
+    """Be the one gateway of the database at `url` for the block's time; raise `PlaceTaken`.
+
+    The lock ends with the process, however that ends. Databases in memory are nobody else's.
+    """
+    path = _path_of(url)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PlaceTaken(f"another gateway has {path} open; stop it first") from error
+        yield
+
+
 async def open_database(url: str) -> Database:
     """Open the database at `url`, make its folder, and bring its tables up to date."""
     return await asyncio.to_thread(_open, url)
@@ -204,17 +225,23 @@ def _open(url: str) -> Database:
 
 
 def _create_engine(url: str) -> Engine:
-    path = url.removeprefix("sqlite://").removeprefix("/")
+    path = _path_of(url)
     options: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
-    if path in {"", ":memory:"}:
+    if path is None:
         options["poolclass"] = StaticPool
     else:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         options |= {"pool_size": READERS + 1, "max_overflow": 0}
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _path_of(url: str) -> Path | None:
+    """Return the file of a database, None for one in memory."""
+    path = url.removeprefix("sqlite://").removeprefix("/")
+    return None if path in {"", ":memory:"} else Path(path)
 
 
 def _begin(connection: Connection) -> None:

@@ -222,6 +222,10 @@ class NoActiveRun(IsolaneError, RuntimeError):
     """An event was to join the log outside any run."""
 
 
+class PlaceTaken(IsolaneError, RuntimeError):
+    """Another gateway has the data folder open; two would give the same ids to other events."""
+
+
 class AgentRefused(IsolaneError, TypeError):
     """What `--agent` names is no agent; the text says what it is and what is wanted."""
 

@@ -37,6 +37,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.ConnectionFailed: ("internal", 1011, 500, True),
     errors.ManagerClosed: ("internal", 1011, 500, True),
     errors.NoActiveRun: ("internal", 1011, 500, True),
+    errors.PlaceTaken: ("internal", 1011, 500, True),
     errors.AgentRefused: ("internal", 1011, 500, True),
 }
 

@@ -187,6 +187,9 @@ _INSERT: Final = (
 )
 
 
+_KEYS: Final = select(threads.c.user_id, threads.c.thread_id)
+
+
 def _row(record: Record) -> tuple[str | int | bytes, ...]:
     return (*record.key, record.id.seq, record.run_id, record.payload)
 
@@ -234,6 +237,21 @@ def sow_seed(connection: Connection) -> None:
         connection.execute(insert(meta).values(name="seed", value=new_seed()))
 
 
+def renumber(connection: Connection) -> int:
+    """Give every thread another epoch, also those to come; return how many there are.
+
+    For a database that was put back from a backup: it ends earlier than what clients have seen, and
+    would give the same ids to other events.
+    """
+    connection.execute(update(meta).where(meta.c.name == "seed").values(value=new_seed()))
+    keys = [ThreadKey(*row) for row in connection.execute(_KEYS)]
+    for key in keys:
+        connection.execute(
+            update(threads).where(_of(threads, key)).values(epoch=next_epoch(connection, key))
+        )
+    return len(keys)
+
+
 def _read(key: ThreadKey, after: EventId, limit: int, connection: Connection) -> list[Record]:
     bounds = load_bounds(key, connection)
     bounds.check_cursor(after)
@@ -249,8 +267,8 @@ def _read(key: ThreadKey, after: EventId, limit: int, connection: Connection) ->
 
 def _trim(older_than: int, max_events: int, connection: Connection) -> int:
     gone = 0
-    for user_id, thread_id in connection.execute(select(threads.c.user_id, threads.c.thread_id)):
-        gone += _trim_thread(connection, ThreadKey(user_id, thread_id), older_than, max_events)
+    for row in connection.execute(_KEYS):
+        gone += _trim_thread(connection, ThreadKey(*row), older_than, max_events)
     return gone
 
 
