@@ -200,6 +200,9 @@ async def test_raising_agent_ends_its_run_and_nothing_else(lane: Lane, kind: str
     error_id = assert_failed(events[-1], "agent_error")
     record = await only_record_of(lane.server, error_id)
     assert (record["user_id"], record["run_id"]) == (lane.user, "r-1")
+    assert record["chain"][0] == "AgentError: the agent raised"
+    root = "UnspeakableError: (its text" if kind == "unspeakable" else kind
+    assert record["chain"][-1].startswith(root)
     if kind not in {"unspeakable", "GeneratorExit", "CancelledError"}:
         assert secret in json.dumps(record)
     assert text_of(await lane.play("t", "r-2", "still here")) == "still here "

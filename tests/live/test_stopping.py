@@ -88,6 +88,22 @@ async def test_any_device_stops_a_run(lane: Lane) -> None:
         assert (await phone.until_end("r-1"))["chunk"]["outcome"] == CANCELLED
 
 
+async def test_a_stop_during_a_replay_is_its_end_too(lane: Lane) -> None:
+    async with lane.connect() as client:
+        await client.run("t", "r-1", steps(["count", 50], ["hold", "never"]))
+        await client.until(lambda frame: "50 " in str(frame.get("chunk", {}).get("delta")))
+        async with lane.replay("r-1") as replay, lane.connect() as late:
+            follower = await late.subscribe("t")
+            await replay.recv()
+            await client.abort("r-1")
+            end = await client.until_end("r-1")
+            assert end["chunk"]["outcome"] == CANCELLED
+            assert await late.until_end("r-1") == end
+            assert await replay.until_end("r-1") == end
+            assert (await replay.closed())[0] == 1000
+    assert follower.types[-2:] == ["TEXT_MESSAGE_END", "RUN_FINISHED"]
+
+
 async def test_second_abort_is_answered_and_changes_nothing(lane: Lane) -> None:
     async with lane.connect() as client:
         await client.subscribe("t")

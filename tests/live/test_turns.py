@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,25 @@ async def test_frame_sent_twice_at_once_is_one_run(lane: Lane) -> None:
             assert envelopes(got[0]) == envelopes(got[1])
     log = await lane.load_log("t")
     assert types_of(log.events).count("RUN_STARTED") == 10
+
+
+async def test_tabs_that_send_at_once_take_turns(lane: Lane) -> None:
+    async with AsyncExitStack() as stack:
+        tabs = [await stack.enter_async_context(lane.connect()) for _ in range(3)]
+        for round_number in range(10):
+            runs = [f"r-{round_number}-{tab}" for tab in range(3)]
+            asked = zip(tabs, runs, strict=True)
+            await asyncio.gather(*(tab.run("t", run, f"words of {run}") for tab, run in asked))
+            for tab, run in zip(tabs, runs, strict=True):
+                await tab.until_end(run)
+    log = await lane.load_log("t")
+    order = [run for run, _ in groupby(entry["runId"] for entry in log.envelopes)]
+    assert len(order) == len(set(order)) == 30  # each run's events stand together
+    async with lane.server.http(lane.token) as http:
+        messages = (await http.get("/api/threads/t")).json()["messages"]
+    assert [message["content"] for message in messages] == [
+        text for run in order for text in (f"words of {run}", f"words of {run} ")
+    ]
 
 
 async def test_same_frame_after_a_reconnect_attaches_to_the_run_under_way(lane: Lane) -> None:
