@@ -277,6 +277,98 @@ def test_what_clients_let_pass_between_two_chunks_may_come_between(between: Even
     assert "".join(one.get("delta", "") for one in through) == "12"
 
 
+def test_each_producer_has_a_chunk_under_way_of_its_own() -> None:
+    stream = [
+        text("CHUNK", "m", delta="1"),
+        text("CHUNK", "n", delta="a", subagentRunId="s"),
+        event("TEXT_MESSAGE_CHUNK", delta="2"),
+        event("TEXT_MESSAGE_CHUNK", delta="b", subagentRunId="s"),
+        event("CUSTOM", name="n", value=None, subagentRunId="s"),
+        event("TEXT_MESSAGE_CHUNK", delta="3"),
+    ]
+    through = passed(stream)
+    verify(through)
+    said = [
+        (one["messageId"], one.get("delta", one["type"])) for one in through if "name" not in one
+    ]
+    assert said == [
+        ("m", "TEXT_MESSAGE_START"), ("m", "1"), ("n", "TEXT_MESSAGE_START"), ("n", "a"),
+        ("m", "2"), ("n", "b"), ("n", "TEXT_MESSAGE_END"), ("m", "3"), ("m", "TEXT_MESSAGE_END"),
+    ]  # fmt: skip
+
+
+def test_nameless_chunk_goes_on_with_the_only_one_there_is() -> None:
+    stream = [
+        text("CHUNK", "n", delta="a", subagentRunId="s"),
+        event("TEXT_MESSAGE_CHUNK", delta="b"),
+    ]
+    content = [one for one in passed(stream) if "delta" in one]
+    assert content == [text("CONTENT", "n", delta=one, subagentRunId="s") for one in "ab"]
+
+
+def test_chunk_that_may_be_anybodys_is_refused() -> None:
+    grammar = RunGrammar()
+    for owner in ("s", "u"):
+        list(grammar.accept(text("CHUNK", owner, subagentRunId=owner, delta="x")))
+    with pytest.raises(AgentProtocol, match="names none"):
+        list(grammar.accept(event("TEXT_MESSAGE_CHUNK", delta="x")))
+
+
+@pytest.mark.parametrize(
+    "first,second",
+    [
+        (text("CHUNK"), {"role": "user"}),
+        (text("CHUNK", name="Ann"), {"name": "Bob"}),
+        (text("CHUNK"), {"subagentRunId": "s"}),
+        (call("CHUNK", toolCallName="f"), {"toolCallName": "g"}),
+        (call("CHUNK", toolCallName="f"), {"parentMessageId": "p"}),
+    ],
+    ids=["role", "name", "subagent", "tool", "parent"],
+)
+def test_a_chunk_may_repeat_what_the_first_said_and_not_contradict_it(
+    first: Event, second: Event
+) -> None:
+    grammar = RunGrammar()
+    list(grammar.accept(first))
+    list(grammar.accept(first))
+    with pytest.raises(AgentProtocol, match="not that of its first chunk"):
+        list(grammar.accept(first | second))
+
+
+def test_a_chunk_takes_along_what_it_carries_beside_its_words() -> None:
+    stream = [text("CHUNK", metadata={"a": 1}, rawEvent=5), text("CHUNK", metadata={"usage": 2})]
+    assert passed(stream) == [
+        text("START", role="assistant", metadata={"a": 1}),
+        text("CONTENT", delta="", metadata={"a": 1}, rawEvent=5),
+        text("CONTENT", delta="", metadata={"usage": 2}),
+        text("END"),
+    ]
+
+
+# --- what could not be written -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        text("START"),
+        call("START", toolCallName="f"),
+        reasoning("MESSAGE_START"),
+        step("STARTED"),
+        subagent("STARTED"),
+        text("CHUNK", delta="x"),
+    ],
+    ids=lambda one: str(one["type"]),
+)
+def test_what_was_never_written_was_never_said(start: Event) -> None:
+    grammar = RunGrammar()
+    offered = grammar.accept(start)
+    next(offered)  # and then the log refuses it
+    del offered
+    assert list(grammar.close()) == []
+    assert len(list(grammar.accept(start))) >= 1  # so that it may be said again
+
+
 # --- the end -------------------------------------------------------------------------------------
 
 
@@ -296,6 +388,22 @@ def test_close_ends_everything_newest_first_and_only_once() -> None:
         event("SUBAGENT_FINISHED", subagentRunId="a"),
     ]
     assert list(grammar.close()) == []
+
+
+def test_an_end_names_whoever_owns_what_ends() -> None:
+    """A result or a snapshot may give what is open to another, or back to the parent."""
+    message = {"id": "m", "role": "assistant", "content": ""}
+    result = event("TOOL_CALL_RESULT", messageId="m", toolCallId="c", content="", subagentRunId="b")
+    given_back = event("MESSAGES_SNAPSHOT", messages=[message])
+    for between, owner in ((result, {"subagentRunId": "b"}), (given_back, {})):
+        through = passed([text("START", subagentRunId="a"), between])
+        verify(through)
+        assert through[-1] == text("END", **owner)
+
+
+def test_only_an_assistants_tool_calls_have_an_owner() -> None:
+    odd = {"id": "m", "role": "user", "content": "x", "toolCalls": 5}
+    assert passed([event("MESSAGES_SNAPSHOT", messages=[odd])])[0]["messages"] == [odd]
 
 
 # --- the fuzzer ----------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+import tracemalloc
+from copy import deepcopy
 
+from isolane.patch import patched
 from isolane.transcript import Message, Transcript
 
 Event = dict[str, object]
@@ -140,19 +142,84 @@ def test_looking_changes_nothing() -> None:
     assert (first[0]["content"], transcript.messages()[0]["content"]) == ("a", "ab")
 
 
-def test_a_long_answer_costs_time_in_proportion() -> None:
-    def cost(words: int) -> float:
-        begin = perf_counter()
-        transcript = Transcript()
-        transcript.add(text("START"))
-        for _ in range(words):
-            transcript.add(text("CONTENT", delta="word " * 200))
-        assert len(transcript.messages()[0]["content"]) == 1000 * words
-        return perf_counter() - begin
+def test_a_long_answer_is_joined_only_when_it_is_asked_for() -> None:
+    """18 MB in words of one object: a join before its time, or for each word, would copy them."""
+    word, words = "word " * 200, 18_000
+    transcript = Transcript()
+    transcript.add(text("START"))
+    transcript.add(call("START", toolCallName="f"))
+    tracemalloc.start()
+    for _ in range(words):
+        transcript.add(text("CONTENT", delta=word))
+        transcript.add(call("ARGS", delta=word))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    said, called = transcript.messages()
+    assert len(said["content"]) == words * len(word)
+    assert len(called["toolCalls"][0]["function"]["arguments"]) == words * len(word)
+    assert most < 2_000_000
 
-    cost(100)
-    assert cost(20_000) < 40 * max(cost(2_000), 0.001)  # 20 MB; copying all for each is 100 times
+
+def test_a_small_change_to_a_large_activity_copies_only_the_way_to_it() -> None:
+    content = {"large": {str(n): [n] for n in range(1000)}, "l": []}
+    after = patched(content, [{"op": "add", "path": "/l/-", "value": 1}])
+    assert after == {**content, "l": [1]}
+    assert after["large"] is content["large"]
+    assert content["l"] == []
 
 
 def test_events_that_leave_no_message_are_passed_over() -> None:
     assert folded({"type": "CUSTOM"}, {"type": "STEP_STARTED"}, {"type": "STATE_SNAPSHOT"}) == []
+
+
+def test_what_another_role_says_stands_even_when_it_is_nothing() -> None:
+    """A message without content would be none: the next run could not be given it."""
+    assert folded(text("START", role="user")) == [{"id": "m", "role": "user", "content": ""}]
+
+
+def test_a_sealed_silence_stands() -> None:
+    sealed: Event = {
+        "type": "REASONING_ENCRYPTED_VALUE", "subtype": "message", "entityId": "m",
+        "encryptedValue": "x",
+    }  # fmt: skip
+    assert [message["encryptedValue"] for message in folded(text("START"), sealed)] == ["x"]
+
+
+def test_a_result_stands_behind_its_call() -> None:
+    result: Event = {"type": "TOOL_CALL_RESULT", "toolCallId": "c", "content": "1"}
+    events = [
+        call("START", toolCallName="f"), text("START"), text("CONTENT", delta="x"),
+        {**result, "messageId": "r"}, {**result, "messageId": "s"},
+    ]  # fmt: skip
+    assert [message["id"] for message in folded(*events)] == ["c", "r", "s", "m"]
+
+
+def test_a_call_of_an_earlier_runs_message_stands_by_itself() -> None:
+    events = [call("START", toolCallName="f", parentMessageId="old"), call("ARGS", delta="{}")]
+    assert [message["id"] for message in folded(*events, known=("old",))] == ["c"]
+
+
+def test_folding_leaves_the_events_as_they_are() -> None:
+    message = {"id": "m", "role": "assistant", "content": "x", "toolCalls": [tool_call("c", "{")]}
+    snapshot: Event = {"type": "MESSAGES_SNAPSHOT", "messages": [message]}
+    events = [
+        snapshot, text("CONTENT", delta="y", metadata={"a": 1}), text("END"),
+        call("START", toolCallName="other"), call("ARGS", delta="}", metadata={"a": 1}),
+    ]  # fmt: skip
+    before = deepcopy(events)
+    assert folded(*events)[0]["content"] == "xy"
+    assert events == before
+
+
+def test_patch_of_something_endlessly_deep_changes_nothing() -> None:
+    deep: object = 1
+    for _ in range(5000):
+        deep = [deep]
+    snapshot: Event = {
+        "type": "ACTIVITY_SNAPSHOT", "messageId": "a", "activityType": "p", "content": {"d": deep},
+    }  # fmt: skip
+    test: Event = {
+        "type": "ACTIVITY_DELTA", "messageId": "a", "activityType": "q",
+        "patch": [{"op": "test", "path": "/d", "value": [deep]}],
+    }  # fmt: skip
+    assert folded(snapshot, test)[0]["activityType"] == "p"

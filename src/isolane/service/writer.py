@@ -117,8 +117,8 @@ class RunWriter:
         if not self._pump.done():
             await self._drained()
             await end_task(self._pump)
-        for event in self._grammar.close():
-            self._enqueue(encode_event(event, max_bytes=self._event_max_bytes), None)
+        for event in self._grammar.close():  # the gateway's own: of any size, as the start is
+            self._enqueue(encode_event(event, max_bytes=sys.maxsize), None)
         rest = self._pending
         last = encode_event(terminal, max_bytes=self._event_max_bytes)
         end = RunEnd(

@@ -12,7 +12,7 @@ from tests.house import START, House, context_of, draft_of, key_of, open_house, 
 
 from isolane.context import EventId
 from isolane.errors import AgentProtocol, NoActiveRun, Unavailable
-from isolane.events import Event, decode_event, run_finished, run_started
+from isolane.events import Event, decode_event, encode_event, run_finished, run_started
 from isolane.service.writer import UNCOMMITTED_MAX, RunWriter
 
 END = run_finished(thread_id="thread", run_id="r", outcome={"type": "success"})
@@ -184,3 +184,13 @@ async def test_a_thread_that_is_deleted_takes_its_writer_along(house: House) -> 
     with pytest.raises(AgentProtocol, match="after the run's end"):
         await writer.write(custom("late"))
     assert await house.ground.log.read(key_of(), after=START, limit=10) == []
+
+
+async def test_an_end_of_the_gateways_own_may_be_larger_than_its_start(house: House) -> None:
+    start: Event = {"type": "STEP_STARTED", "stepName": "x" * 100}
+    writer = writer_of(house, event_max_bytes=len(encode_event(start, max_bytes=1000)))
+    await writer.write(start)
+    await finish(writer)
+    assert [event["type"] for event in await written(house)] == [
+        "STEP_STARTED", "STEP_FINISHED", "RUN_FINISHED",
+    ]  # fmt: skip
