@@ -145,7 +145,7 @@ async def test_thread_is_made_named_and_found(http: httpx.AsyncClient) -> None:
     assert renamed["updatedAt"] >= thread["updatedAt"]
     assert renamed["createdAt"] == thread["createdAt"]
     whole = (await http.get("/api/threads/t")).json()
-    assert whole == renamed | {"messages": [], "head": whole["head"]}
+    assert whole == renamed | {"messages": [], "interrupts": [], "head": whole["head"]}
     assert whole["head"].endswith("-0")
 
 
