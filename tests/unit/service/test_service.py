@@ -27,6 +27,7 @@ from tests.house import (
 from isolane.context import EventId, RunKey, UserExecutionContext
 from isolane.contracts import AgentServiceProtocol, Disposition, RunState, ensure
 from isolane.errors import (
+    InvalidContext,
     InvalidInput,
     LimitExceeded,
     NoActiveRun,
@@ -883,3 +884,26 @@ async def test_a_drain_lets_runs_end_and_then_ends_them() -> None:
         assert outcome(await house.events(slow)) == "going_away"
         (waiting,) = await house.ground.store.load_open_runs()
         assert (waiting.key.run_id, waiting.state) == ("w", RunState.QUEUED)
+
+
+async def test_a_run_belongs_to_the_thread_that_is_on_record() -> None:
+    gate = asyncio.Event()
+
+    async def agent(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
+        yield "begun"
+        await gate.wait()
+
+    async with open_house({"default": agent}) as house:
+        own = context_of("r")
+        await house.service.start(own, ask(own, "go"))
+        elsewhere = context_of("r", thread_id="elsewhere")
+        with pytest.raises(InvalidContext, match="runId: must name a run of the context's own"):
+            await house.service.abort(elsewhere)
+        with pytest.raises(InvalidContext, match="runId"):
+            _ = [record async for record in house.service.follow(elsewhere)]
+        with pytest.raises(RunConflict):
+            await house.service.start(elsewhere, ask(elsewhere, "go"))
+        gate.set()
+        events = await house.events(own)
+        assert events[-1]["outcome"] == {"type": "success"}  # nobody has stopped it
+        assert house.feed.readers == 0
