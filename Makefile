@@ -37,6 +37,7 @@ check: .venv/.installed $(CLIENT)/node_modules/.installed page/node_modules/.ins
 	$(STEP) pyright  basedpyright
 	$(STEP) floors   lint-imports --no-logo
 	$(STEP) tests    pytest tests/unit tests/contracts tests/typing --cov --cov-report=term $(ARGS)
+	$(STEP) orders   pytest tests/interleaving $(ARGS)
 	$(STEP) client   $(NPM) --prefix $(CLIENT) run check
 	$(STEP) client   $(NPM) --prefix $(CLIENT) test
 	$(STEP) page     $(NPM) --prefix page run check

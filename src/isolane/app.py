@@ -11,7 +11,6 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
@@ -180,15 +179,11 @@ def _wire(
         tasks=tasks,
         clock=clock.now_ms,
         dependencies={
-            "database": partial(_probe, database),
+            "database": database.probe,
             "event loops": partial(_check_loops, watchdog),
         },
         watchdog=watchdog,
     )
-
-
-async def _probe(database: Database) -> None:
-    await database.read(lambda connection: connection.execute(text("SELECT 1")).all())
 
 
 async def _check_loops(watchdog: Watchdog) -> None:

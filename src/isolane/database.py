@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    text,
+    update,
 )
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import StaticPool
@@ -41,6 +44,8 @@ T = TypeVar("T")
 
 READERS: Final = 4
 BUSY_TIMEOUT_MS: Final = 30_000
+BUSY_STEP_MS: Final = 100
+"""To set it costs a statement, so smaller differences are let be."""
 _MIGRATIONS: Final = Path(__file__).parent / "store" / "migrations"
 
 metadata = MetaData()
@@ -136,6 +141,10 @@ sessions = Table(
 )
 
 
+_TOUCH: Final = update(meta).where(meta.c.name == "seed").values(value=meta.c.value)
+"""A write that changes nothing, and needs what any other needs."""
+
+
 class Database:
     """An open SQLite file. Made by `open_database`, owned by the app."""
 
@@ -152,6 +161,18 @@ class Database:
             else self._writer
         )
 
+        self._busy_timeout_ms = BUSY_TIMEOUT_MS
+        self._is_refused = False
+
+    async def probe(self) -> None:
+        """Raise `Unavailable` when the file can't be read, or the last write to it was refused.
+
+        It is written to again then, for nobody else may do so as long as it seems to be down.
+        """
+        await self.read(lambda connection: connection.execute(text("SELECT 1")).all())
+        if self._is_refused:
+            await self.write(lambda connection: connection.execute(_TOUCH))
+
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run `query` in one read transaction. Raises `Unavailable` when the file can't be read."""
         return await self._run(self._readers, partial(_read, self._engine, query))
@@ -161,9 +182,31 @@ class Database:
 
         Transactions run one after the other in the order of the calls. Cancelling the caller
         doesn't undo a transaction that has begun. Raises `Unavailable` when nothing can be
-        written: locked for too long, or the disk is full.
+        written: the disk is full, or the file is locked for 30 s from the call, the time in line
+        included.
         """
-        return await self._run(self._writer, partial(_write, self._writing, work))
+        deadline_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        try:
+            result = await self._run(self._writer, partial(self._write, work, deadline_s))
+        except Unavailable:
+            self._is_refused = True
+            raise
+        self._is_refused = False
+        return result
+
+    def _write(self, work: Callable[[Connection], T], deadline_s: float) -> T:
+        self._bound_waiting(round((deadline_s - time.monotonic()) * 1000))
+        with self._writing.begin():
+            return work(self._writing)
+
+    def _bound_waiting(self, left_ms: int) -> None:
+        """Wait for a lock for no longer than what is left of a write's time."""
+        if left_ms <= 0:
+            raise Unavailable("the database was busy for too long")
+        if abs(left_ms - self._busy_timeout_ms) >= BUSY_STEP_MS:
+            self._busy_timeout_ms = left_ms
+            raw: Any = self._writing.connection.driver_connection
+            raw.execute(f"PRAGMA busy_timeout={left_ms}")
 
     async def close(self) -> None:
         """Finish what was begun, fold the write-ahead log in, and close the file."""
@@ -186,11 +229,6 @@ class Database:
 def _read(engine: Engine, query: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return query(connection)
-
-
-def _write(connection: Connection, work: Callable[[Connection], T]) -> T:
-    with connection.begin():
-        return work(connection)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ WINDOW_RECORDS: Final = 512
 WINDOW_BYTES: Final = 1 << 20
 READ_RECORDS: Final = 256
 BATCH_RECORDS: Final = 64
+BATCH_BYTES: Final = 1 << 18
+"""A batch ends with the record that reaches this: who never takes it holds little more."""
 QUIET_S: Final = 15.0
 """After how much silence followers look into the log themselves: a ring may get lost."""
 
@@ -119,7 +121,7 @@ class Tail:
             batch = self._from_window(position)
             if batch is None or not (batch or checked == doubts):
                 batch = await self._read(position)
-                if len(batch) < READ_RECORDS:  # else there may be more: look on
+                if not _is_full(batch):  # else there may be more: look on
                     checked = doubts
             if batch:
                 position = batch[-1].id
@@ -137,7 +139,18 @@ class Tail:
         skipped = position.seq - first.seq + 1
         # By index: a deque is quick at both ends, and a live follower wants the newest.
         stop = min(skipped + BATCH_RECORDS, len(self._window))
-        return [self._window[place] for place in range(skipped, stop)]
+        batch: list[Record] = []
+        size = 0
+        for place in range(skipped, stop):
+            batch.append(self._window[place])
+            size += len(batch[-1].payload)
+            if size >= BATCH_BYTES:
+                break
+        return batch
+
+
+def _is_full(batch: Sequence[Record]) -> bool:
+    return len(batch) >= READ_RECORDS or sum(len(one.payload) for one in batch) >= BATCH_BYTES
 
 
 def _is_known(newest: EventId, last: EventId) -> bool:
@@ -194,7 +207,7 @@ class Feed:
 
     async def _read(self, key: ThreadKey, position: EventId) -> list[Record]:
         self.log_reads += 1
-        return await self._log.read(key, after=position, limit=READ_RECORDS)
+        return await self._log.read(key, after=position, limit=READ_RECORDS, max_bytes=BATCH_BYTES)
 
     def close(self) -> None:
         """Close every tail: whoever still follows ends in order."""

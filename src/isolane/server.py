@@ -7,10 +7,12 @@ import logging
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 import structlog
 import uvicorn
@@ -40,7 +42,23 @@ _HEADERS_TOO_LARGE: Final = (
     b"\r\n"
 )
 
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER on, 0 s: closing resets the connection."""
+
 _log = structlog.get_logger(__name__)
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """End a connection with a reset: what the peer didn't take is dropped, in the kernel too.
+
+    After a plain abort the kernel goes on offering it, for many minutes, from memory of its own.
+    """
+    raw = transport.get_extra_info("socket")
+    if raw is not None and raw.fileno() >= 0:
+        # A descriptor of our own: the loop's stand-in for a socket takes no options.
+        with socket.socket(fileno=os.dup(raw.fileno())) as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    cast("asyncio.WriteTransport", transport).abort()
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -51,7 +69,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
         if scope is not None:
-            scope["extensions"]["isolane.transport"] = {"abort": self.transport.abort}
+            scope["extensions"]["isolane.transport"] = {"abort": partial(reset, self.transport)}
 
     def data_received(self, data: bytes) -> None:
         """Answer an upgrade whose headers can't be read; uvicorn would keep it waiting."""
@@ -64,12 +82,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Answer a close; behind an unread backlog the answer would wait for ever."""
         super().handle_close(event)
         if not self.writable.is_set():
-            self.transport.abort()
+            reset(self.transport)
 
     def keepalive_timeout(self) -> None:
         """Reset a peer that answered no ping: there is nobody to say goodbye to."""
         super().keepalive_timeout()
-        self.transport.abort()
+        reset(self.transport)
 
 
 class HttpProtocol(H11Protocol):
@@ -79,9 +97,10 @@ class HttpProtocol(H11Protocol):
         """Offer `isolane.transport` to the app, as for sockets."""
         super().connection_made(transport)
         app: Any = self.app
+        leave = partial(reset, transport)
 
         async def app_with_transport(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
-            scope.setdefault("extensions", {})["isolane.transport"] = {"abort": transport.abort}
+            scope.setdefault("extensions", {})["isolane.transport"] = {"abort": leave}
             await app(scope, receive, send)
 
         self.app = app_with_transport

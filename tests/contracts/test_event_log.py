@@ -320,3 +320,19 @@ async def test_two_places_number_apart(engines: Engines, small_engines: Engines)
     await small_engines.store.begin_run(context_of("r"), draft_of())
     one, two = await engines.append(KEY), await small_engines.append(KEY)
     assert one[0].id.epoch != two[0].id.epoch
+
+
+async def test_a_read_ends_with_the_record_that_reaches_its_bytes(engines: Engines) -> None:
+    await engines.begin(context_of("r"))
+    key = key_of()
+    await engines.log.append(key, "r", [b"x" * 10] * 6)
+
+    async def sizes(max_bytes: int) -> list[int]:
+        records = await engines.log.read(key, after=START, limit=5, max_bytes=max_bytes)
+        assert [record.id.seq for record in records] == list(range(1, len(records) + 1))
+        return [len(record.payload) for record in records]
+
+    assert await sizes(1) == [10]
+    assert await sizes(10) == [10]
+    assert await sizes(11) == [10, 10]
+    assert await sizes(10_000) == [10] * 5

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from ag_ui.core import RunAgentInput
 
@@ -21,6 +22,8 @@ from isolane.contracts.shapes import (
 )
 from isolane.events import Record
 from isolane.transcript import Message
+
+UNBOUNDED: Final = sys.maxsize
 
 
 @runtime_checkable
@@ -49,11 +52,14 @@ class EventLog(Protocol):
         """
         ...
 
-    async def read(self, key: ThreadKey, *, after: EventId, limit: int) -> list[Record]:
+    async def read(
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int = UNBOUNDED
+    ) -> list[Record]:
         """Return up to `limit` records (a count) strictly after `after`, oldest first.
 
-        Raises `CursorExpired` when records after `after` are no longer kept or the epoch is
-        another, `InvalidCursor` when `after` is ahead of the log. Safe to cancel.
+        The record that reaches `max_bytes` of payload is the last, and there is always one when
+        the log has any. Raises `CursorExpired` when records after `after` are no longer kept or the
+        epoch is another, `InvalidCursor` when `after` is ahead of the log. Safe to cancel.
         """
         ...
 

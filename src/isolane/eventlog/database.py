@@ -7,6 +7,7 @@ it commits is the next one. So a lone event waits for nobody, and a thousand sha
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -148,9 +149,11 @@ class DatabaseEventLog:
             for event_id, payload in zip(ids, append.payloads, strict=True)
         ]
 
-    async def read(self, key: ThreadKey, *, after: EventId, limit: int) -> list[Record]:
+    async def read(
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int = sys.maxsize
+    ) -> list[Record]:
         """Return up to `limit` records strictly after `after`; see `EventLog.read`."""
-        return await self._database.read(partial(_read, key, after, limit))
+        return await self._database.read(partial(_read, key, after, limit, max_bytes))
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log holds now."""
@@ -252,17 +255,26 @@ def renumber(connection: Connection) -> int:
     return len(keys)
 
 
-def _read(key: ThreadKey, after: EventId, limit: int, connection: Connection) -> list[Record]:
+def _read(
+    key: ThreadKey, after: EventId, limit: int, max_bytes: int, connection: Connection
+) -> list[Record]:
     bounds = load_bounds(key, connection)
     bounds.check_cursor(after)
-    rows = connection.execute(
+    epoch = bounds.head.epoch
+    records: list[Record] = []
+    size = 0
+    with connection.execute(
         select(events.c.seq, events.c.run_id, events.c.payload)
         .where(_of(events, key), events.c.seq > after.seq)
         .order_by(events.c.seq)
         .limit(limit)
-    ).all()
-    epoch = bounds.head.epoch
-    return [Record(key, EventId(epoch, seq), run_id, payload) for seq, run_id, payload in rows]
+    ) as rows:
+        for seq, run_id, payload in rows:
+            records.append(Record(key, EventId(epoch, seq), run_id, payload))
+            size += len(payload)
+            if size >= max_bytes:
+                break
+    return records
 
 
 def _trim(older_than: int, max_events: int, connection: Connection) -> int:

@@ -84,6 +84,7 @@ class AgentService:
         self._notify = notify
         self._runs: dict[RunKey, Run] = {}
         self._starting: dict[RunKey, asyncio.Event] = {}
+        self._deleting: dict[ThreadKey, asyncio.Event] = {}
         self._early_aborts = EarlyAborts(clock)
         self._is_draining = False
         self.abandoned_count = 0
@@ -129,8 +130,6 @@ class AgentService:
             stored = await self._store.load_run(context.run_key)
             if stored is not None:
                 return await self._attach(context, stored, draft)
-            if context.run_key in self._runs:  # deleted with its thread, and not yet let go of
-                await self._runs[context.run_key].ended.wait()
             return await self._admit(context, draft, policy)
 
     async def load_run(self, context: UserExecutionContext, run_id: str) -> StoredRun:
@@ -202,15 +201,12 @@ class AgentService:
     async def delete_thread(self, context: UserExecutionContext) -> None:
         """Remove the context's thread: its runs end without another event. Raises `NotFound`."""
         key = context.thread_key
-        for run_id in await self._feed.delete(key):
-            run = self._runs.get(RunKey(key.user_id, run_id))
-            if run is None:
-                continue
-            if run.writer is not None:
-                run.writer.disown()
-            run.is_deleted = True
-            run.stop.set()
-            self._leave(run)  # at once: its agent may take its time, and its ids are free now
+        await self._until_deleted(key)
+        self._deleting[key] = asyncio.Event()
+        try:
+            self._let_go(key, await self._feed.delete(key))
+        finally:
+            self._deleting.pop(key).set()
         frame = thread_frame(
             thread_id=key.thread_id,
             title="",
@@ -219,6 +215,31 @@ class AgentService:
             is_deleted=True,
         )
         self._notify(context.user_id, frame)
+
+    def _let_go(self, key: ThreadKey, run_ids: Iterable[str]) -> None:
+        """End runs that were deleted with their thread, without another event."""
+        for run_id in run_ids:
+            run = self._runs.get(RunKey(key.user_id, run_id))
+            if run is None:
+                continue
+            if run.writer is not None:
+                run.writer.disown()
+            run.is_deleted = True
+            run.stop.set()
+            self._leave(run)  # at once: its agent may take its time, and its ids are free now
+
+    async def _until_deleted(self, key: ThreadKey) -> None:
+        """Wait while the thread is being deleted: its runs must be gone before another comes."""
+        while key in self._deleting:
+            await self._deleting[key].wait()
+
+    async def _load_head(self, key: ThreadKey) -> EventId:
+        """Return where the log ends; no deletion of the thread is under way then."""
+        while True:
+            await self._until_deleted(key)
+            head = (await self._feed.load_bounds(key)).head
+            if key not in self._deleting:
+                return head
 
     async def tell_thread(self, context: UserExecutionContext) -> None:
         """Tell the user's sockets how the thread is now."""
@@ -287,7 +308,7 @@ class AgentService:
         self, context: UserExecutionContext, draft: RunDraft, policy: str
     ) -> RunTicket:
         await self._check_rewind(context, draft)
-        head = (await self._feed.load_bounds(context.thread_key)).head
+        head = await self._load_head(context.thread_key)
         self._check_policy(context, policy)
         run = Run(context, draft, self._agents[draft.agent], Stop(self._clock))
         ahead = self._queue.get_active(context.thread_key)

@@ -1,0 +1,163 @@
+"""Followers who come, are cut off and come back while others append: each has the whole log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext
+from random import Random
+from unittest.mock import patch
+
+import pytest
+from tests.house import START, Ground, context_of, draft_of, key_of, open_ground
+from tests.interleaving.explorer import SEEDS, Scenario, every_seed, explore
+from tests.interleaving.place import open_empty
+from tests.interleaving.scheduler import ShuffledLoop
+
+from isolane import feed as feed_module
+from isolane.bell.local import LocalBell
+from isolane.context import EventId, ThreadKey
+from isolane.contracts import EventLog
+from isolane.events import Record
+from isolane.feed import Feed, Tail
+
+FOLLOWERS = 3
+WRITERS = 2
+APPENDS = 6
+CUTS_MAX = 2
+PAUSES_MAX = 10
+NEVER_S = 1e9
+QUIET_S = 15.0
+SETTLE_S = 5.0
+"""Enough for every hop that is still to come; far less than any quiet spell."""
+
+
+class LossyBell(LocalBell):
+    """Loses as large a share of its rings as it is told."""
+
+    def __init__(self, lost: float, chance: Random) -> None:
+        super().__init__()
+        self._lost = lost
+        self._chance = chance
+
+    def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
+        if self._chance.random() >= self._lost:
+            super().ring(key, records)
+
+
+class HastyFeed(Feed):
+    """Reads the log and listens to the bell only then: nobody hears what is rung in between."""
+
+    async def open_tail(self, key: ThreadKey) -> Tail:
+        async def read(position: EventId) -> list[Record]:
+            records = await self._read(key, position)
+            if tail._hang_up is None:
+                await tail.listen(self._bell)
+            return records
+
+        tail = Tail(key, read, quiet_s=self._quiet_s, on_close=self._forget)
+        self._tails[key].add(tail)
+        return tail
+
+
+class Follower:
+    """Somebody who keeps what came, and so knows the place to come back to."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    async def follow(self, feed: Feed, *, until: int | None = None) -> None:
+        """Take what comes, up to the record numbered `until` if it is given."""
+        after = self.records[-1].id if self.records else START
+        if after.seq == until:
+            return
+        async with aclosing(feed.follow(key_of(), after=after)) as records:
+            async for record in records:
+                self.records.append(record)
+                if record.id.seq == until:
+                    return
+
+    async def live(self, feed: Feed, loop: ShuffledLoop, *, until: int) -> None:
+        """Be cut off and come back a few times, then stay to the end."""
+        for _ in range(loop.chance.randrange(CUTS_MAX + 1)):
+            await loop.pause()
+            following = loop.create_task(self.follow(feed))
+            for _ in range(loop.chance.randrange(PAUSES_MAX)):
+                await loop.pause()
+            following.cancel()
+            await asyncio.wait({following})
+            assert following.cancelled()
+        await self.follow(feed, until=until)
+
+
+async def write(feed: Feed, loop: ShuffledLoop, batches: list[list[bytes]]) -> None:
+    for batch in batches:
+        await loop.pause()
+        await feed.append(key_of(), "r", batch)
+
+
+async def play(loop: ShuffledLoop, feed: Feed, log: EventLog, *, within_s: float) -> None:
+    """Append while all follow; `within_s` after the last append everybody must have all of it."""
+    batches = [[b"{}"] * loop.chance.randint(1, 3) for _ in range(APPENDS)]
+    total = sum(map(len, batches))
+    followers = [Follower() for _ in range(FOLLOWERS)]
+    following = [loop.create_task(one.live(feed, loop, until=total)) for one in followers]
+    await asyncio.gather(
+        *(write(feed, loop, batches[number::WRITERS]) for number in range(WRITERS))
+    )
+    async with asyncio.timeout(within_s):
+        await asyncio.gather(*following)
+    kept = await log.read(key_of(), after=START, limit=total + 1)
+    assert [record.id.seq for record in kept] == list(range(1, total + 1))
+    for one in followers:
+        assert [record.id for record in one.records] == [record.id for record in kept]
+    assert feed.readers == 0
+    assert not feed._tails
+
+
+def following(make_feed: type[Feed] = Feed) -> Scenario:
+    """Return followers on a bell that loses nothing, and a feed that never doubts it."""
+
+    async def scenario(loop: ShuffledLoop) -> None:
+        bell = LocalBell()
+        async with open_log(loop) as ground:
+            feed = make_feed(ground.log, bell, quiet_s=NEVER_S)
+            await play(loop, feed, ground.log, within_s=SETTLE_S)
+        assert not bell._listeners
+
+    return scenario
+
+
+async def lossy(loop: ShuffledLoop) -> None:
+    """Play on a bell that loses some rings, or all."""
+    bell = LossyBell(loop.chance.choice((0.3, 0.8, 1.0)), loop.chance)
+    async with open_log(loop) as ground:
+        feed = Feed(ground.log, bell, quiet_s=QUIET_S)
+        await play(loop, feed, ground.log, within_s=2 * QUIET_S + SETTLE_S)
+    assert not bell._listeners
+
+
+@asynccontextmanager
+async def open_log(loop: ShuffledLoop) -> AsyncIterator[Ground]:
+    """Open a log, with windows so small that followers fall out of them every other time."""
+    small = patch.multiple(feed_module, WINDOW_RECORDS=4, READ_RECORDS=3, BATCH_RECORDS=2)
+    with small if loop.chance.random() < 0.5 else nullcontext():
+        async with open_ground(open_at=open_empty) as ground:
+            await ground.store.begin_run(context_of("r"), draft_of())
+            yield ground
+
+
+@every_seed
+def test_each_follower_gets_the_log_once_and_in_order(seeds: range) -> None:
+    explore(following(), seeds)
+
+
+@every_seed
+def test_a_quiet_spell_repairs_lost_rings(seeds: range) -> None:
+    explore(lossy, seeds)
+
+
+def test_a_follower_that_reads_before_it_listens_is_found() -> None:
+    with pytest.raises(TimeoutError) as caught:
+        explore(following(HastyFeed), range(SEEDS))
+    assert "ISOLANE_SEED=" in caught.value.__notes__[0]
