@@ -402,6 +402,9 @@ class AgentService:
                 _log.error("run can't begin", run_id=run.run_id, reason=str(error))
                 await asyncio.sleep(wait_s)  # between two tries
                 wait_s = min(wait_s * 2, 2.0)
+            except Exception:
+                self._leave(run)  # nobody foresaw this: the next one shall not wait for it
+                raise
         if run.begun is not None:
             await self._live(run, run.begun)
 

@@ -907,3 +907,33 @@ async def test_a_run_belongs_to_the_thread_that_is_on_record() -> None:
         events = await house.events(own)
         assert events[-1]["outcome"] == {"type": "success"}  # nobody has stopped it
         assert house.feed.readers == 0
+
+
+async def test_a_run_that_cannot_begin_holds_up_no_other_of_its_thread() -> None:
+    gate = Gate()
+
+    class FaultyStore:
+        """The house's own store, in which the second run can't begin."""
+
+        def __init__(self, store: object) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._store, name)
+
+        async def begin_queued_run(self, context: UserExecutionContext, draft: object) -> object:
+            if context.run_id == "2":
+                raise ValueError("what nobody foresaw")
+            return await self._store.begin_queued_run(context, draft)  # type: ignore[attr-defined]
+
+    def wrap(store: Any) -> Any:  # noqa: ANN401 - one store for another
+        return FaultyStore(store)
+
+    async with open_house({"default": gate.run}, wrap_store=wrap) as house:
+        runs = [context_of(str(number)) for number in (1, 2, 3)]
+        for run in runs:
+            await house.service.start(run, ask(run, "hi"))
+        gate.opened.set()
+        async with asyncio.timeout(5):
+            assert outcome(await house.events(runs[2])) == "success"
+        await assert_quiet(house)
