@@ -1,4 +1,4 @@
-"""What another life of the server finds: after a kill, and after an orderly end."""
+"""What another life of the server finds after an orderly end; `test_kills.py` has the others."""
 
 from __future__ import annotations
 
@@ -7,90 +7,14 @@ from pathlib import Path
 
 import pytest
 from tests.live.client import Client
-from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     own_server,
-    read_to_close,
-    settled,
     steps,
-    text_of,
-    types_of,
 )
 
 pytestmark = pytest.mark.timeout(60)
-
-LONG = steps(
-    ["event", {"type": "STEP_STARTED", "stepName": "s"}],
-    ["event", {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "pick"}],
-    ["say", "half"],
-    ["hold", "never"],
-)
-
-
-async def test_killed_run_is_lost_and_the_queued_one_goes_on(tmp_path: Path) -> None:
-    async with own_server(tmp_path, SCRIPT) as server:
-        lane = Lane(server)
-        async with lane.connect() as client:
-            seen = await client.subscribe("t")
-            await lane.finish(client, "t", "r-0", "before")
-            await client.run("t", "r-1", LONG)
-            await client.run("t", "r-2", steps(["input"]))
-            await client.until(lambda frame: frame.get("disposition") == "queued")
-            await client.until_true(lambda: seen.text.endswith("half"))
-            await server.kill()
-            assert (await client.closed())[0] == 1006  # a broken line, no close
-        before = list(seen.envelopes)
-        await server.start()
-        async with lane.connect() as client:
-            # What was seen is there still, and goes on without a gap.
-            await client.follow(seen)
-            await client.until_true(lambda: seen.has_ended("r-2"))
-        log = await lane.load_log("t")
-        assert log.envelopes[: len(before)] == before
-        assert log.envelopes == seen.envelopes
-        assert types_of(seen.of_run("r-1"))[-4:] == [
-            *("TEXT_MESSAGE_END", "TOOL_CALL_END", "STEP_FINISHED", "RUN_ERROR"),
-        ]
-        lost = seen.of_run("r-1")[-1]
-        assert lost["code"] == "agent_lost"
-        found = [e for e in server.logs if e.get("error_id") == lost["metadata"]["errorId"]]
-        assert [(e["user_id"], e["run_id"]) for e in found] == [(lane.user, "r-1")]
-        # The queued run came after it, and knew what the lost one had said.
-        assert [e["runId"] for e in seen.envelopes][-5:] == ["r-2"] * 5
-        assert "half" in text_of(seen.of_run("r-2"))
-        await nothing_says_that_it_runs(lane, server)
-
-
-async def nothing_says_that_it_runs(lane: Lane, server: Server) -> None:
-    async with lane.connect() as client:
-        assert client.welcome is not None
-        assert client.welcome["activeRuns"] == []
-        assert (await server.metrics())["isolane_runs_active"] == 0
-        # The lost run is ended for everybody: it attaches, it is stopped without an effect.
-        await client.run("t", "r-1", LONG)
-        assert (await client.until_type("accepted"))["disposition"] == "attached"
-        assert (await client.until_end("r-1"))["chunk"]["code"] == "agent_lost"
-        await client.abort("r-1")
-        assert await settled(client) == [{"type": "stopping", "runId": "r-1"}]
-    async with lane.replay("r-1") as socket:
-        assert (await read_to_close(socket))[1] == (1000, "")
-
-
-async def test_killed_before_its_first_event_a_run_has_its_two_events(tmp_path: Path) -> None:
-    async with own_server(tmp_path, SCRIPT) as server:
-        lane = Lane(server)
-        async with lane.connect() as client:
-            # Killed at once after the answer: RUN_STARTED may or may not be written already.
-            await client.run("t", "r-1", steps(["hold", "never"]))
-            await client.until_type("accepted")
-            await server.kill()
-        await server.start()
-        log = await lane.load_log("t")
-        assert types_of(log.events) == ["RUN_STARTED", "RUN_ERROR"]
-        assert log.events[0]["input"]["messages"][0]["id"] == "r-1-question"
-        assert log.events[1]["code"] == "agent_lost"
 
 
 async def test_sigterm_lets_the_run_under_way_end(tmp_path: Path) -> None:
