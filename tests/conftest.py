@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ("isolane.testing.plugin",)
+
 # A gate says the same twice: the same examples each time, and no verdict by the clock.
 settings.register_profile(
     "gate",

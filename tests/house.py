@@ -25,11 +25,13 @@ from isolane.service import AgentService
 from isolane.settings import Settings
 from isolane.store.database import DatabaseStore, erase
 from isolane.tasks import TaskOwner
+from isolane.testing import ScriptedSocket
 from isolane.websocket.connection import WebSocketConnection
 from isolane.websocket.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
 
 OpenDatabase = Callable[[str], Awaitable[Database]]
+Socket = ScriptedSocket
 
 MEMORY = "sqlite://"
 ALICE = "alice"
@@ -238,43 +240,6 @@ async def until(is_so: Callable[[], object], *, within_s: float = 5.0) -> None:
 def sqlite_url(folder: Path) -> str:
     """Return the address of a database file in `folder`."""
     return f"sqlite:///{folder / 'isolane.db'}"
-
-
-class Socket:
-    """The server's side of a socket: keeps what was sent, and can stop taking."""
-
-    def __init__(self) -> None:
-        """Begin willing to take everything."""
-        self.sent: list[dict[str, Any]] = []
-        self.is_taking = asyncio.Event()
-        self.is_taking.set()
-        self.error: Exception | None = None
-        self.aborted = 0
-
-    async def send(self, message: Mapping[str, Any]) -> None:
-        """Take one ASGI message."""
-        await self.is_taking.wait()
-        if self.error is not None:
-            raise self.error
-        self.sent.append(dict(message))
-
-    def abort(self) -> None:
-        """Count a reset."""
-        self.aborted += 1
-
-    @property
-    def texts(self) -> list[str]:
-        """The text frames that were taken."""
-        return [str(message["text"]) for message in self.sent if "text" in message]
-
-    @property
-    def closes(self) -> list[tuple[int, str]]:
-        """The closes that were taken."""
-        return [
-            (message["code"], message["reason"])
-            for message in self.sent
-            if message["type"] == "websocket.close"
-        ]
 
 
 def connect(

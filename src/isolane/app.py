@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 
 from isolane import clock
+from isolane.agents import check
 from isolane.agents.loading import adapt
 from isolane.agents.threads import AgentThreads
 from isolane.auth.accounts import Accounts
@@ -40,7 +41,7 @@ from isolane.doors.bodies import BodyLimit
 from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.doors.problems import answer_http, answer_invalid, answer_problem
 from isolane.doors.websocket import WebSocketDoor
-from isolane.errors import IsolaneError, Unavailable
+from isolane.errors import AgentRefused, IsolaneError, Unavailable
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
 from isolane.feed import Feed
 from isolane.limits.local import LocalLimits
@@ -209,7 +210,13 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     `agents` are what `--agent` takes, the first is the default. Raises `AgentRefused` for one
     that is no agent.
     """
+    if check.NAME in agents:
+        raise AgentRefused(
+            f"agent {check.NAME}: the name is that of the built-in one; take another."
+        )
     adapted = {name: adapt(agent, name=f"agent {name}") for name, agent in agents.items()}
+    if adapted:  # beside others, so that it is never the default
+        adapted[check.NAME] = adapt(check.agent, name=f"agent {check.NAME}")
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:

@@ -1,4 +1,4 @@
-"""The command line: `isolane serve`, `isolane token`, `isolane user`, `isolane renumber`."""
+"""The command line: `isolane serve`, `token`, `user`, `renumber` and `check`."""
 
 from __future__ import annotations
 
@@ -191,6 +191,24 @@ def token(
         click.echo(issuer.issue(user, expires_s=expires, scopes=" ".join(scopes).split()))
     except InvalidContext as error:
         raise click.BadParameter(str(error), param_hint="--user") from error
+
+
+@main.command("check")
+@click.argument("url")
+@click.option("--token", "tokens", multiple=True, required=True, help="One user's; two at most.")
+@click.option("--metrics-token", help="What /metrics wants, if it wants one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Rounds.")
+def check_deployment(
+    *, url: str, tokens: tuple[str, ...], metrics_token: str | None, as_json: bool, repeat: int
+) -> None:
+    """Try the deployment at URL, layer by layer, and say what holds and what doesn't.
+
+    It takes a token with the scope `check`; a second one, of another user, tries isolation too.
+    """
+    from isolane.check.command import check  # noqa: PLC0415 - the server needs none of it
+
+    sys.exit(check(url, tokens, metrics_token, as_json=as_json, repeat=repeat))
 
 
 def is_loopback(host: str) -> bool:

@@ -78,6 +78,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.write(_HEADERS_TOO_LARGE)
             self.transport.close()
 
+    async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's
+        """Send, and know that an upgrade refused by a status is answered: uvicorn logs an error."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
+
     def handle_close(self, event: Frame) -> None:
         """Answer a close; behind an unread backlog the answer would wait for ever."""
         super().handle_close(event)

@@ -1,167 +1,53 @@
-"""A real server process under test: `python -m isolane serve`, with all it wrote to stderr."""
+"""The server process of our own tests: `isolane.testing`'s, with what only they look at."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import signal
-import socket
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import httpx
-
-LOOPBACK: Final = "127.0.0.1"
-LIVE_FOLDER: Final = Path(__file__).parent
-START_TIMEOUT_S: Final = 20.0
-STOP_TIMEOUT_S: Final = 40.0
-"""Above the drain's own deadline, 30 s."""
-POLL_S: Final = 0.02
-"""Between two looks at something that can't call back."""
-GAUGES: Final = (
-    "isolane_connections",
-    "isolane_managers",
-    "isolane_followers",
-    "isolane_runs_active",
-    "isolane_tasks",
+from isolane.testing import server
+from isolane.testing.server import (
+    GAUGES,
+    LEFTOVERS,
+    LOOPBACK,
+    POLL_S,
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    ServerError,
+    Stopped,
+    free_port,
 )
-LEFTOVERS: Final = ("coroutine", "never awaited", "Task was destroyed")
-"""What a clean server never says, in logs or in warnings."""
+from isolane.testing.servers import running
 
+__all__ = [
+    "GAUGES",
+    "LEFTOVERS",
+    "LIVE_FOLDER",
+    "LOOPBACK",
+    "POLL_S",
+    "START_TIMEOUT_S",
+    "STOP_TIMEOUT_S",
+    "Server",
+    "ServerError",
+    "Stopped",
+    "free_port",
+    "running_server",
+]
 
-class ServerError(Exception):
-    """The process did not do what it was asked; the text holds what it wrote last."""
-
-
-class Stopped(NamedTuple):
-    """How a server ended."""
-
-    code: int
-    duration_s: float
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+LIVE_FOLDER: Final = Path(__file__).parent
 
 
 @dataclass(eq=False)
-class Server:
-    """One server: its data, its agents, its port. `start()` after `stop()` is a restart."""
+class Server(server.Server):
+    """One server, whose process can be looked into; modules of this folder are importable."""
 
-    data: Path
-    agents: tuple[str, ...]
-    """As `--agent` takes them; modules of this folder are importable. The first is the default."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    options: tuple[str, ...] = ()
-    port: int = field(default_factory=free_port)
+    folder: Path = LIVE_FOLDER
     is_planted: bool = False
     """Whether its build has a mistake in it that leaves something un-awaited."""
-    lines: list[str] = field(default_factory=list)
-    """What it wrote to stderr, over all its lives."""
-    _process: asyncio.subprocess.Process | None = None
-    _reader: asyncio.Task[None] | None = None
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f"{LOOPBACK}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """Where its HTTP routes begin."""
-        return f"http://{self.address}"
-
-    @property
-    def pid(self) -> int:
-        """The process that runs now; raises `ServerError` when none does."""
-        return self._running().pid
-
-    @property
-    def logs(self) -> list[dict[str, Any]]:
-        """The lines of stderr that are JSON objects."""
-        objects = (_json_object(line) for line in self.lines)
-        return [entry for entry in objects if entry is not None]
-
-    def websocket_url(self, agent: str | None = None, *, address: str | None = None) -> str:
-        """Return the socket's URL for an agent, or the default one; a proxy has its own address."""
-        path = "/ws" if agent is None else f"/ws/{agent}"
-        return f"ws://{address or self.address}{path}"
-
-    async def start(self) -> None:
-        """Start the process and wait until it is ready."""
-        named = [word for agent in self.agents for word in ("--agent", agent)]
-        where = ["--host", LOOPBACK, "--port", str(self.port), "--data", str(self.data)]
-        self._process = await self._spawn("serve", *where, *named, *self.options)
-        self._reader = asyncio.create_task(self._collect(self._process))
-        await self._wait_until_ready()
-
-    async def stop(self) -> Stopped:
-        """Ask it to end, by SIGTERM, and wait until it has."""
-        return await self._end(signal.SIGTERM)
-
-    async def kill(self) -> Stopped:
-        """End it at once, by SIGKILL: nothing is drained, nothing is closed."""
-        return await self._end(signal.SIGKILL)
-
-    async def restart(self) -> Stopped:
-        """Stop it and start it again on the same port and data."""
-        stopped = await self.stop()
-        await self.start()
-        return stopped
-
-    @property
-    def is_running(self) -> bool:
-        """Say whether there is a process that hasn't ended."""
-        return self._process is not None and self._process.returncode is None
-
-    async def close(self) -> None:
-        """Stop it if it runs; raise `ServerError` when it has ended without being asked."""
-        if self._process is None:
-            return
-        if not self.is_running:
-            code, self._process = self._process.returncode, None
-            await self._collected()
-            raise ServerError(f"it ended by itself with {code}; {self._latest()}")
-        await self.stop()
-
-    async def token(self, user: str, *, expires: int = 3600) -> str:
-        """Return a JWT of the local issuer for a user; `expires` in seconds from now."""
-        process = await self._spawn(
-            *("token", "--user", user, "--expires", str(expires), "--data", str(self.data)),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        out, err = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
-        if process.returncode != 0:
-            raise ServerError(f"isolane token ended with {process.returncode}: {err.decode()}")
-        return out.decode().strip()
-
-    async def tickets(self, token: str, count: int = 1) -> list[str]:
-        """Buy tickets for the user of a token, one for each socket to be opened."""
-        async with self.http(token) as http:
-            answers = [await http.post("/api/tickets") for _ in range(count)]
-        return [answer.raise_for_status().json()["ticket"] for answer in answers]
-
-    def http(self, token: str | None = None) -> httpx.AsyncClient:
-        """Return a client for its HTTP routes, signed in when there is a token."""
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False)
-
-    async def metrics(self) -> dict[str, float]:
-        """Return every sample of `/metrics`; labels are part of the name, as they stand there."""
-        async with self.http(self.env.get("ISOLANE_METRICS_TOKEN")) as http:
-            answer = await http.get("/metrics")
-        return dict(_samples(answer.raise_for_status().text.splitlines()))
 
     def resident_kib(self) -> int:
         """Return how much memory the process holds."""
@@ -185,96 +71,9 @@ class Server:
     def _proc(self) -> Path:
         return Path(f"/proc/{self.pid}")
 
-    async def gauges(self) -> dict[str, float]:
-        """Return the five gauges that fall back to their baseline when all is quiet."""
-        metrics = await self.metrics()
-        return {name: metrics[name] for name in GAUGES}
-
-    async def wait_for_gauges(
-        self, baseline: Mapping[str, float], *, within_s: float = 2.0
-    ) -> None:
-        """Return once the gauges equal `baseline`; raise TimeoutError that holds them if not."""
-        deadline = monotonic() + within_s
-        while (now := await self.gauges()) != baseline:
-            if monotonic() > deadline:
-                raise TimeoutError(f"after {within_s} s: {now}, wanted {dict(baseline)}")
-            await asyncio.sleep(POLL_S)
-
-    async def wait_for_log(
-        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 5.0
-    ) -> dict[str, Any]:
-        """Return the first log entry that is wanted, among those written and those to come."""
-        deadline = monotonic() + timeout_s
-        while True:
-            for entry in self.logs:
-                if wanted(entry):
-                    return entry
-            if monotonic() > deadline:
-                raise TimeoutError(f"not logged in {timeout_s} s; {self._latest()}")
-            await asyncio.sleep(POLL_S)
-
-    def assert_clean(self, *, traceback_allowed: bool = False) -> None:
-        """Fail when it ever said that something was left un-awaited or, unless allowed, raised."""
-        self._assert_without(LEFTOVERS if traceback_allowed else (*LEFTOVERS, "Traceback"))
-
-    def _assert_without(self, marks: tuple[str, ...]) -> None:
-        found = [line for line in self.lines if any(mark in line for mark in marks)]
-        assert not found, "\n".join(found)
-
-    async def _spawn(self, *command: str, stdout: int | None = None) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "isolane", *command),
-            cwd=LIVE_FOLDER,
-            env={**os.environ, **self.env},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
-            limit=16 * 1024 * 1024,
-        )
-
-    async def _collect(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        async for line in process.stderr:
-            self.lines.append(line.decode(errors="replace").rstrip("\n"))
-
-    async def _wait_until_ready(self) -> None:
-        deadline = monotonic() + START_TIMEOUT_S
-        async with self.http() as http:
-            while not await _is_ready(http):
-                if not self.is_running:
-                    await self.close()
-                if monotonic() > deadline:
-                    raise ServerError(f"not ready in {START_TIMEOUT_S} s; {self._latest()}")
-                await asyncio.sleep(POLL_S)
-
-    async def _end(self, number: signal.Signals) -> Stopped:
-        process = self._running()
-        began = monotonic()
-        process.send_signal(number)
-        try:
-            code = await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise ServerError(f"alive {STOP_TIMEOUT_S} s after {number.name}") from None
-        finally:
-            self._process = None
-            await self._collected()
-        return Stopped(code, monotonic() - began)
-
-    async def _collected(self) -> None:
-        """Wait for the end of stderr, which a child of the server could hold open, and judge it."""
-        assert self._reader is not None
-        await asyncio.wait_for(self._reader, START_TIMEOUT_S)
-        self._assert_without(() if self.is_planted else LEFTOVERS)
-
-    def _running(self) -> asyncio.subprocess.Process:
-        if self._process is None or not self.is_running:
-            raise ServerError(f"no server is running; {self._latest()}")
-        return self._process
-
-    def _latest(self) -> str:
-        return "stderr ends:\n" + "\n".join(self.lines[-20:])
+    def _judge(self) -> None:
+        if not self.is_planted:
+            super()._judge()
 
 
 @asynccontextmanager
@@ -282,31 +81,5 @@ async def running_server(
     data: Path, *agents: str, env: Mapping[str, str] | None = None, is_planted: bool = False
 ) -> AsyncIterator[Server]:
     """Start a server, and end it with the block if it still runs."""
-    server = Server(data, agents, env or {}, is_planted=is_planted)
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.close()
-
-
-async def _is_ready(http: httpx.AsyncClient) -> bool:
-    try:
-        return (await http.get("/readyz")).status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
-
-
-def _json_object(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _samples(lines: Iterable[str]) -> Iterable[tuple[str, float]]:
-    for line in lines:
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            yield name, float(value)
+    async with running(Server(data, agents, env or {}, is_planted=is_planted)) as one:
+        yield one

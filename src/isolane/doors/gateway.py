@@ -8,12 +8,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
+from isolane.agents import check
 from isolane.auth.accounts import Accounts
 from isolane.auth.sessions import SessionBook
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
-from isolane.contracts import Authenticator, EventLog, Store
-from isolane.errors import Unavailable
+from isolane.contracts import Authenticator, EventLog, Identity, Store
+from isolane.errors import Forbidden, Unavailable
 from isolane.feed import Feed
 from isolane.service import AgentService
 from isolane.settings import Settings
@@ -56,6 +57,13 @@ class Gateway:
         """Raise `Unavailable` unless the gateway takes work."""
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
+
+    def choose_agent(self, name: str | None, identity: Identity) -> str:
+        """Return the agent's name, the default's for None; raises `UnknownAgent`, `Forbidden`."""
+        found = self.service.check_agent(name)
+        if found == check.NAME and check.SCOPE not in identity.scopes:
+            raise Forbidden(f"the agent {found} wants a token with the scope {check.SCOPE}")
+        return found
 
 
 def get_gateway(scope: Mapping[str, Any]) -> Gateway:

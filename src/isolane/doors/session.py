@@ -195,7 +195,9 @@ class Session:
         run_input = to_run_input(frame)
         manager = await self._open_manager(context)
         try:
-            ticket = await self._gateway.service.start(context, run_input, agent=self._agent)
+            # Asked at each run: the token may be a newer one than the upgrade's.
+            agent = self._gateway.choose_agent(self._agent, connection.identity)
+            ticket = await self._gateway.service.start(context, run_input, agent=agent)
         except BaseException:
             await self._gateway.factory.discard(manager, context)
             raise

@@ -178,11 +178,11 @@ async def run_agent(
 
 @router.get("/agui/{agent}/capabilities", tags=["agui"])
 async def capabilities(
-    gateway: OpenGateway, _context: UserContext, agent: str
+    gateway: OpenGateway, identity: Identified, agent: str
 ) -> dict[str, dict[str, Any]]:
     """Say what an agent's door can do, in AG-UI's words."""
     return {
-        "identity": {"name": gateway.service.check_agent(agent)},
+        "identity": {"name": gateway.choose_agent(agent, identity)},
         "transport": {"streaming": True, "websocket": True, "resumable": True},
         "humanInTheLoop": {"supported": True, "interrupts": True},
     }
@@ -197,12 +197,13 @@ async def _run(
     last_event_id: str | None,
 ) -> EventStream:
     gateway.factory.check_rate(identity.user_id)
+    chosen = gateway.choose_agent(agent, identity)
     run = read_run(decode_object(await request.body()))
     own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
     asked = None if last_event_id is None else EventId.parse(last_event_id)
 
     async def start() -> Records:
-        ticket = await gateway.service.start(own, to_run_input(run), agent=agent)
+        ticket = await gateway.service.start(own, to_run_input(run), agent=chosen)
         if asked is None:
             return gateway.service.follow(own, after=ticket.after)
         (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)

@@ -37,7 +37,7 @@ class WebSocketDoor:
         try:
             gateway = get_gateway(scope)
             identity = await _admit(gateway, scope, handshake)
-            agent = gateway.service.check_agent(handshake.agent)
+            agent = gateway.choose_agent(handshake.agent, identity)
             gateway.factory.reserve(identity.user_id)
         except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
             known, error_id = report(error, agent=handshake.agent)

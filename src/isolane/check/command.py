@@ -1,0 +1,66 @@
+"""`isolane check` itself: asks for rounds, prints what they found, says it by the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from isolane.check.finding import Misuse, Round
+from isolane.check.layers import take_round
+from isolane.check.report import summarise, to_json, to_lines
+from isolane.check.target import parse_target
+from isolane.check.walk import Request
+
+HELD: Final = 0
+BROKE: Final = 1
+TOKENS_MAX: Final = 2
+
+
+def check(
+    url: str,
+    tokens: Sequence[str],
+    metrics_token: str | None,
+    *,
+    as_json: bool,
+    repeat: int,
+) -> int:
+    """Take up to `repeat` rounds, print them, and return the exit code.
+
+    Raises click's UsageError, whose code is 2, when the request can't be tried.
+    """
+    try:
+        request = read_request(url, tokens, metrics_token)
+        rounds, taken = asyncio.run(_take_rounds(request, repeat, is_told=not as_json))
+    except Misuse as error:
+        raise click.UsageError(str(error)) from error
+    text = (
+        to_json(request.target.http_url, rounds, taken) if as_json else "\n".join(to_lines(taken))
+    )
+    click.echo(text)
+    return HELD if taken.evidence is None else BROKE
+
+
+def read_request(url: str, tokens: Sequence[str], metrics_token: str | None) -> Request:
+    """Return what is asked for; raises `Misuse`."""
+    if len(tokens) > TOKENS_MAX:
+        raise Misuse(f"--token may stand {TOKENS_MAX} times, and stands {len(tokens)} times")
+    if not all(
+        token.isascii() and token.isprintable() and token.split() == [token] for token in tokens
+    ):
+        raise Misuse("a token is empty, or has a character that no token has")
+    return Request(parse_target(url), tokens, metrics_token)
+
+
+async def _take_rounds(request: Request, repeat: int, *, is_told: bool) -> tuple[int, Round]:
+    """Return how many rounds were taken, and the last one: the first that is broken, if any."""
+    number = 0
+    while True:
+        number, taken = number + 1, await take_round(request)
+        if is_told and repeat > 1:
+            click.echo(f"round {number}: {summarise(taken)}")
+        if taken.evidence is not None or number == repeat:
+            return number, taken
+        await asyncio.sleep(taken.pause_s)  # the pace that the gateway allows its users

@@ -1,0 +1,110 @@
+"""The pytest plugin: no test leaves anything un-awaited, and `isolane_server` is a fixture.
+
+Every pytest run loads this file where Isolane is installed, so it needs nothing of the extra.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from isolane.testing.leftovers import Leftovers
+
+if TYPE_CHECKING:
+    from isolane.testing.servers import Servers
+
+MARKER: Final = "leaves_unawaited"
+_LEFTOVERS: Final = pytest.StashKey[Leftovers]()
+
+
+@pytest.fixture
+def isolane_server(tmp_path: Path) -> Servers:
+    """Give what serves the agents that one names, as long as an `async with` block lasts."""
+    from isolane.testing.servers import Servers  # noqa: PLC0415 - needs the extra
+
+    return Servers(tmp_path)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers", f"{MARKER}(reason): the test may leave coroutines and tasks un-awaited, because"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a marker that says no reason."""
+    for item in items:
+        for marker in item.iter_markers(MARKER):
+            if not (marker.args or marker.kwargs.get("reason")):
+                raise pytest.UsageError(f'{item.nodeid}: write {MARKER}("why it may")')
+
+
+def pytest_collection_finish() -> None:
+    """Blame no test for what was there before."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let everything be collected again."""
+    gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Watch the test with all its fixtures."""
+    leftovers = item.stash[_LEFTOVERS] = Leftovers()
+    try:
+        if item.get_closest_marker(MARKER) is not None:
+            return (yield)
+        with leftovers.watch():
+            return (yield)
+    finally:
+        # Each test ends with a collection of garbage, which takes 50 ms for all that imports have
+        # brought, and one where what outlives a file of tests is no longer looked at.
+        if nextitem is None or nextitem.path != item.path:
+            gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that passed and has left something; one that failed is judged at its end."""
+    result = yield
+    _fail_for(item.stash[_LEFTOVERS].take())
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test whose leftovers show when all that it held is let go."""
+    try:
+        result = yield
+    except BaseException as error:
+        _let_go()
+        if found := item.stash[_LEFTOVERS].take():
+            error.add_note(found)
+        raise
+    _let_go()
+    _fail_for(item.stash[_LEFTOVERS].take())
+    return result
+
+
+def _fail_for(found: str) -> None:
+    if found:
+        pytest.fail(found, pytrace=False)
+
+
+def _let_go() -> None:
+    """Destroy what nobody holds any more, also what the last failure's frames hold."""
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            delattr(sys, name)  # as pytest does before the next test, which is too late
+    gc.collect()

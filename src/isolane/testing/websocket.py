@@ -1,0 +1,55 @@
+"""The server's side of a socket, in process and under the test's thumb."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+class ScriptedSocket:
+    """Keeps what was sent; can stop taking, raise, or hang.
+
+    `send` and `abort` are what a `WebSocketConnection` is made with. While `is_taking` is cleared
+    a send hangs until it is set again; while `error` holds one, each send raises it.
+    """
+
+    def __init__(self) -> None:
+        """Begin willing to take everything."""
+        self.sent: list[dict[str, Any]] = []
+        self.is_taking = asyncio.Event()
+        self.is_taking.set()
+        self.error: Exception | None = None
+        self.aborted = 0
+        """How often the link was reset."""
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Take one ASGI message. Cancelled while it hangs, it took nothing."""
+        await self.is_taking.wait()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(dict(message))
+
+    def abort(self) -> None:
+        """Count a reset."""
+        self.aborted += 1
+
+    @property
+    def texts(self) -> list[str]:
+        """The text frames that were taken."""
+        return [str(message["text"]) for message in self.sent if "text" in message]
+
+    @property
+    def frames(self) -> list[Any]:
+        """What the text frames say."""
+        return [json.loads(text) for text in self.texts]
+
+    @property
+    def closes(self) -> list[tuple[int, str]]:
+        """The closes that were taken: code and reason."""
+        return [
+            (message["code"], message["reason"])
+            for message in self.sent
+            if message["type"] == "websocket.close"
+        ]

@@ -1,0 +1,76 @@
+"""The agent that does what the check says, and who may ask it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from ag_ui.core import RunAgentInput
+from tests.house import ask, context_of
+
+from isolane.agents import check
+from isolane.app import create_app
+from isolane.errors import AgentRefused
+from isolane.service.run import Stop
+from isolane.settings import Settings
+
+CONTEXT = context_of("r")
+
+
+async def play(*steps: object, is_stopped: bool = False) -> list[object]:
+    """Return what the agent yields for these steps."""
+    stop = Stop(lambda: 0)
+    if is_stopped:
+        stop.set()
+    question = ask(CONTEXT, json.dumps(steps))
+    return [value async for value in check.agent(question, CONTEXT, stop)]
+
+
+async def test_it_says_what_it_is_told() -> None:
+    assert await play(["say", "a"], ["count", 2, 0], ["say", "b"]) == ["a", "0 ", "1 ", "b"]
+
+
+async def test_it_calls_a_tool() -> None:
+    *events, result = await play(["tool", "add", {"a": 1}, "2"])
+    assert isinstance(result, dict)
+    assert [event["type"] for event in events if isinstance(event, dict)] == [
+        "TOOL_CALL_START",
+        "TOOL_CALL_ARGS",
+        "TOOL_CALL_END",
+    ]
+    assert result["content"] == "2"
+
+
+@pytest.mark.parametrize("step", [["wait"], ["count", 1000, 1000]])
+async def test_a_stop_ends_what_waits_and_what_comes_after(step: list[object]) -> None:
+    began = monotonic()
+    assert "late" not in await play(step, ["say", "late"], is_stopped=True)
+    assert monotonic() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    "step", [["sing"], "say", ["say"], ["say", 1], ["count", 10**9, 0], ["count", 1, -1], {}]
+)
+async def test_a_step_that_is_none_raises_without_its_text(step: object) -> None:
+    with pytest.raises(ValueError, match="r-0") as caught:
+        await play(step)
+    assert "sing" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["hello", "{}", "[" * 100_000, json.dumps([["say", ""]] * 21)])
+async def test_a_message_that_is_no_script_raises(text: str) -> None:
+    stream = check.agent(ask(CONTEXT, text), CONTEXT, Stop(lambda: 0))
+    with pytest.raises(ValueError, match="JSON list"):
+        await anext(stream)
+
+
+async def other(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002 - AG-UI's name for it
+    yield input.run_id
+
+
+def test_its_name_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(AgentRefused, match=r"agent check: .*built-in"):
+        create_app(Settings(data=tmp_path), {"default": other, "check": other})
