@@ -32,6 +32,8 @@ def ensure(value: T, contract: type[Any]) -> T:
     names = _names_to_shadow(type(value), contract)
     if names is not None and names.isdisjoint(getattr(value, "__dict__", ())):
         return value
+    if not _is_contract(contract):
+        raise ContractError(f"ensure wants a Protocol to check against, got {contract!r}")
     if inspect.isawaitable(value) or inspect.isasyncgen(value):
         raise _blame_awaitable(value, contract)
     if isinstance(value, type):
@@ -43,6 +45,10 @@ def ensure(value: T, contract: type[Any]) -> T:
     if fault is not None:
         raise ContractError(f"{_wanted(contract)} {fault}")
     return value
+
+
+def _is_contract(contract: type[Any]) -> bool:
+    return getattr(contract, "_is_protocol", False)
 
 
 def _wanted(contract: type[Any]) -> str:
@@ -79,7 +85,9 @@ def _names_to_shadow(cls: type[Any], contract: type[Any]) -> frozenset[str] | No
     makes may be no object but something to await.
     """
     is_odd = issubclass(cls, (type, GeneratorType)) or hasattr(cls, "__await__")
-    if is_odd or hasattr(cls, "__anext__") or _fault(cls, contract) is not None:
+    if is_odd or hasattr(cls, "__anext__") or not _is_contract(contract):
+        return None
+    if _fault(cls, contract) is not None:
         return None
     return frozenset(_methods(contract))
 

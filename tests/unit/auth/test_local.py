@@ -44,7 +44,7 @@ def raw(header: object, claims: object, signature: bytes = b"") -> str:
 async def refusal(token: str, **how: str | None) -> str:
     with pytest.raises(Unauthenticated) as caught:
         await issuer_of(**how).authenticate(token)  # type: ignore[arg-type]
-    assert token not in str(caught.value) or not token
+    assert len(token) < 8 or token not in str(caught.value)  # a letter stands in any sentence
     return caught.value.reason
 
 

@@ -219,3 +219,9 @@ def test_a_partial_is_judged_by_what_it_holds() -> None:
             self.light = functools.partial(super().light)  # type: ignore[method-assign]
 
     ensure(Wrapped(), Lamp)
+
+
+@pytest.mark.parametrize("contract", [dict, GoodLamp, object])
+def test_what_is_no_contract_checks_nothing_and_says_so(contract: type) -> None:
+    with pytest.raises(ContractError, match="ensure wants a Protocol to check against"):
+        ensure(GoodLamp(), contract)
