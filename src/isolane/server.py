@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -42,6 +43,8 @@ _HEADERS_TOO_LARGE: Final = (
     b"\r\n"
 )
 
+_M_ARENA_MAX: Final = -8
+"""As malloc.h has it."""
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: closing resets the connection."""
 
@@ -168,6 +171,17 @@ async def drain(gateway: Gateway) -> None:
     gateway.feed.close()
 
 
+def share_heap() -> None:
+    """Let all threads allocate from one heap, where the C library is glibc.
+
+    It gives each thread a heap of its own, and each keeps what was freed: the database's threads
+    held some 3 % more after a thousand connections, of nothing. Small blocks are each thread's own
+    still. To be called before there are threads.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
     """Return uvicorn's settings, as they fit the gateway's own."""
     return uvicorn.Config(
@@ -196,6 +210,7 @@ def serve(
     `greet` is called once the gateway answers, with the address that it answers at.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    share_heap()
     config = make_config(app, settings, host=host, port=port)
     server = Server(config, greet=greet)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
