@@ -47,8 +47,8 @@ BUSY_TIMEOUT_MS: Final = 30_000
 BUSY_STEP_MS: Final = 100
 """To set it costs a statement, so smaller differences are let be."""
 CACHE_KIB: Final = 512
-"""Of pages that each connection keeps; the system has the rest at hand. Five times SQLite's own 2 MiB
-is memory that grows with the log and does nothing for an append."""
+"""Of pages that each connection keeps; the system has the rest at hand. Five times SQLite's own
+2 MiB is memory that grows with the log and does nothing for an append."""
 _MIGRATIONS: Final = Path(__file__).parent / "store" / "migrations"
 
 metadata = MetaData()
