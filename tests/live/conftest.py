@@ -1,8 +1,9 @@
-"""What live tests break."""
+"""What live tests share: a line to break, and room for many sockets."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -28,3 +29,12 @@ async def break_line_to() -> AsyncIterator[StartProxy]:
             return await stack.enter_async_context(proxy_to(server.port))
 
         yield start
+
+
+@pytest.fixture
+def room_for_many() -> Iterator[None]:
+    """Let this process, and the servers that it starts, open as many sockets as they may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
@@ -149,16 +148,7 @@ async def wait_for_descriptors(server: Server, before: Counter[str]) -> None:
 # --- a crowd -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _room_for_many() -> Iterator[None]:
-    """Let this process, and the servers that it starts, open as many sockets as they may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.usefixtures("_room_for_many")
+@pytest.mark.usefixtures("room_for_many")
 async def test_memory_grows_by_the_same_for_each_idle_connection(tmp_path: Path) -> None:
     async with own_server(tmp_path / "data", SCRIPT, env=IDLE) as server:
         baseline = await server.gauges()
@@ -174,7 +164,7 @@ async def test_memory_grows_by_the_same_for_each_idle_connection(tmp_path: Path)
         await server.wait_for_gauges(baseline, within_s=QUIET_WITHIN_S)
 
 
-@pytest.mark.usefixtures("_room_for_many")
+@pytest.mark.usefixtures("room_for_many")
 async def test_a_connection_costs_no_more_among_many_than_among_few(tmp_path: Path) -> None:
     async with (
         own_server(tmp_path / "few", SCRIPT, env=IDLE) as few,

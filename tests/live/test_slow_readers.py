@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -181,16 +180,7 @@ CROWD: Final = {
 }
 
 
-@pytest.fixture
-def _room_for_many() -> Iterator[None]:
-    """Let this process, and the servers that it starts, open as many sockets as they may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.mark.usefixtures("_room_for_many")
+@pytest.mark.usefixtures("room_for_many")
 async def test_readers_that_never_read_cost_neither_memory_nor_time(tmp_path: Path) -> None:
     """450 clients are told the time, first alone and then beside 50 that never read.
 

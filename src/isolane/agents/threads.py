@@ -106,21 +106,6 @@ class _ThreadedAgent:
                 place.runs -= 1
 
 
-class _AwayStop:
-    """The stop signal as the agent's own loop can wait for it."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    def is_set(self) -> bool:
-        """Say whether the run was stopped."""
-        return self.event.is_set()
-
-    async def wait(self) -> bool:
-        """Return once the run is stopped."""
-        return await self.event.wait()
-
-
 class _Crossing:
     """One run's way from the agent's loop (away) to the gateway's (home).
 
@@ -135,7 +120,7 @@ class _Crossing:
         self._is_rung = False
         self._is_full = False
         self._room = asyncio.Event()
-        self._stop = _AwayStop()
+        self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_left = False
         self._error: BaseException | None = None
@@ -171,7 +156,7 @@ class _Crossing:
     async def bring(self, stop: StopSignal) -> None:
         """Tell the agent's loop once the run is stopped."""
         await stop.wait()
-        self._call_away(self._stop.event.set)
+        self._call_away(self._stop.set)
 
     def leave(self) -> None:
         """Want nothing more, and cancel the agent if it goes on."""

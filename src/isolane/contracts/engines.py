@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ag_ui.core import RunAgentInput
 
@@ -22,8 +22,6 @@ from isolane.contracts.shapes import (
 )
 from isolane.events import Record
 from isolane.transcript import Message
-
-UNBOUNDED: Final = sys.maxsize
 
 
 @runtime_checkable
@@ -53,7 +51,7 @@ class EventLog(Protocol):
         ...
 
     async def read(
-        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int = UNBOUNDED
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int = sys.maxsize
     ) -> list[Record]:
         """Return up to `limit` records (a count) strictly after `after`, oldest first.
 

@@ -286,7 +286,7 @@ class Session:
         gateway, own = self._gateway, self._connection.context
         stored = await gateway.service.load_run(own, replay.run_id)
         context = own.for_thread(stored.thread_id).for_run(replay.run_id)
-        start = await gateway.service.load_start(context, stored)
+        start = await gateway.service.load_start(context)
         if replay.offset != FROM_START:
             after = EventId.parse(replay.offset)
             (await gateway.feed.load_bounds(context.thread_key)).check_cursor(after)

@@ -151,14 +151,15 @@ class AgentService:
             raise NotFound(f"no run {run_id}")
         return context.for_thread(found.thread_id).for_run(run_id)
 
-    async def load_start(self, context: UserExecutionContext, stored: StoredRun) -> EventId:
-        """Return the place in the log before the first event of a run.
+    async def load_start(self, context: UserExecutionContext) -> EventId:
+        """Return the place in the log before the first event of the context's run.
 
-        A run that waits for its turn begins after what the log has now.
+        A run that waits for its turn begins after what the log has now. Raises `NotFound`.
         """
         head = (await self._feed.load_bounds(context.thread_key)).head
-        # Asked again, now that the head is read: it may have begun, or be a deleted thread's.
-        stored = await self.load_run(context, stored.key.run_id)
+        # Looked up after the head: what a caller knows of it may be of before it began, or of a
+        # thread that was deleted since.
+        stored = await self.load_run(context, context.run_key.run_id)
         if stored.first_seq is None:
             return head
         return EventId(head.epoch, stored.first_seq - 1)
@@ -177,7 +178,7 @@ class AgentService:
             if context.run_id is not None:
                 stored = await self.load_run(context, context.run_id)
                 _check_thread(context, stored.thread_id)
-                start = after or await self.load_start(context, stored)
+                start = after or await self.load_start(context)
                 if stored.last_seq is not None and start.seq >= stored.last_seq:
                     return
             async with aclosing(tail.follow(start)) as batches:
@@ -302,7 +303,7 @@ class AgentService:
         known = await self._store.load_known_ids(context.thread_key)
         if stored.thread_id != context.thread_id or differs(draft, stored.draft, known):
             raise RunConflict("this runId was used with another thread or other messages")
-        return RunTicket(context, Disposition.ATTACHED, await self.load_start(context, stored))
+        return RunTicket(context, Disposition.ATTACHED, await self.load_start(context))
 
     async def _admit(
         self, context: UserExecutionContext, draft: RunDraft, policy: str

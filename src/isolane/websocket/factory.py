@@ -138,8 +138,7 @@ class WebSocketManagerFactory:
 
     def get_manager(self, context: UserExecutionContext) -> IsolatedWebSocketManager | None:
         """Return the live manager of the context's thread, if there is one."""
-        key = context.thread_key
-        return self._managers.get(key.user_id, {}).get(key.thread_id)
+        return self._find(context.thread_key)
 
     async def discard(
         self, manager: WebSocketManagerProtocol, context: UserExecutionContext
@@ -155,7 +154,7 @@ class WebSocketManagerFactory:
         """Let everybody who follows a thread go: it was deleted."""
         for connection in self._sockets_of(key.user_id):
             connection.lose_interest(key.thread_id)
-        manager = self._managers.get(key.user_id, {}).get(key.thread_id)
+        manager = self._find(key)
         if manager is not None:
             await manager.close()
 
@@ -217,6 +216,9 @@ class WebSocketManagerFactory:
     def _sockets_of(self, user_id: str) -> Iterable[WebSocketConnection]:
         return tuple(self._sockets.get(user_id, {}).values())
 
+    def _find(self, key: ThreadKey) -> IsolatedWebSocketManager | None:
+        return self._managers.get(key.user_id, {}).get(key.thread_id)
+
     def _managers_of(self, user_id: str) -> list[IsolatedWebSocketManager]:
         return list(self._managers.get(user_id, {}).values())
 
@@ -226,7 +228,7 @@ class WebSocketManagerFactory:
     async def _obtain(self, key: ThreadKey) -> IsolatedWebSocketManager:
         """Make the manager of `key`, or wait for the one that is being made."""
         await self._make_room(key.user_id)
-        manager = self._managers.get(key.user_id, {}).get(key.thread_id)
+        manager = self._find(key)
         if manager is not None:  # since this task had to wait
             return manager
         # Reserved before the next await: all who ask meanwhile wait for this one.
