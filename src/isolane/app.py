@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import WebSocketRoute
 
 from isolane import clock
@@ -39,7 +40,7 @@ from isolane.database import Database, hold_place, open_database
 from isolane.doors import operations, page, sessions, sse, threads
 from isolane.doors.bodies import BodyLimit
 from isolane.doors.gateway import STATE_KEY, Gateway
-from isolane.doors.problems import answer_http, answer_invalid, answer_problem
+from isolane.doors.problems import answer_http, answer_invalid, answer_nobody, answer_problem
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import AgentRefused, IsolaneError, Unavailable
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
@@ -238,6 +239,7 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     app.add_exception_handler(IsolaneError, answer_problem)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(Exception, answer_problem)
     return app
 

@@ -215,6 +215,9 @@ async def test_dying_run_writes_nothing_into_the_new_thread(
             assert parse_id(log[0]["id"])[1] == 1
             await delete(http, f"t-{number}")
     await server.wait_for_gauges(baseline, within_s=5)
+    # Its agents spoke on after their thread had gone, and did nothing wrong.
+    own = [record for record in server.logs if record.get("user_id") == lane.user]
+    assert not [record for record in own if record["event"] == "run failed"]
 
 
 async def test_run_that_meets_a_deletion_goes_with_the_old_thread_or_ends_in_the_new_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -392,6 +393,24 @@ async def test_body_above_its_limit_is_too_large(
         answer = await client.post(path, content=content, headers=headers)
         assert_problem(answer, 413, "too_large", retryable=False)
         assert str(BODY_BYTES) in answer.json()["detail"]
+
+
+async def test_body_that_breaks_off_is_a_client_that_left(lane: Lane, server: Server) -> None:
+    before = len(server.lines)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = [
+        "POST /agui HTTP/1.1",
+        f"Host: {server.address}",
+        f"Authorization: Bearer {lane.token}",
+        "Content-Length: 1000",
+    ]
+    writer.write("\r\n".join([*head, "", '{"half":']).encode())
+    await writer.drain()
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        while not any('"client left"' in line for line in server.lines[before:]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # between two looks
+    assert not [line for line in server.lines[before:] if '"error"' in line or "ASGI" in line]
 
 
 async def test_body_of_just_the_limit_is_fine(http: httpx.AsyncClient) -> None:

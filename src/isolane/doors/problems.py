@@ -11,7 +11,7 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from isolane.errors import (
     InvalidFrame,
@@ -102,6 +102,12 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(
         {**body, "status": status}, status_code=status, headers={**headers, **own_headers}
     )
+
+
+async def answer_nobody(request: Request, _error: Exception) -> Response:
+    """End a request whose client left while its body was on the way: a line that broke."""
+    _log.info("client left", path=request.url.path)
+    return Response(status_code=400)  # for the server's own books
 
 
 async def answer_problem(request: Request, error: Exception) -> JSONResponse:

@@ -287,7 +287,7 @@ async def end_run(run: Run, writer: RunWriter, ending: Ending) -> None:
     """Write the run's one end; when the log can't be written, try until it can."""
     error_id = None if ending.error is None else new_error_id()
     terminal, outcome = _terminal(run, ending, error_id)
-    if ending.error is not None:
+    if ending.error is not None and not run.is_deleted:  # its log is gone: nobody did wrong
         _report(run, ending.error, error_id)
     wait_s = 0.05
     while True:
