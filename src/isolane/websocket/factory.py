@@ -153,6 +153,8 @@ class WebSocketManagerFactory:
     async def close_thread(self, key: ThreadKey) -> None:
         """Let everybody who follows a thread go: it was deleted."""
         for connection in self._sockets_of(key.user_id):
+            if connection.is_replay and connection.wants(key.thread_id):
+                connection.request_close()  # it was opened for this, and can't be told
             connection.lose_interest(key.thread_id)
         manager = self._find(key)
         if manager is not None:
