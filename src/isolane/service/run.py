@@ -287,7 +287,9 @@ async def end_run(run: Run, writer: RunWriter, ending: Ending) -> None:
     """Write the run's one end; when the log can't be written, try until it can."""
     error_id = None if ending.error is None else new_error_id()
     terminal, outcome = _terminal(run, ending, error_id)
-    if ending.error is not None and not run.is_deleted:  # its log is gone: nobody did wrong
+    # Whose log is gone with its thread did no wrong. The log says so before the service is told.
+    is_deleted = run.is_deleted or isinstance(ending.error, NotFound)
+    if ending.error is not None and not is_deleted:
         _report(run, ending.error, error_id)
     wait_s = 0.05
     while True:
