@@ -113,6 +113,8 @@ def _values(
             return [_NONSENSE[kind]]
         case "input", []:
             return [input.model_dump_json(by_alias=True, exclude_none=True)]
+        case "recall", []:
+            return ["".join(str(m.content) for m in input.messages if m.role == "user")]
         case "whoami", []:
             return [json.dumps([context.user_id, context.thread_id, context.run_id])]
         case "blobs", [count, size]:
