@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run page test check live soak bench lock format clean
+.PHONY: help setup run page test check live planted soak bench lock format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' Makefile
@@ -47,7 +47,10 @@ live: .venv/.installed .venv/.chromium $(DRIVERS)/node_modules/.installed page/d
 	$(STEP) live     pytest tests/live -m "not soak" $(ARGS)
 	$(STEP) browser  pytest tests/browser $(ARGS)
 
-soak: .venv/.installed $(DRIVERS)/node_modules/.installed ## the live tests that take long
+planted: .venv/.installed ## put each mistake of tests/planted back, and show which test catches it
+	$(STEP) planted  pytest tests/planted -o console_output_style=classic $(ARGS)
+
+soak: .venv/.installed $(DRIVERS)/node_modules/.installed ## an hour of churn with faults, and the other live tests that take long
 	$(STEP) soak     pytest tests/live -m soak -s $(ARGS)
 
 bench: .venv/.installed ## measure what a manager costs, then the stream

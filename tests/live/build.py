@@ -16,6 +16,11 @@ class Mistake(NamedTuple):
     right: str
     wrong: str
 
+    def made_in(self, text: str) -> str:
+        """Return the file's text with the mistake in it; fails unless it fits in just one place."""
+        assert text.count(self.right) == 1, self
+        return text.replace(self.right, self.wrong)
+
 
 def build_with(folder: Path, *mistakes: Mistake) -> dict[str, str]:
     """Copy the package to `folder`, make the mistakes, return the environment that runs it.
@@ -25,7 +30,5 @@ def build_with(folder: Path, *mistakes: Mistake) -> dict[str, str]:
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for mistake in mistakes:
         file = folder / "isolane" / mistake.file
-        text = file.read_text()
-        assert text.count(mistake.right) == 1, mistake
-        file.write_text(text.replace(mistake.right, mistake.wrong))
+        file.write_text(mistake.made_in(file.read_text()))
     return {"PYTHONPATH": str(folder)}

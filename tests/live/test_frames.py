@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -281,6 +282,24 @@ async def test_nineteen_malformed_frames_are_forgiven(lane: Lane) -> None:
             await client.send("no JSON")
             await client.recv()
         assert await settled(client) == []
+
+
+async def test_errors_of_one_moment_have_an_id_each(lane: Lane) -> None:
+    stranger = Lane(lane.server)
+    async with lane.connect() as client, stranger.connect() as other:
+        for _ in range(19):
+            await asyncio.gather(client.send("no JSON"), other.send("no JSON"))
+        errors = [await who.until_type("error") for who in (client, other) for _ in range(19)]
+    ids = {error["errorId"] for error in errors}
+    assert len(ids) == len(errors)
+    for error_id in ids:
+        await lane.server.wait_for_log(partial(has_error_id, error_id))
+    logged = [entry["error_id"] for entry in lane.server.logs if entry.get("error_id") in ids]
+    assert sorted(logged) == sorted(ids)
+
+
+def has_error_id(error_id: str, entry: dict[str, object]) -> bool:
+    return entry.get("error_id") == error_id
 
 
 # --- sizes and rates -----------------------------------------------------------------------------

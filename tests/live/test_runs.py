@@ -155,6 +155,16 @@ async def test_chunks_are_spelled_out(lane: Lane) -> None:
     ]
 
 
+async def test_null_in_what_an_agent_says_stays_where_it_is(lane: Lane) -> None:
+    value = {"found": None, "list": [None, {"deep": None}]}
+    said = [
+        {"type": "CUSTOM", "name": "result", "value": value},
+        {"type": "STATE_SNAPSHOT", "snapshot": value},
+    ]
+    events = await lane.play("t", "r-1", steps(*(["event", event] for event in said)))
+    assert events[1:-1] == said
+
+
 async def test_start_and_end_are_the_gateways_and_what_follows_is_dropped(lane: Lane) -> None:
     names = {"threadId": "t", "runId": "r-1"}
     script = steps(
