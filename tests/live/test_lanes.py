@@ -29,9 +29,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.live.lanes.guest import Guest
+from tests.live.lanes.guest import Deed, Guest
 from tests.live.lanes.ledger import DEVICES, FROM_START, RUNS_MAX
-from tests.live.lanes.party import NAMES, After, Deed, Joins, Party, at_once
+from tests.live.lanes.party import NAMES, After, Joins, Party, at_once
 from tests.live.lanes.plot import PLOTS
 from tests.live.lanes.thread import Run
 from tests.live.lanes.venue import Venue
@@ -66,7 +66,7 @@ AFTER = st.one_of(
     st.integers(0, 40), st.sampled_from(("start", "own", "ahead", "foreign", "stale"))
 )
 WAY = st.tuples(AFTER, st.booleans())
-JOINS = st.builds(Joins, ways=st.tuples(WAY, WAY), lag=st.integers(-2, 12))
+JOINS = st.builds(Joins, ways=st.tuples(WAY, WAY), lag=st.integers(-4, 12))
 KEY = st.sampled_from(("header", "subprotocol", "ticket"))
 WHICH = st.integers(0, 11)
 

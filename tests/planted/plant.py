@@ -33,8 +33,8 @@ class Planted:
     promise: str
     catcher: str
     """A test's node id, or a gate and its rule."""
-    symptom: str | None
-    """What the failure of that test says. Another failure would be another mistake's."""
+    symptoms: tuple[str, ...]
+    """What the test's failure says: one of these. Another failure would be another mistake's."""
     mistakes: tuple[Mistake, ...]
 
     @property
@@ -65,7 +65,7 @@ def read(path: Path) -> Planted:
         story=story,
         promise=fields["Promise"],
         catcher=fields["Caught by"],
-        symptom=fields.get("Seen as"),
+        symptoms=tuple(fields["Seen as"].split(" or ")) if "Seen as" in fields else (),
         mistakes=tuple(_read_hunks(diff.splitlines())),
     )
 

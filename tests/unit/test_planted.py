@@ -54,7 +54,7 @@ def test_it_says_what_it_did(planted: Planted) -> None:
 
 @each
 def test_who_notices_it_is_there_and_looks_from_outside(planted: Planted) -> None:
-    assert (planted.gate is None) == (planted.symptom is not None)
+    assert (planted.gate is None) == bool(planted.symptoms)
     if planted.gate is None:
         file, _, test = planted.catcher.partition("::")
         assert re.fullmatch(r"tests/(live|browser)/test_\w+\.py", file)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from itertools import count
+from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
 from tests.live.client import SUBPROTOCOL, Frame, run_frame
 from tests.live.lanes.desk import STATUS, Desk
 from tests.live.lanes.dues import Device, Kind
+from tests.live.lanes.ledger import DEVICES
 from tests.live.lanes.lines import Line, SocketLine, StreamLine
 from tests.live.lanes.plot import Plot, make_plot
 from tests.live.lanes.thread import Run
@@ -16,6 +19,8 @@ from tests.live.lanes.watch import Watch
 from tests.live.stage import mint
 from websockets.asyncio.client import connect as open_websocket
 from websockets.typing import Subprotocol
+
+Deed: TypeAlias = Coroutine[object, object, None]
 
 
 class Guest:
@@ -227,7 +232,7 @@ class Guest:
 
     async def leave(self) -> None:
         """Hang up everywhere."""
-        for on in range(len(self.ledger.devices)):
+        for on in range(DEVICES):
             await self.drop(on, is_reset=False)
 
     def vanish(self) -> None:

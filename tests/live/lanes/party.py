@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from tests.live.lanes.guest import Guest
+from tests.live.lanes.guest import Deed, Guest
 from tests.live.lanes.ledger import DEVICES
 from tests.live.lanes.lines import Line
 from tests.live.lanes.thread import Run
 from tests.live.lanes.venue import Venue
 
-Deed: TypeAlias = Coroutine[object, object, None]
 Move: TypeAlias = Callable[[], Deed]
 After: TypeAlias = int | str
 """A place in a log, by its number or by what it is."""
@@ -95,19 +94,23 @@ class Party:
         for other in others:
             await guest.unsubscribe(other, thread_id)
         await self.settle()
-        is_there = thread_id in guest.ledger.threads
-        deeds = [move()]
-        for other, (after, is_stream) in zip(others, joins.ways, strict=True):
-            # What is ahead of a log that moves may be in it when it is asked for.
-            place = self.find(guest, other, thread_id, FAR if after == "ahead" else after)
-            if is_stream and is_there:
-                deeds.append(guest.follow_by_http(other, thread_id, place))
-            else:
-                deeds.append(guest.subscribe(other, thread_id, place, is_racing=True))
-        line = guest.watch.lines[others[0]]
-        lags = [n * max(joins.lag, 0) for n in range(len(deeds))]
+        deeds = [move(), *self._joining(guest, others, thread_id, joins.ways)]
+        lags = [place * max(joins.lag, 0) for place in range(len(deeds))]
         lags[0] = max(-joins.lag, 0)
+        line = guest.watch.lines[others[0]]
         await at_once(_after(line, *each) for each in zip(lags, deeds, strict=True))
+
+    def _joining(
+        self, guest: Guest, others: list[int], thread_id: str, ways: Iterable[tuple[After, bool]]
+    ) -> Iterator[Deed]:
+        is_there = thread_id in guest.ledger.threads
+        for on, (after, is_stream) in zip(others, ways, strict=True):
+            # What is ahead of a log that moves may be in it when it is asked for.
+            place = self.find(guest, on, thread_id, FAR if after == "ahead" else after)
+            if is_stream and is_there:
+                yield guest.follow_by_http(on, thread_id, place)
+            else:
+                yield guest.subscribe(on, thread_id, place, is_racing=True)
 
     async def restart(self, *, is_killed: bool) -> None:
         """Let the server end, in order or by a kill, and come back."""

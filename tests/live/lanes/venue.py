@@ -44,7 +44,13 @@ class Venue:
         self._lines_read = 0
 
     def _open_http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.server.url, trust_env=False, timeout=RECV_TIMEOUT_S)
+        return httpx.AsyncClient(
+            base_url=self.server.url,
+            # The server lets go of idle ones after 5 s; one may not be used just then.
+            limits=httpx.Limits(keepalive_expiry=1.0),
+            timeout=RECV_TIMEOUT_S,
+            trust_env=False,
+        )
 
     async def open(self) -> None:
         """Learn what a server is like that has nothing to do."""
