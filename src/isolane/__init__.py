@@ -1,7 +1,13 @@
 """Isolane gives every signed-in user their own lane to an AI agent."""
 
 from isolane.context import UserExecutionContext
-from isolane.contracts import AgentServiceProtocol, WebSocketManagerProtocol, ensure
+from isolane.contracts import (
+    AgentServiceProtocol,
+    Authenticator,
+    Identity,
+    WebSocketManagerProtocol,
+    ensure,
+)
 from isolane.errors import IsolaneError
 from isolane.service import AgentService
 from isolane.websocket.connection import WebSocketConnection
@@ -15,6 +21,8 @@ from isolane.websocket.manager import IsolatedWebSocketManager
 __all__ = [
     "AgentService",
     "AgentServiceProtocol",
+    "Authenticator",
+    "Identity",
     "IsolaneError",
     "IsolatedWebSocketManager",
     "UserExecutionContext",

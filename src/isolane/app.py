@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import httpx
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,8 +23,13 @@ from isolane.agents import check
 from isolane.agents.loading import adapt
 from isolane.agents.threads import AgentThreads
 from isolane.auth.accounts import Accounts
-from isolane.auth.local import LocalIssuer, load_or_create_key
+from isolane.auth.guessing import GuessGuard
+from isolane.auth.keyring import FixedKey, KeyFile, KeyRing, SigningKey
+from isolane.auth.local import LocalIssuer
+from isolane.auth.providers import Issuers, Provider
+from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
+from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
 from isolane.bell.local import LocalBell
 from isolane.contracts import (
@@ -37,8 +44,9 @@ from isolane.contracts import (
     ensure,
 )
 from isolane.database import Database, hold_place, open_database
-from isolane.doors import operations, page, sessions, sse, threads
+from isolane.doors import operations, page, sessions, signin, sse, threads
 from isolane.doors.bodies import BodyLimit
+from isolane.doors.credentials import COOKIE
 from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.doors.problems import answer_http, answer_invalid, answer_nobody, answer_problem
 from isolane.doors.websocket import WebSocketDoor
@@ -56,20 +64,43 @@ from isolane.websocket.factory import WebSocketManagerFactory, close_factory, op
 from isolane.websocket.resume import Resumer
 
 TRIM_INTERVAL_S: Final = 60.0
+REVOCATION_INTERVAL_S: Final = 0.25
 LINK_LIFETIME_MS: Final = 24 * 3600 * 1000
 
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class HostUsers:
+    """A host's own users: who tells them apart, and in which cookie, if any, their token comes."""
+
+    authenticator: Authenticator
+    cookie: str | None = None
+
+
 def make_issuer(settings: Settings) -> LocalIssuer:
-    """Return the local issuer, with the key of the settings or of the data folder."""
+    """Return the local issuer, with the key of the settings or those of the data folder."""
     secret = settings.secret_key
-    key = secret.get_secret_value() if secret else load_or_create_key(settings.data / KEY_NAME)
-    return LocalIssuer(key, issuer=settings.issuer, audience=settings.audience, clock=clock.now_ms)
+    ring: KeyRing = (
+        FixedKey((SigningKey(secret.get_secret_value()),))
+        if secret
+        else KeyFile(settings.data / KEY_NAME)
+    )
+    # With keys of a provider, these two describe that provider's tokens.
+    is_own = settings.jwks_url is None
+    return LocalIssuer(
+        ring,
+        issuer=settings.issuer if is_own else None,
+        audience=settings.audience if is_own else None,
+        clock=clock.now_ms,
+        foreign=[provider.name for provider in settings.all_providers],
+    )
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    settings: Settings, agents: Mapping[str, Agent], *, users: HostUsers | None = None
+) -> AsyncIterator[Gateway]:
     """Open a gateway, recover what another life left, and close it in the end.
 
     Closing ends sockets first, then tasks, then the database: what was acknowledged is kept.
@@ -87,7 +118,16 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
             threads = AgentThreads(settings.agent_threads, watch=watchdog.watch)
             stack.callback(threads.close)
             agents = {name: threads.wrap(agent) for name, agent in agents.items()}
-        gateway = _wire(settings, agents, database, tasks, watchdog)
+        providers = await _open_providers(settings, stack)
+        gateway = _wire(
+            settings,
+            agents,
+            database,
+            tasks=tasks,
+            watchdog=watchdog,
+            providers=providers,
+            users=users,
+        )
         stack.callback(gateway.accounts.close)
         stack.push_async_callback(tasks.close)
         stack.callback(gateway.feed.close)
@@ -97,7 +137,9 @@ async def open_gateway(settings: Settings, agents: Mapping[str, Agent]) -> Async
         open_factory(gateway.factory)
         stack.callback(close_factory, gateway.factory)
         lost = await gateway.service.recover()
+        await gateway.enforce_revocations()
         tasks.detach(_trim_for_ever(settings, gateway), name="retention")
+        tasks.detach(_enforce_for_ever(gateway), name="revocations")
         stack.callback(watchdog.watch("gateway"))
         gateway.state = "ready"
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
@@ -122,8 +164,11 @@ def _wire(
     settings: Settings,
     agents: Mapping[str, Agent],
     database: Database,
+    *,
     tasks: TaskOwner,
     watchdog: Watchdog,
+    providers: Mapping[str, Provider],
+    users: HostUsers | None,
 ) -> Gateway:
     """Make every part and check each as it enters."""
     store = ensure(DatabaseStore(database, load_bounds=load_bounds, clock=clock.now_ms), Store)
@@ -165,11 +210,26 @@ def _wire(
         on_gap=resumer.on_gap,
         threads_per_user=settings.limit_threads_per_user,
     )
+    issuer = make_issuer(settings)
+    own = ensure(Issuers(issuer, providers), Authenticator)
     return Gateway(
         settings=settings,
-        authenticator=ensure(make_issuer(settings), Authenticator),
+        authenticator=own if users is None else users.authenticator,
+        cookie=COOKIE if users is None else users.cookie or "",
+        has_own_users=users is None,
+        issuer=issuer,
+        providers=providers,
+        sign_ins=SignIns(clock.now_ms),
+        guesses=GuessGuard(clock=clock.now_ms),
+        revocations=Revocations(database, clock=clock.now_ms),
         accounts=Accounts(database, clock=clock.now_ms),
-        sessions=SessionBook(database, clock=clock.now_ms),
+        sessions=SessionBook(
+            database,
+            clock=clock.now_ms,
+            tasks=tasks,
+            idle_ms=round(settings.session_idle_s * 1000),
+            max_ms=round(settings.session_max_s * 1000),
+        ),
         tickets=TicketBook(clock.now_ms),
         links=TicketBook(clock.now_ms, lifetime_ms=LINK_LIFETIME_MS),
         store=store,
@@ -186,6 +246,29 @@ def _wire(
         },
         watchdog=watchdog,
     )
+
+
+async def _open_providers(settings: Settings, stack: AsyncExitStack) -> dict[str, Provider]:
+    """Make what speaks to the providers. They are asked when somebody comes with their token."""
+    found: dict[str, Provider] = {}
+    if settings.all_providers:
+        http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        for each in settings.all_providers:
+            found[each.name] = Provider(each, http, clock=clock.now_ms)
+            stack.push_async_callback(found[each.name].keys.close)
+            if each.audience is None:
+                _log.warning("provider without audience: all its tokens count", provider=each.name)
+    return found
+
+
+async def _enforce_for_ever(gateway: Gateway) -> None:
+    """See to what other processes revoke: `isolane user remove` is one."""
+    while True:
+        await asyncio.sleep(REVOCATION_INTERVAL_S)  # a pace: SQLite tells nobody of a change
+        try:
+            await gateway.enforce_revocations()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
+            _log.warning("revocations put off", reason=str(error))
 
 
 async def _check_loops(watchdog: Watchdog) -> None:
@@ -205,12 +288,17 @@ async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:
             _log.warning("retention put off", reason=str(error))
 
 
-def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
+def create_app(
+    settings: Settings, agents: Mapping[str, object], *, users: HostUsers | None = None
+) -> FastAPI:
     """Return the gateway as an ASGI app; its lifespan opens and closes everything.
 
-    `agents` are what `--agent` takes, the first is the default. Raises `AgentRefused` for one
-    that is no agent.
+    `agents` are what `--agent` takes, the first is the default; with `users` the identity of
+    whoever comes is the host's word. Raises `AgentRefused` for one that is no agent, and
+    `ContractError` for an authenticator that doesn't keep its contract.
     """
+    if users is not None:
+        ensure(users.authenticator, Authenticator)
     if check.NAME in agents:
         raise AgentRefused(
             f"agent {check.NAME}: the name is that of the built-in one; take another."
@@ -221,7 +309,7 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
-        async with open_gateway(settings, adapted) as gateway:
+        async with open_gateway(settings, adapted, users=users) as gateway:
             yield {STATE_KEY: gateway}
 
     app = FastAPI(
@@ -233,7 +321,7 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
-    for room in (operations, sessions, threads, sse, page):
+    for room in (operations, sessions, signin, threads, sse, page):
         app.include_router(room.router)
     app.mount("/assets", page.Assets())
     app.add_exception_handler(IsolaneError, answer_problem)
@@ -245,14 +333,25 @@ def create_app(settings: Settings, agents: Mapping[str, object]) -> FastAPI:
 
 
 def mount(
-    app: Starlette, path: str, agents: Mapping[str, object], settings: Settings | None = None
+    app: Starlette,
+    path: str,
+    agents: Mapping[str, object],
+    settings: Settings | None = None,
+    *,
+    authenticator: Authenticator | None = None,
+    cookie: str | None = None,
 ) -> None:
     """Mount a gateway in `app` at `path`; it opens and closes with the app's own lifespan.
 
+    With an `authenticator` the users are the host's own: it is asked for every token, and for the
+    value of the host's `cookie` when pages of its origin come with that. Nobody signs in here then.
+
     Starlette doesn't run the lifespan of a mounted app, so this one is joined to the host's.
-    Raises `AgentRefused` and, when `settings` are to be read here, `InvalidSettings`.
+    Raises `AgentRefused`, `ContractError` for an authenticator that doesn't keep its contract,
+    and, when `settings` are to be read here, `InvalidSettings`.
     """
-    gateway = create_app(settings or load_settings({}), agents)
+    users = None if authenticator is None else HostUsers(authenticator, cookie)
+    gateway = create_app(settings or load_settings({}), agents, users=users)
     app.mount(path, gateway)
     own = app.router.lifespan_context
 

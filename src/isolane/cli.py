@@ -15,15 +15,16 @@ import click
 from isolane.agents.loading import load_agents
 from isolane.app import create_app, make_issuer, renumber_logs
 from isolane.auth.accounts import Accounts
+from isolane.auth.keyring import KeyFile
 from isolane.clock import now_ms
-from isolane.contracts import Identity
+from isolane.contracts import PLAIN, Identity, Scope
 from isolane.database import hold_place, open_database
 from isolane.doors.gateway import Gateway
 from isolane.doors.sessions import SIGN_IN_PATH
-from isolane.errors import AgentRefused, InvalidContext, IsolaneError, PlaceTaken
+from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError, PlaceTaken
 from isolane.logs import configure_logs
 from isolane.server import serve as serve_app
-from isolane.settings import InvalidSettings, Settings, load_settings
+from isolane.settings import KEY_NAME, InvalidSettings, Settings, load_settings
 
 GUIDE: Final = "isolane.agents.guide:agent"
 DEMO_USERS: Final = ("alice", "bob")
@@ -32,6 +33,13 @@ T = TypeVar("T")
 
 _data = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of what is kept. [./isolane-data]"
+)
+_scopes = click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([str(scope) for scope in Scope]),
+    help=f"What it may do; several may stand. [{' '.join(sorted(PLAIN))}]",
 )
 _config = click.option(
     "--config", type=click.Path(path_type=Path), help="TOML file with settings, lower-case names."
@@ -81,12 +89,13 @@ def serve(
     settings = _settings({"data": data, "agent_threads": agent_threads}, config)
     if demo and not is_loopback(host):
         raise click.UsageError(f"--demo gives sign-in links away: loopback only, not {host}")
-    configure_logs(log_format)
+    configure_logs(log_format, settings.log_level)
     try:
+        make_issuer(settings)  # for one sentence now, when its key can't be had
         app = create_app(settings, load_agents(agents or (GUIDE,)))
         with hold_place(settings.sqlalchemy_url):
             pass  # only asked, for one sentence now: the gateway takes it when it opens
-    except (AgentRefused, PlaceTaken) as error:
+    except (AgentRefused, InvalidSettings, OSError, PlaceTaken) as error:
         raise click.ClickException(str(error)) from error
     greet = print_links if demo else None
     serve_app(app, settings, host=host, port=port, greet=greet)
@@ -110,15 +119,24 @@ def user() -> None:
 @user.command("add")
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@_scopes
 @_data
 @_config
-def add_user(*, name: str, password_stdin: bool, data: Path | None, config: Path | None) -> None:
+def add_user(
+    *,
+    name: str,
+    password_stdin: bool,
+    scopes: tuple[str, ...],
+    data: Path | None,
+    config: Path | None,
+) -> None:
     """Make an account; the password comes from a prompt or from standard input."""
     if password_stdin:
         password = sys.stdin.read().rstrip("\r\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    _with_accounts(data, config, lambda accounts: accounts.add(name, password))
+    chosen = scopes or PLAIN
+    _with_accounts(data, config, lambda accounts: accounts.add(name, password, scopes=chosen))
 
 
 @user.command("list")
@@ -135,8 +153,30 @@ def list_users(*, data: Path | None, config: Path | None) -> None:
 @_data
 @_config
 def remove_user(*, name: str, data: Path | None, config: Path | None) -> None:
-    """Remove an account and end its sessions."""
+    """Remove an account, and end what was issued to its user: sessions, tokens, sockets."""
     _with_accounts(data, config, lambda accounts: accounts.remove(name))
+
+
+@user.command("allow")
+@click.argument("name")
+@_scopes
+@_data
+@_config
+def allow_user(
+    *, name: str, scopes: tuple[str, ...], data: Path | None, config: Path | None
+) -> None:
+    """Say what an account may do, and no more; sockets that may do more are closed."""
+    chosen = scopes or PLAIN
+    _with_accounts(data, config, lambda accounts: accounts.set_scopes(name, chosen))
+
+
+@user.command("sign-out")
+@click.argument("name")
+@_data
+@_config
+def sign_user_out(*, name: str, data: Path | None, config: Path | None) -> None:
+    """Sign a user out everywhere, whoever vouches for them; they may sign in again."""
+    _with_accounts(data, config, lambda accounts: accounts.sign_out(name))
 
 
 def _with_accounts(
@@ -158,6 +198,25 @@ def _with_accounts(
         return asyncio.run(run())
     except IsolaneError as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.group()
+def key() -> None:
+    """The key that signs the gateway's own tokens."""
+
+
+@key.command("rotate")
+@click.option("--forget", is_flag=True, help="Let go of older keys: their tokens die now.")
+@_data
+@_config
+def rotate_key(*, forget: bool, data: Path | None, config: Path | None) -> None:
+    """Sign with a new key from now on; the old one stays until its last token has died."""
+    settings = _settings({"data": data}, config)
+    if settings.secret_key is not None:
+        raise click.ClickException(
+            "ISOLANE_SECRET_KEY holds the key: change it there, which ends the tokens it signed."
+        )
+    KeyFile(settings.data / KEY_NAME).rotate(now_s=now_ms() // 1000, forget=forget)
 
 
 @main.command()
@@ -186,11 +245,18 @@ def token(
     *, user: str, expires: int, scopes: tuple[str, ...], data: Path | None, config: Path | None
 ) -> None:
     """Print a token of the local issuer."""
-    issuer = make_issuer(_settings({"data": data}, config))
+    settings = _settings({"data": data}, config)
     try:
+        issuer = make_issuer(settings)
         click.echo(issuer.issue(user, expires_s=expires, scopes=" ".join(scopes).split()))
     except InvalidContext as error:
         raise click.BadParameter(str(error), param_hint="--user") from error
+    except InvalidInput as error:
+        raise click.BadParameter(str(error), param_hint="--expires") from error
+    except InvalidSettings as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:  # the file also keeps how long its key is needed
+        raise click.ClickException(f"the key file can't be written: {error}") from error
 
 
 @main.command("check")

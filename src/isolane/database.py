@@ -131,16 +131,30 @@ accounts = Table(
     Column("user_id", String, primary_key=True),
     Column("password_hash", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("scopes", String, nullable=False),
 )
-# Under the digest of the cookie, so that who reads the file can't sign in with it.
+# Under a digest of the cookie, so that who reads the file can't sign in with it.
 sessions = Table(
     "sessions",
     metadata,
-    Column("digest", LargeBinary, primary_key=True),
+    Column("session_id", String, primary_key=True),
     Column("user_id", String, nullable=False),
+    Column("device", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger, nullable=False),
     Index("sessions_by_user", "user_id"),
+)
+# What was issued before and may do more than `scopes` opens nothing any more.
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", String, nullable=False),
+    Column("session_id", String),
+    Column("revoked_at", BigInteger, nullable=False),
+    Column("scopes", String, nullable=False),
+    Index("revocations_by_user", "user_id", "revoked_at"),
+    sqlite_autoincrement=True,  # an id is never used again: readers ask for what is after the last
 )
 
 

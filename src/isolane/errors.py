@@ -8,6 +8,7 @@ everything else leaves the process as `public_message` only.
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar, Final
 
 SHOWN_CHARACTERS: Final = 128
@@ -51,6 +52,16 @@ class Forbidden(IsolaneError):
 
     code, close_code, http_status, retryable = "forbidden", 4403, 403, False
     public_message = "This is not allowed."
+
+
+class MissingScope(Forbidden):
+    """The credential may do less than is asked; the text names what it lacks."""
+
+    says_more = True
+
+    def __init__(self, scope: str) -> None:
+        """Name the scope that would do."""
+        super().__init__(f"this wants a credential with the scope {scope}")
 
 
 class NotFound(IsolaneError):
@@ -239,6 +250,14 @@ def chain_of(error: BaseException) -> list[str]:
         is_hidden = current.__cause__ is None and current.__suppress_context__
         current = None if is_hidden else current.__cause__ or current.__context__
     return chain
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback as text, for the log.
+
+    What formats it for us may add the locals of each frame, and with them tokens and messages.
+    """
+    return "".join(traceback.format_exception(error))
 
 
 def _text_of(error: BaseException) -> str:

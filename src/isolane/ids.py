@@ -13,6 +13,9 @@ from uuid_utils import uuid7
 from isolane.errors import InvalidContext
 
 ID_MAX_CHARACTERS: Final = 128
+NAME_WRITTEN_MAX: Final = 4 * ID_MAX_CHARACTERS
+"""A name may have as many marks apart before it is normalised. No more: that takes a time which
+grows with the square of what a hostile one has."""
 WIRE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _REQUEST_ID: Final = re.compile(
     r"req_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -81,6 +84,8 @@ def check_user_id(field: str, value: object) -> str:
 
     Letters of any language are fine; NFC makes one name of the two ways to write `é`.
     """
+    if isinstance(value, str) and len(value) > NAME_WRITTEN_MAX:
+        raise InvalidContext(field, f"must be at most {ID_MAX_CHARACTERS} characters", value)
     text = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
     text = _check_text(field, text)
     if not all(mark in _USER_MARKS or unicodedata.category(mark)[0] in "LMN" for mark in text):

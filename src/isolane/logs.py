@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Final
 
 import structlog
 
+OWN: Final = "isolane"
+_TALKATIVE: Final = (
+    "uvicorn",
+    "uvicorn.error",
+    "uvicorn.access",
+    "websockets",
+    "alembic",
+    "httpx",
+    "httpcore",
+    "authlib",
+)
 
-def configure_logs(log_format: str) -> None:
-    """Send every logger's records to stderr, as JSON lines or (`console`) for people."""
+
+def configure_logs(log_format: str, log_level: str = "info") -> None:
+    """Send every logger's records to stderr, as JSON lines or (`console`) for people.
+
+    `log_level` is for our own loggers.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -23,7 +39,7 @@ def configure_logs(log_format: str) -> None:
         cache_logger_on_first_use=True,
     )
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if log_format == "console"
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -37,6 +53,7 @@ def configure_logs(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger(OWN).setLevel(log_level.upper())
     # The server logs each address with its query, tickets included, and each frame of a refusal.
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets", "alembic"):
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from isolane.errors import traceback_of
+
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -43,7 +45,7 @@ class TaskOwner:
             return
         error = task.exception()
         if error is not None:
-            _log.error("task failed", task=task.get_name(), exc_info=error)
+            _log.error("task failed", task=task.get_name(), exception=traceback_of(error))
 
     async def close(self, *, grace_s: float = 2.0) -> int:
         """Cancel what still runs and wait for it; return how many would not end in `grace_s`."""

@@ -133,8 +133,9 @@ def _task_of(one: _Watched) -> str | None:
     return None if task is None else task.get_name()
 
 
-def _stack_of(one: _Watched) -> list[str]:
+def _stack_of(one: _Watched) -> str:
     """Return where the loop's thread is, the innermost place last."""
     frame = sys._current_frames().get(one.thread_id)  # noqa: SLF001 - there is no other way
     summary = traceback.extract_stack(frame, limit=FRAMES_MAX) if frame is not None else ()
-    return [f"{place.filename}:{place.lineno} {place.name}" for place in summary]
+    # As one text: what writes logs for people adds it to theirs.
+    return "\n".join(f"{place.filename}:{place.lineno} {place.name}" for place in summary)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from tests.live.untold import note
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
@@ -213,7 +214,7 @@ def is_event(frame: Frame, kind: str) -> bool:
 
 def run_frame(thread_id: str, run_id: str, text: str, **fields: object) -> Frame:
     """Return a RunAgentInput that adds one user message; `fields` add to it or replace."""
-    question = {"id": f"{run_id}-question", "role": "user", "content": text}
+    question = {"id": f"{run_id}-question", "role": "user", "content": note(text)}
     return {
         "threadId": thread_id,
         "runId": run_id,

@@ -131,7 +131,14 @@ PAGE: Final = find_page()
 
 
 def _fill(method: str, path: str, more: Fields, names: Names) -> Http:
-    ids = {"thread_id": names.thread, "run_id": names.run, "agent": AGENT}
+    ids = {
+        "thread_id": names.thread,
+        "run_id": names.run,
+        "agent": AGENT,
+        "session_id": names.run,  # a session's own id is nobody's here: see test_sessions
+        "user_id": names.user,
+        "name": "nowhere",
+    }
     return Http(method, path.format(**ids), more(names))
 
 
@@ -166,6 +173,9 @@ PUBLIC: Final[dict[str, Row]] = {
     **_http("GET /readyz", "200"),
     **_http("GET /metrics", "200"),
     **_http("GET /signin", "401 invalid"),
+    **_http("GET /api/signin", "200"),
+    **_http("GET /signin/{name}", UNKNOWN),
+    **_http("GET /signin/{name}/callback", UNKNOWN),
     **_http("DELETE /api/session", "204"),
     **_http(
         "POST /api/session",
@@ -184,6 +194,9 @@ _THREAD: Final = "/api/threads/{thread_id}"
 _REQUESTS: Final[dict[str, Row]] = {
     **_http("GET /api/me", "200", shows=True),
     **_http("POST /api/tickets", "200"),
+    **_http("GET /api/sessions", "200"),
+    **_http("DELETE /api/sessions/{session_id}", UNKNOWN),
+    **_http("POST /api/users/{user_id}/sign-out", "403 forbidden"),
     **_http("GET /agui/{agent}/capabilities", "200"),
     **_http(f"GET {_LIST}", "200", shows=True),
     **_http(f"GET {_LIST} limit", "200", more=lambda _: {"params": {"limit": 1}}, shows=True),
@@ -372,3 +385,6 @@ PRIVATE: Final[dict[str, Row]] = {
     **dict(_run_rows()),
 }
 """What is done for whoever has a credential, each with what is theirs."""
+
+ENDING: Final[dict[str, Row]] = _http("DELETE /api/sessions", "204")
+"""What ends the asker's own credentials, and sockets with them."""

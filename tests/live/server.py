@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
+from tests.live.untold import find_leaks, note, note_request, note_response
+
 from isolane.testing import server
 from isolane.testing.server import (
     GAUGES,
@@ -47,7 +50,23 @@ class Server(server.Server):
 
     folder: Path = LIVE_FOLDER
     is_planted: bool = False
-    """Whether its build has a mistake in it that leaves something un-awaited."""
+    """Whether its build has a mistake in it, so that its output is for the test to judge."""
+    judged: int = 0
+    """How many lines of earlier lives were searched for secrets."""
+
+    def __post_init__(self) -> None:
+        """Let it tell all that it ever tells: what it may not tell is searched for there."""
+        self.env = {"ISOLANE_LOG_LEVEL": "debug", **self.env}
+
+    async def token(self, user: str, *, expires: int = 3600) -> str:
+        """Return a token as its base does; nobody may write it down."""
+        return note(await super().token(user, expires=expires))
+
+    def http(self, token: str | None = None) -> httpx.AsyncClient:
+        """Return a client as its base does; what is secret of what it sends and gets is noted."""
+        client = super().http(token)
+        client.event_hooks = {"request": [note_request], "response": [note_response]}
+        return client
 
     def resident_kib(self) -> int:
         """Return how much memory the process holds."""
@@ -72,8 +91,12 @@ class Server(server.Server):
         return Path(f"/proc/{self.pid}")
 
     def _judge(self) -> None:
-        if not self.is_planted:
-            super()._judge()
+        if self.is_planted:
+            return
+        super()._judge()
+        leaks = find_leaks(self.lines[self.judged :])
+        self.judged = len(self.lines)
+        assert not leaks, "\n".join(["the server told what nobody may:", *leaks])
 
 
 @asynccontextmanager

@@ -21,9 +21,10 @@ import pytest
 import pytest_asyncio
 from tests.live.client import TERMINAL, Client, Follower, Frame, connect, parse_id
 from tests.live.server import Server, running_server
+from tests.live.untold import note
 from websockets.exceptions import ConnectionClosed
 
-SECRET_KEY: Final = "the live tests sign their own tokens with this key"
+SECRET_KEY: Final = note("the live tests sign their own tokens with this key")
 SCRIPT: Final = "script=protocol_agents:script"
 """The agent that most tests serve, as the default."""
 _numbers: Final[Iterator[int]] = count(1)
@@ -41,7 +42,7 @@ def mint(
     now_s = time.time()
     every = {"sub": user, "iat": int(now_s), "exp": int(now_s + expires_s), **claims}
     present = {name: value for name, value in every.items() if value is not None}
-    return jwt.encode(present, key, algorithm=algorithm)
+    return note(jwt.encode(present, key, algorithm=algorithm))
 
 
 def steps(*all_steps: list[Any]) -> str:

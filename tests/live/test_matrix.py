@@ -19,10 +19,10 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from tests.live.client import RECV_TIMEOUT_S, Client, Frame, connect, parse_id, run_frame
-from tests.live.matrix import PRIVATE, PUBLIC, Http, Names, Question, Row, Socket
+from tests.live.matrix import ENDING, PRIVATE, PUBLIC, Http, Names, Question, Row, Socket
+from tests.live.people import COOKIE, add_user, signed_in
 from tests.live.server import POLL_S, Server
 from tests.live.stage import SCRIPT, Lane, caught_up, is_terminal, mint, shared_server, steps
-from tests.live.test_accounts import COOKIE, add_user, signed_in
 from tests.live.test_connecting import AGUI, knock
 from websockets.exceptions import ConnectionClosed
 
@@ -120,7 +120,7 @@ def _walk(schema: dict[str, Any], node: dict[str, Any], path: str) -> Iterator[s
 
 async def test_every_operation_has_a_row_and_every_row_an_operation() -> None:
     found = find_operations(create_app(Settings(), {}))
-    rows = PUBLIC.keys() | PRIVATE.keys()
+    rows = PUBLIC.keys() | PRIVATE.keys() | ENDING.keys()
     assert sorted(found - rows) == [], "no row of tests/live/matrix.py says who gets what of these"
     assert sorted(rows - found) == [], "these rows are of nothing that there is"
 
@@ -409,8 +409,26 @@ async def load_reason(server: Server, error_id: str) -> str:
     return MOVING.sub("(head)", json.dumps(record))
 
 
+@pytest.mark.parametrize("name", ENDING)
+async def test_what_ends_credentials_ends_the_askers_own(
+    name: str, door: Door, estate: Estate
+) -> None:
+    before = await estate.read(door)
+    async with asyncio.TaskGroup() as tries:
+        for names in (estate.ended, estate.ended.unknown()):
+            tries.create_task(end_own(ENDING[name], names, door))
+    assert await estate.read(door) == before  # by a socket and tokens that are older
+
+
+async def end_own(row: Row, names: Names, door: Door) -> None:
+    eve = Lane(door.server)
+    token = eve.token
+    assert (await door.ask(row.ask(names), token)).gist == row.owner == row.other
+    assert (await door.ask(Http("GET", "/api/me"), token)).gist == "401 revoked"
+
+
 @pytest.mark.parametrize("who", ["expired", "nobody"])
-@pytest.mark.parametrize("name", PRIVATE)
+@pytest.mark.parametrize("name", [*PRIVATE, *ENDING])
 async def test_who_has_no_valid_credential_is_told_only_that(
     name: str, who: str, door: Door, estate: Estate
 ) -> None:
@@ -418,7 +436,7 @@ async def test_who_has_no_valid_credential_is_told_only_that(
     reason = "expired" if who == "expired" else "missing"
     told = set()
     for names in (*estate.names, estate.ended.unknown()):
-        question = PRIVATE[name].ask(names)
+        question = {**PRIVATE, **ENDING}[name].ask(names)
         answer = await door.ask(question, token)
         status = "401" if isinstance(question, Http) else "4401"
         assert answer.gist == f"{status} {reason}"

@@ -22,6 +22,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.InvalidContext: ("invalid_input", None, 422, False),
     errors.InvalidCursor: ("invalid_cursor", None, 422, False),
     errors.CursorExpired: ("resume_expired", None, 410, False),
+    errors.MissingScope: ("forbidden", 4403, 403, False),
     errors.IdentityMismatch: ("identity_mismatch", None, 403, False),
     errors.TooLarge: ("too_large", 1009, 413, False),
     errors.LimitExceeded: ("limit_exceeded", 4429, 429, True),

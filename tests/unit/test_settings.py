@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from isolane.settings import InvalidSettings, Settings, load_settings
+from isolane.settings import InvalidSettings, ProviderSettings, Settings, load_settings
 
 SECRET = "short-secret-0123"
+CORP: dict[str, Any] = {"name": "corp", "issuer": "https://id.example.org", "audience": "isolane"}
+CLUB: dict[str, Any] = {"name": "club", "issuer": "https://club.example.org"}
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +41,9 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert (settings.run_timeout_s, settings.drain_timeout_s) == (600, 30)
     assert (settings.log_retention_s, settings.log_max_events) == (86_400, 20_000)
     assert settings.sqlalchemy_url == "sqlite:///isolane-data/isolane.db"
+    assert (settings.session_idle_s, settings.session_max_s) == (8 * 3600, 7 * 86_400)
+    assert settings.revoked_runs == "continue"
+    assert settings.all_providers == ()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,11 @@ def test_settings_never_change() -> None:
         ("LIMIT_FRAME_BYTES", "1023", "greater than or equal to 1024"),
         ("LIMIT_EVENT_BYTES", "", "integer"),
         ("POLICY", "drop", "queue|reject|interrupt"),
+        ("SESSION_IDLE_S", "0", "greater than 0"),
+        ("SESSION_IDLE_S", "inf", "finite"),
+        ("SESSION_MAX_S", "-1", "greater than 0"),
+        ("SESSION_MAX_S", "nan", "finite number|greater than 0"),
+        ("REVOKED_RUNS", "stop", "continue.*abort"),
         ("ALLOWED_ORIGINS", "https://a.example/path", "origins like https://example.org"),
         ("ALLOWED_ORIGINS", "*", "origins like https://example.org"),
     ],
@@ -162,3 +174,135 @@ def test_a_file_that_is_wrong_is_told_too(text: str, tmp_path: Path) -> None:
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"nowhere\.toml, which is no file"):
         load_settings({}, config=tmp_path / "nowhere.toml")
+
+
+# --- providers ------------------------------------------------------------------------------------
+
+
+def set_providers(monkeypatch: pytest.MonkeyPatch, *providers: dict[str, Any]) -> None:
+    monkeypatch.setenv("ISOLANE_PROVIDERS", json.dumps(providers))
+
+
+def test_providers_stand_in_the_file_or_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "isolane.toml"
+    tables = [
+        "[[providers]]\n" + "".join(f'{name} = "{value}"\n' for name, value in each.items())
+        for each in (CORP, CLUB)
+    ]
+    config.write_text("\n".join(tables))
+    from_file = load_settings({}, config=config).providers
+    assert from_file == (ProviderSettings(**CORP), ProviderSettings(**CLUB))
+    set_providers(monkeypatch, CORP, CLUB)
+    assert load_settings({}).providers == from_file
+
+
+def test_of_a_provider_name_and_issuer_are_enough() -> None:
+    only = ProviderSettings(name="corp", issuer="https://id.example.org")
+    assert (only.audience, only.jwks_url, only.client_id, only.client_secret) == (None,) * 4
+    assert only.label == ""
+    assert set(only.scopes) == {"threads:read", "runs:write"}
+
+
+@pytest.mark.parametrize(
+    "field, held",
+    [
+        *(("name", name) for name in ("", "Corp", "a|b", "a b", "-a", "a" * 33, "\u00e4", 5, None)),
+        *(
+            (field, address)
+            for field in ("issuer", "jwks_url")
+            for address in (
+                *("", "id.example.org", "http://id.example.org", "ftp://id.example.org"),
+                *("https://", "https://[", "file:///etc/passwd", "http://127.0.0.1.evil.example"),
+                *("http://localhost@evil.example", "http://169.254.169.254/keys", 5),
+            )
+        ),
+        ("audience", ["isolane"]),
+        ("client_id", 5),
+        ("scopes", ["openid"]),
+        ("scopes", "admin"),
+        ("colour", "green"),
+    ],
+)
+def test_wrong_field_of_a_provider_is_named(
+    field: str, held: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_providers(monkeypatch, {**CORP, "client_secret": SECRET, field: held})
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings({})
+    sentence = str(caught.value)
+    assert "ISOLANE_PROVIDERS" in sentence
+    assert field in sentence
+    assert SECRET not in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://id.example.org/realms/x",
+        "http://localhost:8080",
+        "http://127.0.0.1",
+        "http://[::1]",
+    ],
+)
+def test_addresses_are_safe_by_https_or_of_this_machine(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_providers(monkeypatch, {**CORP, "issuer": address, "jwks_url": address})
+    (found,) = load_settings({}).providers
+    assert (found.issuer, found.jwks_url) == (address, address)
+
+
+@pytest.mark.parametrize("what", ["name", "issuer"])
+def test_two_providers_share_neither_name_nor_issuer(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_providers(monkeypatch, CORP, {**CLUB, what: CORP[what]})
+    with pytest.raises(InvalidSettings, match=f"ISOLANE_PROVIDERS .* its own {what}"):
+        load_settings({})
+
+
+def test_single_provider_is_made_of_three_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOLANE_JWKS_URL", "https://id.example.org/jwks")
+    monkeypatch.setenv("ISOLANE_ISSUER", CORP["issuer"])
+    monkeypatch.setenv("ISOLANE_AUDIENCE", "isolane")
+    set_providers(monkeypatch, CLUB)
+    single = {**CORP, "name": "oidc", "jwks_url": "https://id.example.org/jwks"}
+    assert load_settings({}).all_providers == (ProviderSettings(**CLUB), ProviderSettings(**single))
+    for taken in ({**CLUB, "name": "oidc"}, CORP):
+        set_providers(monkeypatch, taken)
+        with pytest.raises(InvalidSettings, match="its own"):
+            load_settings({})
+
+
+@pytest.mark.parametrize(
+    "held, named",
+    [
+        ({"JWKS_URL": "https://id.example.org/jwks"}, "ISOLANE_ISSUER"),
+        ({"JWKS_URL": "https://id.example.org/jwks", "ISSUER": ""}, "ISOLANE_ISSUER"),
+        ({"JWKS_URL": "https://id.example.org/jwks", "ISSUER": "corp"}, "ISOLANE_ISSUER"),
+        ({"JWKS_URL": "http://id.example.org", "ISSUER": CORP["issuer"]}, "ISOLANE_JWKS_URL"),
+        ({"JWKS_URL": "", "ISSUER": CORP["issuer"]}, "ISOLANE_JWKS_URL"),
+    ],
+    ids=range(5),
+)
+def test_single_provider_that_cannot_be_is_told_by_its_variable(
+    held: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in held.items():
+        monkeypatch.setenv(f"ISOLANE_{name}", value)
+    with pytest.raises(InvalidSettings, match=named):
+        load_settings({})
+
+
+def test_secret_of_a_provider_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_providers(monkeypatch, {**CORP, "client_id": "isolane", "client_secret": SECRET})
+    settings = load_settings({})
+    assert SECRET not in f"{settings!r} {settings} {settings.all_providers!r}"
+    for text in (f'[{{"client_secret": "{SECRET}"', f'"{SECRET}"', f'{{"x": "{SECRET}"}}'):
+        monkeypatch.setenv("ISOLANE_PROVIDERS", text)
+        with pytest.raises(InvalidSettings) as caught:
+            load_settings({})
+        assert SECRET not in str(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +12,14 @@ from typing import Final, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
+from isolane.auth import revocations
+from isolane.auth.local import SEPARATOR
+from isolane.auth.sessions import sign_out
 from isolane.clock import Clock
-from isolane.database import Database, accounts, sessions
+from isolane.contracts import PLAIN
+from isolane.database import Database, accounts
 from isolane.errors import InvalidInput, NotFound, Unauthenticated
 from isolane.ids import check_user_id
 
@@ -33,6 +37,7 @@ class Account:
 
     user_id: str
     created_at: int
+    scopes: frozenset[str]
 
 
 class Accounts:
@@ -46,12 +51,14 @@ class Accounts:
         self._threads = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="isolane-hash")
         self._decoy: str | None = None
 
-    async def add(self, name: str, password: str) -> Account:
+    async def add(self, name: str, password: str, *, scopes: Iterable[str] = PLAIN) -> Account:
         """Make an account; raises `InvalidInput` when the name is taken or the password short."""
         user_id = check_user_id("username", name)
+        if SEPARATOR in user_id:
+            raise InvalidInput("username", f"may not hold {SEPARATOR}: users of other issuers do")
         _check_password(password)
         hashed = await self._hash(partial(self._hasher.hash, password))
-        account = Account(user_id, self._clock())
+        account = Account(user_id, self._clock(), frozenset(scopes))
         await self._database.write(partial(_insert, account, hashed))
         return account
 
@@ -60,7 +67,7 @@ class Accounts:
 
         An unknown name costs as much time as a wrong password.
         """
-        name = _normal(name)
+        name = normalize(name)
         if len(password.encode(errors="replace")) > PASSWORD_MAX_BYTES:
             raise Unauthenticated("invalid", "the password is too long to be one")
         found = await self._database.read(partial(_load_hash, name))
@@ -73,10 +80,25 @@ class Accounts:
         """Return all accounts by name."""
         return await self._database.read(_load_all)
 
-    async def remove(self, name: str) -> None:
-        """Remove an account and its sessions; raises `NotFound`."""
-        if not await self._database.write(partial(_delete, _normal(name))):
+    async def set_scopes(self, name: str, scopes: Iterable[str]) -> None:
+        """Let an account do this and no more, from now on; raises `NotFound`.
+
+        What was issued to the user before and may do more is revoked, sessions apart: they go on
+        with less.
+        """
+        chosen = frozenset(scopes)
+        work = partial(_update_scopes, normalize(name), chosen, self._clock())
+        if not await self._database.write(work):
             raise NotFound(f"no account is called {name}")
+
+    async def remove(self, name: str) -> None:
+        """Remove an account, and revoke all that was issued to its user; raises `NotFound`."""
+        if not await self._database.write(partial(_delete, normalize(name), self._clock())):
+            raise NotFound(f"no account is called {name}")
+
+    async def sign_out(self, user_id: str) -> None:
+        """Revoke all that was issued to a user so far, who needs no account."""
+        await self._database.write(partial(sign_out, normalize(user_id), self._clock()))
 
     def close(self) -> None:
         """End the hashing threads."""
@@ -93,11 +115,11 @@ class Accounts:
     def _matches(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
-        except (Argon2Error, InvalidHashError):
+        except (Argon2Error, InvalidHashError, UnicodeEncodeError):  # half a pair is no letter
             return False
 
 
-def _normal(name: str) -> str:
+def normalize(name: str) -> str:
     """Return the name as accounts are kept under it: there are two ways to write an accent."""
     return unicodedata.normalize("NFC", name)
 
@@ -105,15 +127,23 @@ def _normal(name: str) -> str:
 def _check_password(password: str) -> None:
     if len(password) < PASSWORD_MIN_CHARACTERS:
         raise InvalidInput("password", f"must have {PASSWORD_MIN_CHARACTERS} characters or more")
-    if len(password.encode()) > PASSWORD_MAX_BYTES:
+    try:
+        size = len(password.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput("password", "holds half a surrogate pair, which is no letter") from error
+    if size > PASSWORD_MAX_BYTES:
         raise InvalidInput("password", f"must have {PASSWORD_MAX_BYTES} bytes or fewer")
 
 
 def _insert(account: Account, hashed: str, connection: Connection) -> None:
     if _load_hash(account.user_id, connection) is not None:
         raise InvalidInput("username", f"{account.user_id!r} is taken")
-    row = {"user_id": account.user_id, "created_at": account.created_at}
-    connection.execute(insert(accounts).values(**row, password_hash=hashed))
+    row = {"user_id": account.user_id, "created_at": account.created_at, "password_hash": hashed}
+    connection.execute(insert(accounts).values(**row, scopes=_join(account.scopes)))
+
+
+def _join(scopes: Iterable[str]) -> str:
+    return " ".join(sorted(scopes))
 
 
 def _load_hash(name: str, connection: Connection) -> str | None:
@@ -122,10 +152,21 @@ def _load_hash(name: str, connection: Connection) -> str | None:
 
 
 def _load_all(connection: Connection) -> list[Account]:
-    query = select(accounts.c.user_id, accounts.c.created_at).order_by(accounts.c.user_id)
-    return [Account(user_id, created_at) for user_id, created_at in connection.execute(query)]
+    columns = accounts.c.user_id, accounts.c.created_at, accounts.c.scopes
+    rows = connection.execute(select(*columns).order_by(accounts.c.user_id))
+    return [Account(user_id, made, frozenset(scopes.split())) for user_id, made, scopes in rows]
 
 
-def _delete(name: str, connection: Connection) -> bool:
-    connection.execute(delete(sessions).where(sessions.c.user_id == name))
-    return connection.execute(delete(accounts).where(accounts.c.user_id == name)).rowcount > 0
+def _update_scopes(name: str, scopes: frozenset[str], now: int, connection: Connection) -> bool:
+    own = update(accounts).where(accounts.c.user_id == name)
+    if not connection.execute(own.values(scopes=_join(scopes))).rowcount:
+        return False
+    revocations.add(name, now, scopes, connection)
+    return True
+
+
+def _delete(name: str, now: int, connection: Connection) -> bool:
+    if not connection.execute(delete(accounts).where(accounts.c.user_id == name)).rowcount:
+        return False
+    sign_out(name, now, connection)
+    return True

@@ -18,6 +18,7 @@ from isolane.contracts.engines import (
 from isolane.contracts.ensure import ensure
 from isolane.contracts.rooms import AgentServiceProtocol, WebSocketManagerProtocol
 from isolane.contracts.shapes import (
+    PLAIN,
     BegunRun,
     ConnectionHealth,
     Delivery,
@@ -29,6 +30,7 @@ from isolane.contracts.shapes import (
     RunState,
     RunStop,
     RunTicket,
+    Scope,
     StoppedBy,
     StoredRun,
     ThreadPage,
@@ -38,6 +40,7 @@ from isolane.contracts.shapes import (
 )
 
 __all__ = [
+    "PLAIN",
     "Agent",
     "AgentServiceProtocol",
     "Authenticator",
@@ -56,6 +59,7 @@ __all__ = [
     "RunState",
     "RunStop",
     "RunTicket",
+    "Scope",
     "StopSignal",
     "StoppedBy",
     "Store",

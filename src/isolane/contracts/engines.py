@@ -231,12 +231,14 @@ class Limits(Protocol):
 
 @runtime_checkable
 class Authenticator(Protocol):
-    """Tells who a credential speaks for."""
+    """Tells who a credential speaks for. A host that has users of its own brings one."""
 
-    async def authenticate(self, token: str) -> Identity:
-        """Return who the bearer token speaks for; raises `Unauthenticated` with its reason.
+    async def authenticate(self, token: str) -> Identity | None:
+        """Return who `token` speaks for; None denies.
 
-        Raises `Unavailable` when that can't be found out now. Safe to cancel.
+        A token is what came as `Bearer`, as subprotocol `bearer.…` or in the host's own cookie, and
+        whatever anybody sent. Raises `Unauthenticated` to deny with a reason, `Unavailable` when it
+        can't be found out now. Safe to cancel.
         """
         ...
 

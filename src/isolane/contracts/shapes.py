@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from isolane.context import EventId, RunKey, UserExecutionContext
 from isolane.errors import CursorExpired, InvalidCursor
@@ -191,13 +191,35 @@ class ThreadSnapshot:
     """What its last run asks of a person, as long as nobody answered."""
 
 
+class Scope(StrEnum):
+    """What a credential may do."""
+
+    READ = "threads:read"
+    """Read and follow threads and runs."""
+    WRITE = "runs:write"
+    """Run agents, stop runs, make, rename and delete threads."""
+    CHECK = "check"
+    """Use the agent `check`, and with it the threads of its own user."""
+    ADMIN = "admin"
+    """Sign other users out."""
+
+
+PLAIN: Final = frozenset[str]({Scope.READ, Scope.WRITE})
+"""What a user may do whose credential names no scope."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a credential speaks for."""
+    """Who a credential speaks for, and for what; times in milliseconds since 1970."""
 
     user_id: str
-    expires_at: int | None
+    expires_at: int | None = None
     """When the credential behind it dies; None lives as long as its session."""
-    scopes: frozenset[str] = frozenset()
+    scopes: frozenset[str] = PLAIN
     session_id: str | None = None
     """The session behind the credential, if one is: ending it ends what it opened."""
+    issued_at: int | None = None
+    """When it was given out. Who is signed out everywhere loses what was issued before; None is
+    for those who vouch anew each time."""
+    key_id: str | None = None
+    """The key of ours that signed it, if one did: it dies with that key."""

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from starlette.requests import cookie_parser
 
+from isolane.agents import check
 from isolane.context import UserExecutionContext
-from isolane.contracts import Identity
+from isolane.contracts import Identity, Scope
 from isolane.doors.gateway import Gateway, OpenGateway
-from isolane.errors import Forbidden, Unauthenticated
+from isolane.errors import (
+    ContractError,
+    Forbidden,
+    InvalidContext,
+    MissingScope,
+    Unauthenticated,
+)
+from isolane.ids import check_user_id
 
 COOKIE: Final = "isolane_session"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_ENOUGH: Final[Mapping[Scope, frozenset[str]]] = {
+    Scope.READ: frozenset({Scope.READ, Scope.WRITE, Scope.CHECK}),
+    Scope.WRITE: frozenset({Scope.WRITE, Scope.CHECK}),
+    Scope.CHECK: frozenset({Scope.CHECK}),
+    Scope.ADMIN: frozenset({Scope.ADMIN}),
+}
+"""Who may write reads along, and a check reads and writes what it made."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-Scope = Mapping[str, Any]
+AsgiScope = Mapping[str, Any]
 
 
-def get_headers(scope: Scope, name: bytes) -> list[str]:
+def get_headers(scope: AsgiScope, name: bytes) -> list[str]:
     """Return every value of a header."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
-def get_bearer(scope: Scope) -> str | None:
+def get_bearer(scope: AsgiScope) -> str | None:
     """Return the Authorization header's token; an odd header is a token that nobody issued."""
     for value in get_headers(scope, b"authorization")[:1]:
         scheme, _, token = value.partition(" ")
@@ -34,16 +49,16 @@ def get_bearer(scope: Scope) -> str | None:
     return None
 
 
-def get_cookie(scope: Scope) -> str | None:
-    """Return the session cookie's secret."""
+def get_cookie(scope: AsgiScope, name: str = COOKIE) -> str | None:
+    """Return what a cookie holds; by default the session's secret."""
     for value in get_headers(scope, b"cookie"):
-        found = cookie_parser(value).get(COOKIE)
+        found = cookie_parser(value).get(name)
         if found is not None:
             return found
     return None
 
 
-def check_origin(gateway: Gateway, scope: Scope, *, is_needed: bool) -> None:
+def check_origin(gateway: Gateway, scope: AsgiScope, *, is_needed: bool) -> None:
     """Raise `Forbidden` unless the page that asks is one of ours or on the allow-list.
 
     A cookie goes along whoever asks; the Origin says who does. `is_needed` refuses its absence.
@@ -71,26 +86,75 @@ def _origin(text: str) -> tuple[str, str, int | None] | None:
     return parts.scheme, parts.hostname, port or _DEFAULT_PORTS.get(parts.scheme)
 
 
-def _own_origin(scope: Scope) -> tuple[str, str, int | None] | None:
+def _own_origin(scope: AsgiScope) -> tuple[str, str, int | None] | None:
     hosts = get_headers(scope, b"host")
     scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
     return _origin(f"{scheme}://{hosts[0]}") if len(hosts) == 1 else None
 
 
-async def authenticate(gateway: Gateway, scope: Scope, *, is_write: bool) -> Identity:
-    """Return who a bearer token or a session cookie speaks for; the token counts first.
+async def judge_token(gateway: Gateway, token: str) -> Identity:
+    """Return who a token speaks for; an authenticator that returns nothing denies.
+
+    Raises `Unauthenticated`, `Unavailable`, and `ContractError` for what is no identity.
+    """
+    found: object = await gateway.authenticator.authenticate(token)
+    if found is None:
+        raise Unauthenticated("invalid", "the authenticator knows nobody by this token")
+    if not isinstance(found, Identity):
+        raise ContractError(
+            f"{type(gateway.authenticator).__name__}.authenticate returned "
+            f"{type(found).__name__}; return an isolane.Identity, or None to deny"
+        )
+    try:
+        check_user_id("user_id", found.user_id)
+    except InvalidContext as error:
+        raise ContractError(
+            f"{type(gateway.authenticator).__name__}.authenticate returned an Identity of nobody; "
+            f"return None to deny"
+        ) from error
+    if found.expires_at is not None and gateway.clock() >= found.expires_at:
+        raise Unauthenticated("expired", "the credential is expired")
+    return gateway.check_revoked(found)
+
+
+async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
+    """Return who a cookie speaks for: the host's own where it has users, else the session's.
+
+    A cookie comes along whoever asks, so the page that asks must be known: for each write, and
+    for each socket. Raises `Unauthenticated`, `Forbidden`.
+    """
+    secret = get_cookie(scope, gateway.cookie) if gateway.cookie else None
+    if secret is None:
+        raise Unauthenticated("missing")
+    check_origin(gateway, scope, is_needed=is_write)
+    if gateway.has_own_users:
+        return gateway.check_revoked(await gateway.sessions.load(secret))
+    return await judge_token(gateway, secret)
+
+
+def require(identity: Identity, needed: Scope) -> None:
+    """Raise `MissingScope` unless the identity may; the one place where that is decided."""
+    if _ENOUGH[needed].isdisjoint(identity.scopes):
+        raise MissingScope(needed)
+
+
+def require_agent(identity: Identity, agent: str) -> None:
+    """Raise `MissingScope` unless the identity may run the agent: `check` runs its own only."""
+    needed = Scope.CHECK if agent == check.NAME else Scope.WRITE
+    if needed not in identity.scopes:
+        raise MissingScope(needed)
+
+
+async def authenticate(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
+    """Return who a bearer token or a cookie speaks for; the token counts first.
 
     Raises `Unauthenticated`, `Forbidden` and, when the gateway takes no work, `Unavailable`.
     """
     gateway.check_ready()
     token = get_bearer(scope)
     if token is not None:
-        return await gateway.authenticator.authenticate(token)
-    secret = get_cookie(scope)
-    if secret is None:
-        raise Unauthenticated("missing")
-    check_origin(gateway, scope, is_needed=is_write)
-    return await gateway.sessions.load(secret)
+        return await judge_token(gateway, token)
+    return await judge_cookie(gateway, scope, is_write=is_write)
 
 
 async def _identify(gateway: OpenGateway, request: Request) -> Identity:
@@ -98,8 +162,16 @@ async def _identify(gateway: OpenGateway, request: Request) -> Identity:
     return await authenticate(gateway, request.scope, is_write=is_write)
 
 
+def _allowing(needed: Scope) -> Callable[[Identity], Awaitable[Identity]]:
+    async def allow(identity: Annotated[Identity, Depends(_identify)]) -> Identity:
+        require(identity, needed)
+        return identity
+
+    return allow
+
+
 def make_context(
-    identity: Identity, scope: Scope, *, connection_id: str | None = None
+    identity: Identity, scope: AsgiScope, *, connection_id: str | None = None
 ) -> UserExecutionContext:
     """Return the context of one request: whose it is, and the id that a proxy gave it, if any."""
     given = get_headers(scope, b"x-request-id")
@@ -110,14 +182,25 @@ def make_context(
     )
 
 
-async def _contextualise(
-    identity: Annotated[Identity, Depends(_identify)], request: Request
-) -> UserExecutionContext:
+Identified = Annotated[Identity, Depends(_identify)]
+"""What a route asks for to know whose credential came, whatever that may do."""
+Reader = Annotated[Identity, Depends(_allowing(Scope.READ))]
+"""As above, for a credential that may read."""
+Writer = Annotated[Identity, Depends(_allowing(Scope.WRITE))]
+"""As above, for a credential that may write."""
+Admin = Annotated[Identity, Depends(_allowing(Scope.ADMIN))]
+"""As above, for a credential that may act on other users."""
+
+
+async def _context_to_read(identity: Reader, request: Request) -> UserExecutionContext:
     return make_context(identity, request.scope)
 
 
-Identified = Annotated[Identity, Depends(_identify)]
-"""What a route asks for to know whose credential came."""
+async def _context_to_write(identity: Writer, request: Request) -> UserExecutionContext:
+    return make_context(identity, request.scope)
 
-UserContext = Annotated[UserExecutionContext, Depends(_contextualise)]
+
+ReadContext = Annotated[UserExecutionContext, Depends(_context_to_read)]
+"""What a route asks for to read for the user."""
+WriteContext = Annotated[UserExecutionContext, Depends(_context_to_write)]
 """What a route asks for to act for the user."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Request
 
-from isolane.agents import check
 from isolane.auth.accounts import Accounts
+from isolane.auth.guessing import GuessGuard
+from isolane.auth.local import LocalIssuer
+from isolane.auth.providers import Provider
+from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
+from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
 from isolane.contracts import Authenticator, EventLog, Identity, Store
-from isolane.errors import Forbidden, Unavailable
+from isolane.errors import Forbidden, Unauthenticated, Unavailable
 from isolane.feed import Feed
 from isolane.service import AgentService
 from isolane.settings import Settings
@@ -29,12 +33,31 @@ Probe = Callable[[], Awaitable[None]]
 """Raises when a dependency can't be used."""
 
 
+class Stream(Protocol):
+    """An answer that goes on for as long as its credential counts."""
+
+    identity: Identity
+
+    def revoke(self) -> None:
+        """End it: its credential counts no more."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Gateway:
     """One running gateway."""
 
     settings: Settings
     authenticator: Authenticator
+    cookie: str
+    """The cookie that counts as a credential."""
+    has_own_users: bool
+    """False where the host has them: then nobody signs in here."""
+    issuer: LocalIssuer
+    providers: Mapping[str, Provider]
+    sign_ins: SignIns
+    guesses: GuessGuard
+    revocations: Revocations
     accounts: Accounts
     sessions: SessionBook
     tickets: TicketBook
@@ -52,18 +75,50 @@ class Gateway:
     watchdog: Watchdog
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
+    streams: set[Stream] = field(default_factory=set)
+    """The event streams that are open; sockets are the factory's."""
+    dropped_keys: int = 0
+    """How often a key of the local issuer was gone when somebody looked last."""
 
     def check_ready(self) -> None:
         """Raise `Unavailable` unless the gateway takes work."""
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
 
-    def choose_agent(self, name: str | None, identity: Identity) -> str:
-        """Return the agent's name, the default's for None; raises `UnknownAgent`, `Forbidden`."""
-        found = self.service.check_agent(name)
-        if found == check.NAME and check.SCOPE not in identity.scopes:
-            raise Forbidden(f"the agent {found} wants a token with the scope {check.SCOPE}")
-        return found
+    def check_own_users(self) -> None:
+        """Raise `Forbidden` where the host has the users."""
+        if not self.has_own_users:
+            raise Forbidden("users sign in at the app that this gateway is part of")
+
+    def is_revoked(self, identity: Identity) -> bool:
+        """Say whether the credential behind `identity` counts no more, as far as is known here."""
+        key_id = identity.key_id
+        is_keyless = key_id is not None and not self.issuer.knows_key(key_id)
+        return is_keyless or self.revocations.is_revoked(identity)
+
+    def check_revoked(self, identity: Identity) -> Identity:
+        """Return `identity`; raises `Unauthenticated` when its credential was revoked."""
+        if self.is_revoked(identity):
+            raise Unauthenticated("revoked", "the credential was revoked")
+        return identity
+
+    async def enforce_revocations(self) -> None:
+        """Close what was opened with credentials that were revoked since, by any process.
+
+        Who comes with such a credential is refused from here on. Raises `Unavailable`.
+        """
+        dropped = self.issuer.dropped_keys
+        found = await self.revocations.refresh()
+        if not found and dropped == self.dropped_keys:
+            return
+        self.dropped_keys = dropped
+        self.factory.revoke(self.is_revoked)
+        for stream in tuple(self.streams):
+            if self.is_revoked(stream.identity):
+                stream.revoke()
+        if self.settings.revoked_runs == "abort":
+            for row in found:
+                self.service.abort_all(row.user_id, until=row.revoked_at)
 
 
 def get_gateway(scope: Mapping[str, Any]) -> Gateway:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from isolane.doors.credentials import get_bearer, get_cookie
+from isolane.doors.credentials import get_bearer
 from isolane.doors.problems import close_code_of, to_problem
 from isolane.errors import InvalidFrame, IsolaneError, Unauthenticated
 from isolane.frames import SUBPROTOCOL, encode_frame, error_frame
@@ -37,7 +37,6 @@ class Handshake:
     offered: tuple[str, ...]
     token: str | None = field(repr=False)
     ticket: str | None = field(repr=False)
-    cookie: str | None = field(repr=False)
     replay: Replay | None
 
     @property
@@ -62,7 +61,6 @@ def read_handshake(scope: Scope) -> Handshake:
         offered=offered,
         token=_token(scope, offered),
         ticket=query.get("ticket"),
-        cookie=get_cookie(scope),
         replay=Replay(run_id, offset) if run_id is not None and offset is not None else None,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +54,15 @@ class Assets(StaticFiles):
 
     def __init__(self) -> None:
         """Serve from wherever the page is, also when it is built after the start."""
-        super().__init__(directory=find_page() or BUILT, check_dir=False)
+        super().__init__(directory=BUILT, check_dir=False)
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Look where the page is now."""
+        self.all_directories = [find_page() or BUILT]
+        return super().lookup_path(path)
+
+    async def check_config(self) -> None:
+        """Demand nothing: what nobody built isn't there, which is no fault."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Serve one file."""

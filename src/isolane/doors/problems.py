@@ -21,6 +21,7 @@ from isolane.errors import (
     TooLarge,
     Unauthenticated,
     chain_of,
+    traceback_of,
 )
 from isolane.frames import error_details
 from isolane.ids import new_error_id
@@ -49,7 +50,7 @@ def report(error: BaseException, **names: str | None) -> tuple[IsolaneError, str
         error_id=error_id,
         code="internal",
         chain=chain_of(error),
-        exc_info=error,
+        exception=traceback_of(error),
         **names,
     )
     return IsolaneError("internal"), error_id

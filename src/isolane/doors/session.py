@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from isolane.context import EventId, UserExecutionContext
-from isolane.contracts import WebSocketManagerProtocol
+from isolane.contracts import Scope, WebSocketManagerProtocol
 from isolane.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
+from isolane.doors.credentials import judge_token, require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
 from isolane.doors.problems import POLICY_CLOSE, close_code_of, report
@@ -65,6 +67,7 @@ class Session:
         self._dialogue = Dialogue()
         self._woken = asyncio.Event()
         self._is_warned = False
+        self._noted_at = gateway.clock() + gateway.sessions.touch_ms
 
     async def serve(self, receive: Receive) -> str:
         """Serve until the peer or we hang up; return why, for the log."""
@@ -101,8 +104,25 @@ class Session:
         except IsolaneError as error:
             self._tell(error)
             return
+        self._note_use(commands)
         for command in commands:
             await self._carry_out(command)
+
+    def _note_use(self, commands: Sequence[Command]) -> None:
+        """Keep the session behind the socket alive; a ping is the page's doing, not a person's."""
+        if self._connection.identity.session_id is None or self._gateway.clock() < self._noted_at:
+            return
+        if not all(isinstance(command, Ping) for command in commands):
+            self._noted_at = self._gateway.clock() + self._gateway.sessions.touch_ms
+            self._gateway.tasks.detach(self._extend(), name="session in use")
+
+    async def _extend(self) -> None:
+        connection = self._connection
+        identity = await self._gateway.sessions.extend(connection.identity)
+        if identity.session_id == connection.identity.session_id:  # not renewed meanwhile
+            connection.identity = identity
+            self._is_warned = False
+            self._woken.set()
 
     def _check_size(self, text: str) -> None:
         most = self._gateway.settings.limit_frame_bytes
@@ -113,6 +133,7 @@ class Session:
     async def _carry_out(self, command: Command) -> None:
         names = _names(command)
         try:
+            self._check_rights(command)
             await self._do(command)
         except (InvalidInput, InvalidCursor) as error:
             blamed = self._dialogue.blame(error, now_ms=self._gateway.clock(), **names)
@@ -123,6 +144,13 @@ class Session:
                 self._tell(error, **names)
             else:
                 self._fail(f"a {type(command).__name__} frame", error)
+
+    def _check_rights(self, command: Command) -> None:
+        """Raise `MissingScope`. Asked at each frame: the token may be a newer one."""
+        if isinstance(command, Run | Abort):
+            require(self._connection.identity, Scope.WRITE)
+        if isinstance(command, Run):
+            require_agent(self._connection.identity, self._agent)
 
     async def _do(self, command: Command) -> None:
         match command:
@@ -195,9 +223,7 @@ class Session:
         run_input = to_run_input(frame)
         manager = await self._open_manager(context)
         try:
-            # Asked at each run: the token may be a newer one than the upgrade's.
-            agent = self._gateway.choose_agent(self._agent, connection.identity)
-            ticket = await self._gateway.service.start(context, run_input, agent=agent)
+            ticket = await self._gateway.service.start(context, run_input, agent=self._agent)
         except BaseException:
             await self._gateway.factory.discard(manager, context)
             raise
@@ -240,9 +266,10 @@ class Session:
 
     async def _renew(self, token: str) -> None:
         connection = self._connection
-        identity = await self._gateway.authenticator.authenticate(token)
+        identity = await judge_token(self._gateway, token)
         if identity.user_id != connection.user_id:
             raise IdentityMismatch
+        require(identity, Scope.READ)  # as at the upgrade: what is followed goes on
         connection.identity = identity
         self._is_warned = False
         connection.post({"type": "auth_ok", "expiresAt": identity.expires_at})

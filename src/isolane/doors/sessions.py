@@ -1,52 +1,83 @@
-"""Signing in: what turns one credential into another."""
+"""Signing in and out: what turns one credential into another, and what takes it back."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from isolane.auth.sessions import LIFETIME_MS
+from isolane.auth.sessions import Begun, session_id_of
 from isolane.contracts import Identity
-from isolane.doors.credentials import COOKIE, Identified, check_origin, get_cookie
+from isolane.doors.credentials import (
+    COOKIE,
+    Admin,
+    Identified,
+    Reader,
+    Writer,
+    check_origin,
+    get_cookie,
+    get_headers,
+)
 from isolane.doors.gateway import Gateway, OpenGateway
-from isolane.errors import Unauthenticated
+from isolane.errors import NotFound, Unauthenticated
+from isolane.ids import NAME_WRITTEN_MAX, check_user_id
 
 router = APIRouter(tags=["sessions"])
 
 SIGN_IN_PATH: Final = "/signin"
 
+# ruff: noqa: N815 - the fields below are the wire's names
+
 
 class SignIn(BaseModel):
     """A local account's name and password."""
 
-    username: str
+    username: str = Field(max_length=NAME_WRITTEN_MAX)
     password: str
 
 
 class Me(BaseModel):
     """Who the credential speaks for, and until when (milliseconds since 1970)."""
 
-    userId: str  # noqa: N815 - the wire's names
-    expiresAt: int | None  # noqa: N815
+    userId: str
+    expiresAt: int | None
 
 
 class TicketOut(BaseModel):
     """A single-use ticket for the WebSocket's address."""
 
     ticket: str
-    expiresAt: int  # noqa: N815
+    expiresAt: int
+
+
+class SessionOut(BaseModel):
+    """One of the user's sessions; times in milliseconds since 1970, `lastSeenAt` to a minute."""
+
+    sessionId: str
+    device: str
+    """What its browser calls itself."""
+    createdAt: int
+    lastSeenAt: int
+    isCurrent: bool
+
+
+class Sessions(BaseModel):
+    """The user's sessions, the last used first."""
+
+    sessions: list[SessionOut]
 
 
 @router.post("/api/session")
 async def sign_in(gateway: OpenGateway, request: Request, response: Response, given: SignIn) -> Me:
     """Sign in to a local account; sets the session cookie."""
     gateway.check_ready()
+    gateway.check_own_users()
     check_origin(gateway, request.scope, is_needed=False)
-    user_id = await gateway.accounts.verify(given.username, given.password)
-    return await _begin(gateway, request, response, user_id)
+    async with gateway.guesses.attempt(given.username, address_of(request)):
+        user_id = await gateway.accounts.verify(given.username, given.password)
+    return _me((await begin_session(gateway, request, response, user_id)).identity)
 
 
 @router.delete("/api/session", status_code=204)
@@ -55,10 +86,49 @@ async def sign_out(gateway: OpenGateway, request: Request, response: Response) -
     secret = get_cookie(request.scope)
     if secret is not None:
         check_origin(gateway, request.scope, is_needed=True)
-        identity = await gateway.sessions.end(secret)
-        if identity is not None:
-            gateway.factory.revoke(identity)
+        await _end(gateway, secret)
     response.delete_cookie(COOKIE, path="/")
+
+
+@router.get("/api/sessions")
+async def list_sessions(gateway: OpenGateway, identity: Reader) -> Sessions:
+    """List where the user is signed in."""
+    found = await gateway.sessions.load_all(identity.user_id)
+    listed = [
+        SessionOut(
+            sessionId=session.session_id,
+            device=session.device,
+            createdAt=session.created_at,
+            lastSeenAt=session.last_seen_at,
+            isCurrent=session.session_id == identity.session_id,
+        )
+        for session in found
+    ]
+    return Sessions(sessions=listed)
+
+
+@router.delete("/api/sessions", status_code=204)
+async def sign_out_everywhere(gateway: OpenGateway, identity: Writer, response: Response) -> None:
+    """End all the user's sessions, and revoke every token that was issued to them so far."""
+    await gateway.sessions.end_all(identity.user_id)
+    await gateway.enforce_revocations()
+    response.delete_cookie(COOKIE, path="/")
+
+
+@router.delete("/api/sessions/{session_id}", status_code=204)
+async def end_session(gateway: OpenGateway, identity: Writer, session_id: str) -> None:
+    """End one of the user's sessions, as of a device that was lost."""
+    await gateway.sessions.end(identity.user_id, session_id)
+    await gateway.enforce_revocations()
+
+
+@router.post("/api/users/{user_id}/sign-out", status_code=204)
+async def sign_user_out(
+    gateway: OpenGateway, _admin: Admin, user_id: Annotated[str, Path(max_length=128)]
+) -> None:
+    """Sign another user out everywhere; it tells nothing of whether there is one."""
+    await gateway.sessions.end_all(check_user_id("userId", user_id))
+    await gateway.enforce_revocations()
 
 
 @router.get("/api/me")
@@ -68,9 +138,13 @@ async def me(identity: Identified) -> Me:
 
 
 @router.post("/api/tickets")
-async def create_ticket(gateway: OpenGateway, identity: Identified) -> TicketOut:
-    """Give out a ticket that stands for the bearer once, within 30 s."""
-    ticket = gateway.tickets.issue(identity)
+async def create_ticket(gateway: OpenGateway, identity: Identified, request: Request) -> TicketOut:
+    """Give out a ticket that stands for the bearer once, within 30 s.
+
+    Asked for by a page, it is good for pages of that origin only.
+    """
+    origins = get_headers(request.scope, b"origin")
+    ticket = gateway.tickets.issue(identity, origin=origins[0] if origins else None)
     return TicketOut(ticket=ticket.secret, expiresAt=ticket.expires_at)
 
 
@@ -84,23 +158,42 @@ async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = ""
         if "text/html" not in request.headers.get("accept", ""):
             raise
         return response  # a person with a used link: the page asks them to sign in
-    await _begin(gateway, request, response, identity.user_id)
+    await begin_session(gateway, request, response, identity.user_id)
     return response
 
 
-async def _begin(gateway: Gateway, request: Request, response: Response, user_id: str) -> Me:
-    session = await gateway.sessions.begin(user_id)
+def address_of(request: Request) -> str:
+    """Return where a request comes from, as far as a trusted proxy says it."""
+    return request.client.host if request.client else ""
+
+
+async def begin_session(
+    gateway: Gateway, request: Request, response: Response, user_id: str
+) -> Begun:
+    """Begin a session for who just proved who they are, and give its cookie to the browser."""
+    device = request.headers.get("user-agent", "")
+    begun = await gateway.sessions.begin(user_id, device=device)
     response.set_cookie(
         COOKIE,
-        session.secret,
-        max_age=LIFETIME_MS // 1000,
+        begun.secret,
+        max_age=round(gateway.settings.session_max_s),
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",
         path="/",
     )
     response.headers["cache-control"] = "no-store"
-    return _me(Identity(user_id, session.expires_at))
+    return begun
+
+
+async def _end(gateway: Gateway, secret: str) -> None:
+    """End a cookie's session; one that has ended already stays so."""
+    try:
+        identity = await gateway.sessions.load(secret)
+        await gateway.sessions.end(identity.user_id, session_id_of(secret))
+    except (Unauthenticated, NotFound):
+        return
+    await gateway.enforce_revocations()
 
 
 def _me(identity: Identity) -> Me:

@@ -13,9 +13,16 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from isolane.agents import check
 from isolane.context import EventId
 from isolane.contracts import Identity
-from isolane.doors.credentials import Identified, UserContext, make_context
+from isolane.doors.credentials import (
+    ReadContext,
+    Reader,
+    Writer,
+    make_context,
+    require_agent,
+)
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
 from isolane.errors import IsolaneError, NotFound, SlowConsumer, Unauthenticated
@@ -40,9 +47,14 @@ class EventStream(StreamingResponse):
 
     def __init__(self, gateway: Gateway, identity: Identity, records: Records) -> None:
         """Send `records` while the credential lives; takes over a slot that was reserved."""
-        super().__init__(_encode(gateway, identity, records), headers=HEADERS)
+        self._revoked = asyncio.Event()
+        super().__init__(_encode(gateway, identity, records, self._revoked), headers=HEADERS)
         self._gateway = gateway
-        self._user_id = identity.user_id
+        self.identity = identity
+
+    def revoke(self) -> None:
+        """End the stream with an error that says so: its credential counts no more."""
+        self._revoked.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
@@ -53,6 +65,9 @@ class EventStream(StreamingResponse):
                 await send(message)
 
         abort = scope.get("extensions", {}).get("isolane.transport", {}).get("abort")
+        self._gateway.streams.add(self)
+        if self._gateway.is_revoked(self.identity):  # while the stream was being opened
+            self.revoke()
         stream = tasks.start(self._stream(send_in_time, abort), name="event stream")
         gone = tasks.start(self.listen_for_disconnect(receive), name="event stream's reader")
         try:
@@ -60,7 +75,8 @@ class EventStream(StreamingResponse):
         finally:
             await end_task(stream)
             await end_task(gone)
-            self._gateway.factory.release_slot(self._user_id)
+            self._gateway.streams.discard(self)
+            self._gateway.factory.release_slot(self.identity.user_id)
 
     async def _stream(self, send: Send, abort: Callable[[], None] | None) -> None:
         try:
@@ -68,7 +84,9 @@ class EventStream(StreamingResponse):
         except TimeoutError:
             if abort is not None:
                 abort()
-            _log.info("event stream given up", code=SlowConsumer.code, user_id=self._user_id)
+            _log.info(
+                "event stream given up", code=SlowConsumer.code, user_id=self.identity.user_id
+            )
 
 
 async def _open_stream(
@@ -86,11 +104,17 @@ async def _open_stream(
         raise
 
 
-async def _encode(gateway: Gateway, identity: Identity, records: Records) -> AsyncIterator[bytes]:
+async def _encode(
+    gateway: Gateway, identity: Identity, records: Records, revoked: asyncio.Event
+) -> AsyncIterator[bytes]:
     """Yield each record as an event with its id, and a comment at each quiet heartbeat."""
-    async with aclosing(records):
+    beats = _with_beats(records, gateway.settings.heartbeat_s, revoked)
+    # The inner one first: while it waits for a record, the records can't be closed.
+    async with aclosing(records), aclosing(beats):
         try:
-            async for record in _with_beats(records, gateway.settings.heartbeat_s):
+            async for record in beats:
+                if revoked.is_set():
+                    raise Unauthenticated("revoked", "the credential behind the stream was revoked")
                 if identity.expires_at is not None and gateway.clock() >= identity.expires_at:
                     raise Unauthenticated("expired", "the credential behind the stream expired")
                 if record is None:
@@ -103,14 +127,19 @@ async def _encode(gateway: Gateway, identity: Identity, records: Records) -> Asy
             yield b"data: %b\n\n" % event
 
 
-async def _with_beats(records: Records, heartbeat_s: float) -> AsyncIterator[Record | None]:
-    """Yield records, and None whenever none came for a heartbeat."""
+async def _with_beats(
+    records: Records, heartbeat_s: float, revoked: asyncio.Event
+) -> AsyncGenerator[Record | None, None]:
+    """Yield records, and None whenever none came for a heartbeat, or the stream is to end."""
     waiting: asyncio.Task[Record] | None = None
+    ending = asyncio.ensure_future(revoked.wait())
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(records))
-            done, _ = await asyncio.wait({waiting}, timeout=heartbeat_s)
-            if not done:
+            await asyncio.wait(
+                {waiting, ending}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not waiting.done():
                 yield None
                 continue
             try:
@@ -119,16 +148,17 @@ async def _with_beats(records: Records, heartbeat_s: float) -> AsyncIterator[Rec
                 return
             waiting = None
     finally:
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.wait({waiting})
+        left = {task for task in (waiting, ending) if task is not None}
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left)
 
 
 @router.get("/api/threads/{thread_id}/events", tags=["threads"], response_class=StreamingResponse)
 async def follow_thread(
     gateway: OpenGateway,
-    identity: Identified,
-    context: UserContext,
+    identity: Reader,
+    context: ReadContext,
     *,
     thread_id: str,
     after: str | None = None,
@@ -156,7 +186,7 @@ async def follow_thread(
 @router.post("/agui", tags=["agui"], response_class=StreamingResponse)
 async def run_default_agent(
     gateway: OpenGateway,
-    identity: Identified,
+    identity: Writer,
     request: Request,
     last_event_id: LastEventId = None,
 ) -> EventStream:
@@ -167,7 +197,7 @@ async def run_default_agent(
 @router.post("/agui/{agent}", tags=["agui"], response_class=StreamingResponse)
 async def run_agent(
     gateway: OpenGateway,
-    identity: Identified,
+    identity: Writer,
     request: Request,
     agent: str,
     last_event_id: LastEventId = None,
@@ -178,11 +208,14 @@ async def run_agent(
 
 @router.get("/agui/{agent}/capabilities", tags=["agui"])
 async def capabilities(
-    gateway: OpenGateway, identity: Identified, agent: str
+    gateway: OpenGateway, identity: Reader, agent: str
 ) -> dict[str, dict[str, Any]]:
     """Say what an agent's door can do, in AG-UI's words."""
+    name = gateway.service.check_agent(agent)
+    if name == check.NAME:
+        require_agent(identity, name)
     return {
-        "identity": {"name": gateway.choose_agent(agent, identity)},
+        "identity": {"name": name},
         "transport": {"streaming": True, "websocket": True, "resumable": True},
         "humanInTheLoop": {"supported": True, "interrupts": True},
     }
@@ -197,7 +230,8 @@ async def _run(
     last_event_id: str | None,
 ) -> EventStream:
     gateway.factory.check_rate(identity.user_id)
-    chosen = gateway.choose_agent(agent, identity)
+    chosen = gateway.service.check_agent(agent)
+    require_agent(identity, chosen)
     run = read_run(decode_object(await request.body()))
     own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
     asked = None if last_event_id is None else EventId.parse(last_event_id)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from isolane.contracts import RunStop, StoppedBy, StoredRun, ThreadSummary
-from isolane.doors.credentials import UserContext
+from isolane.doors.credentials import ReadContext, WriteContext
 from isolane.doors.gateway import OpenGateway
 from isolane.errors import NotFound
 from isolane.ids import check_wire_id, new_thread_id
@@ -94,7 +94,7 @@ class Stopping(BaseModel):
 @router.get("/threads")
 async def list_threads(
     gateway: OpenGateway,
-    context: UserContext,
+    context: ReadContext,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
 ) -> Threads:
@@ -104,7 +104,7 @@ async def list_threads(
 
 
 @router.post("/threads", status_code=201)
-async def create_thread(gateway: OpenGateway, context: UserContext, given: NewThread) -> Thread:
+async def create_thread(gateway: OpenGateway, context: WriteContext, given: NewThread) -> Thread:
     """Make a thread, or return the one that has the id."""
     own = context.for_thread(given.threadId or new_thread_id())
     thread = await gateway.store.add_thread(own.thread_key, title=given.title)
@@ -113,7 +113,7 @@ async def create_thread(gateway: OpenGateway, context: UserContext, given: NewTh
 
 
 @router.get("/threads/{thread_id}")
-async def get_thread(gateway: OpenGateway, context: UserContext, thread_id: str) -> ThreadDetail:
+async def get_thread(gateway: OpenGateway, context: ReadContext, thread_id: str) -> ThreadDetail:
     """Return a thread, its messages and its head, of one moment."""
     snapshot = await gateway.store.load_snapshot(context.for_thread(thread_id).thread_key)
     if snapshot is None:
@@ -128,7 +128,7 @@ async def get_thread(gateway: OpenGateway, context: UserContext, thread_id: str)
 
 @router.patch("/threads/{thread_id}")
 async def rename_thread(
-    gateway: OpenGateway, context: UserContext, thread_id: str, given: Rename
+    gateway: OpenGateway, context: WriteContext, thread_id: str, given: Rename
 ) -> Thread:
     """Give a thread another title."""
     own = context.for_thread(thread_id)
@@ -138,7 +138,7 @@ async def rename_thread(
 
 
 @router.delete("/threads/{thread_id}", status_code=204)
-async def delete_thread(gateway: OpenGateway, context: UserContext, thread_id: str) -> None:
+async def delete_thread(gateway: OpenGateway, context: WriteContext, thread_id: str) -> None:
     """Remove a thread with its log and messages, and end its runs."""
     own = context.for_thread(thread_id)
     await gateway.service.delete_thread(own)
@@ -146,13 +146,13 @@ async def delete_thread(gateway: OpenGateway, context: UserContext, thread_id: s
 
 
 @router.get("/runs/{run_id}")
-async def get_run(gateway: OpenGateway, context: UserContext, run_id: str) -> RunOut:
+async def get_run(gateway: OpenGateway, context: ReadContext, run_id: str) -> RunOut:
     """Say where a run stands."""
     return _run(await gateway.service.load_run(context, check_wire_id("runId", run_id)))
 
 
 @router.post("/runs/{run_id}/abort", status_code=202)
-async def abort_run(gateway: OpenGateway, context: UserContext, run_id: str) -> Stopping:
+async def abort_run(gateway: OpenGateway, context: WriteContext, run_id: str) -> Stopping:
     """Stop a run; one that has ended stays as it is."""
     own = await gateway.service.locate(context, check_wire_id("runId", run_id))
     await gateway.service.abort(own)

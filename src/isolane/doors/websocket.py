@@ -7,8 +7,17 @@ from dataclasses import dataclass
 
 import structlog
 
+from isolane.agents import check
 from isolane.contracts import Identity
-from isolane.doors.credentials import check_origin, make_context
+from isolane.contracts import Scope as Rights
+from isolane.doors.credentials import (
+    get_headers,
+    judge_cookie,
+    judge_token,
+    make_context,
+    require,
+    require_agent,
+)
 from isolane.doors.gateway import Gateway, get_gateway
 from isolane.doors.handshake import (
     Handshake,
@@ -20,7 +29,6 @@ from isolane.doors.handshake import (
 )
 from isolane.doors.problems import report
 from isolane.doors.session import Session
-from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
 from isolane.websocket.connection import WebSocketConnection
 
@@ -37,7 +45,10 @@ class WebSocketDoor:
         try:
             gateway = get_gateway(scope)
             identity = await _admit(gateway, scope, handshake)
-            agent = gateway.choose_agent(handshake.agent, identity)
+            agent = gateway.service.check_agent(handshake.agent)
+            require(identity, Rights.READ)
+            if agent == check.NAME:
+                require_agent(identity, agent)
             gateway.factory.reserve(identity.user_id)
         except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
             known, error_id = report(error, agent=handshake.agent)
@@ -53,13 +64,11 @@ async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identi
     handshake.check_offer()
     gateway.check_ready()
     if handshake.token is not None:
-        return await gateway.authenticator.authenticate(handshake.token)
+        return await judge_token(gateway, handshake.token)
     if handshake.ticket is not None:
-        return gateway.tickets.redeem(handshake.ticket)
-    if handshake.cookie is not None:
-        check_origin(gateway, scope, is_needed=True)
-        return await gateway.sessions.load(handshake.cookie)
-    raise Unauthenticated("missing")
+        origins = get_headers(scope, b"origin")
+        return gateway.check_revoked(gateway.tickets.redeem(handshake.ticket, origins=origins))
+    return await judge_cookie(gateway, scope, is_write=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ class _Upgrade:
             factory.release_slot(self.identity.user_id)
             raise
         factory.own(connection)
+        if self.gateway.is_revoked(self.identity):  # while the socket was being opened
+            factory.revoke(self.gateway.is_revoked)
         names = {"connection_id": connection.id, "user_id": connection.user_id}
         context = connection.context
         _log.info(

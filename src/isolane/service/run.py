@@ -24,6 +24,7 @@ from isolane.errors import (
     NotFound,
     Unavailable,
     chain_of,
+    traceback_of,
 )
 from isolane.events import (
     RUN_ERROR,
@@ -115,6 +116,8 @@ class Run:
     is_abandoned: bool = False
     """Whether its agent goes on although nobody hears it."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    taken_on_at: int = field(default_factory=now_ms)
+    """Milliseconds since 1970; before a restart, if there was one since."""
 
     @property
     def thread_id(self) -> str:
@@ -330,7 +333,7 @@ def _report(run: Run, error: IsolaneError, error_id: str | None) -> None:
         error_id=error_id,
         code=error.code,
         chain=chain_of(error),
-        exc_info=error,
+        exception=traceback_of(error),
         **_names(run),
     )
 

@@ -199,6 +199,12 @@ class AgentService:
             _check_thread(context, run.thread_id)
             run.stop.set()
 
+    def abort_all(self, user_id: str, *, until: int) -> None:
+        """Stop every run of a user that was taken on until then, those that wait too."""
+        for key, run in self._runs.items():
+            if key.user_id == user_id and run.taken_on_at <= until:
+                run.stop.set()
+
     async def delete_thread(self, context: UserExecutionContext) -> None:
         """Remove the context's thread: its runs end without another event. Raises `NotFound`."""
         key = context.thread_key
@@ -478,7 +484,9 @@ class AgentService:
         """Return the run; when its agent is served no more, the default one takes it."""
         default = self._agents[self.check_agent(None)]
         agent = self._agents.get(stored.draft.agent, default)
-        return Run(_context_of(stored), stored.draft, agent, Stop(self._clock))
+        run = Run(_context_of(stored), stored.draft, agent, Stop(self._clock))
+        run.taken_on_at = stored.created_at
+        return run
 
 
 def _check_thread(context: UserExecutionContext, thread_id: str) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity, Verdict
-from isolane.errors import ConnectionFailed, IsolaneError, SlowConsumer
+from isolane.errors import ConnectionFailed, IsolaneError, SlowConsumer, traceback_of
 from isolane.events import Record
 from isolane.frames import encode_frame
 from isolane.tasks import TaskOwner, end_task
@@ -273,7 +273,7 @@ class WebSocketConnection:
         except (OSError, RuntimeError):  # what servers raise on a dead socket, each its own
             self._is_open = False
         except Exception as error:  # noqa: BLE001 - a socket that may live on, and takes nothing
-            _log.error("socket failed", connection_id=self.id, exc_info=error)
+            _log.error("socket failed", connection_id=self.id, exception=traceback_of(error))
             self.give_up(ConnectionFailed(f"connection {self.id} can't be written to"))
             await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from isolane.context import ThreadKey, UserExecutionContext
@@ -164,11 +164,12 @@ class WebSocketManagerFactory:
         """Send a control frame to all greeted sockets of the user, wherever they follow."""
         return await send_to_each(self._sockets_of(user_id), message)
 
-    def revoke(self, identity: Identity) -> None:
-        """Close the sockets that the identity's session opened, tickets of it included."""
-        for connection in self._sockets_of(identity.user_id):
-            if connection.identity.session_id == identity.session_id:
-                connection.request_close(Unauthenticated.close_code or CLOSE_NORMAL, "revoked")
+    def revoke(self, is_revoked: Callable[[Identity], bool]) -> None:
+        """Close the sockets whose credential counts no more; a renewed one's is the newer."""
+        for user_id in tuple(self._sockets):
+            for connection in self._sockets_of(user_id):
+                if is_revoked(connection.identity):
+                    connection.request_close(Unauthenticated.close_code or CLOSE_NORMAL, "revoked")
 
     def post_to_user(self, user_id: str, message: Mapping[str, object]) -> None:
         """Put a control frame in line at all greeted sockets of the user, without waiting."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,9 +15,12 @@ from isolane.errors import LimitExceeded, Unauthenticated
 ALICE = Identity("alice", None)
 
 
-def refusal(book: TicketBook, secret: str) -> str:
+HOME = "https://home.example"
+
+
+def refusal(book: TicketBook, secret: str, *, origins: Sequence[str] = ()) -> str:
     with pytest.raises(Unauthenticated) as caught:
-        book.redeem(secret)
+        book.redeem(secret, origins=origins)
     assert not secret or secret not in str(caught.value)
     return caught.value.reason
 
@@ -52,6 +56,32 @@ def test_a_ticket_lives_thirty_seconds() -> None:
     clock.now += 1
     assert refusal(book, late.secret) == "expired"
     assert refusal(book, late.secret) == "invalid"
+
+
+def test_a_ticket_is_for_pages_of_the_origin_that_asked_for_it() -> None:
+    book = TicketBook(ManualClock())
+    for wrong in ([], ["https://evil.example"], ["null"], [HOME, HOME], [HOME, "null"]):
+        secret = book.issue(ALICE, origin=HOME).secret
+        assert refusal(book, secret, origins=wrong) == "invalid"
+        assert refusal(book, secret, origins=[HOME]) == "invalid", "it was seen elsewhere"
+    assert book.redeem(book.issue(ALICE, origin=HOME).secret, origins=[HOME]) is ALICE
+
+
+def test_a_ticket_of_a_program_is_for_any_origin() -> None:
+    book = TicketBook(ManualClock())
+    for origins in ([], [HOME], ["null"]):
+        assert book.redeem(book.issue(ALICE).secret, origins=origins) is ALICE
+
+
+def test_a_ticket_stands_for_what_it_was_bought_with() -> None:
+    book = TicketBook(ManualClock())
+    bought_with = Identity("alice", None, frozenset({"threads:read"}), "s-1", 7, "k-1")
+    assert book.redeem(book.issue(bought_with).secret) == bought_with
+
+
+def test_printing_a_ticket_prints_no_secret() -> None:
+    ticket = TicketBook(ManualClock()).issue(ALICE)
+    assert ticket.secret not in repr(ticket)
 
 
 def test_a_ticket_does_not_outlive_the_credential_behind_it() -> None:

@@ -1,0 +1,180 @@
+"""The signing keys of the local issuer: the newest signs, older ones live as long as their tokens.
+
+In the file each line is a key, the newest first, and behind it when the last of its tokens dies
+(seconds since 1970).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from isolane.settings import InvalidSettings
+
+KEY_BYTES: Final = 32
+_ID_CHARACTERS: Final = 16
+_LINE: Final = re.compile(r"([!-~]+)(?: (\d{1,12}))?")
+_UNKNOWN_S: Final = 253_402_300_799
+"""When the tokens of a key die that somebody put there without saying so: not in our time."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """One secret; `last_expiry_s` is when the last token that it signed dies."""
+
+    secret: str = field(repr=False)
+    last_expiry_s: int = 0
+
+    @property
+    def id(self) -> str:
+        """What tokens name it by; it tells nothing of the secret."""
+        return sha256(b"isolane key id:" + self.secret.encode()).hexdigest()[:_ID_CHARACTERS]
+
+
+class KeyRing(Protocol):
+    """Where the local issuer's keys are."""
+
+    @property
+    def keys(self) -> Sequence[SigningKey]:
+        """The keys that count now; the first one signs."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How often it was seen that a key is gone."""
+        ...
+
+    def take(self, expiry_s: int) -> SigningKey:
+        """Return the key to sign with, and remember that its token lives so long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedKey:
+    """One key that somebody else keeps, as in the settings."""
+
+    keys: tuple[SigningKey]
+    dropped: int = 0
+
+    def take(self, expiry_s: int) -> SigningKey:  # noqa: ARG002 - the contract's
+        """Return the key; who keeps it decides when it goes."""
+        return self.keys[0]
+
+
+class KeyFile:
+    """Keys in a file that is readable for its owner only, made at the first start."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the keys in `path`, or make the first one.
+
+        Raises `InvalidSettings` for a file that holds something else, `OSError`.
+        """
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _write(path, [_new_key()], is_first=True)
+        self._stamp: tuple[int, int] | None = None
+        self._keys = tuple(_read(path))
+        self._complaint = ""
+        self.dropped = 0
+
+    @property
+    def keys(self) -> Sequence[SigningKey]:
+        """The keys as the file has them now: `isolane key rotate` is another process.
+
+        A file that can't be read changes nothing: to let everybody out is nobody's wish.
+        """
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp != self._stamp:
+                found = tuple(_read(self._path))
+                # Whoever was let in by a key was judged while it was read, so its end is seen here.
+                self.dropped += not {key.id for key in self._keys} <= {key.id for key in found}
+                self._keys, self._stamp = found, stamp
+        except (OSError, InvalidSettings) as error:
+            self._complain(str(error))
+        return self._keys
+
+    def _complain(self, reason: str) -> None:
+        if reason != self._complaint:  # once, and not at each token
+            _log.warning("keys not read anew", reason=reason)
+        self._complaint = reason
+
+    def take(self, expiry_s: int) -> SigningKey:
+        """Return the newest key, which stays until `expiry_s` when it is rotated meanwhile."""
+        with self._change() as keys:
+            keys[0] = replace(keys[0], last_expiry_s=max(expiry_s, keys[0].last_expiry_s))
+            return keys[0]
+
+    def rotate(self, *, now_s: int, forget: bool = False) -> None:
+        """Sign with a new key from now on.
+
+        Older keys stay until their last token has died; with `forget` they and their tokens die
+        now.
+        """
+        with self._change() as keys:
+            keys[:] = [key for key in keys if key.last_expiry_s > now_s and not forget]
+            keys.insert(0, _new_key())
+
+    @contextmanager
+    def _change(self) -> Iterator[list[SigningKey]]:
+        """Change the keys under a lock, all at once."""
+        # The folder is what stays: the file is another one after each change.
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            before = _read(self._path)
+            keys = list(before)
+            yield keys
+            if keys != before:
+                _write(self._path, keys)
+        finally:
+            os.close(folder)
+
+
+def _new_key() -> SigningKey:
+    return SigningKey(secrets.token_urlsafe(KEY_BYTES))
+
+
+def _read(path: Path) -> list[SigningKey]:
+    lines = [_LINE.fullmatch(line) for line in path.read_text().splitlines()]
+    keys = [SigningKey(line[1], int(line[2] or _UNKNOWN_S)) for line in lines if line is not None]
+    if not keys or len(keys) < len(lines):
+        raise InvalidSettings(f"{path} holds no keys; put it back, or remove it for a new one.")
+    return keys
+
+
+def _write(path: Path, keys: Sequence[SigningKey], *, is_first: bool = False) -> None:
+    """Put a whole file in place at once; of two that make the first one, one does."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.writelines(f"{key.secret} {key.last_expiry_s}\n" for key in keys)
+        file.flush()
+        os.fsync(descriptor)
+        if not is_first:  # the server's own, whoever rotates
+            status = path.stat()
+            with suppress(PermissionError):
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+    if not is_first:
+        draft.replace(path)
+        return
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()

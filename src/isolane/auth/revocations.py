@@ -1,0 +1,118 @@
+"""What no longer opens anything, whatever it says itself: written by any process, read by all.
+
+A row says: what was given to this user before that moment, and may do more than this, is over. Or:
+this session is. So a token, a session or a socket that is newer than the row is never touched.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import partial
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from isolane.clock import Clock
+from isolane.contracts import Identity
+from isolane.database import Database, revocations
+
+SESSION_KEPT_MS: Final = 3_600_000
+"""An ended session opens nothing anyway: its row is for the sockets that it opened before."""
+
+
+class Revocation(NamedTuple):
+    """One row."""
+
+    id: int
+    user_id: str
+    session_id: str | None
+    revoked_at: int
+    scopes: frozenset[str]
+    """What may go on; nothing when the user was signed out."""
+
+
+class Revocations:
+    """The revocations of one database, as far as this process has read them."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        """Read from `database`; nothing is known before the first `refresh()`."""
+        self._database = database
+        self._clock = clock
+        self._last_id = 0
+        self._of_user: defaultdict[str, list[Revocation]] = defaultdict(list)
+        self._ended: dict[str, int] = {}
+
+    async def refresh(self) -> list[Revocation]:
+        """Read what is new, and return it. Safe to cancel."""
+        found = await self._database.read(partial(_load, self._last_id))
+        for row in found:
+            self._note(row)
+        oldest = self._clock() - SESSION_KEPT_MS
+        while self._ended and next(iter(self._ended.values())) < oldest:
+            del self._ended[next(iter(self._ended))]
+        return found
+
+    def is_revoked(self, identity: Identity) -> bool:
+        """Say whether the credential behind `identity` opens nothing any more."""
+        if identity.session_id in self._ended:
+            return True
+        issued_at = identity.issued_at
+        return issued_at is not None and any(
+            issued_at <= row.revoked_at and not identity.scopes <= row.scopes
+            for row in self._of_user.get(identity.user_id, ())
+        )
+
+    def _note(self, row: Revocation) -> None:
+        if row.id <= self._last_id:  # another refresh was faster
+            return
+        self._last_id = row.id
+        if row.session_id is not None:
+            self._ended[row.session_id] = row.revoked_at
+            return
+        older = self._of_user[row.user_id]
+        # What leaves nothing more than this one did is said by this one.
+        older[:] = [each for each in older if not row.scopes <= each.scopes]
+        older.append(row)
+
+
+def add(
+    user_id: str,
+    revoked_at: int,
+    scopes: Iterable[str],
+    connection: Connection,
+    *,
+    session_id: str | None = None,
+) -> None:
+    """Write a row within somebody's transaction."""
+    outdated = revocations.c.session_id.is_not(None) & (
+        revocations.c.revoked_at < revoked_at - SESSION_KEPT_MS
+    )
+    connection.execute(delete(revocations).where(outdated))
+    connection.execute(
+        insert(revocations).values(
+            user_id=user_id,
+            session_id=session_id,
+            # Never before an earlier one, whatever the clock did: `load_last` counts on it.
+            revoked_at=max(revoked_at, load_last(user_id, connection) + 1),
+            scopes=" ".join(sorted(scopes)),
+        )
+    )
+
+
+def load_last(user_id: str, connection: Connection) -> int:
+    """Return when something of the user's was revoked last, apart from single sessions."""
+    query = select(func.max(revocations.c.revoked_at)).where(
+        revocations.c.user_id == user_id, revocations.c.session_id.is_(None)
+    )
+    return connection.execute(query).scalar_one() or 0
+
+
+def _load(after: int, connection: Connection) -> list[Revocation]:
+    query = select(revocations).where(revocations.c.id > after).order_by(revocations.c.id)
+    return [
+        Revocation(
+            row.id, row.user_id, row.session_id, row.revoked_at, frozenset(row.scopes.split())
+        )
+        for row in connection.execute(query)
+    ]
