@@ -1,5 +1,5 @@
 /** The HTTP doors. The session cookie goes along by itself; writes say who wrote the request. */
-import type { Account, Thread, ThreadPage, ThreadSummary } from "./wire";
+import type { Account, Session, Thread, ThreadPage, ThreadSummary, Ways } from "./wire";
 
 /** What the server refused, in its own words. */
 export class Problem extends Error {
@@ -8,6 +8,7 @@ export class Problem extends Error {
     readonly code: string,
     message: string,
     readonly errorId?: string,
+    readonly retryAfterMs?: number,
   ) {
     super(message);
     this.name = "Problem";
@@ -42,7 +43,8 @@ async function toProblem(response: Response): Promise<Problem> {
     const words = [body["detail"], body["title"]].find((text) => typeof text === "string");
     const errorId = typeof body["errorId"] === "string" ? body["errorId"] : undefined;
     const code = typeof body["code"] === "string" ? body["code"] : "unknown";
-    return new Problem(response.status, code, words ?? fallback, errorId);
+    const wait = typeof body["retryAfterMs"] === "number" ? body["retryAfterMs"] : undefined;
+    return new Problem(response.status, code, words ?? fallback, errorId, wait);
   } catch {
     return new Problem(response.status, "unknown", fallback);
   }
@@ -50,9 +52,14 @@ async function toProblem(response: Response): Promise<Problem> {
 
 const thread = (threadId: string) => `/api/threads/${encodeURIComponent(threadId)}`;
 
+export const loadWays = () => call<Ways>("GET", "/api/signin");
 export const signIn = (username: string, password: string) =>
   call<unknown>("POST", "/api/session", { username, password });
 export const signOut = () => call<unknown>("DELETE", "/api/session");
+export const loadSessions = () => call<{ sessions: Session[] }>("GET", "/api/sessions");
+export const endSession = (sessionId: string) =>
+  call<unknown>("DELETE", `/api/sessions/${encodeURIComponent(sessionId)}`);
+export const signOutEverywhere = () => call<unknown>("DELETE", "/api/sessions");
 export const loadAccount = () => call<Account>("GET", "/api/me");
 export const loadThreads = (cursor?: string) =>
   call<ThreadPage>("GET", `/api/threads${cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""}`);

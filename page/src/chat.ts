@@ -3,6 +3,7 @@ import { IsolaneClient, RunRefused } from "@isolane/client";
 import type { Entry as ClientEntry, RunInput, State as Link, StateDetails } from "@isolane/client";
 import * as api from "./api";
 import { Problem } from "./api";
+import { takeFailure } from "./arrival";
 import { newId } from "./ids";
 import { Notices } from "./notices";
 import { Pace } from "./pace";
@@ -30,6 +31,9 @@ export type Client = Pick<
   | "onError"
 >;
 
+const SESSION_ENDED = "Your session has ended. Sign in to go on.";
+/** A socket is closed with this when its credential has ended. */
+const UNAUTHENTICATED = 4401;
 const RECHECK_MS = 15_000;
 const CAUGHT_UP_TOLD_MS = 10_000;
 
@@ -57,10 +61,12 @@ export class Chat {
 
   /** Begin: find out who is here, and open what the address names. */
   async open(): Promise<void> {
+    const failure = takeFailure();
     try {
       this.enter(await api.loadAccount());
+      if (failure !== null) this.notices.tell(failure, { code: "signin" });
     } catch (problem) {
-      if (problem instanceof Problem && problem.status === 401) this.leave(null);
+      if (problem instanceof Problem && problem.status === 401) this.leave(failure);
       else this.leave(wordsOf(problem));
     }
   }
@@ -71,9 +77,17 @@ export class Chat {
     this.enter(await api.loadAccount());
   }
 
-  async signOut(): Promise<void> {
+  signOut(): Promise<void> {
+    return this.quit(api.signOut);
+  }
+
+  signOutEverywhere(): Promise<void> {
+    return this.quit(api.signOutEverywhere);
+  }
+
+  private async quit(end: () => Promise<unknown>): Promise<void> {
     try {
-      await api.signOut();
+      await end();
     } catch (problem) {
       this.fail(problem);
       return;
@@ -96,7 +110,7 @@ export class Chat {
       if (account.userId !== this.state.account?.userId) location.reload();
     } catch (problem) {
       const isOut = problem instanceof Problem && problem.status === 401;
-      if (isOut && this.state.session === "in") this.leave("Your session has ended.");
+      if (isOut && this.state.session === "in") this.leave(SESSION_ENDED);
     }
   }
 
@@ -136,18 +150,19 @@ export class Chat {
     if (this.client === null) return;
     const was = this.state.link;
     this.store.set({ link, details });
-    if (link === "closed" && details.cause === "signed-out" && this.state.session === "in") {
-      this.leave("Your session has ended. Sign in to go on.");
-    }
-    if (link === "closed" && details.cause === "refused" && details.error) {
-      this.notices.tell(details.error.message, details.error);
-    }
+    if (link === "closed") this.hearClosed(details);
+    if (link === "waiting" && details.code === UNAUTHENTICATED) void this.look();
     if (details.caughtUp !== undefined) this.tellCaughtUp(details.caughtUp);
     // Only a connection that begins is a reason to look anew; one that is told of a drain is not.
     if (link !== "open" || was === "open" || details.caughtUp !== undefined) return;
     const userId = details.welcome?.userId;
     if (userId !== undefined && userId !== this.state.account?.userId) location.reload();
     else void this.threads.reload();
+  }
+
+  private hearClosed({ cause, error }: StateDetails): void {
+    if (cause === "signed-out" && this.state.session === "in") this.leave(SESSION_ENDED);
+    if (cause === "refused" && error) this.notices.tell(error.message, error);
   }
 
   private tellCaughtUp(caughtUp: number): void {
@@ -326,9 +341,9 @@ export class Chat {
   }
 
   /** Tell the user what went wrong; a session that ended shows the sign-in instead. */
-  private fail(problem: unknown): void {
+  fail(problem: unknown): void {
     if (problem instanceof Problem && problem.status === 401) {
-      this.leave("Your session has ended. Sign in to go on.");
+      this.leave(SESSION_ENDED);
     } else if (problem instanceof RunRefused) {
       this.notices.tell(problem.frame.message, problem.frame);
     } else if (problem instanceof Problem) {

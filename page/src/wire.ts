@@ -44,3 +44,20 @@ export interface Account {
   expiresAt: number | null;
   username?: string;
 }
+
+/** How people may sign in here. */
+export interface Ways {
+  /** With the name and password of a local account. */
+  password: boolean;
+  providers: { name: string; label: string; href: string }[];
+}
+
+/** One place where the user is signed in. Times are milliseconds since 1970. */
+export interface Session {
+  sessionId: string;
+  /** What its browser calls itself. */
+  device: string;
+  createdAt: number;
+  lastSeenAt: number;
+  isCurrent: boolean;
+}

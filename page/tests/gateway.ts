@@ -67,10 +67,27 @@ export interface Account {
   password: string;
 }
 
+const PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1";
+const DESK = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0 Safari/537.36";
+
 /** Answer the HTTP doors for one account; return what was asked. */
 export function stubDoors(account: Account, threads: Record<string, Message[]> = {}) {
   const asked: { method: string; path: string; headers: Headers }[] = [];
-  const door = { isSignedIn: false, asked };
+  const session = (sessionId: string, device: string, isCurrent: boolean) => ({
+    sessionId,
+    device,
+    createdAt: 1,
+    lastSeenAt: Date.now(),
+    isCurrent,
+  });
+  const door = {
+    isSignedIn: false,
+    asked,
+    ways: { password: true, providers: [] as object[] },
+    /** Refuses each attempt to sign in, as for too many of them. */
+    retryAfterMs: null as number | null,
+    sessions: [session("s2", PHONE, false), session("s1", DESK, true)],
+  };
   vi.stubGlobal("fetch", (path: string, init: RequestInit) => {
     const method = init.method ?? "GET";
     asked.push({ method, path, headers: new Headers(init.headers) });
@@ -79,12 +96,16 @@ export function stubDoors(account: Account, threads: Record<string, Message[]> =
   return door;
 
   function answer(method: string, path: string, body?: string): Response {
+    if (path === "/api/signin") return json(door.ways);
+    if (method === "POST" && door.retryAfterMs !== null)
+      return problem(429, { code: "limit_exceeded", retryAfterMs: door.retryAfterMs });
     if (path === "/api/session") {
       door.isSignedIn =
         method === "POST" && (JSON.parse(body ?? "{}") as Account).password === account.password;
       return method === "DELETE" || door.isSignedIn ? json({}) : problem(401);
     }
     if (!door.isSignedIn) return problem(401);
+    if (path.startsWith("/api/sessions")) return answerSessions(method, path);
     if (path === "/api/me") return json({ userId: account.userId, expiresAt: null });
     const summary = (threadId: string) => ({
       threadId,
@@ -101,8 +122,21 @@ export function stubDoors(account: Account, threads: Record<string, Message[]> =
       ? problem(404)
       : json({ ...summary(threadId), messages, head: "e-9", interrupts: [] });
   }
+
+  function answerSessions(method: string, path: string): Response {
+    if (method === "GET") return json({ sessions: door.sessions });
+    const [, sessionId] = path.split("/api/sessions/");
+    const left = door.sessions.filter((one) => sessionId && one.sessionId !== sessionId);
+    if (left.length === door.sessions.length) return problem(404);
+    door.sessions = left;
+    door.isSignedIn = left.some(({ isCurrent }) => isCurrent);
+    return json({});
+  }
 }
 
 const json = (body: object) => new Response(JSON.stringify(body));
-const problem = (status: number) =>
-  new Response(JSON.stringify({ title: "no", status, code: "no", errorId: "err_9" }), { status });
+const problem = (status: number, details: object = {}) =>
+  new Response(
+    JSON.stringify({ title: "no", status, code: "no", errorId: "err_9", ...details }),
+    { status },
+  );

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from click.testing import CliRunner
+from tests.live.provider import Provider
 from tests.live.server import START_TIMEOUT_S, Server
 
 from isolane.cli import main
@@ -67,14 +70,19 @@ class Gateway(Server):
 
 @asynccontextmanager
 async def running_gateway(
-    data: Path, *agents: str, is_demo: bool = False
+    data: Path, *agents: str, is_demo: bool = False, providers: Sequence[Provider] = ()
 ) -> AsyncIterator[Gateway]:
-    """Start a gateway, the built-in guide without agents; it must end with clean output."""
+    """Start a gateway, the built-in guide without agents; it must end with clean output.
+
+    It offers to sign in at `providers`, whether anybody is there or not.
+    """
     gateway = Gateway(data, agents, options=("--demo",) if is_demo else ())
     gateway.env = {
-        "PYTHONPATH": str(HERE),
+        **gateway.env,
+        "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "ISOLANE_DRAIN_TIMEOUT_S": "1",
         "ISOLANE_TEST_GATES": str(gateway.gates),
+        "ISOLANE_PROVIDERS": json.dumps([provider.settings for provider in providers]),
     }
     try:
         await gateway.start()

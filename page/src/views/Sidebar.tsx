@@ -2,6 +2,7 @@ import { useEffect, useRef } from "react";
 import { useActor, useChat } from "../context";
 import { useStore } from "../store";
 import type { ThreadSummary } from "../wire";
+import { DevicesButton } from "./Devices";
 import { Icon, Logo } from "./icons";
 import { ThemeButton } from "./ThemeButton";
 import { ThreadItem } from "./ThreadItem";
@@ -66,6 +67,7 @@ export function Sidebar({ isOpen, onLeave }: { isOpen: boolean; onLeave: () => v
           {account?.username ?? account?.userId}
         </span>
         <ThemeButton />
+        <DevicesButton />
         <button
           className="quiet"
           aria-label="Sign out"

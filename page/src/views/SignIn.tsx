@@ -1,12 +1,61 @@
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import type { SubmitEvent } from "react";
+import * as api from "../api";
 import { Problem } from "../api";
 import { useActor, useChat } from "../context";
+import type { Ways } from "../wire";
 import { Logo } from "./icons";
 
 export function SignIn() {
-  const chat = useActor();
+  const ways = useWays();
   const farewell = useChat((state) => state.farewell);
+  if (ways === null) return <div className="splash" aria-busy="true" />;
+  const { password, providers } = ways;
+  return (
+    <main className="signin">
+      <section data-testid="signin">
+        <Logo />
+        <h1>Isolane</h1>
+        <p className="lead">Sign in to your own lane.</p>
+        {farewell !== null && (
+          <p className="farewell" role="status">
+            {farewell}
+          </p>
+        )}
+        {password && <PasswordForm />}
+        {password && providers.length > 0 && <p className="or">or</p>}
+        {providers.map(({ name, label, href }) => (
+          <a key={name} className="plain" href={href}>
+            Sign in with {label}
+          </a>
+        ))}
+        {!password && providers.length === 0 && (
+          <p>Sign in where this page belongs to, then load it again.</p>
+        )}
+      </section>
+    </main>
+  );
+}
+
+/** Return how people sign in here, null until that is known. */
+function useWays(): Ways | null {
+  const [ways, setWays] = useState<Ways | null>(null);
+  useEffect(() => {
+    let isLeft = false;
+    const take = (found: Ways) => {
+      if (!isLeft) setWays(found);
+    };
+    // Who can't be asked will say so when a name and a password come.
+    api.loadWays().then(take, () => take({ password: true, providers: [] }));
+    return () => {
+      isLeft = true;
+    };
+  }, []);
+  return ways;
+}
+
+function PasswordForm() {
+  const chat = useActor();
   const [fault, setFault] = useState<string | null>(null);
   const [isBusy, setBusy] = useState(false);
 
@@ -24,37 +73,36 @@ export function SignIn() {
   }
 
   return (
-    <main className="signin">
-      <form onSubmit={(event) => void submit(event)} data-testid="signin">
-        <Logo />
-        <h1>Isolane</h1>
-        <p className="lead">Sign in to your own lane.</p>
-        {farewell !== null && (
-          <p className="farewell" role="status">
-            {farewell}
-          </p>
-        )}
-        <label>
-          Name
-          <input name="username" autoComplete="username" autoCapitalize="none" required autoFocus />
-        </label>
-        <label>
-          Password
-          <input name="password" type="password" autoComplete="current-password" required />
-        </label>
-        <p className="fault" role="alert">
-          {fault}
-        </p>
-        <button className="primary" disabled={isBusy}>
-          {isBusy ? "Signing in…" : "Sign in"}
-        </button>
-      </form>
-    </main>
+    <form onSubmit={(event) => void submit(event)}>
+      <label>
+        Name
+        <input name="username" autoComplete="username" autoCapitalize="none" required autoFocus />
+      </label>
+      <label>
+        Password
+        <input name="password" type="password" autoComplete="current-password" required />
+      </label>
+      <p className="fault" role="alert">
+        {fault}
+      </p>
+      <button className="primary" disabled={isBusy}>
+        {isBusy ? "Signing in…" : "Sign in"}
+      </button>
+    </form>
   );
 }
 
 function explain(problem: unknown): string {
   if (!(problem instanceof Problem)) return "Something went wrong.";
   if (problem.status === 401) return "Name and password don't match.";
+  if (problem.code === "limit_exceeded") {
+    return `Too many attempts. Try again in ${waitWords(problem.retryAfterMs ?? 0)}.`;
+  }
   return problem.errorId ? `${problem.message} (${problem.errorId})` : problem.message;
+}
+
+function waitWords(waitMs: number): string {
+  const seconds = Math.max(1, Math.ceil(waitMs / 1000));
+  if (seconds < 90) return seconds === 1 ? "a second" : `${seconds} seconds`;
+  return `${Math.ceil(seconds / 60)} minutes`;
 }

@@ -5,6 +5,7 @@ const PATHS = {
   chevron: "M9 6l6 6-6 6",
   close: "M6 6l12 12M18 6L6 18",
   copy: "M9 9h10v10H9zM15 9V5H5v10h4",
+  devices: "M3.5 5h12v5M10 16H3.5V5M2 19h8M13.5 10h7v9.5h-7zM16.5 17h1",
   down: "M12 5v14M6 13l6 6 6-6",
   menu: "M4 7h16M4 12h16M4 17h16",
   moon: "M20 14.5A8 8 0 0 1 9.5 4 8 8 0 1 0 20 14.5z",

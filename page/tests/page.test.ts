@@ -1,72 +1,28 @@
-import { createRoot } from "react-dom/client";
-import type { Root } from "react-dom/client";
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { Chat } from "../src/chat";
-import { ChatContext } from "../src/context";
-import { App } from "../src/views/App";
+import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Message } from "../src/wire";
 import { entries, said, started } from "./events";
-import { FakeClient, stubDoors } from "./gateway";
+import { closePage, find, openPage, words } from "./page";
+import type { Page } from "./page";
 
-let root: Root;
-let chat: Chat;
-let clients: FakeClient[];
-let door: ReturnType<typeof stubDoors>;
+let page: Page;
+let chat: Page["chat"];
+let door: Page["door"];
+let client: Page["client"];
+let signIn: Page["signIn"];
 
 const history: Message[] = [
   { id: "q", role: "user", content: "old question" },
   { id: "a", role: "assistant", content: "old **answer**" },
 ];
-const client = () => clients.at(-1) ?? expect.fail("nobody is signed in");
 const threadId = () => chat.state.threadId;
-const find = (hook: string) => [
-  ...document.querySelectorAll<HTMLElement>(`[data-testid="${hook}"]`),
-];
-const words = (hook: string) => find(hook).map((element) => element.textContent);
-class Silent {
-  observe = vi.fn();
-  unobserve = vi.fn();
-  disconnect = vi.fn();
-  postMessage = vi.fn();
-}
 
 beforeEach(async () => {
-  // What jsdom hasn't got, or would carry from one test into the next.
-  vi.stubGlobal("ResizeObserver", Silent);
-  vi.stubGlobal("BroadcastChannel", Silent);
-  vi.stubGlobal("matchMedia", () => ({
-    matches: true,
-    addEventListener: vi.fn(),
-    removeEventListener: vi.fn(),
-  }));
-  Element.prototype.scrollTo = () => undefined;
-  door = stubDoors({ userId: "mara", password: "open" }, { old: history });
-  clients = [];
-  location.hash = "";
-  chat = new Chat(() => {
-    clients.push(new FakeClient());
-    return client();
-  });
-  const place = document.body.appendChild(document.createElement("div"));
-  root = createRoot(place);
-  root.render(
-    <ChatContext value={chat}>
-      <App />
-    </ChatContext>,
-  );
+  page = openPage({ old: history });
+  ({ chat, door, client, signIn } = page);
   await chat.open();
 });
 
-afterEach(() => {
-  root.unmount();
-  document.body.replaceChildren();
-  vi.unstubAllGlobals();
-});
-
-async function signIn(): Promise<void> {
-  await chat.signIn("mara", "open");
-  client().tell("state", "open", {});
-}
+afterEach(() => closePage(page));
 
 function hear(runId: string, ...events: object[]): void {
   client().hear(threadId(), entries(runId, ...events));
