@@ -17,8 +17,6 @@ After: TypeAlias = int | str
 """A place in a log, by its number or by what it is."""
 NAMES: Final = ("a-{}", "a-{}:b", "A-{}", "\u0430-{}", "a-{}|b", "a-{}:b:c")
 """Names that look alike: the fourth begins with a letter that isn't Latin."""
-FAR: Final = 1000
-"""Beyond the end of any log."""
 
 
 class Joins(NamedTuple):
@@ -86,7 +84,8 @@ class Party:
         if after == "start" or thread is None or thread.epoch is None:
             return None
         length = len(thread.entries)
-        return f"{thread.epoch}-{min(after, length) if isinstance(after, int) else length + 1}"
+        places = {"head": length, "ahead": length + 1}
+        return f"{thread.epoch}-{places[after] if isinstance(after, str) else min(after, length)}"
 
     async def join(self, guest: Guest, on: int, thread_id: str, joins: Joins, move: Move) -> None:
         """Follow a thread on the other devices while a move is made: it is one sequence for all."""
@@ -106,7 +105,7 @@ class Party:
         is_there = thread_id in guest.ledger.threads
         for on, (after, is_stream) in zip(others, ways, strict=True):
             # What is ahead of a log that moves may be in it when it is asked for.
-            place = self.find(guest, on, thread_id, FAR if after == "ahead" else after)
+            place = self.find(guest, on, thread_id, "head" if after == "ahead" else after)
             if is_stream and is_there:
                 yield guest.follow_by_http(on, thread_id, place)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import count
@@ -32,6 +33,8 @@ class Venue:
         self.moved = asyncio.Event()
         """Set whenever something comes on any line."""
         self.steps = 0
+        self.restarts: Counter[bool] = Counter()
+        """How often the server was killed, and how often it ended in order."""
         self.failure: BaseException | None = None
         """What went wrong first."""
         self.numbers = count(1)
@@ -78,6 +81,7 @@ class Venue:
 
     async def stop(self, *, is_killed: bool) -> None:
         """End the server's process, in order or at once."""
+        self.restarts[is_killed] += 1
         await (self.server.kill() if is_killed else self.server.stop())
         await self._http.aclose()
 
