@@ -26,7 +26,7 @@ from tests.live.churn.visits import cut_now_and_then, live
 from tests.live.churn.world import Person, World
 from tests.live.proxy import proxy_to
 from tests.live.server import POLL_S, Server, ServerError
-from tests.live.stage import Lane, own_server
+from tests.live.stage import Lane, own_server, text_of
 
 # ruff: noqa: S311 - chance that can be repeated from its seed, no secrets
 
@@ -59,8 +59,15 @@ WINDOWS: Final = 60
 """Of the long life, each of which gives the least that was held in it."""
 SETTLED_AFTER_H: Final = 0.5
 """What is watched for less says how the heap settles, and nothing of leaks."""
-GROWTH_MAX_KIB_PER_HOUR: Final = 2000
+GROWTH_MAX_KIB_PER_HOUR: Final = 10_000
+"""For what is too large to be counted in blocks, over 512 bytes: as much left behind by every run,
+6 a second, would be more. It can't be less, for the heap takes steps of some MiB."""
+BLOCKS_A_RUN_MAX: Final = 0.25
+"""100 bytes that every run leaves behind are a block for each of them, or more."""
+BLOCKS_NOISE: Final = 2000
+"""What caches come and go by, however long it takes."""
 MEMORY_GROWTH_MAX: Final = 1.25
+AGENTS: Final = ("actor=churn.agents:actor", "weigher=churn.agents:weigher")
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(SOAK_S * 1.2 + 300)]
 
@@ -71,12 +78,15 @@ class Held(NamedTuple):
     gauges: dict[str, float]
     descriptors: Counter[str]
     resident_kib: int
+    blocks: int
+    """Of memory, as Python counts what small objects take, whatever the heap holds beside."""
 
     def __str__(self) -> str:
         """Return it as people read it."""
         gauges = {name.removeprefix("isolane_"): int(value) for name, value in self.gauges.items()}
         opened = dict(sorted(self.descriptors.items()))
-        return f"{gauges}, descriptors {opened}, {self.resident_kib} KiB"
+        memory = f"{self.resident_kib} KiB, {self.blocks} blocks"
+        return f"{gauges}, descriptors {opened}, {memory}"
 
 
 @dataclass
@@ -105,7 +115,7 @@ class Memory:
 
 async def test_nothing_is_lost_and_nothing_stays_after_an_hour_of_churn(tmp_path: Path) -> None:
     tell(f"\nISOLANE_SOAK_SEED={SEED} ISOLANE_SOAK_S={SOAK_S:.0f}")
-    async with own_server(tmp_path / "data", "actor=churn.agents:actor", env=SETTINGS) as server:
+    async with own_server(tmp_path / "data", *AGENTS, env=SETTINGS) as server:
         world = World(server, random.Random(SEED))
         try:
             async with people(world) as everybody:
@@ -128,7 +138,10 @@ async def lead_both_lives(world: World, everybody: Sequence[Person]) -> None:
     runs = world.tally["runs ended"] - runs
     end = await look(server, baseline)
     tell(f"the long life ends with   {end}")
-    tell(f"memory: {memory.slope:+.0f} KiB/h over {memory.hours:.2f} h and {runs} runs")
+    blocks = end.blocks - start.blocks
+    tell(f"memory: {memory.slope:+.0f} KiB/h over {memory.hours:.2f} h")
+    tell(f"blocks: {blocks:+} over {runs} runs")
+    assert blocks < BLOCKS_NOISE + runs * BLOCKS_A_RUN_MAX
     assert end.descriptors == start.descriptors
     assert end.resident_kib < start.resident_kib * MEMORY_GROWTH_MAX
     world.faulty_outcomes = LOST_WITH_THE_PROCESS
@@ -215,6 +228,8 @@ async def watch(world: World, memory: Memory) -> None:
 async def look(server: Server, baseline: dict[str, float]) -> Held:
     """Return what the server holds once its gauges are as they were, and its sockets are closed."""
     await server.wait_for_gauges(baseline, within_s=QUIET_WITHIN_S)
+    blocks = await weigh(server)
+    await server.wait_for_gauges(baseline, within_s=QUIET_WITHIN_S)
     gauges = await server.gauges()
     deadline, seen = monotonic() + QUIET_WITHIN_S, [server.descriptors()]
     # The sockets of the looks at the gauges are on their way out.
@@ -222,7 +237,13 @@ async def look(server: Server, baseline: dict[str, float]) -> Held:
         assert monotonic() < deadline, f"descriptors come and go: {seen[-2:]}"
         await asyncio.sleep(POLL_S)
         seen.append(server.descriptors())
-    return Held(gauges, by_kind(seen[-1]), server.resident_kib())
+    return Held(gauges, by_kind(seen[-1]), server.resident_kib(), blocks)
+
+
+async def weigh(server: Server) -> int:
+    """Return how many blocks of memory the server's objects take."""
+    lane = Lane(server)
+    return int(text_of(await lane.play("scales", lane.user, "weigh", agent="weigher")))
 
 
 def by_kind(descriptors: Counter[str]) -> Counter[str]:

@@ -1,12 +1,14 @@
-"""The agent that the churn asks; served as `--agent actor=churn.agents:actor`.
+"""The agents that the churn asks; served as `--agent name=churn.agents:attribute`.
 
-Its pace is part of what it is, so it may sleep.
+The actor's pace is part of what it is, so it may sleep.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from time import monotonic
@@ -54,6 +56,13 @@ async def actor(
                 yield blob(FLOOD_CHARACTERS)
         case _:
             assert asked["manner"] == "talk"
+
+
+async def weigher(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002  # as above
+    """Say how many blocks of memory the server's objects take, of 512 bytes at most each."""
+    del input
+    gc.collect()
+    yield str(sys.getallocatedblocks())
 
 
 def blob(characters: int) -> dict[str, object]:
