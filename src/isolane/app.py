@@ -43,7 +43,7 @@ from isolane.contracts import (
     Store,
     ensure,
 )
-from isolane.database import Database, hold_place, open_database
+from isolane.database import Database, hold_place, open_database, path_of
 from isolane.doors import operations, page, sessions, signin, sse, threads
 from isolane.doors.bodies import BodyLimit
 from isolane.doors.credentials import COOKIE
@@ -52,8 +52,10 @@ from isolane.doors.problems import answer_http, answer_invalid, answer_nobody, a
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import AgentRefused, IsolaneError, Unavailable
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
-from isolane.feed import Feed
+from isolane.feed import FULL_WINDOW, SMALL_WINDOW, Feed
 from isolane.limits.local import LocalLimits
+from isolane.pressure import Acts, Pressure, relieve_for_ever
+from isolane.resources import Resources, give_back_memory
 from isolane.runqueue.local import LocalRunQueue
 from isolane.service import AgentService
 from isolane.settings import KEY_NAME, Settings, load_settings
@@ -140,6 +142,13 @@ async def open_gateway(
         await gateway.enforce_revocations()
         tasks.detach(_trim_for_ever(settings, gateway), name="retention")
         tasks.detach(_enforce_for_ever(gateway), name="revocations")
+        acts = Acts(
+            shed_sockets=gateway.factory.shed_idle,
+            shrink_windows=partial(gateway.feed.resize_windows, SMALL_WINDOW),
+            restore_windows=partial(gateway.feed.resize_windows, FULL_WINDOW),
+            give_back_memory=give_back_memory,
+        )
+        tasks.detach(relieve_for_ever(gateway.pressure, acts), name="pressure")
         stack.callback(watchdog.watch("gateway"))
         gateway.state = "ready"
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
@@ -185,6 +194,13 @@ def _wire(
     feed = Feed(log, ensure(LocalBell(), Bell))
     limits = ensure(LocalLimits(settings.published_limits, clock=clock.now_ms), Limits)
     resumer = Resumer(feed, store)
+    path = path_of(settings.sqlalchemy_url)
+    resources = Resources(
+        memory_bytes=settings.memory_bytes,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+        folder=None if path is None else path.parent,
+    )
+    pressure = Pressure(resources.read_memory, resources.read_disk)
     # The service and the factory know each other through these two calls only.
     factory: WebSocketManagerFactory
 
@@ -201,6 +217,7 @@ def _wire(
         tasks=tasks,
         clock=clock.now_ms,
         notify=notify,
+        check_room=pressure.check_room,
     )
     factory = WebSocketManagerFactory(
         feed,
@@ -245,6 +262,7 @@ def _wire(
             "event loops": partial(_check_loops, watchdog),
         },
         watchdog=watchdog,
+        pressure=pressure,
     )
 
 

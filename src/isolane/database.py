@@ -254,7 +254,7 @@ def hold_place(url: str) -> Iterator[None]:
 
     The lock ends with the process, however that ends. Databases in memory are nobody else's.
     """
-    path = _path_of(url)
+    path = path_of(url)
     if path is None:
         yield
         return
@@ -280,7 +280,7 @@ def _open(url: str) -> Database:
 
 
 def _create_engine(url: str) -> Engine:
-    path = _path_of(url)
+    path = path_of(url)
     options: dict[str, Any] = {"connect_args": {"check_same_thread": False}}
     if path is None:
         options["poolclass"] = StaticPool
@@ -293,7 +293,7 @@ def _create_engine(url: str) -> Engine:
     return engine
 
 
-def _path_of(url: str) -> Path | None:
+def path_of(url: str) -> Path | None:
     """Return the file of a database, None for one in memory."""
     path = url.removeprefix("sqlite://").removeprefix("/")
     return None if path in {"", ":memory:"} else Path(path)

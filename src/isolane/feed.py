@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import Bell, EventLog, LogBounds, RunEnd
@@ -21,6 +21,11 @@ from isolane.events import Record
 
 WINDOW_RECORDS: Final = 512
 WINDOW_BYTES: Final = 1 << 20
+WindowSize: TypeAlias = tuple[int, int]
+"""The most records, and the most bytes; one record may always stay."""
+FULL_WINDOW: Final[WindowSize] = (WINDOW_RECORDS, WINDOW_BYTES)
+SMALL_WINDOW: Final[WindowSize] = (64, 1 << 16)
+"""While memory is short."""
 READ_RECORDS: Final = 256
 BATCH_RECORDS: Final = 64
 BATCH_BYTES: Final = 1 << 18
@@ -47,6 +52,7 @@ class Tail:
         self._quiet_s = quiet_s
         self._window: deque[Record] = deque()
         self._window_bytes = 0
+        self._most = FULL_WINDOW
         self._rung = asyncio.Event()
         self._hang_up: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -101,12 +107,22 @@ class Tail:
         for record in records:
             self._window.append(record)
             self._window_bytes += len(record.payload)
-        while len(self._window) > WINDOW_RECORDS or (
-            self._window_bytes > WINDOW_BYTES and len(self._window) > 1
-        ):
-            self._window_bytes -= len(self._window.popleft().payload)
+        self._trim()
         self._is_quiet = False
         self._wake()
+
+    def resize(self, most: WindowSize) -> None:
+        """Keep no more than `most` from now on; who is further behind reads the log."""
+        self._most = most
+        self._trim()
+
+    def _trim(self) -> None:
+        """Let go of what is too much, but of the newest: by it rings that come late are known."""
+        most_records, most_bytes = self._most
+        while len(self._window) > most_records or (
+            self._window_bytes > most_bytes and len(self._window) > 1
+        ):
+            self._window_bytes -= len(self._window.popleft().payload)
 
     async def follow(self, after: EventId) -> AsyncGenerator[list[Record], None]:
         """Yield everything strictly after `after` in batches, then live, until the tail is closed.
@@ -169,6 +185,7 @@ class Feed:
         self._log = log
         self._bell = bell
         self._quiet_s = quiet_s
+        self._window_size = FULL_WINDOW
         self._tails: defaultdict[ThreadKey, set[Tail]] = defaultdict(set)
         self.readers = 0
         """Readers outside any manager: event streams."""
@@ -197,7 +214,17 @@ class Feed:
         tail = Tail(key, partial(self._read, key), quiet_s=self._quiet_s, on_close=self._forget)
         await tail.listen(self._bell)
         self._tails[key].add(tail)
+        tail.resize(self._window_size)
         return tail
+
+    def resize_windows(self, most: WindowSize) -> None:
+        """Keep no more than `most` in each window from now on: less while memory is short."""
+        if most == self._window_size:
+            return
+        self._window_size = most
+        for tails in self._tails.values():
+            for tail in tails:
+                tail.resize(most)
 
     def _forget(self, tail: Tail) -> None:
         tails = self._tails.get(tail.key, set())

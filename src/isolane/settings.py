@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
 
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """What the process may hold; None is its control group's limit, else all there is."""
+    disk_reserve_bytes: int | None = Field(default=None, ge=0)
+    """Below so much free disk no new runs are taken; None is 64 MiB, of a small disk 5 %."""
+
     agent_threads: int = Field(default=0, ge=0, le=64)
     """Threads with an event loop each, on which agents run; 0 runs them on the gateway's own."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.live.disk import mounted
 from tests.live.proxy import Proxy, proxy_to
 from tests.live.server import Server
 
@@ -38,3 +40,11 @@ def room_for_many() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a disk of 16 MiB."""
+    folder = tmp_path / "disk"
+    with mounted(folder, size="16m"):
+        yield folder

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
@@ -22,6 +20,7 @@ import httpx
 import pytest
 from tests.live.agents import numbered
 from tests.live.client import TERMINAL, Client, Follower, Frame, run_frame
+from tests.live.disk import filled
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, caught_up, own_server, read_to_close, steps, text_of
 
@@ -162,38 +161,6 @@ async def test_database_that_stays_locked_refuses_and_comes_back(tmp_path: Path)
 
 
 # --- full ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a disk of 16 MiB; one has to be allowed to mount it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or umount is None:
-        pytest.skip("there is no `mount` here to make a small disk with")
-    made = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"a small disk can't be mounted here: {made.stderr.strip()}")
-    yield folder
-    # Lazily: a test that has failed may have left its server there.
-    subprocess.run([umount, "-l", folder], check=True)
-
-
-@contextmanager
-def filled(folder: Path) -> Iterator[None]:
-    """Let no byte be free on the disk of `folder` for the block's time."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(65536))
-    yield
-    filler.unlink()
 
 
 async def test_full_disk_refuses_keeps_and_recovers_by_itself(small_disk: Path) -> None:

@@ -14,7 +14,7 @@ from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd
 from isolane.errors import CursorExpired, InvalidCursor
 from isolane.events import Record
-from isolane.feed import WINDOW_BYTES, WINDOW_RECORDS, Feed
+from isolane.feed import FULL_WINDOW, SMALL_WINDOW, WINDOW_BYTES, WINDOW_RECORDS, Feed
 
 Listener = Callable[[Sequence[Record]], None]
 
@@ -117,6 +117,26 @@ async def test_the_window_is_bounded_in_records_and_in_bytes(ground: Ground) -> 
     assert tail.window_size[0] == 1  # the newest stays, however large
     assert records < 10
     tail.close()
+
+
+async def test_small_windows_keep_little_and_nobody_misses_anything(ground: Ground) -> None:
+    feed = Feed(ground.log, LocalBell())
+    tail = await feed.open_tail(key_of())
+    await append(feed, 300)
+    following = asyncio.create_task(take(feed, 700))
+    feed.resize_windows(SMALL_WINDOW)
+    assert tail.window_size[0] == SMALL_WINDOW[0]
+    late = await feed.open_tail(key_of())
+    for _ in range(4):
+        await append(feed, 100)
+    assert tail.window_size[0] == late.window_size[0] == SMALL_WINDOW[0]
+    assert await following == list(range(1, 701))
+    await append(feed, 2, size=SMALL_WINDOW[1])
+    assert tail.window_size[0] == 1  # the newest stays, however large
+    feed.resize_windows(FULL_WINDOW)
+    await append(feed, 2 * SMALL_WINDOW[0])
+    assert tail.window_size[0] == late.window_size[0] == 2 * SMALL_WINDOW[0] + 1
+    feed.close()
 
 
 async def test_a_closed_tail_hears_nothing_and_may_be_closed_again(ground: Ground) -> None:

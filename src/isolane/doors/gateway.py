@@ -20,6 +20,7 @@ from isolane.clock import Clock
 from isolane.contracts import Authenticator, EventLog, Identity, Store
 from isolane.errors import Forbidden, Unauthenticated, Unavailable
 from isolane.feed import Feed
+from isolane.pressure import Pressure
 from isolane.service import AgentService
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
@@ -73,6 +74,7 @@ class Gateway:
     clock: Clock
     dependencies: Mapping[str, Probe]
     watchdog: Watchdog
+    pressure: Pressure
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
     streams: set[Stream] = field(default_factory=set)

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from isolane.doors.gateway import Gateway, OpenGateway, Probe
 from isolane.errors import Unauthenticated
+from isolane.pressure import Step
 
 PROBE_TIMEOUT_S: Final = 2.0
 
@@ -31,6 +32,7 @@ def make_registry(gateway: Gateway) -> CollectorRegistry:
             lambda: factory.follower_count + gateway.feed.readers,
         ),
         "isolane_runs_active": ("Runs under way", lambda: gateway.service.active_count),
+        "isolane_shedding": ("What gives way, 0 to 3", lambda: gateway.pressure.step),
         "isolane_tasks": ("asyncio tasks that the gateway owns", lambda: len(gateway.tasks)),
     }
     for name, (text, value) in gauges.items():
@@ -65,6 +67,11 @@ class _Counters(Collector):
                 value=self._gateway.service.abandoned_count,
             ),
             CounterMetricFamily(
+                "isolane_sockets_shed",
+                "Idle sockets closed because memory was short",
+                value=self._gateway.factory.shed_count,
+            ),
+            CounterMetricFamily(
                 "isolane_managers_swept", "Managers that nobody came for", value=sweeper.closed
             ),
             CounterMetricFamily("isolane_sweep_errors", "Sweeps that failed", value=sweeper.errors),
@@ -84,7 +91,10 @@ async def healthz() -> dict[str, str]:
 async def readyz(gateway: OpenGateway) -> JSONResponse:
     """Say whether work is taken, with each dependency named."""
     states = {name: await _probe(probe) for name, probe in gateway.dependencies.items()}
-    is_ready = gateway.state == "ready" and all(state == "ok" for state in states.values())
+    is_up = gateway.state == "ready" and all(state == "ok" for state in states.values())
+    # What is short takes work still, as long as new runs are taken.
+    is_ready = is_up and gateway.pressure.step < Step.NEW_RUNS
+    states |= gateway.pressure.get_states()
     body = {"status": gateway.state, "dependencies": states}
     return JSONResponse(body, status_code=200 if is_ready else 503)
 

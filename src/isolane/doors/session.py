@@ -105,8 +105,12 @@ class Session:
             self._tell(error)
             return
         self._note_use(commands)
-        for command in commands:
-            await self._carry_out(command)
+        self._connection.is_busy = True
+        try:
+            for command in commands:
+                await self._carry_out(command)
+        finally:
+            self._connection.is_busy = False
 
     def _note_use(self, commands: Sequence[Command]) -> None:
         """Keep the session behind the socket alive; a ping is the page's doing, not a person's."""

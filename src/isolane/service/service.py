@@ -71,8 +71,12 @@ class AgentService:
         tasks: TaskOwner,
         clock: Clock,
         notify: Notify,
+        check_room: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve `agents`, the first as the default."""
+        """Serve `agents`, the first as the default.
+
+        `check_room` raises `Unavailable` while there is no room for new runs.
+        """
         self._agents = agents
         self._feed = feed
         self._store = store
@@ -82,6 +86,7 @@ class AgentService:
         self._tasks = tasks
         self._clock = clock
         self._notify = notify
+        self._check_room = check_room
         self._runs: dict[RunKey, Run] = {}
         self._starting: dict[RunKey, asyncio.Event] = {}
         self._deleting: dict[ThreadKey, asyncio.Event] = {}
@@ -350,6 +355,7 @@ class AgentService:
         """Refuse before anything is taken; nothing is awaited between here and the queue."""
         if self._is_draining:
             raise Unavailable("the gateway is draining")
+        self._check_room()
         if policy == "reject" and self._queue.get_active(context.thread_key) is not None:
             raise RunConflict("the thread has a run under way", retryable=True)
 

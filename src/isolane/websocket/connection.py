@@ -24,6 +24,9 @@ server says unasked can pile up; who lets that happen is a slow consumer."""
 PATIENCE_STEPS: Final = 8
 """A peer that takes frames has its time begin anew, in steps: setting the clock costs some."""
 
+NEWCOMER_S: Final = 2.0
+"""Who has just come hasn't had the time to say what it wants."""
+
 CLOSE_NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 CLOSE_GRACE_S: Final = 2.0
@@ -127,11 +130,14 @@ class WebSocketConnection:
         self.has_greeted = False
         self.is_replay = False
         """A read-only socket that was opened to replay one run, and ends with it."""
+        self.is_busy = False
+        """Whether a frame of it is being carried out."""
         self._interests: dict[str, Interest] = {}
         self._send = send
         self._abort = abort
         self._send_timeout_s = send_timeout_s
         self._loop = asyncio.get_running_loop()
+        self._opened_at_s = self._loop.time()
         self._outbox: deque[_Batch] = deque()
         self._filled = asyncio.Event()
         self._is_open = True
@@ -152,6 +158,14 @@ class WebSocketConnection:
     def is_open(self) -> bool:
         """Say whether frames still go out."""
         return self._is_open
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether it wants nothing of any thread and nothing is done for it, for now."""
+        if self._loop.time() - self._opened_at_s < NEWCOMER_S:
+            return False
+        has_work = self.is_busy or self.is_replay or any(self._interests.values())
+        return self._is_open and not has_work
 
     def get_interest(self, thread_id: str) -> Interest:
         """Return what this connection wants of a thread; nothing, to begin with."""

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Final
+
+import structlog
 
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Delivery, Identity, Limits, WebSocketManagerProtocol, ensure
 from isolane.errors import ContractError, GoingAway, LimitExceeded, Unauthenticated, Unavailable
 from isolane.feed import Feed
+from isolane.frames import error_frame
+from isolane.ids import new_error_id
 from isolane.tasks import TaskOwner
 from isolane.websocket.connection import (
     CLOSE_GRACE_S,
@@ -28,6 +33,10 @@ from isolane.websocket.sweeper import Sweeper, SweeperHealth
 
 SWEEP_INTERVAL_S: Final = 30.0
 """A manager that nobody comes for lives one to two of these."""
+SHED_RETRY_MS: Final = 15_000
+"""Who wants nothing may stay away for longer than who is refused something."""
+
+_log = structlog.get_logger(__name__)
 
 
 class WebSocketManagerFactory:
@@ -61,6 +70,8 @@ class WebSocketManagerFactory:
         self._sockets: defaultdict[str, dict[str, WebSocketConnection]] = defaultdict(dict)
         self._sweeper = Sweeper(self._all_managers, tasks=tasks, interval_s=sweep_interval_s)
         self._is_draining = False
+        self.shed_count = 0
+        """Idle sockets so far that were closed because memory was short."""
 
     @property
     def sweeper_health(self) -> SweeperHealth:
@@ -170,6 +181,15 @@ class WebSocketManagerFactory:
             for connection in self._sockets_of(user_id):
                 if is_revoked(connection.identity):
                     connection.request_close(Unauthenticated.close_code or CLOSE_NORMAL, "revoked")
+
+    def shed_idle(self, most: int) -> int:
+        """Close up to `most` sockets that want nothing, for memory is short; return how many."""
+        sockets = (socket for own in self._sockets.values() for socket in own.values())
+        idle = list(islice((socket for socket in sockets if socket.is_idle), most))
+        for socket in idle:
+            _shed(socket)
+        self.shed_count += len(idle)
+        return len(idle)
 
     def post_to_user(self, user_id: str, message: Mapping[str, object]) -> None:
         """Put a control frame in line at all greeted sockets of the user, without waiting."""
@@ -296,6 +316,15 @@ async def _say_goodbye(socket: WebSocketConnection) -> None:
             await socket.close(GOING_AWAY, GoingAway.code)
     except TimeoutError:
         socket.give_up(GoingAway("the gateway shuts down, and the socket takes nothing"))
+
+
+def _shed(socket: WebSocketConnection) -> None:
+    """Close an idle socket and tell it why, and when to come back."""
+    error, error_id = Unavailable("memory is short"), new_error_id()
+    error.retry_after_ms = SHED_RETRY_MS
+    _log.info("socket shed", error_id=error_id, connection_id=socket.id, user_id=socket.user_id)
+    socket.post(error_frame(error, error_id))
+    socket.request_close(error.close_code or CLOSE_NORMAL, error.code)
 
 
 _open_factories: list[WebSocketManagerFactory] = []

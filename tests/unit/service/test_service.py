@@ -427,6 +427,34 @@ async def test_a_full_queue_refuses_and_takes_nothing() -> None:
         await assert_quiet(house)
 
 
+async def test_without_room_new_runs_are_refused_and_those_taken_on_are_carried_out() -> None:
+    gate, shortage = Gate(), list[Unavailable]()
+
+    def check_room() -> None:
+        for error in shortage:
+            raise error
+
+    async with open_house({"default": gate.run}, limit_runs_per_user=3) as house:
+        house.service._check_room = check_room
+        active, queued, late = context_of("a"), context_of("q"), context_of("l")
+        for one in (active, queued):
+            await house.service.start(one, ask(one, "hi"))
+        shortage.append(Unavailable("short"))
+        for thread in ("thread", "other"):
+            for number in range(5):  # more than a user may have: a slot that is lost is missed
+                refused = context_of(f"{thread}{number}", thread_id=thread)
+                with pytest.raises(Unavailable, match="short"):
+                    await house.service.start(refused, ask(refused, "hi"))
+        again = await house.service.start(active, ask(active, "hi"))
+        assert again.disposition is Disposition.ATTACHED
+        gate.opened.set()
+        assert outcome(await house.events(active)) == "success"
+        assert outcome(await house.events(queued)) == "success"
+        shortage.clear()
+        assert outcome(await house.run(late, "hi")) == "success"
+        await assert_quiet(house)
+
+
 async def test_policy_reject_refuses_a_busy_thread_and_may_be_tried_again() -> None:
     gate = Gate()
     async with open_house({"default": gate.run}, policy="reject") as house:

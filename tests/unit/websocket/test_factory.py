@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.house import ALICE, House, Socket, connect, context_of, open_house, says, until
 
+from isolane.context import EventId
 from isolane.contracts import Verdict
 from isolane.errors import ContractError, InvalidContext, LimitExceeded, Unavailable
+from isolane.websocket import connection as connection_module
 from isolane.websocket.connection import WebSocketConnection
 from isolane.websocket.factory import (
+    SHED_RETRY_MS,
     close_factory,
     create_websocket_manager,
     get_websocket_manager_factory,
@@ -314,3 +317,53 @@ async def test_frames_are_limited_to_so_many_a_minute() -> None:
             house.factory.check_rate(ALICE)
         assert (caught.value.retry_after_ms or 0) >= 100
         house.factory.check_rate("bob")
+
+
+# --- memory that runs short ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "NEWCOMER_S", 0)
+
+
+@pytest.mark.usefixtures("no_newcomers")
+async def test_an_idle_socket_is_told_why_it_closes_and_when_to_come_back(house: House) -> None:
+    connection, socket = own(house, "c1")
+    assert house.factory.shed_idle(10) == 1
+    await connection.close()
+    (error,) = socket.frames
+    assert (error["type"], error["code"], error["retryable"]) == ("error", "unavailable", True)
+    assert (error["retryAfterMs"], bool(error["errorId"])) == (SHED_RETRY_MS, True)
+    assert socket.closes == [(1013, "unavailable")]
+    assert house.factory.shed_idle(10) == 0  # it goes already
+    assert house.factory.shed_count == 1
+
+
+@pytest.mark.usefixtures("no_newcomers")
+async def test_whoever_wants_something_or_is_being_served_stays(house: House) -> None:
+    subscribed, running, busy = (own(house, each)[0] for each in ("c1", "c2", "c3"))
+    replaying = own(house, "c4", user_id="bob")[0]
+    subscribed.get_interest("t").want_all()
+    assert running.get_interest("t").want_run("r", after=EventId("e", 0))
+    busy.is_busy = True
+    replaying.is_replay = True
+    assert house.factory.shed_idle(10) == 0
+    subscribed.lose_interest("t")
+    assert house.factory.shed_idle(10) == 1
+    stay = [each.is_open for each in (subscribed, running, busy, replaying)]
+    assert stay == [False, True, True, True]
+
+
+async def test_who_has_just_come_is_given_time_to_say_what_it_wants(house: House) -> None:
+    own(house, "c1")
+    assert house.factory.shed_idle(10) == 0
+
+
+@pytest.mark.usefixtures("no_newcomers")
+async def test_no_more_idle_sockets_go_at_once_than_asked(house: House) -> None:
+    for number in range(3):
+        own(house, f"a{number}")
+        own(house, f"b{number}", user_id="bob")
+    assert [house.factory.shed_idle(4), house.factory.shed_idle(4)] == [4, 2]
+    assert house.factory.shed_count == 6
