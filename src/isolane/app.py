@@ -30,6 +30,7 @@ from isolane.auth.providers import Issuers, Provider
 from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
+from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.bell.local import LocalBell
 from isolane.contracts import (
@@ -48,11 +49,17 @@ from isolane.doors import operations, page, sessions, signin, sse, threads
 from isolane.doors.bodies import BodyLimit
 from isolane.doors.credentials import COOKIE
 from isolane.doors.gateway import STATE_KEY, Gateway
-from isolane.doors.problems import answer_http, answer_invalid, answer_nobody, answer_problem
+from isolane.doors.problems import (
+    PROBLEM,
+    answer_http,
+    answer_invalid,
+    answer_nobody,
+    answer_problem,
+)
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import AgentRefused, IsolaneError, Unavailable
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
-from isolane.feed import FULL_WINDOW, SMALL_WINDOW, Feed
+from isolane.feed import Feed
 from isolane.limits.local import LocalLimits
 from isolane.pressure import Acts, Pressure, relieve_for_ever
 from isolane.resources import Resources, give_back_memory
@@ -64,6 +71,7 @@ from isolane.tasks import TaskOwner
 from isolane.watchdog import Watchdog
 from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
 from isolane.websocket.resume import Resumer
+from isolane.window import FULL_WINDOW, SMALL_WINDOW
 
 TRIM_INTERVAL_S: Final = 60.0
 REVOCATION_INTERVAL_S: Final = 0.25
@@ -238,6 +246,9 @@ def _wire(
         providers=providers,
         sign_ins=SignIns(clock.now_ms),
         guesses=GuessGuard(clock=clock.now_ms),
+        strangers=Strangers(
+            clock=clock.now_ms, per_minute=settings.limit_failed_handshakes_per_address
+        ),
         revocations=Revocations(database, clock=clock.now_ms),
         accounts=Accounts(database, clock=clock.now_ms),
         sessions=SessionBook(
@@ -301,7 +312,7 @@ async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:
         await asyncio.sleep(interval_s)  # the pace of retention
         older_than = clock.now_ms() - round(settings.log_retention_s * 1000)
         try:
-            await gateway.log.trim(older_than=older_than)
+            await gateway.feed.trim(older_than=older_than)
         except Unavailable as error:
             _log.warning("retention put off", reason=str(error))
 
@@ -334,6 +345,7 @@ def create_app(
         title="Isolane",
         lifespan=lifespan,
         redoc_url=None,
+        responses={"default": PROBLEM},
     )
     app.add_middleware(BodyLimit, max_bytes=settings.limit_frame_bytes)
     door = WebSocketDoor()

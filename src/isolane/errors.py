@@ -148,6 +148,8 @@ class LimitExceeded(IsolaneError):
 
     code, close_code, http_status, retryable = "limit_exceeded", 4429, 429, True
     says_more = True
+    is_flood = False
+    """Whether there are so many of these that each is one line too many in the log."""
 
     def __init__(self, limit: str, value: int, *, retry_after_ms: int = 1000) -> None:
         """Name the published limit, its enforced value, and when to come back (milliseconds)."""

@@ -66,6 +66,11 @@ def encode_event(event: Mapping[str, Any], *, max_bytes: int) -> bytes:
     Raises `AgentProtocol` for what JSON can't say (NaN, sets, half a surrogate pair) and for
     more than `max_bytes`.
     """
+    said = sum(len(part) for part in event.values() if type(part) is str)
+    if said > max_bytes:  # to write it down only to measure it would take everybody's time
+        raise AgentProtocol(
+            f"{event['type']} has more than {said} bytes, at most {max_bytes} are allowed"
+        )
     try:
         # msgspec would write NaN as null; only events of nothing but text may take the fast road.
         payload = (

@@ -1,4 +1,4 @@
-"""The server that `isolane serve` starts: uvicorn, with what it leaves open closed."""
+"""The server that `isolane serve` starts: uvicorn, with our protocols and a drain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,13 +17,11 @@ from typing import Any, Final, cast
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
-from websockets.http11 import Request
 
 from isolane.clock import now_ms
 from isolane.doors.gateway import STATE_KEY, Gateway
+from isolane.protocols.http import HEADERS_MAX, HttpProtocol, Newcomers
+from isolane.protocols.websocket import WebSocketProtocol
 from isolane.settings import Settings
 
 SWITCH_INTERVAL_S: Final = 0.0002
@@ -32,87 +29,21 @@ SWITCH_INTERVAL_S: Final = 0.0002
 database thread then waits for a busy loop after each statement."""
 
 BYE_S: Final = 3.0
+BYE_SPREAD_S: Final = 2.0
+"""Over how long the last words are spread, where there are many to hear them: all of them come
+back."""
+BACKLOG: Final = 4096
+"""Connections that may wait to be taken; Linux's own limit for it since 5.4."""
+ACCEPTS_EACH_PASS: Final = 16
+"""When thousands knock, a pass takes milliseconds, and whoever knocks last is let in last."""
 
 Greet = Callable[[Gateway, str], Awaitable[None]]
 """Called with the gateway and its address once it answers."""
 
-_HEADERS_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"Connection: close\r\n"
-    b"Content-Length: 0\r\n"
-    b"\r\n"
-)
-
 _M_ARENA_MAX: Final = -8
 """As malloc.h has it."""
-_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 s: closing resets the connection."""
 
 _log = structlog.get_logger(__name__)
-
-
-def reset(transport: asyncio.BaseTransport) -> None:
-    """End a connection with a reset: what the peer didn't take is dropped, in the kernel too.
-
-    After a plain abort the kernel goes on offering it, for many minutes, from memory of its own.
-    """
-    raw = transport.get_extra_info("socket")
-    if raw is not None and raw.fileno() >= 0:
-        # A descriptor of our own: the loop's stand-in for a socket takes no options.
-        with socket.socket(fileno=os.dup(raw.fileno())) as own:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-    cast("asyncio.WriteTransport", transport).abort()
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with a hard way out for sockets that take nothing."""
-
-    def handle_connect(self, event: Request) -> None:
-        """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""
-        super().handle_connect(event)
-        scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
-        if scope is not None:
-            scope["extensions"]["isolane.transport"] = {"abort": partial(reset, self.transport)}
-
-    def data_received(self, data: bytes) -> None:
-        """Answer an upgrade whose headers can't be read; uvicorn would keep it waiting."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.transport.write(_HEADERS_TOO_LARGE)
-            self.transport.close()
-
-    async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's
-        """Send, and know that an upgrade refused by a status is answered: uvicorn logs an error."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            self.handshake_complete = True
-
-    def handle_close(self, event: Frame) -> None:
-        """Answer a close; behind an unread backlog the answer would wait for ever."""
-        super().handle_close(event)
-        if not self.writable.is_set():
-            reset(self.transport)
-
-    def keepalive_timeout(self) -> None:
-        """Reset a peer that answered no ping: there is nobody to say goodbye to."""
-        super().keepalive_timeout()
-        reset(self.transport)
-
-
-class HttpProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, with the same way out for event streams that nobody reads."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Offer `isolane.transport` to the app, as for sockets."""
-        super().connection_made(transport)
-        app: Any = self.app
-        leave = partial(reset, transport)
-
-        async def app_with_transport(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
-            scope.setdefault("extensions", {})["isolane.transport"] = {"abort": leave}
-            await app(scope, receive, send)
-
-        self.app = app_with_transport
 
 
 class Server(uvicorn.Server):
@@ -127,11 +58,29 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, then greet."""
         await super().startup(sockets)
+        await self._accept_more()
         gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
         if self.started and self._greet is not None and gateway is not None:
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             name = f"[{host}]" if ":" in host else host
             await self._greet(gateway, f"http://{name}:{port}")
+
+    async def _accept_more(self) -> None:
+        """Accept more than one connection in each pass of the loop: libuv takes one a listener."""
+        listeners = [each for server in self.servers for each in server.sockets]
+        for listener in listeners * (ACCEPTS_EACH_PASS - 1):
+            twin = socket.socket(fileno=os.dup(listener.fileno()))
+            self.servers.append(
+                await asyncio.get_running_loop().create_server(
+                    self._make_protocol, sock=twin, backlog=self.config.backlog
+                )
+            )
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -146,14 +95,15 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(signum)
 
     def _on_signal(self) -> None:
+        gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
         if self._drain is None:
-            self._drain = asyncio.get_running_loop().create_task(self._drain_and_stop())
-        else:
-            self.should_exit = True
+            self._drain = asyncio.get_running_loop().create_task(self._drain_and_stop(gateway))
+        elif gateway is not None:
+            _log.info("hurrying")
+            gateway.service.hurry()
 
-    async def _drain_and_stop(self) -> None:
+    async def _drain_and_stop(self, gateway: Gateway | None) -> None:
         try:
-            gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
             if gateway is not None:
                 await drain(gateway)
         finally:
@@ -167,7 +117,7 @@ async def drain(gateway: Gateway) -> None:
     _log.info("draining", timeout_s=timeout_s, runs=gateway.service.active_count)
     gateway.factory.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
     await gateway.service.drain(timeout_s=timeout_s)
-    await gateway.factory.shutdown()
+    await gateway.factory.shutdown(spread_s=BYE_SPREAD_S)
     gateway.feed.close()
 
 
@@ -182,19 +132,31 @@ def share_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+def raise_open_files() -> None:
+    """Take as many open files as the system grants: each socket is one, and 1,024 are soon gone."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # noqa: PLC0415 - not on Windows
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
     """Return uvicorn's settings, as they fit the gateway's own."""
+    make_http = partial(HttpProtocol, send_timeout_s=settings.send_timeout_s, newcomers=Newcomers())
     return uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=HttpProtocol,
+        http=cast("Any", make_http),
+        h11_max_incomplete_event_size=HEADERS_MAX,
+        backlog=BACKLOG,
         ws=WebSocketProtocol,
         ws_max_size=2 * settings.limit_frame_bytes,
         ws_ping_interval=settings.heartbeat_s,
         ws_ping_timeout=settings.heartbeat_s,
-        ws_per_message_deflate=False,
+        ws_per_message_deflate=settings.compression,
         access_log=False,
         log_config=None,
         server_header=False,
@@ -211,6 +173,7 @@ def serve(
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     share_heap()
+    raise_open_files()
     config = make_config(app, settings, host=host, port=port)
     server = Server(config, greet=greet)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -113,6 +113,12 @@ class Settings(BaseSettings):
     limit_frames_per_minute: int = Field(default=600, ge=1)
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
+    limit_failed_handshakes_per_address: int = Field(default=1200, ge=1)
+    """A minute. An office of people with dead tokens has some, a flood has thousands. It isn't
+    published: clients that are told it are the ones it is for."""
+
+    compression: bool = False
+    """Whether WebSocket messages may be deflated: smaller on slow lines, some memory a socket."""
 
     memory_bytes: int | None = Field(default=None, ge=0)
     """What the process may hold; None is its control group's limit, else all there is."""

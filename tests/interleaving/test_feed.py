@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from random import Random
 from unittest.mock import patch
 
@@ -15,11 +15,15 @@ from tests.interleaving.place import open_empty
 from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane import feed as feed_module
+from isolane import tail as tail_module
+from isolane import window as window_module
 from isolane.bell.local import LocalBell
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import EventLog
+from isolane.contracts import Bell, EventLog, LogBounds
 from isolane.events import Record
-from isolane.feed import Feed, Tail
+from isolane.feed import Feed
+from isolane.tail import Tail, ThreadLog
+from isolane.window import WINDOW_BYTES
 
 FOLLOWERS = 3
 WRITERS = 2
@@ -49,15 +53,30 @@ class HastyFeed(Feed):
     """Reads the log and listens to the bell only then: nobody hears what is rung in between."""
 
     async def open_tail(self, key: ThreadKey) -> Tail:
-        async def read(position: EventId) -> list[Record]:
-            records = await self._read(key, position)
-            if tail._hang_up is None:
-                await tail.listen(self._bell)
-            return records
-
-        tail = Tail(key, read, quiet_s=self._quiet_s, on_close=self._forget)
-        self._tails[key].add(tail)
+        tail = await super().open_tail(key)
+        tail._log = HastyLog(tail._log, tail, self._bell)
+        if tail._hang_up is not None:
+            tail._hang_up()
+            tail._hang_up = None
         return tail
+
+
+class HastyLog:
+    """A log whose first reader has the tail listen afterwards."""
+
+    def __init__(self, log: ThreadLog, tail: Tail, bell: Bell) -> None:
+        self._log = log
+        self._tail = tail
+        self._bell = bell
+
+    async def read(self, after: EventId, *, limit: int, max_bytes: int) -> list[Record]:
+        records = await self._log.read(after, limit=limit, max_bytes=max_bytes)
+        if self._tail._hang_up is None:
+            await self._tail.listen(self._bell)
+        return records
+
+    async def load_bounds(self) -> LogBounds:
+        return await self._log.load_bounds()
 
 
 class Follower:
@@ -137,11 +156,20 @@ async def lossy(loop: ShuffledLoop) -> None:
     assert not bell._listeners
 
 
+@contextmanager
+def small_windows() -> Iterator[None]:
+    with (
+        patch.multiple(feed_module, FULL_WINDOW=(4, WINDOW_BYTES)),
+        patch.multiple(window_module, BATCH_RECORDS=2),
+        patch.multiple(tail_module, READ_RECORDS=3),
+    ):
+        yield
+
+
 @asynccontextmanager
 async def open_log(loop: ShuffledLoop) -> AsyncIterator[Ground]:
     """Open a log, with windows so small that followers fall out of them every other time."""
-    small = patch.multiple(feed_module, WINDOW_RECORDS=4, READ_RECORDS=3, BATCH_RECORDS=2)
-    with small if loop.chance.random() < 0.5 else nullcontext():
+    with small_windows() if loop.chance.random() < 0.5 else nullcontext():
         async with open_ground(open_at=open_empty) as ground:
             await ground.store.begin_run(context_of("r"), draft_of())
             yield ground

@@ -45,14 +45,16 @@ class Member(asyncio.Protocol):
         self.port = 0
         """Its own, by which the kernel's tables tell it from others."""
         self.is_lost = False
-        self._lane = lane
+        self.lane = lane
         self._rest = b""
         self._is_open = False
         self._transport: asyncio.Transport | None = None
         self._waiting: tuple[Callable[[], bool], asyncio.Future[None]] | None = None
 
     @classmethod
-    async def join(cls, lane: Lane, *, is_deaf: bool = False) -> Self:
+    async def join(
+        cls, lane: Lane, *, is_deaf: bool = False, within_s: float = OPEN_TIMEOUT_S
+    ) -> Self:
         """Open a socket and greet. A deaf one's buffers, on both sides, are small."""
         own = socket.socket()
         own.setblocking(False)  # noqa: FBT003 - the socket module's own
@@ -63,9 +65,9 @@ class Member(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         await loop.sock_connect(own, (LOOPBACK, lane.server.port))
         _, member = await loop.create_connection(lambda: cls(lane), sock=own)
-        await member.until(lambda: member._is_open)
+        await member.until(lambda: member._is_open, within_s=within_s)
         member.send({"type": "hello", "v": 1})
-        await member.until(lambda: member.has_frame("welcome"))
+        await member.until(lambda: member.has_frame("welcome"), within_s=within_s)
         return member
 
     def send(self, frame: Frame) -> None:
@@ -100,22 +102,24 @@ class Member(asyncio.Protocol):
         start = f'{{"type":"{kind}"'.encode()
         return any(received.text.startswith(start) for received in self.received[since:])
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def until(
+        self, condition: Callable[[], bool], *, within_s: float = OPEN_TIMEOUT_S
+    ) -> None:
         """Return once what came is as wanted."""
         if not condition():
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting = condition, done
-            await asyncio.wait_for(done, OPEN_TIMEOUT_S)
+            await asyncio.wait_for(done, within_s)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the upgrade."""
         self._transport = cast("asyncio.Transport", transport)  # what TCP gives
         self.port = self._transport.get_extra_info("sockname")[1]
         lines = [
-            *("GET /ws HTTP/1.1", f"Host: {self._lane.server.address}", "Connection: Upgrade"),
+            *("GET /ws HTTP/1.1", f"Host: {self.lane.server.address}", "Connection: Upgrade"),
             *("Upgrade: websocket", "Sec-WebSocket-Version: 13"),
             *("Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==", "Sec-WebSocket-Protocol: agui.v1"),
-            f"Authorization: Bearer {self._lane.token}",
+            f"Authorization: Bearer {self.lane.token}",
         ]
         self._transport.write("\r\n".join([*lines, "", ""]).encode())
 

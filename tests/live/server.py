@@ -75,8 +75,11 @@ class Server(server.Server):
 
     def cpu_s(self) -> float:
         """Return the CPU time of all its threads so far; `stat` would tell it to 10 ms only."""
-        schedules = [path.read_text() for path in self._proc.glob("task/*/schedstat")]
-        return sum(int(schedule.split()[0]) for schedule in schedules) / 1e9
+        spent_ns = 0
+        for path in self._proc.glob("task/*/schedstat"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # ended since it was listed
+                spent_ns += int(path.read_text().split()[0])
+        return spent_ns / 1e9
 
     def descriptors(self) -> Counter[str]:
         """Return what the process has open; each socket and pipe has a name that never recurs."""

@@ -82,8 +82,10 @@ def _find_parameters(described: dict[str, Any]) -> Iterator[str]:
 def _find_optional(described: dict[str, Any], body: dict[str, Any] | None) -> set[str]:
     if body is None:
         return set()
-    reference = body["content"]["application/json"]["schema"]["$ref"]
-    schema = described["components"]["schemas"][reference.rsplit("/", 1)[1]]
+    schema = body["content"]["application/json"]["schema"]
+    if "$ref" not in schema:  # a run's, which is among the frames
+        return set()
+    schema = described["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
     return set(schema["properties"]) - set(schema.get("required", ()))
 
 

@@ -42,7 +42,7 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int | float) or name in {"data", "policy"}:
             default = field.default
-            text = f"{default:g}" if isinstance(default, float) else str(default)
+            text = f"{default:g}" if isinstance(default, float) else str(default).lower()
             assert told[f"{PREFIX}{name.upper()}"] == text, name
 
 

@@ -14,7 +14,8 @@ from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd
 from isolane.errors import CursorExpired, InvalidCursor
 from isolane.events import Record
-from isolane.feed import FULL_WINDOW, SMALL_WINDOW, WINDOW_BYTES, WINDOW_RECORDS, Feed
+from isolane.feed import Feed
+from isolane.window import FULL_WINDOW, SMALL_WINDOW, WINDOW_BYTES, WINDOW_RECORDS
 
 Listener = Callable[[Sequence[Record]], None]
 

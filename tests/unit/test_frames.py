@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import process_time
 from typing import Any
 
 import pytest
@@ -78,8 +79,22 @@ def test_depth_64_is_taken_and_65_is_malformed(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["[]", "{}"])
 @pytest.mark.parametrize("depth", [1_000, 200_000])
 def test_any_depth_costs_an_error_and_no_more(depth: int, kind: str) -> None:
-    with pytest.raises(InvalidFrame, match="deeper than 64"):
+    with pytest.raises(InvalidFrame, match=r"deeper than 64|more than 100000 values"):
         decode_object(nested(depth, kind=kind))
+
+
+def test_a_frame_may_hold_100000_values_and_text_counts_once() -> None:
+    decode_object(json.dumps({"t": [0] * 99_000, "text": ",[{" * 50_000 + '"\\'}))
+    with pytest.raises(InvalidFrame, match="more than 100000 values"):
+        decode_object(json.dumps({"t": [0] * 100_001}))
+
+
+@pytest.mark.parametrize("text", ['"\\', '\\"', '"', '"a,', "[", '{"":'])
+def test_what_never_ends_costs_no_more_than_its_length(text: str) -> None:
+    began = process_time()
+    with pytest.raises(InvalidFrame):
+        decode_object(text * ((1 << 20) // len(text)))
+    assert process_time() - began < 2  # the square of the length would be minutes
 
 
 @pytest.mark.parametrize("sign", ["", "-"])

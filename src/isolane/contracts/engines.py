@@ -228,6 +228,13 @@ class Limits(Protocol):
         """Count one event against a rate; raises `LimitExceeded` with when to come back."""
         ...
 
+    def weigh(self, user_id: str, size: int) -> float:
+        """Count a frame of `size` bytes; when the user's are too many for now, don't.
+
+        Returns the seconds after which to ask again, or 0 when it was counted.
+        """
+        ...
+
 
 @runtime_checkable
 class Authenticator(Protocol):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+SMALL_BYTES: Final = 64 * 1024
+RUNS: Final = "/agui/"
+
 
 class BodyLimit:
-    """Refuses a body above `max_bytes` with 413; an announced one before its first byte is read."""
+    """Refuses a body that is too large with 413; an announced one before its first byte is read.
+
+    Only runs have large ones, and are read strictly: any other is small, whoever sends it.
+    """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        """Stand before `app`."""
+        """Stand before `app`; a run may have `max_bytes`."""
         self._app = app
         self._max_bytes = max_bytes
 
@@ -20,6 +28,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = self._max_bytes
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # where it is mounted
+        if not f"{path}/".startswith(RUNS):
+            most = min(most, SMALL_BYTES)
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
 
@@ -27,16 +39,17 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
+            if received > most:
+                raise _too_large(most)
             return message
 
         async def receive_nothing() -> Message:
-            raise self._too_large()
+            raise _too_large(most)
 
-        is_too_large = announced.isdecimal() and int(announced[:19]) > self._max_bytes
+        is_too_large = announced.isdecimal() and int(announced[:19]) > most
         await self._app(scope, receive_nothing if is_too_large else receive_counted, send)
 
-    def _too_large(self) -> HTTPException:
-        # Of this class, for FastAPI takes any other error of a body for one of its syntax.
-        return HTTPException(413, f"a body may have {self._max_bytes} bytes")
+
+def _too_large(most: int) -> HTTPException:
+    # Of this class, for FastAPI takes any other error of a body for one of its syntax.
+    return HTTPException(413, f"a body may have {most} bytes")

@@ -15,6 +15,7 @@ from isolane.auth.providers import Provider
 from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
+from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
 from isolane.contracts import Authenticator, EventLog, Identity, Store
@@ -24,6 +25,7 @@ from isolane.pressure import Pressure
 from isolane.service import AgentService
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
+from isolane.turns import Turns
 from isolane.watchdog import Watchdog
 from isolane.websocket.factory import WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
@@ -58,6 +60,7 @@ class Gateway:
     providers: Mapping[str, Provider]
     sign_ins: SignIns
     guesses: GuessGuard
+    strangers: Strangers
     revocations: Revocations
     accounts: Accounts
     sessions: SessionBook
@@ -75,6 +78,8 @@ class Gateway:
     dependencies: Mapping[str, Probe]
     watchdog: Watchdog
     pressure: Pressure
+    turns: Turns = field(default_factory=Turns)
+    """Those of sockets that want to be opened."""
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
     streams: set[Stream] = field(default_factory=set)

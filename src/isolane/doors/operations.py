@@ -57,6 +57,11 @@ class _Counters(Collector):
                 "isolane_log_reads", "Reads of a log by followers", value=feed.log_reads
             ),
             CounterMetricFamily(
+                "isolane_log_bounds_reads",
+                "Reads of where a log begins and ends",
+                value=feed.bounds_reads,
+            ),
+            CounterMetricFamily(
                 "isolane_loop_blocks",
                 "Times that an event loop was blocked",
                 value=self._gateway.watchdog.blocks,
@@ -87,7 +92,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "Not ready; the same body."}})
 async def readyz(gateway: OpenGateway) -> JSONResponse:
     """Say whether work is taken, with each dependency named."""
     states = {name: await _probe(probe) for name, probe in gateway.dependencies.items()}
@@ -99,7 +104,7 @@ async def readyz(gateway: OpenGateway) -> JSONResponse:
     return JSONResponse(body, status_code=200 if is_ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(gateway: OpenGateway, request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     _check_metrics_token(gateway, request)

@@ -17,6 +17,7 @@ from isolane.errors import (
     InvalidFrame,
     InvalidInput,
     IsolaneError,
+    LimitExceeded,
     NotFound,
     TooLarge,
     Unauthenticated,
@@ -27,6 +28,29 @@ from isolane.frames import error_details
 from isolane.ids import new_error_id
 
 POLICY_CLOSE: Final = 1008
+PROBLEM: Final = {
+    "description": "Refused, with problem details (RFC 9457).",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail", "code", "errorId", "retryable"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "code": {"type": "string"},
+                    "errorId": {"type": "string"},
+                    "retryable": {"type": "boolean"},
+                    "retryAfterMs": {"type": "integer"},
+                },
+            }
+        }
+    },
+}
+"""How the OpenAPI description tells of every refusal."""
+
 _NOT_JSON: Final = InvalidFrame("the body is not JSON")
 _OF_STATUS: Final = {
     404: NotFound("no such route"),
@@ -40,10 +64,13 @@ def report(error: BaseException, **names: str | None) -> tuple[IsolaneError, str
     """Log `error` under a new id; return what a client may hear of it, and the id.
 
     What nobody foresaw becomes `internal`, with the chain of causes, surface to root, in the log.
+    One of a flood is logged for those who debug only.
     """
     error_id = new_error_id()
     if isinstance(error, IsolaneError) and error.code != "internal":
-        _log.info("refused", error_id=error_id, code=error.code, reason=str(error), **names)
+        is_flood = isinstance(error, LimitExceeded) and error.is_flood
+        tell = _log.debug if is_flood else _log.info
+        tell("refused", error_id=error_id, code=error.code, reason=str(error), **names)
         return error, error_id
     _log.error(
         "failed",

@@ -310,5 +310,22 @@ def frame_schema() -> dict[str, Any]:
     }
 
 
+def run_input_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what a run takes, whole: nothing in it refers elsewhere."""
+    (schema,), shapes = msgspec.json.schema_components([RunInput], ref_template="{name}")
+    whole: dict[str, Any] = _inlined(schema, shapes)
+    return whole
+
+
+def _inlined(schema: Any, shapes: dict[str, Any]) -> Any:  # noqa: ANN401 - any part of a schema
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(shapes[schema["$ref"]], shapes)
+        return {name: _inlined(value, shapes) for name, value in schema.items()}
+    if isinstance(schema, list):
+        return [_inlined(value, shapes) for value in schema]
+    return schema
+
+
 if __name__ == "__main__":
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(frame_schema())).decode() + "\n")

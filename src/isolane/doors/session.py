@@ -20,6 +20,7 @@ from isolane.errors import (
     InvalidCursor,
     InvalidInput,
     IsolaneError,
+    LimitExceeded,
     ManagerClosed,
     NotFound,
     TooLarge,
@@ -46,6 +47,12 @@ UNSUPPORTED_DATA: Final = 1003
 EXPIRY_WARNING_MS: Final = 60_000
 FROM_START: Final = "-1"
 LONGEST_SLEEP_S: Final = 3600.0
+TURN_FRAMES: Final = 8
+"""So many frames that wait are taken in a row; then others have their turn."""
+REFUSED_STEP_S: Final = 0.005
+REFUSED_MAX_S: Final = 0.25
+"""Of frames above their rate each in a row is answered a step later than the one before, and no
+later than this: nobody waits for long, and a flood is read no faster than it is refused."""
 
 
 class Session:
@@ -67,6 +74,8 @@ class Session:
         self._dialogue = Dialogue()
         self._woken = asyncio.Event()
         self._is_warned = False
+        self._refused = 0
+        """Frames in a row that were above their rate."""
         self._noted_at = gateway.clock() + gateway.sessions.touch_ms
 
     async def serve(self, receive: Receive) -> str:
@@ -82,7 +91,11 @@ class Session:
     # --- what comes in ---------------------------------------------------------------------------
 
     async def _converse(self, receive: Receive) -> str:
+        taken = 0
         while True:
+            taken += 1
+            if taken % TURN_FRAMES == 0:
+                await asyncio.sleep(0)  # what has come already is taken without waiting
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return f"{message.get('code')} {message.get('reason') or ''}".strip()
@@ -95,15 +108,22 @@ class Session:
             self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
             return
         try:
-            self._check_size(text)
+            size = self._check_size(text)
             self._gateway.factory.check_rate(self._connection.user_id)
+            await self._gateway.factory.pace(self._connection.user_id, size)
             commands = self._dialogue.receive(text, now_ms=self._gateway.clock())
         except TooLarge as error:
             self._hang_up(error)
             return
+        except LimitExceeded as error:
+            self._refused += 1
+            await asyncio.sleep(min(self._refused * REFUSED_STEP_S, REFUSED_MAX_S))
+            self._tell(error)
+            return
         except IsolaneError as error:
             self._tell(error)
             return
+        self._refused = 0
         self._note_use(commands)
         self._connection.is_busy = True
         try:
@@ -128,11 +148,12 @@ class Session:
             self._is_warned = False
             self._woken.set()
 
-    def _check_size(self, text: str) -> None:
+    def _check_size(self, text: str) -> int:
         most = self._gateway.settings.limit_frame_bytes
         size = len(text) if text.isascii() else len(text.encode())
         if size > most:
             raise TooLarge(f"a frame may have {most} bytes, this one has {size}")
+        return size
 
     async def _carry_out(self, command: Command) -> None:
         names = _names(command)
@@ -159,7 +180,7 @@ class Session:
     async def _do(self, command: Command) -> None:
         match command:
             case Welcome() | Hello():
-                await self._welcome()
+                self._welcome()
             case Refuse(error, thread_id, run_id):
                 self._tell(error, thread_id=thread_id, run_id=run_id)
             case HangUp(reason, code):
@@ -179,10 +200,10 @@ class Session:
 
     # --- what is done ----------------------------------------------------------------------------
 
-    async def _welcome(self) -> None:
+    def _welcome(self) -> None:
         connection, settings = self._connection, self._gateway.settings
         active = self._gateway.service.get_active_runs(connection.user_id)
-        heads = [(await self._gateway.feed.load_bounds(run.thread_key)).head for run in active]
+        heads = [self._gateway.service.get_head(run) for run in active]
         connection.has_greeted = True
         connection.post(
             welcome(
@@ -206,8 +227,13 @@ class Session:
     async def _subscribe(self, thread_id: str, after: EventId | None) -> None:
         connection = self._connection
         context = connection.context.for_thread(thread_id)
-        resume = await self._gateway.resumer.load(context.thread_key, after)
+        # The manager first: what one follower had to read of the thread is there for the next.
         manager = await self._open_manager(context)
+        try:
+            resume = await self._gateway.resumer.load(context.thread_key, after)
+        except BaseException:
+            await self._gateway.factory.discard(manager, context)
+            raise
         interest = connection.renew_interest(thread_id)
         interest.want_all()
         connection.post(resume.to_frame(thread_id))

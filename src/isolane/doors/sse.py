@@ -25,6 +25,7 @@ from isolane.doors.credentials import (
 )
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
+from isolane.doors.schema import run_input_schema
 from isolane.errors import IsolaneError, NotFound, SlowConsumer, Unauthenticated
 from isolane.events import Record
 from isolane.frames import decode_object, read_run, run_error, to_run_input
@@ -36,6 +37,15 @@ _log = structlog.get_logger(__name__)
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
+
+STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {}}}}
+RUN_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": run_input_schema()}},
+    }
+}
+"""What the route reads by itself, once it knows who asks."""
 
 Records = AsyncGenerator[Record, None]
 
@@ -154,7 +164,12 @@ async def _with_beats(
         await asyncio.wait(left)
 
 
-@router.get("/api/threads/{thread_id}/events", tags=["threads"], response_class=StreamingResponse)
+@router.get(
+    "/api/threads/{thread_id}/events",
+    tags=["threads"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
 async def follow_thread(
     gateway: OpenGateway,
     identity: Reader,
@@ -183,7 +198,13 @@ async def follow_thread(
     return await _open_stream(gateway, identity, start)
 
 
-@router.post("/agui", tags=["agui"], response_class=StreamingResponse)
+@router.post(
+    "/agui",
+    tags=["agui"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+    openapi_extra=RUN_BODY,
+)
 async def run_default_agent(
     gateway: OpenGateway,
     identity: Writer,
@@ -194,7 +215,13 @@ async def run_default_agent(
     return await _run(gateway, identity, request, agent=None, last_event_id=last_event_id)
 
 
-@router.post("/agui/{agent}", tags=["agui"], response_class=StreamingResponse)
+@router.post(
+    "/agui/{agent}",
+    tags=["agui"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+    openapi_extra=RUN_BODY,
+)
 async def run_agent(
     gateway: OpenGateway,
     identity: Writer,
@@ -232,7 +259,9 @@ async def _run(
     gateway.factory.check_rate(identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
-    run = read_run(decode_object(await request.body()))
+    body = await request.body()
+    await gateway.factory.pace(identity.user_id, len(body))
+    run = read_run(decode_object(body))
     own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
     asked = None if last_event_id is None else EventId.parse(last_event_id)
 

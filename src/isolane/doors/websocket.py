@@ -29,6 +29,7 @@ from isolane.doors.handshake import (
 )
 from isolane.doors.problems import report
 from isolane.doors.session import Session
+from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
 from isolane.websocket.connection import WebSocketConnection
 
@@ -44,12 +45,13 @@ class WebSocketDoor:
         handshake = read_handshake(scope)
         try:
             gateway = get_gateway(scope)
-            identity = await _admit(gateway, scope, handshake)
+            identity = await _identify(gateway, scope, handshake)
             agent = gateway.service.check_agent(handshake.agent)
             require(identity, Rights.READ)
             if agent == check.NAME:
                 require_agent(identity, agent)
             gateway.factory.reserve(identity.user_id)
+            await _wait_for_turn(gateway, identity.user_id)
         except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
             known, error_id = report(error, agent=handshake.agent)
             with suppress(OSError, RuntimeError):
@@ -57,6 +59,17 @@ class WebSocketDoor:
             return
         upgrade = _Upgrade(gateway, scope, send, handshake, identity)
         await upgrade.serve(receive, agent=agent)
+
+
+async def _identify(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identity:
+    """Return who knocks; of those who can't say, only so many an address are heard."""
+    try:
+        return await _admit(gateway, scope, handshake)
+    except Unauthenticated:
+        address = (scope.get("client") or ("",))[0]
+        await gateway.turns.take(f"stranger at {address}")  # no user is called so: of a space
+        gateway.strangers.count(address)
+        raise
 
 
 async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identity:
@@ -69,6 +82,16 @@ async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identi
         origins = get_headers(scope, b"origin")
         return gateway.check_revoked(gateway.tickets.redeem(handshake.ticket, origins=origins))
     return await judge_cookie(gateway, scope, is_write=True)
+
+
+async def _wait_for_turn(gateway: Gateway, user_id: str) -> None:
+    """Let those of other users go first of whom fewer wait: who has reserved a slot keeps it."""
+    try:
+        await gateway.turns.take(user_id)
+        gateway.check_ready()
+    except BaseException:
+        gateway.factory.release_slot(user_id)
+        raise
 
 
 @dataclass(frozen=True, slots=True)

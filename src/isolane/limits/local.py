@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Final
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from isolane.clock import Clock
 from isolane.errors import LimitExceeded
+
+WEIGHT_BYTES: Final = 4 << 20
+WEIGHT_S: Final = 8
+"""Frames of so many bytes in so many seconds are read at once: a handful of the largest. More are
+read as slowly, half a megabyte a second, for it is everybody's time in which they are."""
+_WEIGHT: Final = "bytes of frames"
 
 
 class LocalLimits:
@@ -44,3 +51,12 @@ class LocalLimits:
         reset_s = self._rates.get_window_stats(item, limit, user_id).reset_time
         wait_ms = round(reset_s * 1000) - self._clock()
         raise LimitExceeded(limit, self._most[limit], retry_after_ms=max(wait_ms, 100))
+
+    def weigh(self, user_id: str, size: int) -> float:
+        """Count a frame's bytes, or return the seconds after which to ask again."""
+        most = max(WEIGHT_BYTES, size)  # the largest frame may be larger by the settings
+        item = RateLimitItemPerSecond(most, WEIGHT_S)
+        if self._rates.hit(item, _WEIGHT, user_id, cost=size):
+            return 0.0
+        reset_s = self._rates.get_window_stats(item, _WEIGHT, user_id).reset_time
+        return max(reset_s - self._clock() / 1000, 0.1)

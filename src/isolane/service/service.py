@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Final
 
 import structlog
@@ -89,9 +89,12 @@ class AgentService:
         self._check_room = check_room
         self._runs: dict[RunKey, Run] = {}
         self._starting: dict[RunKey, asyncio.Event] = {}
+        self._beginning: dict[RunKey, asyncio.Event] = {}
+        """Runs that have waited, and whose turn is being written down."""
         self._deleting: dict[ThreadKey, asyncio.Event] = {}
         self._early_aborts = EarlyAborts(clock)
         self._is_draining = False
+        self._hurried = asyncio.Event()
         self.abandoned_count = 0
         """Agents so far that swallowed their cancellation."""
 
@@ -107,6 +110,13 @@ class AgentService:
             for key, run in self._runs.items()
             if key.user_id == user_id and run.begun is not None
         ]
+
+    def get_head(self, context: UserExecutionContext) -> EventId | None:
+        """Return where the log ends that the context's run writes; None when it isn't under way."""
+        run = self._runs.get(context.run_key)
+        if run is None or run.begun is None:
+            return None
+        return (run.writer.head if run.writer is not None else None) or run.begun.after
 
     def check_agent(self, name: str | None) -> str:
         """Return the agent's name, the default's for None; raises `UnknownAgent`."""
@@ -131,7 +141,7 @@ class AgentService:
         """
         draft = to_draft(run_input, self.check_agent(agent))
         policy = policy_of(run_input, default=self._settings.policy)
-        async with self._alone(context.run_key):
+        async with _alone(self._starting, context.run_key):
             stored = await self._store.load_run(context.run_key)
             if stored is not None:
                 return await self._attach(context, stored, draft)
@@ -284,29 +294,31 @@ class AgentService:
         return ended
 
     async def drain(self, *, timeout_s: float) -> None:
-        """Take no more runs; let those under way go on for `timeout_s`, then end them."""
+        """Take no more runs; let those under way go on for `timeout_s`, then end them.
+
+        `hurry` ends the wait. Runs that wait for their turn stay on record for the next start.
+        """
         self._is_draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_MARGIN_S):
+                for start in (*self._starting.values(), *self._beginning.values()):
+                    await start.wait()  # it may be a run under way then
         active = [run for run in self._runs.values() if run.begun is not None]
         if not active:
             return
-        ended = [self._tasks.start(run.ended.wait(), name="drain") for run in active]
-        await asyncio.wait(ended, timeout=timeout_s)
+        ended = self._tasks.start(_until_ended(active), name="drain")
+        hurried = self._tasks.start(self._hurried.wait(), name="hurry")
+        await asyncio.wait({ended, hurried}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
         for run in active:
             run.stop.set(GoingAway("the gateway is shutting down"))
-        await asyncio.wait(ended, timeout=DRAIN_MARGIN_S)
+        await asyncio.wait({ended}, timeout=DRAIN_MARGIN_S)
+
+    def hurry(self) -> None:
+        """End the wait of a drain, now or to come; runs under way still get their end."""
+        self._hurried.set()
 
     # --- taking a run on -------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _alone(self, key: RunKey) -> AsyncIterator[None]:
-        """Let one start of a run id happen at a time; the second finds what the first made."""
-        while key in self._starting:
-            await self._starting[key].wait()
-        self._starting[key] = asyncio.Event()
-        try:
-            yield
-        finally:
-            self._starting.pop(key).set()
 
     async def _attach(
         self, context: UserExecutionContext, stored: StoredRun, draft: RunDraft
@@ -407,7 +419,8 @@ class AgentService:
         wait_s = 0.05
         while run.begun is None and not (self._is_draining or run.is_deleted):
             try:
-                run.begun = await self._store.begin_queued_run(run.context, run.draft)
+                async with _alone(self._beginning, run.context.run_key):
+                    run.begun = await self._store.begin_queued_run(run.context, run.draft)
             except NotFound:  # deleted with its thread while its turn came
                 self._leave(run)
                 return
@@ -493,6 +506,23 @@ class AgentService:
         run = Run(_context_of(stored), stored.draft, agent, Stop(self._clock))
         run.taken_on_at = stored.created_at
         return run
+
+
+@asynccontextmanager
+async def _alone(held: dict[RunKey, asyncio.Event], key: RunKey) -> AsyncIterator[None]:
+    """Do one thing with a run id at a time: of two starts the second finds what the first made."""
+    while key in held:
+        await held[key].wait()
+    held[key] = asyncio.Event()
+    try:
+        yield
+    finally:
+        held.pop(key).set()
+
+
+async def _until_ended(runs: Iterable[Run]) -> None:
+    for run in runs:
+        await run.ended.wait()
 
 
 def _check_thread(context: UserExecutionContext, thread_id: str) -> None:

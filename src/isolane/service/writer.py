@@ -53,6 +53,8 @@ class RunWriter:
         self._clock = clock
         self._grammar = RunGrammar()
         self._transcript = Transcript(known_ids=known_ids)
+        self.head: EventId | None = None
+        """The newest id that it wrote."""
         self._pending: list[Pending] = []
         self._filled = asyncio.Event()
         self._settled = asyncio.Event()
@@ -172,6 +174,7 @@ class RunWriter:
         records = await self._feed.append(
             self._key, self._run_id, [payload for payload, _ in batch], epoch=self._epoch
         )
+        self.head = records[-1].id if records else self.head
         self._uncommitted -= len(batch)
         _tell(batch, records)
 

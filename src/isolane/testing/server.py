@@ -117,6 +117,10 @@ class Server:
         """End it at once, by SIGKILL: nothing is drained, nothing is closed."""
         return await self._end(signal.SIGKILL)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send its process a signal, and wait for nothing."""
+        self._running().send_signal(number)
+
     async def restart(self) -> Stopped:
         """Stop it and start it again on the same port and data."""
         stopped = await self.stop()
@@ -194,7 +198,7 @@ class Server:
         self._assert_without(LEFTOVERS if traceback_allowed else (*LEFTOVERS, "Traceback"))
 
     def _assert_without(self, marks: tuple[str, ...]) -> None:
-        found = [line for line in self.lines if any(mark in line for mark in marks)]
+        found = [line for line in self.lines if any(mark in _own_words(line) for mark in marks)]
         if found:
             raise AssertionError("\n".join(["the server said:", *found]))
 
@@ -263,6 +267,12 @@ async def _is_ready(http: httpx.AsyncClient) -> bool:
         return (await http.get("/readyz")).is_success
     except httpx.TransportError:
         return False
+
+
+def _own_words(line: str) -> str:
+    """Return what a line says, without the path: that is what somebody asked for."""
+    entry = _json_object(line)
+    return line if entry is None else json.dumps({**entry, "path": ""})
 
 
 def _json_object(line: str) -> dict[str, Any] | None:

@@ -38,6 +38,11 @@ SHED_RETRY_MS: Final = 15_000
 
 _log = structlog.get_logger(__name__)
 
+LARGE_BYTES: Final = 64 * 1024
+"""A frame above this is one of those that take long to read."""
+BYE_BATCH: Final = 100
+BYE_PAUSE_S: Final = 0.2
+
 
 class WebSocketManagerFactory:
     """Makes, finds, limits and shuts down managers; owns sockets, slots and drain.
@@ -115,6 +120,11 @@ class WebSocketManagerFactory:
     def check_rate(self, user_id: str) -> None:
         """Count one frame of the user's; raises `LimitExceeded` with when to come back."""
         self._limits.hit(user_id, "framesPerMinute")
+
+    async def pace(self, user_id: str, size: int) -> None:
+        """Wait until a large frame of the user's may be read. Cancelled, it isn't counted."""
+        while size > LARGE_BYTES and (wait_s := self._limits.weigh(user_id, size)):  # noqa: ASYNC110 - a pace
+            await asyncio.sleep(wait_s)  # the pace that is asked of the user
 
     def own(self, connection: WebSocketConnection) -> None:
         """Take over a socket whose slot was reserved."""
@@ -203,17 +213,25 @@ class WebSocketManagerFactory:
         for user_id in tuple(self._sockets):
             self.post_to_user(user_id, {"type": "draining", "deadlineMs": deadline_ms})
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, *, spread_s: float = 0.0) -> None:
         """Close every socket with 1001 and every manager, and wait for it. Idempotent.
 
-        A socket that takes nothing is reset after 2 s; so this ends, whoever doesn't read.
+        Sockets close in batches of 100, spread over `spread_s` at most: their clients come back as
+        they went. One that takes nothing is reset after 2 s; so this ends, whoever doesn't read.
         """
         self._is_draining = True
         if self._making:
             await asyncio.wait(tuple(self._making.values()))
         sockets = [socket for user_id in self._sockets for socket in self._sockets_of(user_id)]
-        if sockets:
-            closing = [self._tasks.start(_say_goodbye(socket), name="bye") for socket in sockets]
+        batches = [
+            sockets[start : start + BYE_BATCH] for start in range(0, len(sockets), BYE_BATCH)
+        ]
+        closing: list[asyncio.Task[None]] = []
+        for batch in batches:
+            if closing:
+                await asyncio.sleep(min(spread_s / len(batches), BYE_PAUSE_S))  # the point of it
+            closing += [self._tasks.start(_say_goodbye(socket), name="bye") for socket in batch]
+        if closing:
             await asyncio.wait(closing)
         for socket in sockets:
             await self.release(socket)

@@ -21,7 +21,7 @@ from isolane.errors import (
     NoActiveRun,
     Unavailable,
 )
-from isolane.feed import Tail
+from isolane.tail import Tail
 from isolane.tasks import TaskOwner, end_task
 from isolane.websocket.connection import GOING_AWAY, WebSocketConnection
 

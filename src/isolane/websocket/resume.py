@@ -48,7 +48,7 @@ class Resumer:
 
     async def load(self, key: ThreadKey, after: EventId | None) -> Resume:
         """Return how to go on from `after`; raises `InvalidCursor` when it is ahead of the log."""
-        bounds = await self._feed.load_bounds(key)
+        bounds = await self._feed.load_bounds_for(key, after)
         start = EventId(bounds.head.epoch, 0) if after is None else after
         try:
             bounds.check_cursor(start)

@@ -1,0 +1,54 @@
+"""Keeps each pass of the event loop short when thousands want something at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+TURNS_EACH_PASS: Final = 1
+"""What a turn is for takes a millisecond or two, and servers accept one connection in each pass."""
+
+
+class Turns:
+    """Gives out a few turns in each pass of the loop, to one user after the other.
+
+    A turn is not given back: nobody who hangs keeps another from theirs. Who comes alone waits for
+    nobody, and a user with one thing to do waits for one thing of each other user, not for all.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nobody in line."""
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        self._left = TURNS_EACH_PASS
+        self._is_renewing = False
+
+    async def take(self, user_id: str) -> None:
+        """Return when it is the user's turn. Safe to cancel."""
+        self._renew_soon()
+        if self._left and not self._lines:
+            self._left -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(user_id, deque()).append(turn)
+        await turn
+
+    def _renew_soon(self) -> None:
+        if not self._is_renewing:
+            self._is_renewing = True
+            asyncio.get_running_loop().call_soon(self._renew)
+
+    def _renew(self) -> None:
+        self._is_renewing = False
+        self._left = TURNS_EACH_PASS
+        while self._left and self._lines:
+            user_id = next(iter(self._lines))
+            line = self._lines.pop(user_id)
+            turn = line.popleft()
+            if line:  # behind all others
+                self._lines[user_id] = line
+            if not turn.done():  # as one is that was cancelled
+                turn.set_result(None)
+                self._left -= 1
+        if self._lines or self._left < TURNS_EACH_PASS:
+            self._renew_soon()

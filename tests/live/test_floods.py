@@ -1,0 +1,287 @@
+"""One user at fifty times each published limit, beside others who keep to theirs.
+
+The others' p99 stays within twice that of a quiet moment. Strangers, who are no user and whose
+handshakes come before anybody knows that, are held to what every hostile input is held to.
+
+Whoever is refused is told which limit it was, its value and when to come back. The others are
+measured by a neighbour of their own process, once in quiet and once beside the flood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import httpx
+import pytest
+import pytest_asyncio
+from tests.live.client import Client, Frame, connect, run_frame
+from tests.live.framing import TEXT, frame, hear_close, raw_socket
+from tests.live.hostile.siege import NEIGHBOUR_S, Neighbour, Turns, neighbour_of, tell
+from tests.live.server import Server
+from tests.live.stage import SCRIPT, Lane, read_to_close, shared_server, steps
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import InvalidStatus
+
+from isolane.settings import Settings
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+
+TIMES: Final = 50
+WINDOW_S: Final = 2.0
+RATIO_MAX: Final = 2.0
+NOISE_S: Final = 0.02
+"""What nobody sees, and a busy machine adds to either window."""
+WINDOWS: Final = 3
+"""The best of so many counts: whatever else the machine does only adds."""
+LIMITS: Final = Settings().published_limits
+FAILED: Final = "failedHandshakesPerAddress"
+FAILED_MAX: Final = Settings().limit_failed_handshakes_per_address
+NAMED: Final = re.compile(r"(\w+) is limited to (\d+)")
+
+server = shared_server(SCRIPT)
+
+
+class Refusal(NamedTuple):
+    """What somebody is told who has too much."""
+
+    limit: str
+    value: int
+
+    @classmethod
+    def of(cls, error: Frame) -> Refusal:
+        """Read it; fails unless it says when to come back."""
+        assert error["code"] == "limit_exceeded", error
+        assert error["retryable"] is True, error
+        assert 0 < error["retryAfterMs"] <= 60_000, error
+        found = NAMED.search(error.get("message") or error["detail"])
+        assert found is not None, error
+        return cls(found[1], int(found[2]))
+
+
+Flood: TypeAlias = Callable[[Lane], Awaitable[set[Refusal]]]
+FLOODS: Final[dict[str, Flood]] = {}
+
+
+def flood(limit: str) -> Callable[[Flood], Flood]:
+    """Register what floods a limit. It ends by itself, in seconds."""
+
+    def register(deed: Flood) -> Flood:
+        FLOODS[limit] = deed
+        return deed
+
+    return register
+
+
+async def ask_all(client: Client, frames: Iterable[Frame]) -> set[Refusal]:
+    """Send frames as fast as they are taken, and return what was refused in the meantime."""
+    refused: set[Refusal] = set()
+
+    async def listen() -> None:
+        while True:
+            frame = await client.recv(timeout_s=60)
+            if frame.get("type") == "error":
+                refused.add(Refusal.of(frame))
+
+    listening = asyncio.create_task(listen())
+    try:
+        with suppress(TimeoutError):  # who is refused is read slowly: that is the answer
+            async with asyncio.timeout(WINDOW_S):
+                for frame in frames:
+                    await client.send(frame)
+                await asyncio.sleep(WINDOW_S)  # for the answers, which nobody waits for
+    finally:
+        listening.cancel()
+        await asyncio.wait({listening})
+    return refused
+
+
+@flood("framesPerMinute")
+async def too_many_frames(lane: Lane) -> set[Refusal]:
+    async with lane.connect() as client:
+        count = TIMES * LIMITS["framesPerMinute"]
+        return await ask_all(client, ({"type": "ping", "t": n} for n in range(count)))
+
+
+@flood("connectionsPerUser")
+async def too_many_connections(lane: Lane) -> set[Refusal]:
+    count = LIMITS["connectionsPerUser"]
+    refused: set[Refusal] = set()
+
+    async def knock() -> None:
+        async with lane.connect(hello=False) as client:
+            frames, _ = await read_to_close(client)
+            refused.update(Refusal.of(frame) for frame in frames)
+
+    async with asyncio.TaskGroup() as group:
+        sitting = [group.create_task(_sit(lane)) for _ in range(count)]
+        await asyncio.sleep(0.5)  # most of them sit; whoever comes later is refused as well
+        for _ in range(TIMES):
+            await asyncio.gather(*(knock() for _ in range(count)))
+        for task in sitting:
+            task.cancel()
+    return refused
+
+
+async def _sit(lane: Lane) -> None:
+    async with lane.connect(hello=False) as client:
+        await client.closed(timeout_s=60)
+
+
+@flood("threadsPerUser")
+async def too_many_threads(lane: Lane) -> set[Refusal]:
+    async with lane.connect() as client:
+        count = min(TIMES * LIMITS["threadsPerUser"], LIMITS["framesPerMinute"] - 10)
+        return await ask_all(
+            client, ({"type": "subscribe", "threadId": f"t-{n}"} for n in range(count))
+        )
+
+
+@flood("runsPerUser")
+async def too_many_runs(lane: Lane) -> set[Refusal]:
+    async with lane.connect() as client:
+        count = TIMES * LIMITS["runsPerUser"]
+        return await ask_all(client, (_run(lane, f"t-{n}", n) for n in range(count)))
+
+
+@flood("queuedRunsPerThread")
+async def too_many_queued_runs(lane: Lane) -> set[Refusal]:
+    """Of the runs in all there may be five, so on one thread there are five, and four wait."""
+    async with lane.connect() as client:
+        count = TIMES * LIMITS["queuedRunsPerThread"]
+        return await ask_all(client, (_run(lane, "t", n) for n in range(count)))
+
+
+def _run(lane: Lane, thread_id: str, number: int) -> Frame:
+    text = steps(["hold", "never"])
+    return run_frame(thread_id, f"{lane.user}-{number}", text)
+
+
+@flood("frameBytes")
+async def too_large_frames(lane: Lane) -> set[Refusal]:
+    """It has a code and a close of its own: `too_large`, 1009."""
+    for _ in range(3):
+        async with raw_socket(lane.server.port, lane.token) as own:
+            with suppress(OSError):
+                await own.send(frame(TEXT, b" " * TIMES * LIMITS["frameBytes"]))
+            assert (await hear_close(own, []) or "1009").startswith("1009")
+    return set()
+
+
+@flood("eventBytes")
+async def too_large_events(lane: Lane) -> set[Refusal]:
+    """What an agent says too much ends its run: `agent_protocol`."""
+    for number in range(TIMES // 2):
+        text = steps(["blobs", 1, 2 * LIMITS["eventBytes"]])
+        *_, end = await lane.play("t", f"{lane.user}-{number}", text)
+        assert end["code"] == "agent_protocol", end
+    return set()
+
+
+@flood(FAILED)
+async def too_many_strangers(lane: Lane) -> set[Refusal]:
+    refused: set[Refusal] = set()
+
+    async def knock(http: httpx.AsyncClient) -> None:
+        answer = await http.get("/ws", headers={**UPGRADE, "Authorization": "Bearer nobody.s.own"})
+        if answer.status_code != 401:
+            assert answer.status_code == 429, answer.text
+            refused.add(Refusal.of(answer.json()))
+
+    async with lane.server.http() as http:
+        for _ in range(2 * FAILED_MAX // TIMES):
+            await asyncio.gather(*(knock(http) for _ in range(TIMES)))
+    with pytest.raises(InvalidStatus) as caught:
+        await connect_as("nobody", lane.server)
+    assert caught.value.response.status_code == 429
+    async with connect(lane.server.websocket_url(), "nobody.s.own", hello=False) as client:
+        frames, close = await read_to_close(client)
+    assert close == (4429, "limit_exceeded")
+    refused.update(map(Refusal.of, frames))
+    # Who has a good credential is let in from the same address.
+    await lane.play("t", lane.user, "word")
+    return refused
+
+
+UPGRADE: Final = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+}
+
+
+async def connect_as(token: str, one: Server) -> None:
+    """Upgrade without our subprotocol: a refusal is a status then."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with open_websocket(one.websocket_url(), additional_headers=headers, proxy=None):
+        pass
+
+
+# --- what the others see -------------------------------------------------------------------------
+
+EXPECTED: Final[dict[str, set[Refusal]]] = {
+    "framesPerMinute": {Refusal("framesPerMinute", LIMITS["framesPerMinute"])},
+    "connectionsPerUser": {Refusal("connectionsPerUser", LIMITS["connectionsPerUser"])},
+    "threadsPerUser": {Refusal("threadsPerUser", LIMITS["threadsPerUser"])},
+    "runsPerUser": {Refusal("runsPerUser", LIMITS["runsPerUser"])},
+    "queuedRunsPerThread": {Refusal("runsPerUser", LIMITS["runsPerUser"])},
+    "frameBytes": set(),
+    "eventBytes": set(),
+    FAILED: {Refusal(FAILED, FAILED_MAX)},
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def neighbour(server: Server) -> AsyncIterator[Neighbour]:
+    async with neighbour_of(server) as one:
+        yield one
+
+
+async def test_every_published_limit_is_flooded() -> None:
+    """But the send timeout, which is a deadline: `test_slow_readers.py` has it."""
+    assert set(FLOODS) == set(EXPECTED) == {*LIMITS, FAILED} - {"sendTimeoutMs"}
+
+
+@pytest.mark.parametrize("limit", FLOODS)
+async def test_one_user_at_fifty_times_a_limit_is_told_and_nobody_notices(
+    server: Server, neighbour: Neighbour, limit: str
+) -> None:
+    for window in range(WINDOWS):
+        quiet, _, _ = await watch(server, neighbour, rest)
+        flooded, refused, stretch = await watch(server, neighbour, FLOODS[limit])
+        assert refused == EXPECTED[limit]
+        for report in (quiet, flooded):
+            assert not report["troubles"]
+            assert not report["lost"]
+        most_s = NEIGHBOUR_S if limit == FAILED else RATIO_MAX * quiet["p99_s"] + NOISE_S
+        bound = most_s * stretch + flooded["control_p99_s"]
+        tell(f"{limit}: p99 {flooded['p99_s']:.4f} s, quiet {quiet['p99_s']:.4f}, x{stretch:.2f}")
+        if flooded["p99_s"] < bound:
+            return
+        assert window < WINDOWS - 1, (quiet, flooded, stretch)
+
+
+async def rest(lane: Lane) -> set[Refusal]:
+    """Let a window pass in quiet."""
+    del lane
+    await asyncio.sleep(WINDOW_S)
+    return set()
+
+
+async def watch(
+    one: Server, neighbour: Neighbour, deed: Flood
+) -> tuple[dict[str, Any], set[Refusal], float]:
+    """Return how the neighbour fared meanwhile, what the deed brought, and the server's stretch."""
+    turns, refused, until = Turns.of(one), set[Refusal](), monotonic() + WINDOW_S
+    await neighbour.begin()
+    try:
+        while monotonic() < until:
+            refused |= await deed(Lane(one))
+    finally:
+        report = await neighbour.report()
+    return report, refused, turns.stretch(Turns.of(one))
