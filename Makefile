@@ -30,7 +30,7 @@ page: page/dist/index.html ## build the chat page
 
 test: check live ## every gate, then the live and the browser tests
 
-check: .venv/.installed $(CLIENT)/node_modules/.installed page/node_modules/.installed ## the gates: format, lint, types, floors, unit and contract tests
+check: .venv/.installed $(CLIENT)/node_modules/.installed page/node_modules/.installed ## the gates: format, lint, types, floors, unit and contract tests, known vulnerabilities
 	$(STEP) format   ruff format --check
 	$(STEP) lint     ruff check
 	$(STEP) mypy     mypy
@@ -42,6 +42,7 @@ check: .venv/.installed $(CLIENT)/node_modules/.installed page/node_modules/.ins
 	$(STEP) client   $(NPM) --prefix $(CLIENT) test
 	$(STEP) page     $(NPM) --prefix page run check
 	$(STEP) page     $(NPM) --prefix page test
+	$(STEP) audit    sh scripts/audit $(NPM)
 
 live: .venv/.installed .venv/.chromium $(DRIVERS)/node_modules/.installed page/dist/index.html ## the tests that start real servers, clients and browsers
 	$(STEP) live     pytest tests/live -m "not soak" $(ARGS)
