@@ -94,3 +94,13 @@ def test_every_promise_names_tests_that_exist() -> None:
         named = re.findall(r"`(tests/[\w/]+\.py)`", promise)
         assert named, promise
         assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_threats_are_numbered_and_each_names_tests_that_exist() -> None:
+    threats = re.findall(r"^\| (T\d+) \|.*\| (.+) \|$", read("docs/threats.md"), re.MULTILINE)
+    assert [number for number, _ in threats] == [f"T{n + 1}" for n in range(len(threats))]
+    assert len(threats) >= 28
+    for number, held_by in threats:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", held_by)
+        assert named, number
+        assert [name for name in named if not (ROOT / name).is_file()] == []
