@@ -6,15 +6,19 @@ Served as `--agent name=hungry_agents:attribute`. No run can be begun to tell th
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ag_ui.core import RunAgentInput
 
     from isolane import UserExecutionContext
     from isolane.contracts import StopSignal
+
+FOLDER: Final = "HUNGRY_AGENTS_FOLDER"
+"""Names where the signs are: what a user says is a secret, and paths stand in tracebacks."""
 
 
 async def hoarder(
@@ -30,9 +34,9 @@ async def hoarder(
 
 
 async def counter(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002
-    """Count, 20 numbers a second, until there is a file where the user says; then say so."""
-    sign, number = Path(str(input.messages[-1].content)), 0
-    while not sign.exists():  # noqa: ASYNC240 - it is looked for, not read
+    """Count, 20 numbers a second, until there is a file that the user names; then say so."""
+    sign, number = Path(os.environ[FOLDER]) / str(input.messages[-1].content), 0
+    while not sign.exists():
         number += 1
         yield f"{number} "
         await asyncio.sleep(0.05)  # the pace

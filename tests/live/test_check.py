@@ -380,7 +380,11 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "sends the cursor's own event again": (
         "resume",
         "doubled",
-        mistake("eventlog/database.py", "events.c.seq > after.seq", "events.c.seq >= after.seq"),
+        mistake(
+            "tail.py",
+            "        position = after\n",
+            "        position = EventId(after.epoch, max(after.seq - 1, 0))\n",
+        ),
     ),
     "tells everybody of a thread": (
         "isolation",

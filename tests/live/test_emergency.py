@@ -16,6 +16,7 @@ import pytest
 from tests.live.agents import numbered
 from tests.live.client import Client, Follower, Frame, run_frame
 from tests.live.disk import filled
+from tests.live.hungry_agents import FOLDER
 from tests.live.server import Server
 from tests.live.stage import Lane, caught_up, own_server, read_to_close, text_of
 
@@ -56,9 +57,9 @@ async def answer_to(client: Client, thread_id: str, run_id: str, text: str) -> F
 async def begin(client: Client, sign: Path) -> Follower:
     """Follow a thread with a run that counts until there is a sign, and one that waits behind."""
     seen = await client.subscribe("t")
-    await client.run("t", "r-1", str(sign))
+    await client.run("t", "r-1", sign.name)
     await client.until_true(lambda: len(seen.of_run("r-1")) > 5)
-    assert (await answer_to(client, "t", "r-2", str(sign)))["disposition"] == "queued"
+    assert (await answer_to(client, "t", "r-2", sign.name))["disposition"] == "queued"
     return seen
 
 
@@ -72,7 +73,7 @@ async def assert_new_runs_are_refused(lane: Lane, client: Client, sign: Path) ->
     assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
     assert int(answer.headers["retry-after"]) * 1000 >= answer.json()["retryAfterMs"]
     assert_refused(answer.json())
-    attached = await answer_to(client, "t", "r-1", str(sign))
+    attached = await answer_to(client, "t", "r-1", sign.name)
     assert attached["disposition"] == "attached"
 
 
@@ -142,7 +143,10 @@ async def take_memory_and_see_what_gives_way(
 
 async def test_short_memory_takes_its_steps_in_order_and_no_run_under_way(tmp_path: Path) -> None:
     sign = tmp_path / "over"
-    async with own_server(tmp_path / "data", COUNTER, HOARDER) as server, AsyncExitStack() as stack:
+    async with (
+        own_server(tmp_path / "data", COUNTER, HOARDER, env={FOLDER: str(tmp_path)}) as server,
+        AsyncExitStack() as stack,
+    ):
         take = await tighten(server)
         baseline, pid = await server.gauges(), server.pid
         lane = Lane(server)
@@ -185,7 +189,8 @@ async def test_short_memory_takes_its_steps_in_order_and_no_run_under_way(tmp_pa
 async def test_short_disk_refuses_new_runs_alone_and_recovers_by_itself(
     tmp_path: Path, small_disk: Path
 ) -> None:
-    sign, env = tmp_path / "over", {"ISOLANE_DISK_RESERVE_BYTES": str(RESERVE_BYTES)}
+    sign = tmp_path / "over"
+    env = {"ISOLANE_DISK_RESERVE_BYTES": str(RESERVE_BYTES), FOLDER: str(tmp_path)}
     async with own_server(small_disk, COUNTER, env=env) as server:
         lane, pid = Lane(server), server.pid
         async with lane.connect() as client, Lane(server).connect() as idle:

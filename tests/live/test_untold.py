@@ -30,7 +30,12 @@ def slip(file: str, line: str, kind: str, value: str) -> Mistake:
 
 SLIPS: Final = {
     "token": slip("doors/websocket.py", "    handshake.check_offer()", "token", "handshake.token"),
-    "ticket": slip("doors/websocket.py", "    gateway.check_ready()", "ticket", "handshake.ticket"),
+    "ticket": slip(
+        "doors/websocket.py",
+        '        origins = get_headers(scope, b"origin")',
+        "ticket",
+        "handshake.ticket",
+    ),
     "cookie": slip(
         "doors/credentials.py",
         "    check_origin(gateway, scope, is_needed=is_write)",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -25,40 +23,10 @@ UNWANTED_BYTES: Final = 1 << 20
 send all before they read, get their answer."""
 
 
-class Newcomers:
-    """Lets new connections speak one in each pass of the loop, in the order in which they did.
-
-    A first request takes a millisecond or two, and a flood brings fifty at once: whoever is here
-    already goes in between.
-    """
-
-    def __init__(self) -> None:
-        """Begin with nobody in line."""
-        self._line: deque[Callable[[], None]] = deque()
-
-    def add(self, speak: Callable[[], None]) -> None:
-        """Call `speak` when those before it have had their turn."""
-        self._line.append(speak)
-        if len(self._line) == 1:
-            asyncio.get_running_loop().call_soon(self._next)
-
-    def _next(self) -> None:
-        self._line[0]()
-        self._line.popleft()
-        if self._line:
-            asyncio.get_running_loop().call_soon(self._next)
-
-
 class HttpProtocol(H11Protocol):
     """uvicorn's HTTP protocol, for peers that say nothing, too much, too slowly, or never read."""
 
-    def __init__(
-        self,
-        *args: Any,  # noqa: ANN401 - uvicorn's
-        send_timeout_s: float,
-        newcomers: Newcomers,
-        **kwargs: Any,  # noqa: ANN401 - uvicorn's
-    ) -> None:
+    def __init__(self, *args: Any, send_timeout_s: float, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
         """Reset readers who take nothing for `send_timeout_s`."""
         super().__init__(*args, **kwargs)
         self._send_timeout_s = send_timeout_s
@@ -67,8 +35,6 @@ class HttpProtocol(H11Protocol):
         self._came = 0
         self._backlog = bytearray()
         self._is_scheduled = False
-        self._is_new = True
-        self._newcomers = newcomers
         self._lines = 0
         """Ends of line in a chunked body, for each chunk has two; and its bytes on the wire."""
         self._wire = 0
@@ -106,11 +72,7 @@ class HttpProtocol(H11Protocol):
         if self._is_over:
             return
         self._backlog += data
-        if self._is_new:
-            self._is_new = False
-            self._is_scheduled = True
-            self._newcomers.add(self._take_slice)
-        elif not self._is_scheduled:
+        if not self._is_scheduled:
             self._take_slice()
         if self._backlog:
             self.transport.pause_reading()
