@@ -243,8 +243,13 @@ async def connect(url: str, token: str | None, *, hello: bool = True) -> AsyncIt
         ping_interval=None,
         close_timeout=2.0,
     ) as socket:
-        client = Client(socket)
-        if hello:
-            await client.send({"type": "hello", "v": 1})
-            client.welcome = await client.until_type("welcome")
-        yield client
+        yield await begin(socket, hello=hello)
+
+
+async def begin(socket: ClientConnection, *, hello: bool) -> Client:
+    """Return a client on an open socket, greeted if so wanted."""
+    client = Client(socket)
+    if hello:
+        await client.send({"type": "hello", "v": 1})
+        client.welcome = await client.until_type("welcome")
+    return client

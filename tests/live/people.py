@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
-from tests.live.client import Client
+from tests.live.client import Client, begin
 from tests.live.server import LEFTOVERS, START_TIMEOUT_S, Server
 from tests.live.stage import Lane
 from tests.live.untold import note
@@ -192,8 +192,4 @@ async def _socket(
         ping_interval=None,
         close_timeout=2.0,
     ) as socket:
-        client = Client(socket)
-        if hello:
-            await client.send({"type": "hello", "v": 1})
-            client.welcome = await client.until_type("welcome")
-        yield client
+        yield await begin(socket, hello=hello)

@@ -21,6 +21,7 @@ from limits.strategies import MovingWindowRateLimiter
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
 from isolane.errors import LimitExceeded
+from isolane.rates import get_wait_ms
 
 ATTEMPTS_PER_MINUTE: Final = 10
 """Of one address at one account; signing in begins the count anew."""
@@ -87,8 +88,7 @@ class GuessGuard:
     def _hit(self, item: RateLimitItem, limit: str, *names: str) -> None:
         if self._rates.hit(item, *names):
             return
-        reset_s = self._rates.get_window_stats(item, *names).reset_time
-        wait_ms = max(round(reset_s * 1000) - self._clock(), 100)
+        wait_ms = get_wait_ms(self._rates, item, *names, now_ms=self._clock())
         raise LimitExceeded(limit, item.amount, retry_after_ms=wait_ms)
 
 

@@ -16,6 +16,7 @@ from limits.strategies import FixedWindowRateLimiter
 from isolane.auth.guessing import network_of
 from isolane.clock import Clock
 from isolane.errors import LimitExceeded
+from isolane.rates import get_wait_ms
 
 LIMIT: Final = "failedHandshakesPerAddress"
 """As settings and errors call it."""
@@ -41,8 +42,7 @@ class Strangers:
             if is_first:  # the last one that is answered in full, and the last line in the log
                 _log.warning("strangers refused unheard", network=network, limit=LIMIT)
             return
-        reset_s = self._rates.get_window_stats(self._item, network).reset_time
-        wait_ms = max(round(reset_s * 1000) - self._clock(), 100)
+        wait_ms = get_wait_ms(self._rates, self._item, network, now_ms=self._clock())
         error = LimitExceeded(LIMIT, self._item.amount, retry_after_ms=wait_ms)
         error.is_flood = True
         raise error

@@ -58,6 +58,12 @@ def get_cookie(scope: AsgiScope, name: str = COOKIE) -> str | None:
     return None
 
 
+def get_address(scope: AsgiScope) -> str:
+    """Return the address that a request comes from, as far as a trusted proxy says it."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
 def check_origin(gateway: Gateway, scope: AsgiScope, *, is_needed: bool) -> None:
     """Raise `Forbidden` unless the page that asks is one of ours or on the allow-list.
 

@@ -17,6 +17,7 @@ from isolane.doors.credentials import (
     Reader,
     Writer,
     check_origin,
+    get_address,
     get_cookie,
     get_headers,
 )
@@ -75,7 +76,7 @@ async def sign_in(gateway: OpenGateway, request: Request, response: Response, gi
     gateway.check_ready()
     gateway.check_own_users()
     check_origin(gateway, request.scope, is_needed=False)
-    async with gateway.guesses.attempt(given.username, address_of(request)):
+    async with gateway.guesses.attempt(given.username, get_address(request.scope)):
         user_id = await gateway.accounts.verify(given.username, given.password)
     return _me((await begin_session(gateway, request, response, user_id)).identity)
 
@@ -160,11 +161,6 @@ async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = ""
         return response  # a person with a used link: the page asks them to sign in
     await begin_session(gateway, request, response, identity.user_id)
     return response
-
-
-def address_of(request: Request) -> str:
-    """Return where a request comes from, as far as a trusted proxy says it."""
-    return request.client.host if request.client else ""
 
 
 async def begin_session(

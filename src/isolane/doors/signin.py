@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from isolane.auth import signin
 from isolane.auth.providers import Provider
-from isolane.doors.credentials import get_cookie
+from isolane.doors.credentials import get_address, get_cookie
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
-from isolane.doors.sessions import SIGN_IN_PATH, address_of, begin_session
+from isolane.doors.sessions import SIGN_IN_PATH, begin_session
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
 
 router = APIRouter(tags=["sessions"])
@@ -64,7 +64,7 @@ async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> R
     """Send the browser to the provider's page."""
     gateway.check_ready()
     provider = _find(gateway, name)
-    gateway.guesses.count(address_of(request))
+    gateway.guesses.count(get_address(request.scope))
     pending = gateway.sign_ins.begin(name, str(request.url_for("return_from_provider", name=name)))
     try:
         address = await signin.make_address(provider, pending)

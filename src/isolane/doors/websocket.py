@@ -11,6 +11,7 @@ from isolane.agents import check
 from isolane.contracts import Identity
 from isolane.contracts import Scope as Rights
 from isolane.doors.credentials import (
+    get_address,
     get_headers,
     judge_cookie,
     judge_token,
@@ -66,7 +67,7 @@ async def _identify(gateway: Gateway, scope: Scope, handshake: Handshake) -> Ide
     try:
         return await _admit(gateway, scope, handshake)
     except Unauthenticated:
-        address = (scope.get("client") or ("",))[0]
+        address = get_address(scope)
         await gateway.turns.take(f"stranger at {address}")  # no user is called so: of a space
         gateway.strangers.count(address)
         raise

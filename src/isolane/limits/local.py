@@ -12,6 +12,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from isolane.clock import Clock
 from isolane.errors import LimitExceeded
+from isolane.rates import get_wait_ms
 
 WEIGHT_BYTES: Final = 4 << 20
 WEIGHT_S: Final = 8
@@ -48,9 +49,8 @@ class LocalLimits:
         item = RateLimitItemPerMinute(self._most[limit])
         if self._rates.hit(item, limit, user_id):
             return
-        reset_s = self._rates.get_window_stats(item, limit, user_id).reset_time
-        wait_ms = round(reset_s * 1000) - self._clock()
-        raise LimitExceeded(limit, self._most[limit], retry_after_ms=max(wait_ms, 100))
+        wait_ms = get_wait_ms(self._rates, item, limit, user_id, now_ms=self._clock())
+        raise LimitExceeded(limit, self._most[limit], retry_after_ms=wait_ms)
 
     def weigh(self, user_id: str, size: int) -> float:
         """Count a frame's bytes, or return the seconds after which to ask again."""
@@ -58,5 +58,4 @@ class LocalLimits:
         item = RateLimitItemPerSecond(most, WEIGHT_S)
         if self._rates.hit(item, _WEIGHT, user_id, cost=size):
             return 0.0
-        reset_s = self._rates.get_window_stats(item, _WEIGHT, user_id).reset_time
-        return max(reset_s - self._clock() / 1000, 0.1)
+        return get_wait_ms(self._rates, item, _WEIGHT, user_id, now_ms=self._clock()) / 1000

@@ -10,7 +10,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from isolane.protocols.endings import LINGER_S, end, let_go, refusal, reset
-from isolane.protocols.watch import PROGRESS_BYTES, PROGRESS_S, SLICE, Watch
+from isolane.protocols.watch import PROGRESS_S, SLICE, Progress, Watch
 
 HEAD_S: Final = 10.0
 """For a request's line and headers, from the connection, or from the first byte of a later one."""
@@ -31,8 +31,7 @@ class HttpProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._send_timeout_s = send_timeout_s
         self._head = Watch(lambda: False, self._refuse_slow)
-        self._body = Watch(self._has_come, self._reset)
-        self._came = 0
+        self._body = Progress(lambda: self.flow.read_paused, self._reset)
         self._backlog = bytearray()
         self._is_scheduled = False
         self._lines = 0
@@ -61,7 +60,7 @@ class HttpProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of every timer."""
-        self._drop_watches()
+        self._drop_rest()
         self._is_over = True
         if self._leaving is not None:
             self._leaving.cancel()
@@ -83,7 +82,7 @@ class HttpProtocol(H11Protocol):
             return
         piece = bytes(self._backlog[:SLICE])
         del self._backlog[:SLICE]
-        self._came += len(piece)
+        self._body.count(len(piece))
         super().data_received(piece)
         self._count_chunks(piece)
         self._count_unwanted(len(piece))
@@ -107,7 +106,7 @@ class HttpProtocol(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection over."""
-        self._drop_watches()
+        self._drop_rest()
         self._is_over = True
         self.transport.resume_reading()
         super().handle_websocket_upgrade(event)
@@ -171,10 +170,6 @@ class HttpProtocol(H11Protocol):
         if self._unwanted > UNWANTED_BYTES:
             self._let_go()
 
-    def _has_come(self) -> bool:
-        came, self._came = self._came, 0
-        return came >= PROGRESS_BYTES or self.flow.read_paused
-
     def _has_taken(self) -> bool:
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         return self._unread < before
@@ -192,12 +187,12 @@ class HttpProtocol(H11Protocol):
         """Drop what still comes, and close a moment later."""
         if self._is_over:
             return
-        self._drop_watches()
+        self._drop_rest()
         self._is_over = True
         let_go(self.transport)
         self._leaving = self.loop.call_later(LINGER_S, end, self.transport)
 
-    def _drop_watches(self) -> None:
+    def _drop_rest(self) -> None:
         self._backlog.clear()
         for watch in (self._head, self._body, self._reader):
             watch.end()

@@ -41,3 +41,20 @@ class Watch:
             self.begin(interval_s)
         else:
             self._give_up()
+
+
+class Progress(Watch):
+    """Looks whether enough comes of a message or a body that has begun."""
+
+    def __init__(self, is_held: Callable[[], bool], give_up: Callable[[], None]) -> None:
+        """Let time pass in which `is_held`, for it is the server itself that doesn't read."""
+        super().__init__(lambda: self._has_come() or is_held(), give_up)
+        self._came = 0
+
+    def count(self, size: int) -> None:
+        """Note that so many bytes came."""
+        self._came += size
+
+    def _has_come(self) -> bool:
+        came, self._came = self._came, 0
+        return came >= PROGRESS_BYTES

@@ -12,7 +12,7 @@ from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 
 from isolane.protocols.endings import LINGER_S, end, let_go, refusal, reset
-from isolane.protocols.watch import PROGRESS_BYTES, PROGRESS_S, SLICE, Watch
+from isolane.protocols.watch import PROGRESS_S, SLICE, Progress
 
 FRAGMENTS_MAX: Final = 1024
 """Of one message: 1 MiB in pieces as small as a network's packet (1,300 bytes) has 807."""
@@ -31,8 +31,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._is_scheduled = False
         self._is_over = False
         """Whether what still comes is dropped."""
-        self._message = Watch(self._has_come, self._refuse_slow)
-        self._came = 0
+        self._message = Progress(lambda: self.read_paused, self._refuse_slow)
         self._fragments = 0
         self._controls = 0
         self._controls_since = 0.0
@@ -89,7 +88,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         piece = bytes(self._backlog[:SLICE])
         del self._backlog[:SLICE]
-        self._came += len(piece)
+        self._message.count(len(piece))
         super().data_received(piece)
         self._renew_inflaters()
         if self._is_over:
@@ -173,10 +172,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self._refuse(CloseCode.INVALID_DATA, "no UTF-8")
                 return
         super().send_receive_event_to_app()
-
-    def _has_come(self) -> bool:
-        came, self._came = self._came, 0
-        return came >= PROGRESS_BYTES or self.read_paused
 
     def _refuse_slow(self) -> None:
         self._refuse(CloseCode.POLICY_VIOLATION, "message too slow")
