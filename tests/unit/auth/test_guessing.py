@@ -76,6 +76,15 @@ async def test_it_is_told_when_to_come_back(guard: GuessGuard) -> None:
     assert 30_000 < caught.value.retry_after_ms <= 60_000
 
 
+async def test_nobody_is_sent_away_for_longer_than_the_window() -> None:
+    behind = GuessGuard(clock=lambda: now_ms() - 5_000, delay_s=0)
+    for _ in range(ATTEMPTS_PER_MINUTE):
+        await guess(behind)
+    with pytest.raises(LimitExceeded) as caught:
+        await succeed(behind)
+    assert caught.value.retry_after_ms == 60_000
+
+
 async def test_an_address_has_some_attempts_an_hour_at_an_account(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -140,15 +149,25 @@ async def stay_in(guard: GuessGuard) -> None:
         await asyncio.Event().wait()
 
 
-async def test_account_under_attack_is_slowed_and_never_locked(guard: GuessGuard) -> None:
+async def attack(guard: GuessGuard) -> None:
     for number in range(QUIET_ATTEMPTS_PER_HOUR):
         assert await guess(guard, address=f"198.51.100.{number}") is None
+
+
+async def test_account_under_attack_is_slowed_and_never_locked(guard: GuessGuard) -> None:
+    await attack(guard)
     began = monotonic()
     await succeed(guard, address="203.0.113.7")
     assert monotonic() - began >= 0.05
-    began = monotonic()
-    await succeed(guard, "bob", address="203.0.113.7")
-    assert monotonic() - began < 0.05, "nobody else waits"
+
+
+async def test_nobody_else_waits_beside_an_account_under_attack() -> None:
+    slow = GuessGuard(clock=now_ms, delay_s=3600)
+    await attack(slow)
+    slowed = asyncio.ensure_future(succeed(slow, address="203.0.113.7"))
+    await succeed(slow, "bob", address="203.0.113.8")
+    assert not slowed.done()
+    slowed.cancel()
 
 
 async def test_every_spelling_of_a_name_is_one_account(guard: GuessGuard) -> None:
