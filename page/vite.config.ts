@@ -18,5 +18,11 @@ export default defineConfig({
     cssTarget: ["chrome123", "firefox120", "safari17.5"],
   },
   server: { proxy: { "/api": gateway, "/signin": gateway, "/ws": { target: gateway, ws: true } } },
-  test: { environment: "jsdom", include: ["tests/**/*.test.{ts,tsx}"] },
+  test: {
+    environment: "jsdom",
+    include: ["tests/**/*.test.{ts,tsx}"],
+    // What is waited for ends the wait: long ones cost a sound page nothing, and a slow machine no test.
+    testTimeout: 60_000,
+    expect: { poll: { timeout: 15_000 } },
+  },
 });

@@ -25,8 +25,9 @@ AWAY: Final = Provider("away")
 """Nobody is ever there."""
 DIDNT_WORK: Final = "Signing in didn't work."
 ENDED: Final = "Your session has ended."
-PUT_OUT_MS: Final = 3_000
-"""A second for the socket to be closed; the rest is for a busy machine to draw the page."""
+PUT_OUT_MS: Final = 10_000
+"""Long before the next heartbeat: a second to close the socket, the rest to draw the page, however
+busy the machine is."""
 MOST_ATTEMPTS: Final = 30
 TOO_MANY: Final = 429
 

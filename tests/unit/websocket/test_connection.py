@@ -9,6 +9,8 @@ from contextlib import suppress
 
 import pytest
 from tests.house import Socket, connect, key_of, until
+from tests.interleaving.explorer import play
+from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane.context import EventId
 from isolane.contracts import Verdict
@@ -120,26 +122,25 @@ async def test_a_socket_that_takes_nothing_is_given_up(tasks: TaskOwner) -> None
     assert await connection.send(frame(9)) is Verdict.CLOSED
 
 
-async def test_a_slow_socket_that_takes_a_little_is_kept(tasks: TaskOwner) -> None:
-    socket = Socket()
-    connection = connect(socket, tasks, send_timeout_s=1.0)
-    loop = asyncio.get_running_loop()
+def test_a_slow_socket_that_takes_a_little_is_kept() -> None:
     taken: list[str] = []
 
     async def slowly(message: object) -> None:
-        await asyncio.sleep(
-            0.15
-        )  # the pace of a slow peer: each within the limit, all together not
+        await asyncio.sleep(0.9)  # the pace of a slow peer: each in time, all together not
         taken.append(str(message))
 
-    connection._send = slowly
-    interest = connection.get_interest("thread")
-    interest.want_all()
-    begin = loop.time()
-    assert await connection.deliver(interest, [record(n) for n in range(1, 9)]) is Verdict.DELIVERED
-    assert loop.time() - begin > 1.0
+    async def scenario(loop: ShuffledLoop) -> None:
+        connection = connect(Socket(), TaskOwner(), send_timeout_s=1.0)
+        connection._send = slowly
+        interest = connection.get_interest("thread")
+        interest.want_all()
+        records = [record(n) for n in range(1, 9)]
+        assert await connection.deliver(interest, records) is Verdict.DELIVERED
+        assert loop.time() > 7
+        await connection.dispose()
+
+    play(scenario, 0)
     assert len(taken) == 8
-    await connection.dispose()
 
 
 async def test_a_full_line_ends_a_slow_consumer_not_the_server(tasks: TaskOwner) -> None:

@@ -15,7 +15,7 @@ const ROOT = fileURLToPath(new URL("../../../../", import.meta.url));
 const PYTHON = env["ISOLANE_PYTHON"] ?? join(ROOT, ".venv/bin/python");
 const AGENTS = join(ROOT, "tests/live");
 const HOST = "127.0.0.1";
-const START_TIMEOUT_MS = 15_000;
+const START_TIMEOUT_MS = 30_000;
 
 async function freePort(): Promise<number> {
   const probe = createServer().listen(0, HOST);
