@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from tests.live.client import Frame, run_frame
+from tests.live.client import Client, Frame, run_frame
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
@@ -30,7 +30,9 @@ from tests.live.stage import (
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
 HEARTBEAT_S = 0.3
-server = shared_server(SCRIPT, env={"ISOLANE_HEARTBEAT_S": str(HEARTBEAT_S)})
+server = shared_server(SCRIPT, env={"ISOLANE_HEARTBEAT_S": "15"})
+# Who doesn't answer a ping for as long as a heartbeat is gone, be it a test that got no core.
+hasty_server = shared_server(SCRIPT, env={"ISOLANE_HEARTBEAT_S": str(HEARTBEAT_S)})
 small_server = shared_server(
     SCRIPT,
     env={
@@ -41,6 +43,12 @@ small_server = shared_server(
 )
 
 HELLO = {"type": "hello", "v": 1}
+
+
+async def exchange(client: Client, frame: Frame) -> Frame:
+    """Send a frame and return the next one that comes."""
+    await client.send(frame)
+    return await client.recv()
 
 
 def nested(depth: int) -> str:
@@ -142,6 +150,11 @@ def lane(server: Server) -> Lane:
 
 
 @pytest.fixture
+def hasty(hasty_server: Server) -> Lane:
+    return Lane(hasty_server)
+
+
+@pytest.fixture
 def small(small_server: Server) -> Lane:
     return Lane(small_server)
 
@@ -159,7 +172,7 @@ async def test_welcome_says_who_what_and_how_much(lane: Lane) -> None:
         "type": "welcome",
         "v": 1,
         "userId": lane.user,
-        "heartbeatMs": 300,
+        "heartbeatMs": 15_000,
         "limits": {
             "connectionsPerUser": 20,
             "threadsPerUser": 20,
@@ -338,22 +351,24 @@ async def test_frame_far_above_frame_bytes_is_closed_with_1009(small: Lane) -> N
 
 
 async def test_frames_above_their_rate_are_refused_until_later(small: Lane) -> None:
+    began = monotonic()
     async with small.connect() as client:
-        for _ in range(29):  # and hello
-            await client.send({"type": "ping"})
-            assert await client.recv() == {"type": "pong"}
-        for _ in range(25):
-            await client.send({"type": "ping"})
-            error = await client.recv()
+        answers = [await exchange(client, {"type": "ping"}) for _ in range(29 + 25)]
+        errors = [answer for answer in answers if answer != {"type": "pong"}]
+        # One was the hello. A minute that slides gives some back while it does.
+        assert answers[:29] == [{"type": "pong"}] * 29
+        assert len(errors) >= 25 - 1 - (monotonic() - began) * 30 / 60
+        for error in errors:
             assert_error(error, "limit_exceeded", retryable=True)
-            assert "framesPerMinute" in error["message"]
-            assert "30" in error["message"]
+            assert "framesPerMinute is limited to 30" in error["message"]
             assert 0 < error["retryAfterMs"] <= 60_000
         # The rate is the user's, not the socket's; it is refused, not punished.
         async with small.connect(hello=False) as other:
-            await other.run("t", "r-1", "word")
-            bare = await other.recv()
-            assert (bare["type"], bare["code"]) == ("RUN_ERROR", "limit_exceeded")
+            for number in range(8):
+                await other.run("t", f"r-{number}", "word")
+            *_, bare = await other.until(lambda event: event["type"] == "RUN_ERROR")
+            assert bare["code"] == "limit_exceeded"
+            assert "framesPerMinute" in bare["message"]
         neighbour = Lane(small.server)
         async with neighbour.connect() as free:
             assert await settled(free) == []
@@ -379,20 +394,21 @@ async def test_threads_that_one_user_has_open_are_limited(small: Lane) -> None:
 # --- heartbeats ----------------------------------------------------------------------------------
 
 
-async def test_server_pings_at_each_heartbeat(lane: Lane) -> None:
-    async with lane.connect(hello=False) as client:
-        began = monotonic()
+async def test_server_pings_at_each_heartbeat(hasty: Lane) -> None:
+    began = monotonic()
+    async with hasty.connect(hello=False) as client:
         for _ in range(4):
             assert json.loads(await client.socket.recv()) == {"type": "ping"}
-        assert 3 * HEARTBEAT_S < monotonic() - began < 6 * HEARTBEAT_S
+    # Far below another setting's: it is 20 s without one.
+    assert 3 * HEARTBEAT_S < monotonic() - began < 10
 
 
-async def test_peer_that_answers_no_ping_is_closed_after_two_heartbeats(lane: Lane) -> None:
-    async with lane.connect() as healthy:
+async def test_peer_that_answers_no_ping_is_closed_after_two_heartbeats(hasty: Lane) -> None:
+    async with hasty.connect() as healthy:
         began = monotonic()
-        async with raw_socket(lane) as (reader, _):
+        async with raw_socket(hasty) as (reader, _):
             frames = await asyncio.wait_for(read_rest(reader), 10)
-        assert HEARTBEAT_S < monotonic() - began < 4 * HEARTBEAT_S + 1
+        assert monotonic() - began > HEARTBEAT_S
         assert b"\x89" in frames, "no RFC 6455 ping came"
         assert b'{"type":"ping"}' in frames
         assert await settled(healthy) == []

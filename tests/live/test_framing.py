@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from string import ascii_letters
+from time import monotonic
 from typing import Final
 
 import pytest
@@ -44,6 +45,8 @@ from tests.live.framing import (
 )
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, shared_server
+
+from isolane.protocols.endings import LINGER_S
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
@@ -661,14 +664,18 @@ async def test_what_comes_behind_a_broken_frame_is_read_and_dropped_for_a_moment
     server: Server,
 ) -> None:
     token = Lane(server).token
-    async with raw_socket(server.port, token) as other, raw_socket(server.port, token) as own:
-        await own.send(frame(3))
-        assert await hear_close(own, []) == "1002 invalid opcode"
-        await play(other, ponged())  # the server has turned to others, and would have closed by now
-        # A closed socket would answer the first of these with a reset, which the next one meets.
-        for _ in range(3):
-            await own.send(frame(TEXT, HELLO))
-        assert not own.was_reset
+    while True:
+        async with raw_socket(server.port, token) as other, raw_socket(server.port, token) as own:
+            began = monotonic()
+            await own.send(frame(3))
+            assert await hear_close(own, []) == "1002 invalid opcode"
+            await play(other, ponged())  # the server has turned to others, and would have closed
+            # A closed socket answers the first of these with a reset, which the next one meets.
+            for _ in range(3):
+                await own.send(frame(TEXT, HELLO))
+            if monotonic() - began < LINGER_S:  # else this machine was too slow to see it
+                assert not own.was_reset
+                return
 
 
 async def test_who_leaves_in_the_middle_of_a_frame_leaves_nothing_behind(server: Server) -> None:

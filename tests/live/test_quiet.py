@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from time import monotonic
 
 import pytest
 from tests.live.client import Client
@@ -137,12 +136,14 @@ def drop(client: Client, *, is_reset: bool) -> None:
 
 async def wait_for_descriptors(server: Server, before: Counter[str]) -> None:
     """Return once nothing is open that wasn't open before; raise TimeoutError that names it."""
-    deadline = monotonic() + QUIET_WITHIN_S
-    # A request for the gauges may have been in `before`: its socket is gone, and that is all.
-    while left := server.descriptors() - before:
-        if monotonic() > deadline:
-            raise TimeoutError(f"after {QUIET_WITHIN_S} s still open: {dict(left)}")
+    left: Counter[str] = Counter()
+    for _ in range(round(QUIET_WITHIN_S / POLL_S)):
+        # A request for the gauges may have been in `before`: its socket is gone, and that is all.
+        left = server.descriptors() - before
+        if not left:
+            return
         await asyncio.sleep(POLL_S)
+    raise TimeoutError(f"after {QUIET_WITHIN_S} s still open: {dict(left)}")
 
 
 # --- a crowd -------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -106,10 +105,11 @@ def count_listening() -> int:
 
 
 async def look_for(wanted: Held) -> Held:
-    """Return what is held once that is as wanted, or what is held after 2 s."""
-    deadline = monotonic() + 2
-    while (now := look()) != wanted and monotonic() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)  # between two looks
+    """Return what is held once that is as wanted, or what is held after 200 looks in 2 s."""
+    looks = 1
+    while (now := look()) != wanted and looks < 200:
+        await asyncio.sleep(0.01)
+        looks += 1
     return now
 
 

@@ -173,10 +173,13 @@ class Siege:
     async def _settle(self) -> None:
         """Return once all that there was counts as before."""
         await self.server.wait_for_gauges(self.gauges, within_s=QUIET_WITHIN_S)
-        deadline = monotonic() + QUIET_WITHIN_S
-        while left := self.server.descriptors() - self.descriptors:
-            assert monotonic() < deadline, f"still open: {dict(left)}"
+        left: Counter[str] = Counter()
+        for _ in range(round(QUIET_WITHIN_S / POLL_S)):
+            left = self.server.descriptors() - self.descriptors
+            if not left:
+                return
             await asyncio.sleep(POLL_S)
+        raise AssertionError(f"still open: {dict(left)}")
 
 
 def tell(line: str) -> None:

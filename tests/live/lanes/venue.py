@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import count
-from time import monotonic
 from typing import Final
 
 import httpx
@@ -150,16 +149,16 @@ class Venue:
     async def check_quiet(self, users: AbstractSet[str]) -> None:
         """Fail unless all counts fall to where they began, and metrics name nobody."""
         await self.request(KEEPER, "DELETE", f"/api/threads/{GATES}")
-        deadline = monotonic() + QUIET_WITHIN_S
-        while True:
+        gauges: dict[str, float] = {}
+        for _ in range(round(QUIET_WITHIN_S / POLL_S)):
             metrics = await self._load_metrics()
             assert not find_markers(metrics)
             assert not [user for user in users if user in metrics]
             gauges = _gauges(metrics)
             if gauges == self._gauges:
                 return
-            assert monotonic() < deadline, f"{gauges} instead of {self._gauges}"
             await asyncio.sleep(POLL_S)
+        raise AssertionError(f"{gauges} instead of {self._gauges}")
 
     async def _load_metrics(self) -> str:
         return (await self._http.get("/metrics")).raise_for_status().text
