@@ -1,4 +1,4 @@
-"""Agents for a server that runs short: one takes memory, one goes on until it is let go.
+"""Agents for a server that runs short: they take memory, or go on until or from a sign.
 
 Served as `--agent name=hungry_agents:attribute`. No run can be begun to tell them anything then.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,9 +36,22 @@ async def hoarder(
 
 async def counter(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002
     """Count, 20 numbers a second, until there is a file that the user names; then say so."""
-    sign, number = Path(os.environ[FOLDER]) / str(input.messages[-1].content), 0
+    sign, number = _sign(input), 0
     while not sign.exists():
         number += 1
         yield f"{number} "
         await asyncio.sleep(0.05)  # the pace
     yield "over"
+
+
+async def flooder(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002
+    """Count to ten, wait until there is a file that the user names, and count on without end."""
+    sign = _sign(input)
+    for number in count(1):
+        while number > 10 and not sign.exists():  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(0.05)  # between two looks
+        yield f"{number} "
+
+
+def _sign(input: RunAgentInput) -> Path:  # noqa: A002
+    return Path(os.environ[FOLDER]) / str(input.messages[-1].content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from isolane import UserExecutionContext
     from isolane.contracts import StopSignal
 
+FOLDER: Final = "PROTOCOL_AGENTS_FOLDER"
+"""Names where the signs are that blocks wait for: who is blocked can be told nothing else."""
 _gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
@@ -77,6 +80,8 @@ async def script(
             await asyncio.Event().wait()  # hears no stop, but lets itself be cancelled
         elif name == "block":
             _block(*arguments)
+        elif name == "block until":
+            _block_until(*arguments)
         elif name == "raise":
             _raise(*arguments)
         else:
@@ -146,6 +151,13 @@ async def _sleep_for_ever() -> NoReturn:
 def _block(seconds: float) -> None:
     """Hold up the loop, as agents do that call what isn't asynchronous."""
     time.sleep(seconds)
+
+
+def _block_until(sign: str) -> None:
+    """Hold up the loop until there is a file of that name."""
+    path = f"{os.environ[FOLDER]}/{sign}"
+    while not os.access(path, os.F_OK):  # calls nothing that would be found in the stack instead
+        time.sleep(0.01)
 
 
 def _raise(kind: str, text: str) -> NoReturn:

@@ -28,13 +28,11 @@ from tests.live.server import START_TIMEOUT_S, Server, free_port
 from tests.live.stage import SCRIPT, Lane, mint, read_to_close, shared_server
 from websockets.exceptions import InvalidStatus
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FRIEND: Final = "https://friend.example"
 
-server = shared_server(
-    SCRIPT, env={"ISOLANE_ALLOWED_ORIGINS": FRIEND, "ISOLANE_HEARTBEAT_S": "0.3"}
-)
+server = shared_server(SCRIPT, env={"ISOLANE_ALLOWED_ORIGINS": FRIEND})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

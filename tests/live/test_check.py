@@ -39,7 +39,7 @@ from isolane.check.report import to_json, to_lines
 from isolane.check.target import find_secret, parse_target
 from isolane.check.walk import Request
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 METRICS_TOKEN: Final = "the metrics have a token of their own"
 server = shared_server(

@@ -32,9 +32,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-server = shared_server(SCRIPT, env={"ISOLANE_HEARTBEAT_S": "0.3"})
+server = shared_server(SCRIPT)
 strict_server = shared_server(
     SCRIPT,
     env={
@@ -45,6 +45,8 @@ strict_server = shared_server(
 )
 
 AGUI = "agui.v1"
+LIFE_S = 4
+"""Of a token that is to expire, its begun second included: longer than connecting takes."""
 
 
 class How(TypedDict, total=False):
@@ -402,7 +404,7 @@ async def test_tickets_are_for_who_is_signed_in(lane: Lane) -> None:
 
 
 async def test_socket_of_a_ticket_lives_as_long_as_the_token_behind_it(lane: Lane) -> None:
-    token = mint(lane.user, expires_s=2)
+    token = mint(lane.user, expires_s=LIFE_S)
     (ticket,) = await lane.server.tickets(token)
     async with socket(address(lane, f"?ticket={ticket}")) as client:
         assert (await read_to_close(client))[1] == (4401, "expired")
@@ -453,13 +455,13 @@ async def test_user_has_exactly_as_many_connections_as_allowed(strict_server: Se
 
 @pytest.mark.parametrize("hello", [True, False])
 async def test_socket_closes_when_its_token_expires(lane: Lane, *, hello: bool) -> None:
-    expires_at = int(time.time()) + 2
+    expires_at = int(time.time()) + LIFE_S
     async with lane.connect_with(mint(lane.user, exp=expires_at)) as client:
         if hello:
             assert await user_of(client) == lane.user
         frames, close = await read_to_close(client)
     assert close == (4401, "expired")
-    assert -0.1 < time.time() - expires_at < 1
+    assert -0.1 < time.time() - expires_at < 5
     kinds = [frame["type"] for frame in frames]
     assert kinds == (["auth_expiring", "error"] if hello else [])
     if hello:
@@ -469,7 +471,7 @@ async def test_socket_closes_when_its_token_expires(lane: Lane, *, hello: bool) 
 
 async def test_runs_go_on_when_the_token_expires(lane: Lane) -> None:
     gate = f"{lane.user} go"
-    async with lane.connect_with(mint(lane.user, expires_s=2)) as client:
+    async with lane.connect_with(mint(lane.user, expires_s=LIFE_S)) as client:
         text = json.dumps([["say", "1 "], ["hold", gate], ["say", "2"]])
         await client.run("t", "r-1", text)
         assert (await client.closed())[0] == 4401
@@ -480,15 +482,15 @@ async def test_runs_go_on_when_the_token_expires(lane: Lane) -> None:
 
 
 async def test_auth_renews_in_place(lane: Lane) -> None:
-    expires_at = int(time.time()) + 2
+    expires_at = int(time.time()) + LIFE_S
     async with lane.connect_with(mint(lane.user, exp=expires_at)) as client:
         await user_of(client)
         assert (await client.recv())["type"] == "auth_expiring"
         await client.send({"type": "auth", "token": mint(lane.user, exp=expires_at + 600)})
         renewed = {"type": "auth_ok", "expiresAt": (expires_at + 600) * 1000}
         assert await client.recv() == renewed
-        while time.time() < expires_at + 0.5:  # by the server's own heartbeat
-            await client.socket.recv()
+        with pytest.raises(TimeoutError):  # neither a word nor a close when the first one expires
+            await client.recv(timeout_s=expires_at + 0.5 - time.time())
         assert await settled(client) == []
         # A shorter one counts as well.
         await client.send({"type": "auth", "token": mint(lane.user, expires_s=30)})

@@ -22,7 +22,7 @@ from tests.live.server import Server
 from tests.live.stage import Lane, shared_server
 from websockets.exceptions import ConnectionClosed
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server("slow=agents:slow")
 

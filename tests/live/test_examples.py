@@ -32,8 +32,6 @@ ROOT: Final = Path(__file__).parents[2]
 EXAMPLES: Final = ROOT / "examples"
 QUESTION: Final = "Which words will come back to me?"
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:

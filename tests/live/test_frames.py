@@ -27,7 +27,7 @@ from tests.live.stage import (
     steps,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HEARTBEAT_S = 0.3
 server = shared_server(SCRIPT, env={"ISOLANE_HEARTBEAT_S": "15"})

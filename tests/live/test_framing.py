@@ -48,7 +48,7 @@ from tests.live.stage import SCRIPT, Lane, shared_server
 
 from isolane.protocols.endings import LINGER_S
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUIET: Final = {"ISOLANE_HEARTBEAT_S": "60"}
 """No ping of the server's comes between."""

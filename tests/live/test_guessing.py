@@ -19,7 +19,7 @@ from tests.live.stage import SCRIPT, shared_server
 
 from isolane.auth.guessing import ATTEMPTS_PER_MINUTE, DELAY_S, QUIET_ATTEMPTS_PER_HOUR
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WRONG: Final = "not the password"
 TOO_LONG: Final = "no password, and so long that it costs no hashing " * 30

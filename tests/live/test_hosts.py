@@ -9,7 +9,7 @@ from tests.live.crowd import Member, crowd
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, is_terminal, shared_server, text_of
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(
     SCRIPT,

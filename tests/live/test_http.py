@@ -15,7 +15,7 @@ from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, mint, shared_server, steps
 from websockets.asyncio.client import connect as open_websocket
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BODY_BYTES: Final = 20_000
 

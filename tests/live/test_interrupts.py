@@ -12,7 +12,7 @@ from tests.live.client import Client, Frame
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, own_server, shared_server, steps, text_of
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(SCRIPT)
 

@@ -31,7 +31,7 @@ from isolane.doors.handshake import Replay
 from isolane.frames import PING, ClientFrame
 from isolane.settings import Settings
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(SCRIPT, env={"ISOLANE_LIMIT_FRAMES_PER_MINUTE": "1000000"})
 

@@ -24,7 +24,7 @@ from tests.live.stage import (
     types_of,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(SCRIPT, "crash=agents:crash", "rambler=protocol_agents:rambler")
 hasty_server = shared_server(SCRIPT, env={"ISOLANE_RUN_TIMEOUT_S": "0.5"})

@@ -16,8 +16,6 @@ from tests.live.test_grammar_judge import END, spoken
 from isolane.context import UserExecutionContext
 from isolane.transcript import Transcript
 
-pytestmark = pytest.mark.timeout(60)
-
 PATCHES, THREADS, RUNS = 1500, 20, 3
 STARTED: Final[Event] = {
     "type": "RUN_STARTED", "threadId": "t", "runId": "r",

@@ -25,7 +25,7 @@ from tests.live.stage import (
     types_of,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(
     SCRIPT,

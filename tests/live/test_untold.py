@@ -15,8 +15,6 @@ from tests.live.untold import find_leaks, note
 
 from isolane.testing.servers import running
 
-pytestmark = pytest.mark.timeout(60)
-
 WORDS: Final = "what nobody but ada should ever read"
 SLIP: Final = 'import structlog; structlog.get_logger("isolane.slip").debug'
 

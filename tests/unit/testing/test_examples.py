@@ -6,15 +6,12 @@ import re
 from pathlib import Path
 from typing import Final
 
-import pytest
 from tests.unit.testing.inner import run_pytest
 
 ROOT: Final = Path(__file__).parents[3]
 EXAMPLE: Final = ROOT / "examples" / "testing"
 _FILE: Final = re.compile(r"^```\w+\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TEST: Final = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def names_in(*texts: str) -> frozenset[str]:

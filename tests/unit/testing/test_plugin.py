@@ -167,9 +167,6 @@ def test_a_thread_forgets():
 """
 
 
-pytestmark = pytest.mark.timeout(60)
-
-
 def names(source: str) -> set[str]:
     return set(re.findall(r"def (test_\w+)", source))
 

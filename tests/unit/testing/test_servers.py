@@ -10,8 +10,6 @@ from isolane.testing.servers import Servers
 ECHO = "examples.echo:agent"
 FORGETFUL = "tests.unit.testing.forgetful:agent"
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def ask(server: Server, token: str, question: str = "Hello?") -> str:
     """Return the whole event stream of a run."""
