@@ -6,6 +6,7 @@ import asyncio
 import html
 import json
 import re
+import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from shutil import which
 from typing import Any, Final
 
 import httpx
-from tests.live.server import LOOPBACK, START_TIMEOUT_S, Server, free_port
+from tests.live.server import LOOPBACK, START_TIMEOUT_S, Server
 from tests.live.untold import note
 
 DRIVER: Final = Path(__file__).with_name("node") / "provider.mjs"
@@ -28,6 +29,19 @@ _ACTION: Final = re.compile(r'<form[^>]* action="([^"]+)"')
 _PROMPT: Final = re.compile(r'name="prompt" value="(\w+)"')
 
 
+def kept_port() -> int:
+    """Return a loopback port that nobody else is given as long as this process lives.
+
+    It is bound and nobody listens there, so who calls is refused, until somebody does who was told.
+    """
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as whoever will listen there
+    keeper.bind((LOOPBACK, 0))
+    port: int = keeper.getsockname()[1]
+    keeper.detach()  # which leaves it bound
+    return port
+
+
 @dataclass(frozen=True)
 class Provider:
     """One issuer; it is at its address while it is served."""
@@ -37,7 +51,7 @@ class Provider:
     """What its ID tokens are signed with."""
     is_public: bool = True
     """Whether its client has no secret."""
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=kept_port)
 
     @property
     def url(self) -> str:

@@ -11,7 +11,7 @@ from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, mint, shared_server
 from websockets.exceptions import ConnectionClosed
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(
     SCRIPT,
@@ -61,13 +61,12 @@ async def test_run_outlives_its_tokens_on_one_socket(
 
 async def test_token_of_another_user_is_refused_and_nothing_changes(lane: Lane) -> None:
     other = Lane(lane.server)
-    async with connect(lane.server.websocket_url(), expiring(lane, 4)) as client:
-        await client.send({"type": "auth", "token": other.token})
-        error = await client.until_type("error")
-        assert error["code"] == "identity_mismatch"
-        assert other.user not in str(error)
+    async with lane.connect() as client:
+        await assert_is_mismatch(other, client)
         await client.run("t", "r-1", "whose am I")
         await client.until_end("r-1")
+        await client.send({"type": "auth", "token": expiring(lane, 2)})
+        await assert_is_mismatch(other, client)
         assert await client.closed() == (4401, "expired"), "its own token's end is still its end"
     async with lane.connect() as own, other.connect() as others:
         assert (await own.subscribe("t")).after != (await others.subscribe("t")).after
@@ -75,11 +74,19 @@ async def test_token_of_another_user_is_refused_and_nothing_changes(lane: Lane) 
             assert (await http.get("/api/threads/t")).status_code == 404
 
 
+async def assert_is_mismatch(other: Lane, client: Client) -> None:
+    await client.send({"type": "auth", "token": other.token})
+    error = await client.until_type("error")
+    assert error["code"] == "identity_mismatch"
+    assert other.user not in str(error)
+
+
 async def test_expired_socket_gets_nothing_from_an_agent_that_goes_on(lane: Lane) -> None:
-    expires_at_s = time.time() + 2
-    token = mint(lane.user, exp=expires_at_s)
-    async with connect(lane.server.websocket_url("babbler"), token) as client:
+    async with lane.connect(agent="babbler") as client:
         await client.run("t", "r-1", "go on and on")
+        await client.until_event("TEXT_MESSAGE_CONTENT")
+        expires_at_s = time.time() + 2
+        await client.send({"type": "auth", "token": mint(lane.user, exp=expires_at_s)})
         last_at_s = await time_of_last_event(client)
         assert (client.socket.close_code, client.socket.close_reason) == (4401, "expired")
     assert last_at_s - expires_at_s < LATE_S

@@ -6,13 +6,18 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from tests.live.client import parse_id
 from tests.live.server import Server
-from tests.live.stage import SCRIPT, Lane, is_terminal, own_server, read_to_close, text_of
+from tests.live.stage import (
+    SCRIPT,
+    Lane,
+    envelopes,
+    is_terminal,
+    own_server,
+    read_to_close,
+    text_of,
+)
 from tests.live.test_operations import Ended, isolane
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def back_up(server: Server, backup: Path) -> None:
@@ -50,7 +55,8 @@ async def test_an_id_from_before_matches_no_number_from_after(tmp_path: Path) ->
             answer = await client.until_type("subscribed")
             first = await client.until(is_terminal)
         assert (answer["recovered"], answer["messages"]) == (False, [])
-        assert text_of([frame["chunk"] for frame in first]) == "kept "  # all is told anew
+        # All is told anew.
+        assert text_of([frame["chunk"] for frame in envelopes(first)]) == "kept "
         assert parse_id(answer["head"])[0] != parse_id(before)[0]
         assert parse_id(answer["head"])[1] >= parse_id(before)[1]  # by number alone it would match
         async with lane.replay("r-1", before) as replay:

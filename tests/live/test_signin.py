@@ -18,12 +18,12 @@ import pytest_asyncio
 from tests.live.false_provider import Asked, FalseProvider
 from tests.live.issuer import Key, new_key
 from tests.live.people import COOKIE, new_person
-from tests.live.provider import CLIENT_ID, Provider, serving, walk_pages
-from tests.live.server import LOOPBACK, Server, free_port
+from tests.live.provider import CLIENT_ID, Provider, kept_port, serving, walk_pages
+from tests.live.server import LOOPBACK, Server
 from tests.live.stage import SCRIPT, shared_server
 from tests.live.untold import note
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STATE_COOKIE: Final = "isolane_signin"
 REFUSED: Final = "unauthenticated"
@@ -38,7 +38,7 @@ CODE: Final = "what-the-false-one-gives"
 OTHER_KEY: Final = new_key("ES256", "key-1")
 
 
-FALSE_PORT: Final = free_port()
+FALSE_PORT: Final = kept_port()
 FALSE: Final = FalseProvider("false", url=f"http://{LOOPBACK}:{FALSE_PORT}", port=FALSE_PORT)
 SETTINGS: Final = [*(each.settings for each in (*PUBLISHED, AWAY)), FALSE.settings, TOKENS_ONLY]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from time import monotonic
 
 import pytest
 from tests.live.client import Client, Frame
@@ -21,8 +20,9 @@ from tests.live.stage import (
     text_of,
     types_of,
 )
+from tests.live.stopwatch import stopwatch
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(SCRIPT, "babbler=protocol_agents:babbler")
 
@@ -43,16 +43,22 @@ async def test_abort_is_answered_at_once_and_ends_the_run_in_time(
     async with lane.connect() as client:
         await client.run("t", "r-1", text)
         await client.until_event("TEXT_MESSAGE_CONTENT")
-        began = monotonic()
-        await client.abort("r-1")
-        assert await client.recv() == {"type": "stopping", "runId": "r-1"}
-        assert monotonic() - began < 0.5
-        frames = envelopes(await client.until(is_terminal))
-        assert monotonic() - began < within_s
+        with stopwatch(lane.server.pid) as watch:
+            await client.abort("r-1")
+            answer = await client.until(lambda frame: frame.get("type") == "stopping")
+            assert watch.took_s < 0.5
+            frames = envelopes(await client.until(is_terminal))
+            assert watch.took_s < within_s
+        assert without_news(answer) == [{"type": "stopping", "runId": "r-1"}]
         assert [f["chunk"]["type"] for f in frames] == ["TEXT_MESSAGE_END", "RUN_FINISHED"]
         assert frames[-1]["chunk"]["outcome"] == CANCELLED
         await client.run("t", "r-2", "next turn")
         assert_success(await client.until_end("r-2"))
+
+
+def without_news(frames: list[Frame]) -> list[Frame]:
+    """Return the frames but news of threads, which come unasked."""
+    return [frame for frame in frames if frame.get("type") != "thread"]
 
 
 async def test_nothing_follows_the_end_of_an_agent_that_talks_on(lane: Lane) -> None:
@@ -60,10 +66,10 @@ async def test_nothing_follows_the_end_of_an_agent_that_talks_on(lane: Lane) -> 
         follower = await other.subscribe("t")
         await client.run("t", "r-1", "go")
         await client.until_event("TEXT_MESSAGE_CONTENT")
-        began = monotonic()
-        await client.abort("r-1")
-        assert (await client.until_end("r-1"))["chunk"]["outcome"] == CANCELLED
-        assert monotonic() - began < 5
+        with stopwatch(lane.server.pid) as watch:
+            await client.abort("r-1")
+            assert (await client.until_end("r-1"))["chunk"]["outcome"] == CANCELLED
+            assert watch.took_s < 5
         await lane.finish(other, "t", "r-2", "next turn")
         assert types_of(follower.of_run("r-1"))[-2:] == ["TEXT_MESSAGE_END", "RUN_FINISHED"]
         assert {entry["runId"] for entry in follower.envelopes[-6:]} == {"r-2"}
@@ -156,12 +162,13 @@ async def test_a_run_says_when_it_was_stopped_what_it_took_and_how_long(
     async with lane.connect() as client:
         await client.run("t", "r-1", text)
         await client.until_event("TEXT_MESSAGE_CONTENT")
-        await client.abort("r-1")
-        await client.until_end("r-1")
+        with stopwatch(lane.server.pid) as watch:
+            await client.abort("r-1")
+            await client.until_end("r-1")
     run = await load_run(lane, "r-1")
     assert run["startedAt"] <= run["stop"]["requestedAt"] <= run["endedAt"]
     assert run["stop"]["by"] == by
-    assert 0 <= run["stop"]["tookMs"] < within_ms
+    assert 0 <= run["stop"]["tookMs"] < within_ms + watch.late_s() * 1000
 
 
 async def test_a_run_that_nobody_stopped_says_nothing_of_a_stop(lane: Lane) -> None:
@@ -200,6 +207,7 @@ async def test_aborts_of_unknown_runs_are_remembered_a_hundred_a_user(lane: Lane
     async with lane.connect() as client:
         for number in range(101):
             await client.abort(f"r-{number}")
+        for _ in range(101):
             await client.until_type("error")
         outcomes = []
         for number in (0, 1, 100):
@@ -214,7 +222,7 @@ async def test_abort_races_its_run_from_another_socket(lane: Lane) -> None:
         for number in range(25):
             run_id = f"r-{number}"
             await asyncio.gather(client.run("t", run_id, HOLD), other.abort(run_id))
-            end = await client.until_end(run_id, timeout_s=3)
+            end = await client.until_end(run_id)
             assert end["chunk"]["outcome"] == CANCELLED
 
 
@@ -251,19 +259,19 @@ async def test_stop_reaches_a_pydantic_ai_agent_in_its_tool(tmp_path: Path) -> N
         assert text_of(events) == "The tool said: rain "
         assert_success({"chunk": events[-1]})
         async with lane.connect() as client:
-            await stop_in_tool(client)
+            await stop_in_tool(server, client)
             # The history with its unanswered call is no burden to the next turn.
             await client.run("t", "r-3", "forecast, please")
             assert_success(await client.until_end("r-3"))
 
 
-async def stop_in_tool(client: Client) -> None:
+async def stop_in_tool(server: Server, client: Client) -> None:
     await client.run("t", "r-2", "wait for ever")
     await client.until_event("TOOL_CALL_END", "r-2")
-    began = monotonic()
-    await client.abort("r-2")
-    end = await client.until_end("r-2")
-    assert monotonic() - began < 2
+    with stopwatch(server.pid) as watch:
+        await client.abort("r-2")
+        end = await client.until_end("r-2")
+        assert watch.took_s < 2
     assert end["chunk"]["outcome"] == CANCELLED
 
 
