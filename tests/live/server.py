@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+from tests.live.stopwatch import Turns
 from tests.live.untold import find_leaks, note, note_request, note_response
 
 from isolane.testing import server
@@ -74,12 +75,8 @@ class Server(server.Server):
         return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
 
     def cpu_s(self) -> float:
-        """Return the CPU time of all its threads so far; `stat` would tell it to 10 ms only."""
-        spent_ns = 0
-        for path in self._proc.glob("task/*/schedstat"):
-            with suppress(FileNotFoundError, ProcessLookupError):  # ended since it was listed
-                spent_ns += int(path.read_text().split()[0])
-        return spent_ns / 1e9
+        """Return the CPU time of all its threads so far."""
+        return Turns.of(self.pid).ran_s
 
     def descriptors(self) -> Counter[str]:
         """Return what the process has open; each socket and pipe has a name that never recurs."""

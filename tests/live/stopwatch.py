@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 TICK_S: Final = 0.02
 
@@ -25,7 +25,7 @@ class Stopwatch:
         """Begin; `pids` are those that a test waits for."""
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
-        self._waited_s = {pid: waited_s(pid) for pid in pids}
+        self._waited_s = {pid: Turns.of(pid).waited_s for pid in pids}
         self._overslept_s = 0.0
         self._marks = [(time.time(), 0.0)]
         self._timer = self._loop.call_later(TICK_S, self._tick)
@@ -56,7 +56,9 @@ class Stopwatch:
 
     def _count_late_s(self) -> float:
         # What a thread has waited is gone with it, so it may have been more before.
-        starved_s = sum(max(waited_s(pid) - sooner, 0) for pid, sooner in self._waited_s.items())
+        starved_s = sum(
+            max(Turns.of(pid).waited_s - sooner, 0) for pid, sooner in self._waited_s.items()
+        )
         return self._overslept_s + self._overdue_s + starved_s
 
     @property
@@ -74,10 +76,32 @@ def stopwatch(*pids: int) -> Iterator[Stopwatch]:
         watch.stop()
 
 
-def waited_s(pid: int) -> float:
-    """Return how long all threads of a process have been ready to run and had no core."""
-    waited_ns = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # ended since it was listed
-            waited_ns += int(path.read_text().split()[1])
-    return waited_ns / 1e9
+class Turns(NamedTuple):
+    """How long threads ran, and how long they were ready to and had no core."""
+
+    ran_s: float
+    waited_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> Turns:
+        """Return those of all threads of a process so far."""
+        return cls._read(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+    @classmethod
+    def of_main(cls, pid: int) -> Turns:
+        """Return those of the main thread alone, which has the event loop."""
+        return cls._read([Path(f"/proc/{pid}/schedstat")])
+
+    @classmethod
+    def _read(cls, paths: Iterable[Path]) -> Turns:
+        ran_ns = waited_ns = 0
+        for path in paths:
+            with suppress(FileNotFoundError, ProcessLookupError):  # ended since it was listed
+                ran, waited, _ = path.read_text().split()
+                ran_ns, waited_ns = ran_ns + int(ran), waited_ns + int(waited)
+        return cls(ran_ns / 1e9, waited_ns / 1e9)
+
+    def stretch(self, later: Turns) -> float:
+        """Return how many times longer all took until then than on a core of its own."""
+        ran_s, waited_s = later.ran_s - self.ran_s, later.waited_s - self.waited_s
+        return 1 + waited_s / max(ran_s, 1e-9)

@@ -21,9 +21,10 @@ import pytest
 import pytest_asyncio
 from tests.live.client import RECV_TIMEOUT_S, Client, Frame, connect, run_frame
 from tests.live.framing import TEXT, frame, hear_close, raw_socket
-from tests.live.hostile.siege import NEIGHBOUR_S, Neighbour, Turns, neighbour_of, tell
+from tests.live.hostile.siege import NEIGHBOUR_S, Neighbour, neighbour_of, tell
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, read_to_close, shared_server, steps
+from tests.live.stopwatch import Turns
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import InvalidStatus
 
@@ -277,11 +278,11 @@ async def watch(
     one: Server, neighbour: Neighbour, deed: Flood
 ) -> tuple[dict[str, Any], set[Refusal], float]:
     """Return how the neighbour fared meanwhile, what the deed brought, and the server's stretch."""
-    turns, refused, until = Turns.of(one), set[Refusal](), monotonic() + WINDOW_S
+    turns, refused, until = Turns.of_main(one.pid), set[Refusal](), monotonic() + WINDOW_S
     await neighbour.begin()
     try:
         while monotonic() < until:
             refused |= await deed(Lane(one))
     finally:
         report = await neighbour.report()
-    return report, refused, turns.stretch(Turns.of(one))
+    return report, refused, turns.stretch(Turns.of_main(one.pid))

@@ -12,13 +12,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tests.live.hostile.attack import Attack, Scene
 from tests.live.issuer import IssuerServer, new_key, running_issuer
 from tests.live.people import Browser, new_person
 from tests.live.server import POLL_S, Server
 from tests.live.stage import SCRIPT, Lane, mint, own_server
+from tests.live.stopwatch import Turns
 
 ROOT: Final = Path(__file__).parents[3]
 NEIGHBOUR: Final = "tests.live.hostile.neighbour"
@@ -102,24 +103,6 @@ async def neighbour_of(server: Server) -> AsyncIterator[Neighbour]:
         await process.wait()
 
 
-class Turns(NamedTuple):
-    """How long the server's main thread has run, and how long it waited for a core, in ns."""
-
-    ran: int
-    waited: int
-
-    @classmethod
-    def of(cls, server: Server) -> Turns:
-        """Read it from the kernel."""
-        ran, waited, _ = Path(f"/proc/{server.pid}/schedstat").read_text().split()
-        return cls(int(ran), int(waited))
-
-    def stretch(self, later: Turns) -> float:
-        """Return how many times longer all took than on a core of its own."""
-        ran, waited = later.ran - self.ran, later.waited - self.waited
-        return 1 + waited / max(ran, 1)
-
-
 @dataclass(eq=False)
 class Siege:
     """One server, its neighbour, and what was there before the first attack."""
@@ -154,7 +137,7 @@ class Siege:
 
     async def _suffer(self, attack: Attack) -> set[str]:
         """Do rounds of it until a window is over, and wait until all is as before."""
-        turns, rounds, answers = Turns.of(self.server), 0, set[str]()
+        turns, rounds, answers = Turns.of_main(self.server.pid), 0, set[str]()
         await self.neighbour.begin()
         until = monotonic() + WINDOW_S
         try:
@@ -163,7 +146,7 @@ class Siege:
                 rounds += 1
         finally:
             report = await self.neighbour.report()
-            stretch = turns.stretch(Turns.of(self.server))
+            stretch = turns.stretch(Turns.of_main(self.server.pid))
             kib = self.server.resident_kib()
             tell(f"{attack.name}: {rounds} rounds, {kib} KiB, x{stretch:.2f}, {report}")
         await self._settle()
