@@ -410,9 +410,10 @@ async def test_reader_that_never_reads_hurts_nobody_and_is_given_up(
             began = monotonic()
             await client.until(is_terminal, timeout_s=30)
             assert monotonic() - began < 15
-        async with lane.connect() as neighbour:
+        neighbour = Lane(server)
+        async with neighbour.connect() as other:
             began = monotonic()
-            await lane.finish(neighbour, "u", "r-2", "hello")
+            await neighbour.finish(other, "t", "r-1", "hello")
             assert monotonic() - began < 5
         # Nothing could be sent for a second here, so they are let go: a slot, a follower each.
         await server.wait_for_gauges(baseline, within_s=10)
