@@ -41,7 +41,8 @@ async def test_a_second_sigterm_hurries_and_still_leaves_no_run_without_an_end(
         async with lane.connect() as client:
             follower = await client.subscribe("t")
             await client.run("t", "r-1", steps(["say", "1 "], held))
-            await client.run("t", "r-2", steps(["say", "2 "]))  # waits in line
+            await client.run("t", "r-2", steps(["say", "2 "]))
+            await client.until(lambda frame: frame.get("disposition") == "queued")
             await client.until_true(lambda: bool(follower.text))
             stopped = await stop_twice(server, client)
             assert await client.closed() == (1001, "going_away")
