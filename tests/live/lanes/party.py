@@ -58,7 +58,10 @@ class Party:
         return [(guest, run) for guest in self.guests for run in guest.ledger.runs.values()]
 
     async def settle(self) -> None:
-        """Return when everybody has exactly what is due to them; fail when that doesn't come."""
+        """Return when everybody has exactly what is due to them; fail when that doesn't come.
+
+        Runs that nobody follows have ended by then too, so what they held is free.
+        """
         watches = [guest.watch for guest in self.guests]
         number = next(self._venue.numbers)
         for watch in watches:
@@ -70,6 +73,8 @@ class Party:
         for guest in self.guests:
             await guest.watch.pass_fences()
             await guest.hear_out()
+        if self._venue.server.is_running:
+            await self._venue.until_active(len(self.held))
 
     def find(self, guest: Guest, on: int, thread_id: str, after: After) -> str | None:
         """Return the id of a place in a user's thread, or one that is none there."""

@@ -146,6 +146,16 @@ class Venue:
         self._lines_read += len(lines)
         assert [line for line in lines if find_markers(line)] == []
 
+    async def until_active(self, count: int) -> None:
+        """Return once so many runs are under way; fail when they don't become so many."""
+        active = -1.0
+        for _ in range(round(QUIET_WITHIN_S / POLL_S)):
+            active = _gauges(await self._load_metrics())["isolane_runs_active"]
+            if active == count:
+                return
+            await asyncio.sleep(POLL_S)
+        raise AssertionError(f"{active} runs under way instead of {count}")
+
     async def check_quiet(self, users: AbstractSet[str]) -> None:
         """Fail unless all counts fall to where they began, and metrics name nobody."""
         await self.request(KEEPER, "DELETE", f"/api/threads/{GATES}")
