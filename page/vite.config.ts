@@ -7,10 +7,12 @@ const gateway = "http://127.0.0.1:8000";
 
 // The page lives under a strict Content-Security-Policy: nothing inline, nothing from elsewhere.
 export default defineConfig({
+  base: "./", // it is served below any path
   plugins: [react()],
   resolve: { alias: { "@isolane/client": client } },
   build: {
     assetsInlineLimit: 0,
+    chunkSizeWarningLimit: 1000, // KB; the page is one file, and is loaded once
     modulePreload: { polyfill: false },
     target: "es2023",
     // The first that know light-dark(): for older ones it would be lowered to what the system

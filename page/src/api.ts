@@ -1,4 +1,5 @@
 /** The HTTP doors. The session cookie goes along by itself; writes say who wrote the request. */
+import { resolve } from "./base";
 import type { Account, Session, Thread, ThreadPage, ThreadSummary, Ways } from "./wire";
 
 /** What the server refused, in its own words. */
@@ -15,6 +16,7 @@ export class Problem extends Error {
   }
 }
 
+const TRIES = 5;
 const WRITES = { "X-Isolane": "1" };
 
 async function call<T>(method: string, path: string, body?: unknown): Promise<T> {
@@ -30,7 +32,7 @@ async function call<T>(method: string, path: string, body?: unknown): Promise<T>
 
 async function send(path: string, init: RequestInit): Promise<Response> {
   try {
-    return await fetch(path, init);
+    return await fetch(resolve(path), init);
   } catch {
     throw new Problem(0, "unreachable", "The server can't be reached.");
   }
@@ -50,20 +52,31 @@ async function toProblem(response: Response): Promise<Problem> {
   }
 }
 
-const thread = (threadId: string) => `/api/threads/${encodeURIComponent(threadId)}`;
+const thread = (threadId: string) => `api/threads/${encodeURIComponent(threadId)}`;
 
-export const loadWays = () => call<Ways>("GET", "/api/signin");
+export const loadWays = () => call<Ways>("GET", "api/signin");
 export const signIn = (username: string, password: string) =>
-  call<unknown>("POST", "/api/session", { username, password });
-export const signOut = () => call<unknown>("DELETE", "/api/session");
-export const loadSessions = () => call<{ sessions: Session[] }>("GET", "/api/sessions");
+  call<unknown>("POST", "api/session", { username, password });
+export const signOut = () => call<unknown>("DELETE", "api/session");
+export const loadSessions = () => call<{ sessions: Session[] }>("GET", "api/sessions");
 export const endSession = (sessionId: string) =>
-  call<unknown>("DELETE", `/api/sessions/${encodeURIComponent(sessionId)}`);
-export const signOutEverywhere = () => call<unknown>("DELETE", "/api/sessions");
-export const loadAccount = () => call<Account>("GET", "/api/me");
+  call<unknown>("DELETE", `api/sessions/${encodeURIComponent(sessionId)}`);
+export const signOutEverywhere = () => call<unknown>("DELETE", "api/sessions");
+export const loadAccount = () => call<Account>("GET", "api/me");
 export const loadThreads = (cursor?: string) =>
-  call<ThreadPage>("GET", `/api/threads${cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""}`);
-export const loadThread = (threadId: string) => call<Thread>("GET", thread(threadId));
+  call<ThreadPage>("GET", `api/threads${cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""}`);
+/** Load a page of a thread: the newest messages, or those before a place. Waits when it has to. */
+export async function loadThread(threadId: string, before?: string): Promise<Thread> {
+  const query = before === undefined ? "" : `?before=${encodeURIComponent(before)}`;
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await call<Thread>("GET", `${thread(threadId)}${query}`);
+    } catch (problem) {
+      if (!(problem instanceof Problem) || problem.status !== 429 || tries === TRIES) throw problem;
+      await new Promise((done) => setTimeout(done, problem.retryAfterMs ?? 1000));
+    }
+  }
+}
 export const renameThread = (threadId: string, title: string) =>
   call<ThreadSummary>("PATCH", thread(threadId), { title });
 export const deleteThread = (threadId: string) => call<unknown>("DELETE", thread(threadId));

@@ -1,35 +1,28 @@
 /** The page's one actor: it talks to the server, and keeps the state that the views draw. */
-import { IsolaneClient, RunRefused } from "@isolane/client";
+import { RunRefused, loadHistory } from "@isolane/client";
 import type { Entry as ClientEntry, RunInput, State as Link, StateDetails } from "@isolane/client";
 import * as api from "./api";
 import { Problem } from "./api";
+import { resolve } from "./base";
+import { isThreadId, toName } from "./address";
 import { takeFailure } from "./arrival";
+import { loadAsked, saveAsked, toAsked, toPayload, withAsked } from "./asked";
+import type { Asked, Reply } from "./asked";
+import { newClient } from "./client";
+import type { Client } from "./client";
+import { draftOf, Drafts } from "./drafts";
 import { newId } from "./ids";
 import { Notices } from "./notices";
 import { Pace } from "./pace";
 import { newState } from "./state";
 import type { ChatState } from "./state";
+import { UserStorage } from "./storage";
 import { Store } from "./store";
 import { ThreadList } from "./threads";
 import { accept, ask, EMPTY, fold, restart, takeBack, withdraw } from "./transcript";
 import type { Pending, Transcript } from "./transcript";
-import { textOf, toTurns } from "./turns";
-import type { Account, Entry, Event, Interrupt, Message } from "./wire";
-
-export type Client = Pick<
-  IsolaneClient,
-  | "connect"
-  | "close"
-  | "subscribe"
-  | "unsubscribe"
-  | "run"
-  | "abort"
-  | "onState"
-  | "onEvent"
-  | "onGap"
-  | "onThread"
-  | "onError"
->;
+import { reword, toTurns, wordsOf } from "./turns";
+import type { Account, Entry, Event, Interrupt, Message, Thread } from "./wire";
 
 const SESSION_ENDED = "Your session has ended. Sign in to go on.";
 /** A socket is closed with this when its credential has ended. */
@@ -40,15 +33,19 @@ const CAUGHT_UP_TOLD_MS = 10_000;
 export class Chat {
   readonly store = new Store<ChatState>(newState());
   readonly notices = new Notices();
+  readonly drafts = new Drafts();
   readonly threads: ThreadList;
   private readonly pace = new Pace<Entry>((batch) => this.grow(batch));
   /** Tells the browser's other tabs that somebody signed in or out. */
-  private readonly tabs = new BroadcastChannel("isolane.session");
+  // Another gateway may stand at another path of the same origin.
+  private readonly tabs = new BroadcastChannel(`isolane.session ${resolve("")}`);
   private client: Client | null = null;
+  /** What this browser keeps of who is signed in. */
+  private storage: UserStorage | null = null;
   private checkedAt = 0;
   private newsTimer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(private readonly makeClient: () => Client = () => new IsolaneClient({ url: "/ws" })) {
+  constructor(private readonly makeClient: () => Client = newClient) {
     this.threads = new ThreadList((problem) => this.fail(problem));
     this.tabs.onmessage = () => void this.look();
   }
@@ -67,7 +64,7 @@ export class Chat {
       if (failure !== null) this.notices.tell(failure, { code: "signin" });
     } catch (problem) {
       if (problem instanceof Problem && problem.status === 401) this.leave(failure);
-      else this.leave(wordsOf(problem));
+      else this.leave(explain(problem));
     }
   }
 
@@ -89,9 +86,10 @@ export class Chat {
     try {
       await end();
     } catch (problem) {
-      this.fail(problem);
-      return;
+      // A 401 means that the session had ended already, so the user is signed out all the same.
+      if (!(problem instanceof Problem && problem.status === 401)) return this.fail(problem);
     }
+    this.storage?.clear();
     this.tabs.postMessage("out");
     location.hash = "";
     this.leave(null);
@@ -116,6 +114,8 @@ export class Chat {
 
   private enter(account: Account): void {
     this.checkedAt = Date.now();
+    this.storage = new UserStorage(account.userId);
+    this.drafts.open(this.storage);
     this.store.set({ session: "in", account, farewell: null });
     this.client = this.listen(this.makeClient());
     this.client.connect();
@@ -126,9 +126,11 @@ export class Chat {
   private listen(client: Client): Client {
     client.onState((link, details) => this.follow(link, details));
     client.onEvent((threadId, entry) => this.hear(threadId, entry));
-    client.onGap((threadId, messages) => this.mend(threadId, messages as readonly Message[]));
+    client.onGap((threadId, messages) => this.mend(threadId, messages as readonly Message[] | null));
     client.onThread((frame) => {
-      if (this.threads.take(frame) && frame.threadId === this.state.threadId) this.lose();
+      if (!this.threads.take(frame)) return;
+      this.storage?.forget(frame.threadId);
+      if (frame.threadId === this.state.threadId) this.lose();
     });
     client.onError((error) => {
       if (error.runId === undefined) this.notices.tell(error.message, error);
@@ -140,6 +142,8 @@ export class Chat {
     const { client } = this;
     this.client = null; // what it says of its own closing is no news
     client?.close();
+    this.storage = null;
+    this.drafts.open(null);
     this.pace.clear();
     this.threads.clear();
     this.notices.clear();
@@ -175,7 +179,7 @@ export class Chat {
 
   /** Show the thread that the address names. */
   route(): void {
-    const named = decodeURIComponent(location.hash.slice(1));
+    const named = toName(location.hash);
     if (this.state.session !== "in") return;
     if (named === "") {
       if (this.state.phase !== "new") this.begin();
@@ -189,20 +193,37 @@ export class Chat {
     this.put(EMPTY, { threadId: newId(), phase: "new", stoppingId: null });
   }
 
-  private async show(threadId: string): Promise<void> {
+  private async show(threadId: string, pending: readonly Pending[] = []): Promise<void> {
     this.forget(this.state.threadId);
-    this.put(EMPTY, { threadId, phase: "loading", stoppingId: null });
+    this.put({ ...EMPTY, pending }, { threadId, phase: "loading", stoppingId: null });
+    if (!isThreadId(threadId)) {
+      this.store.set({ phase: "missing" });
+      return;
+    }
+    const asked = loadAsked(this.storage, threadId);
     const isLeft = () => this.state.threadId !== threadId || this.state.session !== "in";
     try {
-      const { messages, head, interrupts } = await api.loadThread(threadId);
+      // The newest page is shown at once, and grows at its old end until the thread is whole.
+      const { head } = await loadHistory<Thread>(
+        (before) => api.loadThread(threadId, before),
+        ({ messages, interrupts }) => {
+          if (isLeft()) return false;
+          this.put(restart(messages, this.state.transcript.pending, interrupts, asked));
+          return true;
+        },
+      );
       if (isLeft()) return;
-      this.put(restart(messages, [], interrupts), { phase: "ready" });
+      this.store.set({ phase: "ready" });
       this.client?.subscribe(threadId, { after: head });
     } catch (problem) {
       if (isLeft()) return;
+      if (problem instanceof Problem && problem.status === 410) {
+        return await this.show(threadId, this.state.transcript.pending);
+      }
       const isMissing = problem instanceof Problem && problem.status === 404;
       this.store.set({ phase: isMissing ? "missing" : "failed" });
-      if (!isMissing) this.fail(problem);
+      if (isMissing) this.drafts.moveOn(threadId);
+      else this.fail(problem);
     }
   }
 
@@ -226,16 +247,19 @@ export class Chat {
   }
 
   private grow(batch: readonly Entry[]): void {
-    const { transcript, stoppingId } = this.state;
+    const { threadId, transcript, stoppingId } = this.state;
     const grown = fold(transcript, batch);
+    if (grown.asked !== transcript.asked) saveAsked(this.storage, threadId, grown.asked);
     const isStopped = grown.activeRunId !== stoppingId && stoppingId !== null;
     this.put(grown, isStopped ? { stoppingId: null } : {});
   }
 
-  private mend(threadId: string, messages: readonly Message[]): void {
+  private mend(threadId: string, messages: readonly Message[] | null): void {
     if (threadId !== this.state.threadId) return;
+    const { pending, asked } = this.state.transcript;
     this.pace.clear();
-    this.put(restart(messages, this.state.transcript.pending), { phase: "ready" });
+    if (messages === null) void this.show(threadId, pending);
+    else this.put(restart(messages, pending, [], asked), { phase: "ready" });
     this.notices.tell("You were away for long; the conversation was loaded anew.");
   }
 
@@ -247,18 +271,20 @@ export class Chat {
 
   /** Keep what is written in the open thread. */
   write(text: string): void {
-    const { drafts, threadId } = this.state;
-    this.store.set({ drafts: { ...drafts, [threadId]: text } });
+    this.drafts.write(draftOf(this.state), text);
   }
 
   send(text: string): void {
-    this.write("");
-    this.ask({ id: newId(), role: "user", content: text });
+    const name = draftOf(this.state);
+    const runId = this.ask({ id: newId(), role: "user", content: text });
+    this.drafts.send(name, runId, text);
   }
 
-  /** Ask another question in the place of one, and drop what followed it. */
+  /** Ask a question in other words, with its pictures, and drop what followed it. */
   edit(messageId: string, text: string): void {
-    this.ask({ id: newId(), role: "user", content: text }, messageId);
+    const old = this.state.transcript.messages.find(({ id }) => id === messageId);
+    const content = reword(old?.content, text);
+    this.ask({ id: newId(), role: "user", content } as Message, messageId);
   }
 
   /** Ask the last question again. */
@@ -267,17 +293,33 @@ export class Chat {
     if (last !== undefined) this.ask({ ...last, id: newId() }, last.id);
   }
 
-  /** Answer what a run waits for: with words, or by declining. */
-  answer(interrupts: readonly Interrupt[], words: string | null): void {
-    const resume = interrupts.map(({ id }) =>
-      words === null
-        ? { interruptId: id, status: "cancelled" }
-        : { interruptId: id, status: "resolved", payload: toPayload(words) },
-    );
-    void this.run({ runId: newId(), messages: [], resume });
+  /** Answer what a run waits for; return whether the server took it. */
+  async answer(interrupts: readonly Interrupt[], reply: Reply): Promise<boolean> {
+    const { threadId, transcript } = this.state;
+    const asked = toAsked(interrupts, transcript.messages.at(-1)?.id ?? "", reply);
+    this.settleAsked(threadId, (list) => withAsked(list, asked));
+    const isTaken = await this.run({
+      runId: newId(),
+      messages: [],
+      resume: interrupts.map(({ id }) =>
+        reply.kind === "declined"
+          ? { interruptId: id, status: "cancelled" }
+          : { interruptId: id, status: "resolved", payload: toPayload(reply) },
+      ),
+    });
+    // An answer that came too late: the user sees that another device was first, or may try again.
+    const late = { ...asked, reply: { kind: "elsewhere" } } as const;
+    if (!isTaken) this.settleAsked(threadId, (list) => withAsked(list, late));
+    return isTaken;
   }
 
-  private ask(message: Message, rewindTo?: string): void {
+  private settleAsked(threadId: string, change: (list: readonly Asked[]) => readonly Asked[]): void {
+    saveAsked(this.storage, threadId, change(loadAsked(this.storage, threadId)));
+    this.change(threadId, (now) => ({ ...now, asked: change(now.asked) }));
+  }
+
+  /** Return the id of the run that answers. */
+  private ask(message: Message, rewindTo?: string): string {
     const pending: Pending = { runId: newId(), message, ...(rewindTo && { rewindTo }) };
     this.put(ask(this.state.transcript, pending));
     const forwardedProps = rewindTo === undefined ? {} : { rewindTo };
@@ -286,29 +328,28 @@ export class Chat {
       this.store.set({ phase: "ready" });
       history.pushState(null, "", `#${this.state.threadId}`);
     }
+    return pending.runId;
   }
 
   private async run(
     given: Pick<RunInput, "runId" | "messages" | "forwardedProps" | "resume">,
     question?: Message,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { threadId } = this.state;
     const input = { threadId, state: {}, tools: [], context: [], forwardedProps: {}, ...given };
     try {
       const accepted = await this.client?.run(input);
+      this.drafts.settle(given.runId);
       this.change(threadId, (now) => accept(now, given.runId, accepted?.position));
+      return true;
     } catch (refusal) {
       this.pace.flush();
+      this.drafts.settle(given.runId);
       this.change(threadId, (now) => withdraw(now, given.runId));
-      if (question !== undefined) this.giveBack(threadId, textOf(question));
+      if (question !== undefined) this.drafts.giveBack(threadId, wordsOf(question));
       this.fail(refusal);
+      return false;
     }
-  }
-
-  /** What the server wouldn't have comes back, unless the user writes something else by now. */
-  private giveBack(threadId: string, text: string): void {
-    const { drafts } = this.state;
-    this.store.set({ drafts: { ...drafts, [threadId]: drafts[threadId] || text } });
   }
 
   private change(threadId: string, how: (now: Transcript) => Transcript): void {
@@ -349,20 +390,11 @@ export class Chat {
     } else if (problem instanceof Problem) {
       this.notices.tell(problem.message, problem);
     } else {
-      this.notices.tell(wordsOf(problem), { code: "page" });
+      this.notices.tell(explain(problem), { code: "page" });
     }
   }
 }
 
-function wordsOf(problem: unknown): string {
+function explain(problem: unknown): string {
   return problem instanceof Error ? problem.message : "Something went wrong.";
-}
-
-/** Return what the words say as JSON, where they are JSON: agents ask for shapes, too. */
-function toPayload(words: string): unknown {
-  try {
-    return JSON.parse(words);
-  } catch {
-    return words;
-  }
 }

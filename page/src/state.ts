@@ -23,8 +23,6 @@ export interface ChatState {
   turns: readonly Turn[];
   /** The run that was told to stop and hasn't yet. */
   stoppingId: string | null;
-  /** What is written and not sent yet, by thread. */
-  drafts: Readonly<Record<string, string>>;
 }
 
 /** Return the state before anything is known. */
@@ -40,5 +38,4 @@ export const newState = (): ChatState => ({
   transcript: EMPTY,
   turns: [],
   stoppingId: null,
-  drafts: {},
 });

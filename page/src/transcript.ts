@@ -5,6 +5,8 @@
  * the messages grow and who reads them later see the same. Events come in batches: a batch copies
  * the list once, and messages that it doesn't touch keep their identity.
  */
+import { isAbout, toAsked } from "./asked";
+import type { Asked } from "./asked";
 import type { Entry, Event, Interrupt, Message } from "./wire";
 
 export type RunState = "running" | "done" | "stopped" | "failed" | "waiting";
@@ -15,7 +17,7 @@ export interface Run {
   state: RunState;
   /** How many messages stood before it said anything. */
   base: number;
-  error?: { code: string; message: string; errorId?: string };
+  error?: { code: string; agentCode?: string; message: string; errorId?: string };
   interrupts?: readonly Interrupt[];
 }
 
@@ -36,6 +38,8 @@ export interface Transcript {
   runs: ReadonlyMap<string, Run>;
   activeRunId: string | null;
   pending: readonly Pending[];
+  /** What agents asked and is settled, the oldest first. */
+  asked: readonly Asked[];
 }
 
 export const EMPTY: Transcript = {
@@ -44,6 +48,7 @@ export const EMPTY: Transcript = {
   runs: new Map(),
   activeRunId: null,
   pending: [],
+  asked: [],
 };
 
 /**
@@ -55,12 +60,14 @@ export function restart(
   messages: readonly Message[],
   pending: readonly Pending[] = [],
   interrupts: readonly Interrupt[] = [],
+  asked: readonly Asked[] = [],
 ): Transcript {
   const known = new Set(messages.map((message) => message.id));
   const asking: Run = { runId: "asking", state: "waiting", base: messages.length, interrupts };
   return {
     ...EMPTY,
     messages,
+    asked,
     runs: interrupts.length > 0 ? new Map([[asking.runId, asking]]) : EMPTY.runs,
     pending: pending.filter(({ message }) => !known.has(message.id)),
   };
@@ -86,6 +93,12 @@ export function accept(before: Transcript, runId: string, position?: number): Tr
     ...before,
     pending: before.pending.map((one) => (one.runId === runId ? taken(one) : one)),
   };
+}
+
+/** Return what is asked now, as long as nobody answered. */
+export function openInterrupts(runs: ReadonlyMap<string, Run>): readonly Interrupt[] {
+  const newest = [...runs.values()].at(-1);
+  return newest?.state === "waiting" ? (newest.interrupts ?? []) : [];
 }
 
 /** Return what stands without the question of a run that will not be. */
@@ -118,6 +131,7 @@ class Draft {
   private runs: Map<string, Run>;
   private activeRunId: string | null;
   private pending: readonly Pending[];
+  private asked: readonly Asked[];
   private run: Run | undefined;
 
   constructor(before: Transcript) {
@@ -126,11 +140,12 @@ class Draft {
     this.runs = new Map(before.runs);
     this.activeRunId = before.activeRunId;
     this.pending = before.pending;
+    this.asked = before.asked;
   }
 
   finished(): Transcript {
-    const { messages, owners, runs, activeRunId, pending } = this;
-    return { messages, owners, runs, activeRunId, pending };
+    const { messages, owners, runs, activeRunId, pending, asked } = this;
+    return { messages, owners, runs, activeRunId, pending, asked };
   }
 
   add(runId: string, event: Event): void {
@@ -175,6 +190,7 @@ class Draft {
   private start(runId: string, event: Of<"RUN_STARTED">): void {
     const props = event.input?.forwardedProps as { rewindTo?: unknown } | undefined;
     const added = event.input?.messages ?? [];
+    this.settleAsked(added.length > 0);
     this.rewind(props?.rewindTo);
     for (const message of added) {
       if (this.messages.some(({ id }) => id === message.id)) continue;
@@ -186,9 +202,20 @@ class Draft {
     this.pending = moveUp(this.pending, runId);
   }
 
+  /** A run that begins settles what the last one asked, also when it answers nothing. */
+  private settleAsked(isQuestion: boolean): void {
+    const open = openInterrupts(this.runs);
+    if (open.length === 0 || this.asked.some((one) => isAbout(one, open))) return;
+    const reply = { kind: isQuestion ? "left" : "elsewhere" } as const;
+    this.asked = [...this.asked, toAsked(open, this.messages.at(-1)?.id ?? "", reply)];
+  }
+
   private rewind(messageId: unknown): void {
     const place = this.messages.findIndex(({ id }) => id === messageId);
-    if (place >= 0) this.messages.length = place;
+    if (place < 0) return;
+    const dropped = new Set(this.messages.slice(place).map(({ id }) => id));
+    this.messages.length = place;
+    this.asked = this.asked.filter(({ afterId }) => !dropped.has(afterId));
   }
 
   private finish(runId: string, event: Of<"RUN_FINISHED">): void {
@@ -201,11 +228,15 @@ class Draft {
   }
 
   private fail(runId: string, event: Of<"RUN_ERROR">): void {
-    const error = { code: event.code ?? "unknown", message: event.message };
-    const errorId = event.metadata?.["errorId"] as string | undefined;
+    const { errorId, agentCode } = (event.metadata ?? {}) as Record<string, string | undefined>;
     this.end(runId, {
       state: "failed",
-      error: errorId === undefined ? error : { ...error, errorId },
+      error: {
+        code: event.code ?? "unknown",
+        message: event.message,
+        ...(agentCode !== undefined && { agentCode }),
+        ...(errorId !== undefined && { errorId }),
+      },
     });
   }
 

@@ -4,6 +4,9 @@
  * A question is a turn; all that one run said, thought and called is one turn. Turns whose
  * sources didn't change keep their identity, so that only what grows is drawn again.
  */
+import { isAbout } from "./asked";
+import type { Asked } from "./asked";
+import { openInterrupts } from "./transcript";
 import type { Pending, Run, Transcript } from "./transcript";
 import type { Message, ToolMessage } from "./wire";
 
@@ -25,7 +28,10 @@ export type Part =
 export interface Question {
   role: "user";
   id: string;
+  /** Its words alone. */
   text: string;
+  /** What it has beside its words, such as `image`. */
+  attachments: readonly string[];
   isPending: boolean;
   sources: readonly unknown[];
 }
@@ -38,7 +44,15 @@ export interface Answer {
   sources: readonly unknown[];
 }
 
-export type Turn = Question | Answer;
+/** What an agent asked before it went on, and what it was answered. */
+export interface AskedTurn {
+  role: "asked";
+  id: string;
+  asked: Asked;
+  sources: readonly unknown[];
+}
+
+export type Turn = Question | Answer | AskedTurn;
 
 /** Return the turns of `transcript`; those of `before` that stand unchanged are used again. */
 export function toTurns(transcript: Transcript, before: readonly Turn[] = []): readonly Turn[] {
@@ -60,6 +74,7 @@ function* plan(transcript: Transcript): Generator<Plan> {
   const messages = rewound(transcript.messages, inline?.rewindTo);
   const results = toolResults(messages);
   const shown = new Set<string>();
+  const settled = askedByPlace(transcript);
   let group: Message[] = [];
   let owner: string | undefined;
 
@@ -79,6 +94,11 @@ function* plan(transcript: Transcript): Generator<Plan> {
     } else if (message.role !== "system" && message.role !== "developer") {
       group.push(message);
     }
+    const asked = settled.get(message.id);
+    if (asked === undefined) continue;
+    yield* close();
+    owner = undefined;
+    yield* asked.map(planAsked);
   }
   yield* close();
   for (const run of silentRuns(transcript, shown)) yield planAnswer([], results, run, shown);
@@ -125,10 +145,30 @@ function silentRuns({ runs, messages }: Transcript, shown: ReadonlySet<string>):
   return isWorthShowing(newest) ? [newest] : [];
 }
 
+/** Return what was asked and is settled, by the message behind which it stands. */
+function askedByPlace(transcript: Transcript): ReadonlyMap<string, Asked[]> {
+  const open = openInterrupts(transcript.runs);
+  const settled = transcript.asked.filter((one) => !isAbout(one, open));
+  return Map.groupBy(settled, ({ afterId }) => afterId);
+}
+
+function planAsked(asked: Asked): Plan {
+  const id = `asked:${asked.ids[0] ?? ""}`;
+  const sources = [asked];
+  return { id, sources, build: () => ({ role: "asked", id, asked, sources }) };
+}
+
 function planQuestion(message: Message, isPending: boolean): Plan {
   const { id } = message;
   const sources = [message, isPending];
-  const build = (): Question => ({ role: "user", id, text: textOf(message), isPending, sources });
+  const build = (): Question => ({
+    role: "user",
+    id,
+    text: wordsOf(message),
+    attachments: attachmentsOf(message),
+    isPending,
+    sources,
+  });
   return { id, sources, build };
 }
 
@@ -190,14 +230,44 @@ function toParts(message: Message, results: ReadonlyMap<string, ToolMessage>): P
   }
 }
 
+/** A part of a message's content; those that aren't text are pictures and the like. */
+interface ContentPart {
+  type: string;
+  text?: string;
+}
+
+function partsOf(content: unknown): readonly ContentPart[] {
+  if (typeof content === "string") return [{ type: "text", text: content }];
+  return Array.isArray(content) ? (content as ContentPart[]) : [];
+}
+
 /** Return the words of a message; parts that aren't text are named. */
 export function textOf(message: Message): string {
-  const content: unknown = message.content;
-  if (typeof content === "string") return content;
-  if (!Array.isArray(content)) return "";
-  return (content as { type: string; text?: string }[])
+  return partsOf(message.content)
     .map((part) => (part.type === "text" ? (part.text ?? "") : `[${part.type}]`))
     .join("\n");
+}
+
+/** Return the words of a message alone. */
+export function wordsOf(message: Message): string {
+  const texts = partsOf(message.content).filter(({ type }) => type === "text");
+  return texts.map(({ text }) => text ?? "").join("\n");
+}
+
+/** Return what a message has beside its words: the kind of each such part. */
+function attachmentsOf(message: Message): string[] {
+  return partsOf(message.content).flatMap(({ type }) => (type === "text" ? [] : [type]));
+}
+
+/** Return `content` with other words, and with all else that it has, in its order. */
+export function reword(content: unknown, words: string): string | readonly ContentPart[] {
+  const parts = partsOf(content);
+  if (parts.every(({ type }) => type === "text")) return words;
+  const place = parts.findIndex(({ type }) => type === "text");
+  const isText = (part: ContentPart) => part.type === "text";
+  const before = place < 0 ? [] : parts.slice(0, place);
+  const after = (place < 0 ? parts : parts.slice(place)).filter((part) => !isText(part));
+  return [...before, ...(words === "" ? [] : [{ type: "text", text: words }]), ...after];
 }
 
 function isSame(one: readonly unknown[], other: readonly unknown[]): boolean {

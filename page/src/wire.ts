@@ -31,9 +31,11 @@ export interface ThreadPage {
   nextCursor: string | null;
 }
 
-/** A thread with the messages of its finished runs; its log goes on after `head`. */
+/** A thread with a page of the messages of its finished runs; its log goes on after `head`. */
 export interface Thread extends ThreadSummary {
   messages: Message[];
+  /** Asks for the page of the older ones; null when there are none. */
+  before: string | null;
   head: string;
   /** What the last run asks, as long as nobody answered. */
   interrupts: Interrupt[];

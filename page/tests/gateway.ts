@@ -2,7 +2,7 @@
 import type { ErrorFrame, Listeners, RunInput } from "@isolane/client";
 import { RunRefused } from "@isolane/client";
 import { vi } from "vitest";
-import type { Client } from "../src/chat";
+import type { Client } from "../src/client";
 import type { Entry, Message } from "../src/wire";
 
 type Kind = keyof Listeners;
@@ -67,6 +67,8 @@ export interface Account {
   password: string;
 }
 
+/** Messages of a page. */
+const PAGE = 2;
 const PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Safari/604.1";
 const DESK = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0 Safari/537.36";
 
@@ -107,20 +109,20 @@ export function stubDoors(account: Account, threads: Record<string, Message[]> =
     if (!door.isSignedIn) return problem(401);
     if (path.startsWith("/api/sessions")) return answerSessions(method, path);
     if (path === "/api/me") return json({ userId: account.userId, expiresAt: null });
-    const summary = (threadId: string) => ({
-      threadId,
-      title: `Title of ${threadId}`,
-      createdAt: 1,
-      updatedAt: 1,
-      activeRunId: null,
-    });
     if (path === "/api/threads")
       return json({ threads: Object.keys(threads).map(summary), nextCursor: null });
-    const threadId = path.slice("/api/threads/".length);
-    const messages = threads[threadId];
-    return messages === undefined
-      ? problem(404)
-      : json({ ...summary(threadId), messages, head: "e-9", interrupts: [] });
+    return answerThread(path);
+  }
+
+  function answerThread(path: string): Response {
+    const [threadId = "", before] = path.slice("/api/threads/".length).split("?before=");
+    const all = threads[threadId];
+    if (all === undefined) return problem(404);
+    const end = before === undefined ? all.length : Number(before);
+    const start = Math.max(end - PAGE, 0);
+    const messages = all.slice(start, end);
+    const more = { head: "e-9", interrupts: [], before: start > 0 ? String(start) : null };
+    return json({ ...summary(threadId), messages, ...more });
   }
 
   function answerSessions(method: string, path: string): Response {
@@ -134,6 +136,13 @@ export function stubDoors(account: Account, threads: Record<string, Message[]> =
   }
 }
 
+const summary = (threadId: string) => ({
+  threadId,
+  title: `Title of ${threadId}`,
+  createdAt: 1,
+  updatedAt: 1,
+  activeRunId: null,
+});
 const json = (body: object) => new Response(JSON.stringify(body));
 const problem = (status: number, details: object = {}) =>
   new Response(

@@ -14,10 +14,17 @@ const history: Message[] = [
   { id: "q", role: "user", content: "old question" },
   { id: "a", role: "assistant", content: "old **answer**" },
 ];
+const long: Message[] = ["first", "second", "third"].flatMap((content, at): Message[] => [
+  { id: `q${at}`, role: "user", content },
+  { id: `a${at}`, role: "assistant", content: `answer ${at}` },
+]);
 const threadId = () => chat.state.threadId;
 
+let shelf: Record<string, Message[]>;
+
 beforeEach(async () => {
-  page = openPage({ old: history });
+  shelf = { old: history };
+  page = openPage(shelf);
   ({ chat, door, client, signIn } = page);
   await chat.open();
 });
@@ -125,6 +132,19 @@ test("a thread is loaded, and followed after its head", async () => {
   await expect.poll(() => find("missing")).toHaveLength(1);
 });
 
+test("a thread of many pages is loaded until it is whole", async () => {
+  await signIn();
+  shelf["long"] = long;
+  location.hash = "#long";
+  chat.route();
+  await expect.poll(() => chat.state.phase).toBe("ready");
+  expect(words("question")).toEqual(["first", "second", "third"]);
+  expect(chat.state.transcript.messages).toEqual(long);
+  expect(client().followed.get("long")).toBe("e-9");
+  const pages = door.asked.filter(({ path }) => path.startsWith("/api/threads/long"));
+  expect(pages).toHaveLength(3);
+});
+
 test("a gap replaces the messages", async () => {
   await signIn();
   hear(ask("one"), started({ id: "q1", role: "user", content: "one" }), ...said("m", "x"));
@@ -132,6 +152,18 @@ test("a gap replaces the messages", async () => {
   await expect.poll(() => chat.state.transcript.pending).toHaveLength(0);
   client().tell("gap", threadId(), history, "e-9");
   await expect.poll(() => words("question")).toEqual(["old question"]);
+});
+
+test("a gap without messages loads the thread, and follows it from there", async () => {
+  await signIn();
+  location.hash = "#old";
+  chat.route();
+  await expect.poll(() => words("question")).toEqual(["old question"]);
+  client().followed.clear();
+  shelf["old"] = long;
+  client().tell("gap", "old", null, "e-9");
+  await expect.poll(() => words("question")).toEqual(["first", "second", "third"]);
+  await expect.poll(() => client().followed.get("old")).toBe("e-9");
 });
 
 test("the connection's state is told, and what was caught up", async () => {

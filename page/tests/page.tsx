@@ -7,9 +7,12 @@ import { ChatContext } from "../src/context";
 import { App } from "../src/views/App";
 import type { Message } from "../src/wire";
 import { FakeClient, stubDoors } from "./gateway";
+import type { Account } from "./gateway";
 
 export interface Page {
   chat: Chat;
+  /** Whose session there is. */
+  account: Account;
   door: ReturnType<typeof stubDoors>;
   root: Root;
   /** The newest sign-in's connection. */
@@ -36,7 +39,8 @@ export function openPage(threads: Record<string, Message[]> = {}): Page {
   }));
   Element.prototype.scrollTo = () => undefined;
   location.hash = "";
-  const door = stubDoors({ userId: "mara", password: "open" }, threads);
+  const account = { userId: "mara", password: "open" };
+  const door = stubDoors(account, threads);
   const clients: FakeClient[] = [];
   const client = () => clients.at(-1) ?? expect.fail("nobody is signed in");
   const chat = new Chat(() => {
@@ -47,7 +51,7 @@ export function openPage(threads: Record<string, Message[]> = {}): Page {
     await chat.signIn("mara", "open");
     client().tell("state", "open", {});
   };
-  return { chat, door, root: draw(chat), client, signIn };
+  return { chat, account, door, root: draw(chat), client, signIn };
 }
 
 export function closePage({ root }: Page): void {

@@ -31,6 +31,13 @@ async function openDevices(): Promise<void> {
   await expect.poll(() => find("device")).toHaveLength(2);
 }
 
+test("the person is called what their provider calls them", async () => {
+  page.account.userId = "corp|CN%3DAda%2COU%3DR%26D";
+  page.door.isSignedIn = true;
+  await page.chat.open();
+  await expect.poll(() => words("user")).toEqual(["corp|CN=Ada,OU=R&D"]);
+});
+
 test("each provider is a link beside name and password", async () => {
   page.door.ways.providers = [
     { name: "corp", label: "Corp & Sons", href: "/signin/corp" },

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { toAsked } from "../src/asked";
 import { accept, ask, EMPTY, fold, restart, takeBack, withdraw } from "../src/transcript";
 import type { Transcript } from "../src/transcript";
 import { toTurns } from "../src/turns";
@@ -131,13 +132,18 @@ describe("a run", () => {
       type: "RUN_ERROR",
       message: "It failed.",
       code: "agent_error",
-      metadata: { errorId: "err_1" },
+      metadata: { errorId: "err_1", agentCode: "quota" },
     };
     const failed = end(error);
     expect(failed.activeRunId).toBeNull();
     expect(failed.runs.get("r")).toMatchObject({
       state: "failed",
-      error: { code: "agent_error", message: "It failed.", errorId: "err_1" },
+      error: {
+        code: "agent_error",
+        agentCode: "quota",
+        message: "It failed.",
+        errorId: "err_1",
+      },
     });
   });
 
@@ -162,7 +168,40 @@ describe("what a run asks of a person", () => {
     expect(turn).toMatchObject({ run: { state: "waiting", interrupts }, parts: [] });
     const more = [started(question("more")), ...said("a", "done")];
     const after = grow(before, "r", ...more);
-    expect(toTurns(after).map((one) => one.id)).toEqual(["q", "more", "r"]);
+    expect(toTurns(after).map((one) => one.id)).toEqual(["q", "asked:i", "more", "r"]);
+  });
+});
+
+describe("what was asked of a person", () => {
+  const interrupts = [{ id: "i", reason: "approval", message: "May I?" }];
+  const open = fold(
+    grow(EMPTY, "r", started(question("q"))),
+    entries("r", { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts } }),
+  );
+  const resumed = { type: "RUN_STARTED", input: { messages: [] } };
+  const kinds = (now: Transcript) => now.asked.map(({ reply }) => reply.kind);
+
+  test("stands behind its question once another run begins, with who settled it", () => {
+    expect(kinds(open)).toEqual([]);
+    const answered = grow(open, "s", resumed, ...said("a", "done"));
+    expect(kinds(answered)).toEqual(["elsewhere"]);
+    expect(toTurns(answered).map((one) => one.id)).toEqual(["q", "r", "asked:i", "s"]);
+    expect(kinds(grow(open, "s", started(question("more"))))).toEqual(["left"]);
+  });
+
+  test("keeps what this device knows of it, and isn't doubled", () => {
+    const asked = [toAsked(interrupts, "q", { kind: "approved" })];
+    const before = { ...open, asked };
+    expect(toTurns(before).map((one) => one.id)).toEqual(["q", "r"]);
+    expect(kinds(grow(before, "s", resumed))).toEqual(["approved"]);
+    const loaded = restart([question("q"), question("more")], [], [], asked);
+    expect(toTurns(loaded).map((one) => one.id)).toEqual(["q", "asked:i", "more"]);
+  });
+
+  test("goes with the message behind which it was asked", () => {
+    const settled = grow(open, "s", resumed, ...said("a", "done"));
+    expect(kinds(grow(settled, "t", started(question("q2"), "q")))).toEqual([]);
+    expect(kinds(grow(open, "t", started(question("q2"), "q")))).toEqual([]);
   });
 });
 

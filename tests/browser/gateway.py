@@ -21,7 +21,7 @@ from isolane.cli import main
 
 HERE: Final = Path(__file__).parent
 PASSWORD: Final = "three lanes wide"
-_LINK: Final = re.compile(r"(\w+): http://[^/]+(/signin\?code=\S+)")
+_LINK: Final = re.compile(r"(\w+): http://[^/]+(\S*/signin\?code=\S+)")
 _numbers: Final = count(1)
 
 
@@ -70,7 +70,11 @@ class Gateway(Server):
 
 @asynccontextmanager
 async def running_gateway(
-    data: Path, *agents: str, is_demo: bool = False, providers: Sequence[Provider] = ()
+    data: Path,
+    *agents: str,
+    is_demo: bool = False,
+    providers: Sequence[Provider] = (),
+    public_url: str | None = None,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway, the built-in guide without agents; it must end with clean output.
 
@@ -82,6 +86,7 @@ async def running_gateway(
         "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "ISOLANE_DRAIN_TIMEOUT_S": "1",
         "ISOLANE_TEST_GATES": str(gateway.gates),
+        **({} if public_url is None else {"ISOLANE_PUBLIC_URL": public_url}),
         "ISOLANE_PROVIDERS": json.dumps([provider.settings for provider in providers]),
     }
     try:

@@ -54,13 +54,19 @@ async def paced(
     context: UserExecutionContext,
     stop: StopSignal,
 ) -> AsyncIterator[object]:
-    """Count, say, walk, write, ask back or fail, as the last question asks."""
+    """Count, say, walk, write, ask back or fail, as the last question asks.
+
+    What begins with a heading is said as it is.
+    """
     if input.resume:
         yield f"You said: {input.resume[0].payload}."
         return
     question = next(str(m.content) for m in reversed(input.messages) if m.role == "user")
     if question == "Ask me":
         yield _ask_back(input)
+        return
+    if question.startswith("#"):
+        yield question
         return
     async for value in _answer(question, context.user_id, stop):
         if stop.is_set():

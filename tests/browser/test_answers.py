@@ -11,8 +11,18 @@ from tests.browser.device import Device
 from tests.browser.gateway import Gateway
 from tests.browser.paced import ARGUMENTS, RESULT
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+ASK_ABOUT_A_PICTURE = """() => new Promise((done) => {
+  const source = {type: "data", value: "aGVsbG8=", mimeType: "image/png"};
+  const content = [{type: "text", text: "What is it?"}, {type: "image", source}];
+  const messages = [{id: "with-picture", role: "user", content}];
+  const socket = new WebSocket(new URL("ws", location.href), ["agui.v1"]);
+  socket.onopen = () => socket.send(JSON.stringify({threadId: "t-picture", runId: "r", messages}));
+  socket.onmessage = ({data}) => data.includes("RUN_FINISHED") && done(socket.close());
+})"""
+LOAD_MESSAGES = """async (threadId) =>
+  (await (await fetch(`api/threads/${threadId}`)).json()).messages"""
 COUNT_GROWTH = """() => {
   window.seen = new Set();
   new MutationObserver(() => {
@@ -124,6 +134,30 @@ async def test_edit_replaces_what_followed(paced: Gateway, visit: Visit) -> None
     await expect(device.see("answer").locator(".prose")).to_have_text([counted(6)])
 
 
+async def test_edit_keeps_the_picture(paced: Gateway, visit: Visit) -> None:
+    device = await visit(paced.url)
+    await device.sign_in(await paced.new_user())
+    await device.page.evaluate(ASK_ABOUT_A_PICTURE)
+    await device.see("thread").get_by_role("link").click()
+    await device.ended()
+    for words in ("And who is it?", "Who else?"):
+        await expect(device.see("attachment")).to_have_text("Picture")
+        await device.questions.hover()
+        await device.button("Edit", inside=device.questions).click()
+        await expect(device.see("attachment")).to_have_text("Picture")
+        await device.page.get_by_label("Edit the question").fill(words)
+        await device.button("Ask again").click()
+        await expect(device.questions.locator(".bubble")).to_contain_text(words)
+        await device.ended()
+        await device.page.reload()
+        await device.ended()
+        await expect(device.questions.locator(".bubble")).to_contain_text(words)
+    question = (await device.page.evaluate(LOAD_MESSAGES, await device.thread_id()))[0]
+    assert question["content"][0] == {"type": "text", "text": "Who else?"}
+    assert question["content"][1]["source"]["value"] == "aGVsbG8="
+    await device.keep_shot("picture")
+
+
 async def test_retry_answers_the_last_question_anew(paced: Gateway, visit: Visit) -> None:
     device = await asked_twice(paced, visit)
     old = await device.answer.element_handle()
@@ -205,7 +239,34 @@ async def test_what_the_agent_asks_is_there_after_a_reload_and_gone_once_answere
     await expect(phone.see("interrupt")).to_be_visible()
     await phone.keep_shot("asking")
     await phone.see("interrupt").get_by_label("Your answer").fill("the early one")
-    await phone.button("Go on").click()
+    await phone.button("Go on").tap()
     for device in (phone, laptop):
         await expect(device.words).to_contain_text("You said: the early one.")
         await expect(device.see("interrupt")).to_have_count(0)
+    # What was asked and answered stays readable, where it was answered also after a reload.
+    await expect(laptop.see("asked")).to_contain_text("Answered on another device.")
+    await phone.page.reload()
+    await expect(phone.see("asked")).to_contain_text("May I book the ferry?")
+    await expect(phone.see("asked")).to_contain_text("You answered: the early one")
+    await phone.keep_shot("asked")
+
+
+async def test_approval_takes_a_deliberate_yes(paced: Gateway, visit: Visit) -> None:
+    device = await visit(paced.url)
+    await device.sign_in(await paced.new_user())
+    await device.ask("Ask me")
+    approve = device.button("Approve")
+    await expect(approve).to_be_enabled()
+    # Neither where the question was written nor in the empty answer is an Enter a yes.
+    await expect(device.field).to_be_focused()
+    await device.page.keyboard.press("Enter")
+    await device.see("interrupt").get_by_label("Your answer").press("Enter")
+    await device.keep_shot("approval")
+    await expect(device.see("interrupt")).to_be_visible()
+    await approve.dblclick()
+    await expect(device.words).to_contain_text("You said: True.")
+    await expect(device.see("answer").locator(".prose")).to_have_count(1)
+    await expect(device.see("notice")).to_have_count(0)
+    await device.page.reload()
+    await expect(device.see("asked")).to_contain_text("May I book the ferry?")
+    await expect(device.see("asked")).to_contain_text("You approved.")

@@ -8,7 +8,7 @@ from tests.browser.conftest import Visit
 from tests.browser.device import Device
 from tests.browser.gateway import Gateway
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NOT_THERE = r"status of 404 \(Not Found\) http://[^/]+/api/threads/"
 
@@ -57,7 +57,11 @@ async def test_anothers_thread_is_as_missing_as_none(paced: Gateway, visit: Visi
 async def test_demo_links_open_a_lane_each_and_once(guided: Gateway, visit: Visit) -> None:
     for user in ("alice", "bob"):
         device = await visit(guided.url)
-        await device.page.goto(guided.url + guided.links[user])
+        link = guided.url + guided.links[user]
+        for _ in range(2):  # as whoever looks where a link leads, before a person follows it
+            looked = await device.page.request.head(link, max_redirects=0)
+            assert (looked.status, "set-cookie" in looked.headers) == (303, False)
+        await device.page.goto(link)
         await device.is_connected()
         await expect(device.see("user")).to_have_text(user)
         await expect(device.page).to_have_url(f"{guided.url}/")  # the code is not left behind
@@ -91,6 +95,8 @@ async def test_sign_out_leaves_nothing_to_the_next(paced: Gateway, visit: Visit)
     await device.ask("Say cinnabar")
     await device.ended()
     await device.field.fill("a draft about verdigris")
+    await device.page.reload()
+    await expect(device.field).to_have_value("a draft about verdigris")
     tab = await device.new_tab()
     await tab.ended()
     device.watch.forgiven.extend([r"status of 401", NOT_THERE])
@@ -98,6 +104,7 @@ async def test_sign_out_leaves_nothing_to_the_next(paced: Gateway, visit: Visit)
     for page in (device, tab):
         await expect(page.see("signin")).to_be_visible()
         await expect(page.page.get_by_text("cinnabar")).to_have_count(0)
+    assert "verdigris" not in str(await device.page.evaluate("Object.values(localStorage)"))
     device.watch.frames.clear()
     await device.page.go_back()
     await expect(device.see("signin")).to_be_visible()

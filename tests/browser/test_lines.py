@@ -10,10 +10,11 @@ from playwright.async_api import expect
 from tests.browser.conftest import Visit
 from tests.browser.device import LINE_LOST, Device
 from tests.browser.gateway import Gateway, running_gateway
+from tests.browser.swallowing import swallowing_proxy_to
 from tests.browser.test_answers import counted
 from tests.live.proxy import Proxy, proxy_to
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CONTENT = b'"type":"TEXT_MESSAGE_CONTENT"'
 
@@ -68,6 +69,43 @@ async def test_page_says_that_it_reconnects_and_what_it_caught_up(
     await expect(device.connection).to_have_text(re.compile("Connected.*caught up 37 events"))
     assert await device.said() == counted(60)
     await device.keep_shot("caught-up")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        'document.dispatchEvent(new Event("visibilitychange"))',
+        'window.dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))',
+    ],
+)
+async def test_page_back_from_sleep_replaces_its_dead_socket(
+    paced: Gateway, visit: Visit, event: str
+) -> None:
+    """By its heartbeats alone it would see that after 50 s, which is longer than is waited here."""
+    user = await paced.new_user()
+    async with swallowing_proxy_to(paced.port) as line:
+        device = await visit(f"http://{line.address}")
+        device.watch.forgiven.append(LINE_LOST)
+        await device.sign_in(user)
+        await device.ask("Count to 60 with a rest at 25 until noon")
+        await expect(device.words).to_have_text(counted(25))
+        line.swallow()
+        paced.open_gate(user, "noon")
+        witness = await visit(paced.url)
+        await witness.sign_in(user)
+        await witness.visit_thread(await device.thread_id())
+        await witness.ended()
+        await expect(device.connection).to_have_attribute("data-state", "connected")
+        assert await device.said() == counted(25)
+        await device.page.evaluate(event)
+        await device.ended()
+        await device.is_connected()
+        assert await device.said() == counted(60)
+        await expect(device.questions).to_have_count(1)
+        await device.ask("Count to 3")
+        await expect(device.see("answer")).to_have_count(2)
+        await device.ended()
+        await device.page.close()
 
 
 async def test_question_asked_while_cut_is_answered_once(

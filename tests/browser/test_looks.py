@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import pytest
-from playwright.async_api import Locator, expect
+from playwright.async_api import Locator, ViewportSize, expect
 from tests.browser.conftest import Visit
 from tests.browser.device import PHONE, Device
 from tests.browser.gateway import PASSWORD, Gateway
 from tests.browser.test_answers import counted
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 MOST_TABS = 40
+SMALL_PHONE: ViewportSize = {"width": 360, "height": 640}
 LIGHTNESS = """() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d");
   canvas.fillStyle = getComputedStyle(document.documentElement).backgroundColor;
   canvas.fillRect(0, 0, 1, 1);
   return canvas.getImageData(0, 0, 1, 1).data[0];
 }"""
+DIRECTIONS = """(element) => [...element.querySelectorAll("h2, p, li, blockquote, pre, code")].map(
+  (one) => [one.tagName, getComputedStyle(one).direction])"""
+FORMULAS = r"$x_1*y_1*z$ and \(\frac{1}{2}\), for $5 or $10 😀"
+HEBREW = f"""## שלום
+
+המשתנה `a_1 = 2` הוא מספר
+
+- שלום עולם
+- hello world
+
+> מי שם?
+
+```py
+print("שלום")
+```
+
+{FORMULAS}"""
 RING = """(element) => {
   const { outlineStyle, outlineWidth, boxShadow, borderColor } = getComputedStyle(element);
   const ringed = outlineStyle !== "none" && parseFloat(outlineWidth) > 0;
@@ -53,6 +71,79 @@ async def test_phone_has_a_drawer_and_nothing_sticks_out(paced: Gateway, visit: 
     await device.see("new-thread").tap()
     await expect(device.see("new-thread")).not_to_be_in_viewport()
     await expect(device.see("empty")).to_be_visible()
+
+
+async def test_tap_at_the_end_of_a_row_opens_it_on_a_small_phone(
+    paced: Gateway, visit: Visit
+) -> None:
+    device = await visit(paced.url, is_phone=True)
+    await device.page.set_viewport_size(SMALL_PHONE)
+    await device.sign_in(await paced.new_user())
+    threads: list[str] = []
+    for question in ("Count to 3", "Say a very long word: " + "donaudampfschiff" * 6):
+        await device.ask(question)
+        await device.ended()
+        threads.append(await device.thread_id())
+        await device.button("Conversations").tap()
+        await device.see("new-thread").tap()
+        await expect(device.see("empty")).to_be_visible()
+    for thread_id in (*threads, threads[-1]):  # the last one is open already
+        await device.button("Conversations").tap()
+        link = device.thread(thread_id).get_by_role("link")
+        await link.tap(trial=True)  # the drawer stands
+        await assert_fits(device, SMALL_PHONE["width"])
+        box = await link.bounding_box()
+        assert box is not None
+        await device.page.touchscreen.tap(
+            box["x"] + box["width"] - 14, box["y"] + box["height"] / 2
+        )
+        await expect(device.see("new-thread")).not_to_be_in_viewport()
+        await expect(device.see("delete-dialog")).to_have_count(0)
+        assert await device.thread_id() == thread_id
+    await device.button("Conversations").tap()
+    row = device.thread(threads[-1])
+    await row.get_by_role("button", name="Delete").tap(trial=True)  # the drawer stands
+    await device.keep_shot("small-phone-drawer")
+    await row.get_by_role("button", name="Delete").tap()
+    await expect(device.see("delete-dialog")).to_be_visible()
+    await device.keep_shot("small-phone-delete")
+    await device.button("Delete", inside=device.see("delete-dialog")).tap()
+    await expect(device.see("thread")).to_have_count(1)
+
+
+async def test_words_stand_where_they_begin_and_formulas_as_they_are(
+    paced: Gateway, visit: Visit
+) -> None:
+    device = await visit(paced.url, is_phone=True, is_dark=True)
+    await device.page.set_viewport_size(SMALL_PHONE)
+    await device.sign_in(await paced.new_user())
+    await device.field.fill(HEBREW)
+    await expect(device.field).to_have_css("direction", "rtl")
+    await device.see("send").tap()
+    await device.ended()
+    directions = await device.words.evaluate(DIRECTIONS)
+    assert directions == [
+        ["H2", "rtl"],
+        ["P", "rtl"],
+        ["CODE", "ltr"],
+        ["LI", "rtl"],
+        ["LI", "ltr"],
+        ["BLOCKQUOTE", "rtl"],
+        ["P", "rtl"],
+        ["PRE", "ltr"],
+        ["CODE", "ltr"],
+        ["P", "ltr"],
+    ]
+    assert FORMULAS in await device.said()
+    for place in (device.see("title"), device.see("thread").locator(".title")):
+        await expect(place).to_have_css("direction", "rtl")
+    await expect(device.questions.locator(".bubble")).to_have_css("direction", "rtl")
+    await assert_fits(device, SMALL_PHONE["width"])
+    await device.keep_shot("right-to-left")
+    # As at 200 %: half of a desk's window in points of its own.
+    await device.page.set_viewport_size({"width": 590, "height": 390})
+    await assert_fits(device, 590)
+    await device.keep_shot("right-to-left-zoomed")
 
 
 async def test_dark_follows_the_system_and_the_button(paced: Gateway, visit: Visit) -> None:
@@ -137,7 +228,7 @@ async def tab_to(device: Device, goal: Locator, *, back: bool = False) -> None:
     raise AssertionError(f"{MOST_TABS} tabs don't lead to {goal}")
 
 
-async def assert_fits(device: Device) -> None:
+async def assert_fits(device: Device, most: int = PHONE["width"]) -> None:
     """Fail when the page is wider than the window."""
     width = await device.page.evaluate("document.documentElement.scrollWidth")
-    assert width <= PHONE["width"]
+    assert width <= most

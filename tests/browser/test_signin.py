@@ -18,7 +18,7 @@ from tests.live.people import COOKIE
 from tests.live.provider import Provider, serving, walk_pages
 from tests.live.untold import note
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CORP: Final = Provider("corp")
 AWAY: Final = Provider("away")

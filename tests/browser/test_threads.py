@@ -9,7 +9,7 @@ from tests.browser.device import Device
 from tests.browser.gateway import Gateway
 from tests.browser.test_answers import counted
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_new_name_is_seen_everywhere(paced: Gateway, visit: Visit) -> None:

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 from tests.browser.conftest import Visit
 from tests.browser.gateway import Gateway
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DIST = Path(__file__).parents[2] / "page" / "dist"
 BUNDLE_MOST_BYTES = 300_000

@@ -74,7 +74,8 @@ export class IsolaneClient {
 
   /** Connect, and stay connected until `close()`. Does nothing while it does so already. */
   connect(): void {
-    page.addEventListener?.("online", this.#onOnline);
+    for (const type of WAKING) page.addEventListener?.(type, this.#onWoken);
+    page.document?.addEventListener("visibilitychange", this.#onWoken);
     this.#feed({ on: "connect" });
   }
 
@@ -149,9 +150,15 @@ export class IsolaneClient {
     return this.#audience.add("error", listener);
   }
 
-  readonly #onOnline = (): void => {
-    this.#feed({ on: "online" });
+  readonly #onWoken = (): void => {
+    // A page that is being hidden may sleep before any answer comes.
+    if (page.document?.visibilityState !== "hidden") this.#feed({ on: "woken" });
   };
+
+  #stopListening(): void {
+    for (const type of WAKING) page.removeEventListener?.(type, this.#onWoken);
+    page.document?.removeEventListener("visibilitychange", this.#onWoken);
+  }
 
   #pledge<T>(all: Map<string, Pledge<T>>, runId: string, input: Input): Promise<T> {
     const given = all.get(runId) ?? newPledge<T>();
@@ -175,7 +182,7 @@ export class IsolaneClient {
       this.#isBusy = false;
       this.#setTimer();
     }
-    if (this.state === "closed") page.removeEventListener?.("online", this.#onOnline);
+    if (this.state === "closed") this.#stopListening();
   }
 
   #setTimer(): void {
@@ -267,9 +274,19 @@ export class IsolaneClient {
   }
 }
 
-/** What a browser's page has, and Node hasn't. */
+/** What a window hears when its page or its network comes back. Hiding a page is heard elsewhere. */
+const WAKING = ["online", "pageshow", "focus"] as const;
+
+type Listening = (type: string, listener: () => void) => void;
+
+/** What a browser's page has. Node has none of it, and a worker has no document. */
 const page = globalThis as {
-  addEventListener?: (type: string, listener: () => void) => void;
-  removeEventListener?: (type: string, listener: () => void) => void;
+  addEventListener?: Listening;
+  removeEventListener?: Listening;
   location?: { href: string };
+  document?: {
+    readonly visibilityState: string;
+    addEventListener: Listening;
+    removeEventListener: Listening;
+  };
 };

@@ -17,7 +17,7 @@ import type { Action } from "./outbox.js";
 
 /** What happens. Sockets and credentials belong to one attempt to connect. */
 export type Input =
-  | { on: "connect" | "close" | "online" | "tick" }
+  | { on: "connect" | "close" | "woken" | "tick" }
   | { on: "opened"; attempt: number }
   | { on: "text"; attempt: number; text: string }
   | { on: "ended"; attempt: number; code: number }
@@ -85,8 +85,8 @@ export class Dialogue {
       case "close":
         this.#line.close();
         return;
-      case "online":
-        this.#line.online(now);
+      case "woken":
+        this.#line.wake(now);
         return;
       case "tick":
         this.#tick(now);

@@ -81,7 +81,7 @@ export class Following {
     this.#outbox.tell("event", threadId, { id, event, runId });
   }
 
-  resume({ threadId, head, recovered, messages = [] }: SubscribedFrame): void {
+  resume({ threadId, head, recovered, messages }: SubscribedFrame): void {
     this.#countAnswer(threadId);
     const thread = this.#answered(threadId);
     if (thread === undefined) return;
@@ -89,8 +89,9 @@ export class Following {
       thread.resume(head);
       return;
     }
-    thread.restart();
-    this.#outbox.tell("gap", threadId, messages, head);
+    if (messages === undefined) this.drop(threadId);
+    else thread.restart();
+    this.#outbox.tell("gap", threadId, messages ?? null, head);
   }
 
   /** The server refuses a thread, for now or for good. */

@@ -83,8 +83,13 @@ export interface Limits {
   readonly runsPerUser: number;
   readonly queuedRunsPerThread: number;
   readonly framesPerMinute: number;
+  readonly requestsPerUser: number;
   readonly frameBytes: number;
   readonly eventBytes: number;
+  readonly runBytes: number;
+  readonly runEvents: number;
+  readonly storedThreadsPerUser: number;
+  readonly storedBytesPerUser: number;
   readonly sendTimeoutMs: number;
 }
 
@@ -108,7 +113,7 @@ export interface ActiveRun {
   readonly head: string;
 }
 
-/** Entries follow. Not recovered: `messages` are as of the first entry that is kept. */
+/** Entries follow. Not recovered: behind `messages`; without these, read the thread first. */
 export interface SubscribedFrame {
   readonly type: "subscribed";
   readonly threadId: string;
@@ -152,6 +157,8 @@ export interface AcceptedFrame {
   readonly disposition: "attached" | "queued" | "started";
   /** Of a queued run; 1 is next. */
   readonly position?: number;
+  /** The run that asks this question already; its entries follow. */
+  readonly attachedTo?: string;
 }
 
 /** The run is being stopped, or has ended already. */
@@ -215,6 +222,8 @@ export interface RunErrorFrame {
 export interface RunErrorMetadata {
   /** Names exactly one record of the server's log. */
   readonly errorId: string;
+  /** Of `agent_error`: the code of the agent's own error. */
+  readonly agentCode?: string;
 }
 
 /** One entry of a thread's log. It has no `type`. */

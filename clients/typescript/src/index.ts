@@ -5,6 +5,8 @@ export type { ClientOptions } from "./client.js";
 export { SignedOut, fetchTicket } from "./credential.js";
 export type { Credential } from "./credential.js";
 export type * from "./frames.js";
+export { fetchThread, loadHistory } from "./history.js";
+export type { HistoryPage } from "./history.js";
 export type { Entry, Listeners, State, StateDetails } from "./listeners.js";
 export type { CredentialReason } from "./outbox.js";
 export type { WebSocketLike, WebSocketType } from "./socket.js";

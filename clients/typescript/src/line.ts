@@ -13,6 +13,8 @@ const BROKEN = 1006;
 const SILENT = 4000;
 /** Two heartbeats missed, and half of one for a slow line. */
 const HEARTBEATS_MAX = 2.5;
+/** How long the answer to a ping may take, in ms. Servers answer within 0.25 s. */
+const PONG_MAX_MS = 2000;
 
 /** The connection: when to dial, when to wait, when to give up. Pure; times are in ms. */
 export class Line {
@@ -33,6 +35,8 @@ export class Line {
   #isRefused = false;
   /** The server said when to come back. */
   #isToldToWait = false;
+  /** Something has to come in by `due`, or the line is dead. */
+  #isTrying = false;
 
   constructor(options: LineOptions, outbox: Outbox) {
     this.#options = options;
@@ -53,9 +57,16 @@ export class Line {
     this.#stop("app", GOODBYE);
   }
 
-  /** The network is back: try now, unless the server itself asked for patience. */
-  online(now: number): void {
+  /**
+   * The network or the page is back, perhaps from a long sleep. A wait ends, unless the server
+   * itself asked for patience. An open line is tried: its other end may have been gone for hours.
+   */
+  wake(now: number): void {
     if (this.state === "waiting" && !this.#isToldToWait) this.#dial(now);
+    if (this.state !== "open" || this.#isTrying) return;
+    this.#isTrying = true;
+    this.due = Math.min(this.due, now + PONG_MAX_MS);
+    this.#outbox.send({ type: "ping" });
   }
 
   /** The present state has lasted too long. */
@@ -78,6 +89,7 @@ export class Line {
   /** The line lives: whatever came, it is as good as a heartbeat. */
   hear(now: number): void {
     if (this.state !== "open" || this.welcome === null) return;
+    this.#isTrying = false;
     this.due = now + HEARTBEATS_MAX * this.welcome.heartbeatMs;
   }
 
@@ -148,6 +160,7 @@ export class Line {
   #enter(state: State, due: number, details: StateDetails): void {
     this.state = state;
     this.due = due;
+    this.#isTrying = false;
     this.#outbox.tell("state", state, details);
   }
 }

@@ -41,9 +41,11 @@ export interface Listeners {
   thread: (frame: ThreadFrame) => void;
   /**
    * What the app holds of a thread has a hole that the log can't fill any more: replace it by
-   * `messages`; the entries that come next go on from there. Told before any of them.
+   * `messages`; the entries that come next go on from there. Told before any of them. They are
+   * null when no frame can hold them. Then the client follows the thread no more. The app reads it
+   * (`fetchThread`), and subscribes after its head.
    */
-  gap: (threadId: string, messages: readonly Message[], head: string) => void;
+  gap: (threadId: string, messages: readonly Message[] | null, head: string) => void;
   state: (state: State, details: StateDetails) => void;
   /**
    * An error frame of an open connection; what refuses a connection is in the state's details.

@@ -247,6 +247,15 @@ describe("listeners", () => {
   });
 });
 
+function stubPage(visibilityState = "visible") {
+  const heard = new EventTarget();
+  const document = Object.assign(new EventTarget(), { visibilityState });
+  vi.stubGlobal("addEventListener", heard.addEventListener.bind(heard));
+  vi.stubGlobal("removeEventListener", heard.removeEventListener.bind(heard));
+  vi.stubGlobal("document", document);
+  return { heard, document };
+}
+
 describe("the page", () => {
   test("that comes online has its connection tried at once, until it closes it", async () => {
     const heard = new EventTarget();
@@ -259,8 +268,35 @@ describe("the page", () => {
     await vi.advanceTimersByTimeAsync(0);
     expect(FakeSocket.all).toHaveLength(2);
     client.close();
-    expect(remove).toHaveBeenCalledOnce();
+    expect(remove.mock.calls.map(([type]) => type)).toEqual(["online", "pageshow", "focus"]);
     expect(client.state).toBe("closed");
+    heard.dispatchEvent(new Event("focus"));
+    expect(FakeSocket.all).toHaveLength(2);
+    vi.unstubAllGlobals();
+  });
+
+  test.each(["online", "pageshow", "focus", "visibilitychange"])(
+    "that %s wakes has a dead socket replaced within seconds",
+    async (type) => {
+      const { heard, document } = stubPage();
+      await connected();
+      socket().open();
+      (type === "visibilitychange" ? document : heard).dispatchEvent(new Event(type));
+      expect(socket().sent.at(-1)).toBe('{"type":"ping"}');
+      await vi.advanceTimersByTimeAsync(2000);
+      expect(socket().closed).toBe(4000);
+      await vi.advanceTimersByTimeAsync(500);
+      expect(FakeSocket.all).toHaveLength(2);
+      vi.unstubAllGlobals();
+    },
+  );
+
+  test("that is being hidden is left alone", async () => {
+    const { document } = stubPage("hidden");
+    await connected();
+    socket().open();
+    document.dispatchEvent(new Event("visibilitychange"));
+    expect(socket().sent).toEqual(['{"type":"hello","v":1}']);
     vi.unstubAllGlobals();
   });
 

@@ -119,6 +119,19 @@ describe("a gap", () => {
     expect(told[0]?.news).toEqual(["t", messages, "g-9"]);
   });
 
+  test("without messages ends the following, until the app knows the thread again", () => {
+    const stage = following().entries("t", "e", 1).end(1006).wake().open();
+    stage.done();
+    stage.hear({ type: "subscribed", threadId: "t", head: "g-9", recovered: false });
+    const told = stage.done().filter((action) => action.do === "tell");
+    expect(told.map(({ kind }) => kind)).toEqual(["gap", "state"]);
+    expect(told[0]?.news).toEqual(["t", null, "g-9"]);
+    stage.entries("t", "g", 7).end(1006).wake().open();
+    expect(stage.done().filter((action) => action.do === "send")).toHaveLength(1); // hello alone
+    stage.step({ on: "subscribe", threadId: "t", after: "g-9" });
+    expect(stage.entries("t", "g", 10).heardIds()).toEqual([]);
+  });
+
   test("may come unasked, on a living line", () => {
     const stage = following().entries("t", "e", 1);
     stage.hear({ type: "subscribed", threadId: "t", head: "e-90", recovered: false, messages: [] });

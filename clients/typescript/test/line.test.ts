@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 
+import type { ServerFrame } from "../src/frames.js";
 import { BASE_MS, CAP_MS, error, HEARTBEAT_MS, Stage } from "./stage.js";
 
 describe("connecting", () => {
@@ -55,7 +56,7 @@ describe("close codes", () => {
     const stage = new Stage().step({ on: "connect" });
     stage.hear(error("limit_exceeded", { retryable: true, retryAfterMs: 7000 })).end(code);
     expect(stage.states().at(-1)?.[1].retryInMs).toBe(7000 + BASE_MS / 2);
-    expect(stage.step({ on: "online" }).dials()).toEqual([]);
+    expect(stage.step({ on: "woken" }).dials()).toEqual([]);
     expect(stage.wake().dials()).toHaveLength(1);
   });
 
@@ -138,11 +139,11 @@ describe("backoff", () => {
     expect(stage.states().at(-1)?.[1].retryInMs).toBe(BASE_MS / 2);
   });
 
-  test("online tries at once", () => {
+  test("a page or network that is back tries at once", () => {
     const stage = new Stage().connect().end(1006);
     stage.done();
-    expect(stage.step({ on: "online" }).dials()).toHaveLength(1);
-    expect(stage.step({ on: "online" }).dials()).toEqual([]);
+    expect(stage.step({ on: "woken" }).dials()).toHaveLength(1);
+    expect(stage.step({ on: "woken" }).dials()).toEqual([]);
   });
 });
 
@@ -161,6 +162,58 @@ describe("heartbeats", () => {
     const stage = new Stage().connect();
     for (let beat = 0; beat < 9; beat += 1) stage.later(2 * HEARTBEAT_MS).hear({ type: "ping" });
     expect(stage.dialogue.state).toBe("open");
+  });
+});
+
+describe("a page that is back from a sleep", () => {
+  const ping = { do: "send", text: '{"type":"ping"}' };
+
+  test("tries its line, and dials anew when nothing comes in two seconds", () => {
+    const stage = new Stage().connect().later(1000);
+    stage.done();
+    expect(stage.step({ on: "woken" }).done()).toEqual([ping]);
+    expect(stage.dialogue.wakeAt).toBe(3000);
+    stage.wake();
+    expect(stage.done()).toContainEqual({ do: "hangUp", code: 4000, why: "silence" });
+    expect(stage.dialogue.wakeAt).toBe(3000 + BASE_MS / 2);
+    expect(stage.wake().dials()).toEqual([{ do: "dial", attempt: 2, reason: "connect" }]);
+    expect(stage.open().dialogue.wakeAt).toBe(stage.now + 2.5 * HEARTBEAT_MS);
+  });
+
+  test.each([[{ type: "pong" }], [{ type: "ping" }], [error("unavailable")]])(
+    "keeps a line on which %j comes",
+    (frame) => {
+      const stage = new Stage().connect().step({ on: "woken" }).later(1999);
+      stage.hear(frame as ServerFrame);
+      expect(stage.dialogue.wakeAt).toBe(1999 + 2.5 * HEARTBEAT_MS);
+      expect(stage.dialogue.state).toBe("open");
+    },
+  );
+
+  test("tries once, whatever tells of its return, and gives no more time for each", () => {
+    const stage = new Stage().connect().step({ on: "woken" }).later(1500);
+    stage.done();
+    expect(stage.step({ on: "woken" }).done()).toEqual([]);
+    expect(stage.dialogue.wakeAt).toBe(2000);
+    stage.hear({ type: "pong" });
+    stage.done();
+    expect(stage.step({ on: "woken" }).done()).toEqual([ping]);
+  });
+
+  test("gives a line that was silent before no more time than it has", () => {
+    const stage = new Stage().connect().later(2.4 * HEARTBEAT_MS);
+    expect(stage.step({ on: "woken" }).dialogue.wakeAt).toBe(2.5 * HEARTBEAT_MS);
+  });
+
+  test("leaves alone an attempt under way, and a client that was closed", () => {
+    const stage = new Stage().step({ on: "connect" });
+    stage.done();
+    expect(stage.step({ on: "woken" }).done()).toEqual([]);
+    expect(stage.dialogue.wakeAt).toBe(5000);
+    stage.step({ on: "close" });
+    stage.done();
+    expect(stage.step({ on: "woken" }).done()).toEqual([]);
+    expect(stage.dialogue.state).toBe("closed");
   });
 });
 

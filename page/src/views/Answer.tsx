@@ -1,9 +1,8 @@
 import { MessagePrimitive, useAuiState } from "@assistant-ui/react";
-import { useState } from "react";
 import { useActor, useChat } from "../context";
 import type { Run } from "../transcript";
 import type { Answer } from "../turns";
-import type { Interrupt } from "../wire";
+import { Ask } from "./Ask";
 import { CopyButton } from "./CopyButton";
 import { Icon } from "./icons";
 import { Markdown } from "./Markdown";
@@ -57,9 +56,9 @@ function End({ run, isLast }: { run: Run; isLast: boolean }) {
     <div className="failure" role="alert" data-testid="run-error">
       <Icon name="warn" />
       <div>
-        <p>{run.error.message}</p>
+        <p dir="auto">{run.error.message}</p>
         <p className="fine">
-          {run.error.code}
+          {run.error.agentCode ?? run.error.code}
           {run.error.errorId !== undefined && (
             <>
               {" "}
@@ -69,38 +68,6 @@ function End({ run, isLast }: { run: Run; isLast: boolean }) {
         </p>
       </div>
     </div>
-  );
-}
-
-/** What the agent needs to know before it goes on. */
-function Ask({ interrupts }: { interrupts: readonly Interrupt[] }) {
-  const chat = useActor();
-  const [words, setWords] = useState("");
-  return (
-    <form
-      className="ask"
-      data-testid="interrupt"
-      onSubmit={(event) => {
-        event.preventDefault();
-        chat.answer(interrupts, words || "true");
-      }}
-    >
-      {interrupts.map((interrupt) => (
-        <p key={interrupt.id}>{interrupt.message ?? interrupt.reason}</p>
-      ))}
-      <input
-        aria-label="Your answer"
-        placeholder="Your answer, or nothing to agree"
-        value={words}
-        onChange={(event) => setWords(event.target.value)}
-      />
-      <div className="acts">
-        <button type="button" className="plain" onClick={() => chat.answer(interrupts, null)}>
-          Decline
-        </button>
-        <button className="primary">Go on</button>
-      </div>
-    </form>
   );
 }
 

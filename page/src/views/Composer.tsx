@@ -1,11 +1,14 @@
 import { useActor, useChat } from "../context";
+import { draftOf } from "../drafts";
+import { useStore } from "../store";
 import { GrowingText } from "./GrowingText";
 import { Icon } from "./icons";
 
 export function Composer() {
   const chat = useActor();
   const phase = useChat((state) => state.phase);
-  const text = useChat((state) => state.drafts[state.threadId] ?? "");
+  const name = useChat(draftOf);
+  const text = useStore(chat.drafts, ({ texts }) => texts[name] ?? "");
   const stoppingId = useChat((state) => state.stoppingId);
   const isRunning = useChat(({ turns }) => {
     const last = turns.at(-1);

@@ -8,6 +8,7 @@ import { useMemo, useState } from "react";
 import { useActor, useChat } from "../context";
 import type { Part, Turn } from "../turns";
 import { AnswerView } from "./Answer";
+import { AskedView } from "./Ask";
 import { Announcer } from "./Announcer";
 import { Composer } from "./Composer";
 import { Icon, Logo } from "./icons";
@@ -75,8 +76,10 @@ export function Conversation() {
   );
 }
 
-function toView({ message }: { message: { role: string } }) {
-  return message.role === "user" ? <QuestionView /> : <AnswerView />;
+function toView({ message }: { message: { role: string; metadata: { custom: object } } }) {
+  const { turn } = message.metadata.custom as { turn: Turn };
+  if (turn.role === "asked") return <AskedView />;
+  return turn.role === "user" ? <QuestionView /> : <AnswerView />;
 }
 
 function isAnswering(turn: Turn | undefined): boolean {
@@ -86,6 +89,7 @@ function isAnswering(turn: Turn | undefined): boolean {
 function toMessage(turn: Turn): ThreadMessageLike {
   const metadata = { custom: { turn } };
   if (turn.role === "user") return { role: "user", id: turn.id, content: turn.text, metadata };
+  if (turn.role === "asked") return { role: "assistant", id: turn.id, content: [], metadata };
   return {
     role: "assistant",
     id: turn.id,

@@ -1,5 +1,6 @@
 import { useLayoutEffect, useRef } from "react";
 import type { KeyboardEvent } from "react";
+import { isComposing } from "../keys";
 
 interface Props {
   label: string;
@@ -31,7 +32,7 @@ export function GrowingText({
   }, [value]);
 
   const onKey = (event: KeyboardEvent) => {
-    if (event.nativeEvent.isComposing) return; // Enter and Esc are the input method's
+    if (isComposing(event.nativeEvent)) return; // Enter and Esc are the input method's
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       onEnter();
@@ -47,6 +48,7 @@ export function GrowingText({
       {...rest}
       ref={field}
       rows={1}
+      dir="auto"
       aria-label={label}
       value={value}
       disabled={isDisabled}

@@ -5,12 +5,15 @@ import ReactMarkdown from "react-markdown";
 import type { Components, ExtraProps } from "react-markdown";
 import remarkGfm from "remark-gfm";
 import { toChunks } from "../chunks";
+import { rehypeDirection } from "../direction";
+import { keepMath } from "../math";
 import { CopyButton } from "./CopyButton";
 
 type Props<T extends keyof React.JSX.IntrinsicElements> = ComponentProps<T> & ExtraProps;
 
 const AT_ONCE = 6;
 const plugins = [remarkGfm];
+const directing = [rehypeDirection];
 
 // Pictures would be requests to elsewhere; their address is shown as a link instead.
 const components: Components = {
@@ -32,7 +35,7 @@ const components: Components = {
 
 function CodeBlock({ node, children }: { node?: ExtraProps["node"]; children: React.ReactNode }) {
   const code = node?.children[0];
-  if (code?.type !== "element") return <pre>{children}</pre>;
+  if (code?.type !== "element") return <pre dir="ltr">{children}</pre>;
   const names = code.properties["className"];
   const named = Array.isArray(names)
     ? names.map(String).find((one) => one.startsWith("language-"))
@@ -44,15 +47,21 @@ function CodeBlock({ node, children }: { node?: ExtraProps["node"]; children: Re
         <span>{named?.slice("language-".length) || "text"}</span>
         <CopyButton text={text} label="Copy code" />
       </div>
-      <pre tabIndex={0}>{children}</pre>
+      <pre tabIndex={0} dir="ltr">
+        {children}
+      </pre>
     </div>
   );
 }
 
 const Chunk = memo(function Chunk({ text }: { text: string }) {
   return (
-    <ReactMarkdown components={components} remarkPlugins={plugins}>
-      {text}
+    <ReactMarkdown
+      components={components}
+      remarkPlugins={plugins}
+      rehypePlugins={directing}
+    >
+      {keepMath(text)}
     </ReactMarkdown>
   );
 });

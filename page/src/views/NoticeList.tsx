@@ -15,7 +15,7 @@ export function NoticeList() {
           data-error={isError}
           role={isError ? "alert" : undefined}
         >
-          <p>
+          <p dir="auto">
             {text} {errorId !== undefined && <code>{errorId}</code>}
           </p>
           <button className="quiet" aria-label="Dismiss" onClick={() => notices.dismiss(id)}>

@@ -17,10 +17,13 @@ export function QuestionView() {
       data-testid="question"
       data-pending={turn.isPending}
     >
-      <div className="bubble">{turn.text}</div>
+      <div className="bubble" dir="auto">
+        {turn.text}
+        <Attachments kinds={turn.attachments} />
+      </div>
       {!turn.isPending && (
         <div className="acts">
-          <CopyButton text={turn.text} />
+          {turn.text !== "" && <CopyButton text={turn.text} />}
           {!isBusy && (
             <button
               className="quiet"
@@ -37,11 +40,33 @@ export function QuestionView() {
   );
 }
 
+/** What a question has beside its words. It stays when those are edited. */
+function Attachments({ kinds }: { kinds: readonly string[] }) {
+  if (kinds.length === 0) return null;
+  return (
+    <span className="attachments">
+      {kinds.map((kind, place) => (
+        <span key={place} className="badge" dir="ltr" data-testid="attachment">
+          {NAMES[kind] ?? kind}
+        </span>
+      ))}
+    </span>
+  );
+}
+
+const NAMES: Readonly<Record<string, string>> = {
+  image: "Picture",
+  audio: "Sound",
+  video: "Video",
+  document: "Document",
+  file: "File",
+};
+
 function Editor({ turn, onDone }: { turn: Question; onDone: () => void }) {
   const chat = useActor();
   const [text, setText] = useState(turn.text);
   const save = () => {
-    if (text.trim() === "") return;
+    if (text.trim() === "" && turn.attachments.length === 0) return;
     onDone();
     chat.edit(turn.id, text.trim());
   };
@@ -61,6 +86,7 @@ function Editor({ turn, onDone }: { turn: Question; onDone: () => void }) {
           onEnter={save}
           onEscape={onDone}
         />
+        <Attachments kinds={turn.attachments} />
         <div className="acts">
           <span className="hint">What follows it is replaced.</span>
           <button type="button" className="plain" onClick={onDone}>

@@ -14,7 +14,7 @@ export function Queue() {
       {list.map(({ runId, message, position }) => (
         <li key={runId} data-testid="queued" data-position={position}>
           <span className="badge">{placeOf(position)}</span>
-          <span className="brief">{textOf(message)}</span>
+          <span className="brief" dir="auto">{textOf(message)}</span>
           <button
             className="quiet"
             aria-label="Take it back"

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "react";
 import { useActor, useChat } from "../context";
+import { isComposing } from "../keys";
 import { useStore } from "../store";
 import { Connection } from "./Connection";
 import { Conversation } from "./Conversation";
@@ -39,7 +40,9 @@ export function Shell() {
           >
             <Icon name="menu" />
           </button>
-          <h1 data-testid="title">{title || "New conversation"}</h1>
+          <h1 data-testid="title" dir="auto">
+            {title || "New conversation"}
+          </h1>
           <Connection />
         </header>
         <Conversation key={threadId} />
@@ -53,7 +56,7 @@ function useEscape(isDrawerOpen: boolean, closeDrawer: () => void) {
   const chat = useActor();
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
+      if (event.key !== "Escape" || event.defaultPrevented || isComposing(event)) return;
       if (document.querySelector("dialog[open]") !== null) return;
       if (isDrawerOpen) closeDrawer();
       else chat.stop();

@@ -1,5 +1,6 @@
 import { useEffect, useRef } from "react";
 import { useActor, useChat } from "../context";
+import { toName } from "../ids";
 import { useStore } from "../store";
 import type { ThreadSummary } from "../wire";
 import { DevicesButton } from "./Devices";
@@ -63,8 +64,8 @@ export function Sidebar({ isOpen, onLeave }: { isOpen: boolean; onLeave: () => v
         )}
       </div>
       <div className="user">
-        <span className="name" data-testid="user" title={account?.userId}>
-          {account?.username ?? account?.userId}
+        <span className="name" dir="auto" data-testid="user" title={account?.userId}>
+          {account?.username ?? (account && toName(account.userId))}
         </span>
         <ThemeButton />
         <DevicesButton />

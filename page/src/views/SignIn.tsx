@@ -2,6 +2,7 @@ import { useEffect, useState } from "react";
 import type { SubmitEvent } from "react";
 import * as api from "../api";
 import { Problem } from "../api";
+import { resolve } from "../base";
 import { useActor, useChat } from "../context";
 import type { Ways } from "../wire";
 import { Logo } from "./icons";
@@ -24,9 +25,9 @@ export function SignIn() {
         )}
         {password && <PasswordForm />}
         {password && providers.length > 0 && <p className="or">or</p>}
-        {providers.map(({ name, label, href }) => (
-          <a key={name} className="plain" href={href}>
-            Sign in with {label}
+        {providers.map(({ name, label }) => (
+          <a key={name} className="plain" href={resolve(`signin/${name}`)}>
+            Sign in with <bdi>{label}</bdi>
           </a>
         ))}
         {!password && providers.length === 0 && (
@@ -76,7 +77,14 @@ function PasswordForm() {
     <form onSubmit={(event) => void submit(event)}>
       <label>
         Name
-        <input name="username" autoComplete="username" autoCapitalize="none" required autoFocus />
+        <input
+          name="username"
+          dir="auto"
+          autoComplete="username"
+          autoCapitalize="none"
+          required
+          autoFocus
+        />
       </label>
       <label>
         Password

@@ -1,6 +1,7 @@
 import { useEffect, useRef, useState } from "react";
 import type { KeyboardEvent } from "react";
 import { useActor } from "../context";
+import { isComposing } from "../keys";
 import type { ThreadSummary } from "../wire";
 import { Icon } from "./icons";
 
@@ -27,7 +28,7 @@ export function ThreadItem({ thread, isCurrent, onOpen }: Props) {
             aria-current={isCurrent ? "page" : undefined}
             onClick={onOpen}
           >
-            <span className="title">{title}</span>
+            <span className="title" dir="auto">{title}</span>
             {isRunning && <span className="running" role="img" aria-label="running" />}
           </a>
           <span className="acts">
@@ -66,7 +67,7 @@ function Rename({ thread, onDone }: { thread: ThreadSummary; onDone: () => void 
     onDone();
   };
   const onKey = (event: KeyboardEvent) => {
-    if (event.nativeEvent.isComposing) return;
+    if (isComposing(event.nativeEvent)) return;
     if (event.key === "Enter") save();
     if (event.key !== "Escape") return;
     event.preventDefault();
@@ -76,6 +77,7 @@ function Rename({ thread, onDone }: { thread: ThreadSummary; onDone: () => void 
     <input
       className="rename"
       aria-label="New title"
+      dir="auto"
       value={title}
       maxLength={200}
       autoFocus
@@ -102,7 +104,7 @@ function DeleteDialog({ thread, title, onClose }: DialogProps) {
     <dialog ref={dialog} aria-labelledby={name} data-testid="delete-dialog" onClose={onClose}>
       <h2 id={name}>Delete this conversation?</h2>
       <p>
-        “{title}” and all its messages go for good.
+        “<bdi>{title}</bdi>” and all its messages go for good.
         {thread.activeRunId !== null && " Its answer under way is stopped."}
       </p>
       <form method="dialog">

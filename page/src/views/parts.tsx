@@ -41,20 +41,20 @@ export function ToolCard(props: ToolCallMessagePartProps) {
     <details className="card tool" data-testid="tool-card" data-state={state}>
       <summary>
         <Icon name="tool" />
-        <span className="name">{toolName}</span>
-        <span className="brief">{argsText.replaceAll(/\s+/g, " ")}</span>
+        <bdi className="name">{toolName}</bdi>
+        <span className="brief" dir="ltr">{argsText.replaceAll(/\s+/g, " ")}</span>
         <span className="badge">{BADGES[state]}</span>
         <Icon name="chevron" />
       </summary>
       <div className="inside">
         <h3>Arguments</h3>
-        <pre tabIndex={0} data-testid="tool-args">
+        <pre tabIndex={0} dir="ltr" data-testid="tool-args">
           {pretty(argsText)}
         </pre>
         {result !== undefined && (
           <>
             <h3>Result</h3>
-            <pre tabIndex={0} data-testid="tool-result">
+            <pre tabIndex={0} dir="ltr" data-testid="tool-result">
               {pretty(result)}
             </pre>
           </>
@@ -77,10 +77,10 @@ export function ActivityCard({ name, data }: DataMessagePartProps<unknown>) {
     <details className="card" data-testid="activity">
       <summary>
         <Icon name="chevron" />
-        <span className="name">{name}</span>
+        <bdi className="name">{name}</bdi>
       </summary>
       <div className="inside">
-        <pre tabIndex={0}>{String(data)}</pre>
+        <pre tabIndex={0} dir="ltr">{String(data)}</pre>
       </div>
     </details>
   );

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 
-import { fetchTicket, IsolaneClient } from "../../src/index.js";
+import { fetchThread, fetchTicket, IsolaneClient } from "../../src/index.js";
 import type { ClientOptions, Entry, Message, RunInput, StateDetails } from "../../src/index.js";
 import { Gateway, Proxy } from "./server.js";
 
@@ -234,6 +234,43 @@ describe("what can't be resumed", () => {
     await other.until(({ gap }) => gap !== null);
     await other.untilEnd();
     expect(other.entries).toEqual(alice.entries);
+  });
+
+  test("and is more than a frame holds is read over HTTP", async () => {
+    const small = await Gateway.start({
+      ISOLANE_LIMIT_FRAME_BYTES: "2048",
+      ISOLANE_LOG_MAX_EVENTS: "12",
+      ISOLANE_LIMIT_RUN_EVENTS: "12",
+    });
+    const origin = `127.0.0.1:${String(small.port)}`;
+    const token = await small.token("alice");
+    const alice = new Viewer({ url: `ws://${origin}/ws`, token: () => token });
+    const ask = async (n: number) => {
+      const content = `count 1 every 1 ms ${"x".repeat(500)}`;
+      const messages = [{ id: `m${String(n)}`, role: "user", content }];
+      await alice.client.run({ threadId: "t", runId: `r${String(n)}`, messages });
+      const isOver = ({ event, runId }: Entry) =>
+        runId === `r${String(n)}` && event.type === "RUN_FINISHED";
+      await alice.until(({ entries }) => entries.some(isOver));
+    };
+    for (let n = 1; n <= 6; n += 1) await ask(n);
+    const other = new Viewer({ url: `ws://${origin}/ws`, token: () => token });
+    const loaded: string[] = [];
+    other.client.onGap((threadId, messages) => {
+      expect(messages).toBeNull();
+      const headers = { Authorization: `Bearer ${token}` };
+      void fetchThread(`http://${origin}/api/threads/${threadId}`, { headers }).then((thread) => {
+        loaded.push(...thread.messages.map(({ id }) => id));
+        other.client.subscribe(threadId, { after: thread.head });
+      });
+    });
+    other.client.subscribe("t", { after: "another-5" });
+    await other.until(() => loaded.length > 0);
+    expect(loaded.filter((id) => /^m[1-6]$/.test(id))).toEqual(["m1", "m2", "m3", "m4", "m5", "m6"]);
+    await ask(7);
+    await other.untilEnd();
+    expect(new Set(other.entries.map(({ runId }) => runId))).toEqual(new Set(["r7"]));
+    await small.remove();
   });
 
   test("is refused when it lies ahead of the log", async () => {

@@ -29,17 +29,19 @@ async function freePort(): Promise<number> {
 export class Gateway {
   readonly port: number;
   readonly #data: string;
+  readonly #settings: Record<string, string>;
   readonly #tokens = new Map<string, string>();
   #process: ChildProcess | null = null;
 
-  private constructor(port: number, data: string) {
+  private constructor(port: number, data: string, settings: Record<string, string>) {
     this.port = port;
     this.#data = data;
+    this.#settings = settings;
   }
 
-  static async start(): Promise<Gateway> {
+  static async start(settings: Record<string, string> = {}): Promise<Gateway> {
     const data = await mkdtemp(join(tmpdir(), "isolane-client-"));
-    const gateway = new Gateway(await freePort(), data);
+    const gateway = new Gateway(await freePort(), data, settings);
     await gateway.start();
     return gateway;
   }
@@ -49,6 +51,7 @@ export class Gateway {
     const address = ["--port", String(this.port)];
     this.#process = spawn(PYTHON, ["-m", "isolane", "serve", ...options, ...address], {
       cwd: AGENTS,
+      env: { ...env, ...this.#settings },
       stdio: "ignore",
     });
     const deadline = Date.now() + START_TIMEOUT_MS;

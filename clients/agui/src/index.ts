@@ -1,0 +1,151 @@
+import {
+  EventType,
+  HttpAgent as PublishedHttpAgent,
+  runHttpRequest,
+  transformHttpEventStream,
+} from "@ag-ui/client";
+import type {
+  AgentStateMutation,
+  AgentSubscriber,
+  BaseEvent,
+  Message,
+  RunAgentInput,
+} from "@ag-ui/client";
+import type { Observable } from "rxjs";
+import { concat, defer, finalize, from, mergeMap, takeWhile, tap } from "rxjs";
+import { rewindTo } from "./rewind.js";
+
+interface Thread {
+  readonly messages: Message[];
+  readonly before: string | null;
+  readonly head: string;
+  readonly activeRunId: string | null;
+  readonly state: unknown;
+}
+
+const ENDS: readonly string[] = [EventType.RUN_FINISHED, EventType.RUN_ERROR];
+
+/** AG-UI's HttpAgent at a gateway's `/agui`: it comes back to its thread, and its stop stops. */
+export class HttpAgent extends PublishedHttpAgent {
+  // No `#names`: a clone is made without its constructor, and would not have them.
+  private runId?: string | undefined;
+  private standing?: readonly Message[] | undefined;
+
+  /** Ask; a list from which messages were taken out takes them back on the server, too. */
+  protected override requestInit(input: RunAgentInput): RequestInit {
+    this.runId = input.runId;
+    const target = rewindTo(input.messages, this.standing ?? []);
+    const given = input.forwardedProps as Record<string, unknown> | undefined;
+    const forwardedProps = target === undefined ? given : { rewindTo: target, ...given };
+    return super.requestInit({ ...input, forwardedProps });
+  }
+
+  /** Replay the thread and join the answer that is under way; `connectAgent()` calls this. */
+  override connect({ threadId, runId }: RunAgentInput): Observable<BaseEvent> {
+    this.abortController = new AbortController();
+    this.runId = undefined;
+    const url = this.api(`threads/${encodeURIComponent(threadId)}`);
+    return defer(() => this.load(url)).pipe(
+      mergeMap((thread) => {
+        const { messages, state, head, activeRunId } = thread;
+        const replay = from<BaseEvent[]>([
+          { type: EventType.RUN_STARTED, threadId, runId },
+          { type: EventType.MESSAGES_SNAPSHOT, messages },
+          { type: EventType.STATE_SNAPSHOT, snapshot: state },
+          { type: EventType.RUN_FINISHED, threadId, runId },
+        ]);
+        if (activeRunId === null) return replay;
+        this.runId = activeRunId;
+        return concat(replay, this.follow(`${url}/events?after=${encodeURIComponent(head)}`));
+      }),
+    );
+  }
+
+  /** Stop the run under way: its end follows. Where the gateway can't be told, only hang up. */
+  override abortRun(): void {
+    if (this.runId === undefined) {
+      super.abortRun();
+      return;
+    }
+    const url = this.api(`runs/${encodeURIComponent(this.runId)}/abort`);
+    this.fetch(url, { method: "POST", headers: this.headers }).then(
+      ({ ok }) => {
+        if (!ok) super.abortRun();
+      },
+      () => {
+        super.abortRun();
+      },
+    );
+  }
+
+  override clone(): HttpAgent {
+    // The published method makes an object of the class that it is called on.
+    // eslint-disable-next-line @typescript-eslint/no-unsafe-class-instance-assignment
+    const clone = super.clone() as HttpAgent;
+    clone.standing = this.standing;
+    return clone;
+  }
+
+  /** Keep what the thread has after a run. One that was refused has added nothing to it. */
+  protected override apply(
+    input: RunAgentInput,
+    events: Observable<BaseEvent>,
+    subscribers: AgentSubscriber[],
+  ): Observable<AgentStateMutation> {
+    let isOnRecord = false;
+    const watched = events.pipe(
+      tap(({ type }) => {
+        isOnRecord ||= type === EventType.RUN_STARTED;
+      }),
+    );
+    return super.apply(input, watched, subscribers).pipe(
+      finalize(() => {
+        if (isOnRecord) this.standing = structuredClone(this.messages);
+      }),
+    );
+  }
+
+  /** Return the events of an address up to the end of the first run. */
+  private follow(url: string): Observable<BaseEvent> {
+    const leaving = this.abortController;
+    const { signal } = leaving;
+    const headers = { ...this.headers, Accept: "text/event-stream" };
+    const events = transformHttpEventStream(
+      runHttpRequest(() => this.fetch(url, { headers, signal })),
+    );
+    return events.pipe(
+      takeWhile(({ type }) => !ENDS.includes(type), true),
+      tap(({ type }) => {
+        if (ENDS.includes(type)) this.runId = undefined;
+      }),
+      finalize(() => {
+        leaving.abort(); // the stream is the thread's, and goes on
+      }),
+    );
+  }
+
+  /** Return a thread with all its messages, as of one moment; an empty one that nobody used yet. */
+  private async load(url: string): Promise<Thread> {
+    const empty = { messages: [], before: null, head: "", activeRunId: null, state: {} };
+    const first = await this.get(url, empty);
+    let { messages, before } = first;
+    while (before !== null) {
+      const older = await this.get(`${url}?before=${encodeURIComponent(before)}`, empty);
+      messages = [...older.messages, ...messages];
+      before = older.before;
+    }
+    return { ...first, messages };
+  }
+
+  private async get(url: string, missing: Thread): Promise<Thread> {
+    const { signal } = this.abortController;
+    const answer = await this.fetch(url, { headers: this.headers, signal });
+    if (answer.status === 404) return missing;
+    if (!answer.ok) throw new Error(`HTTP ${String(answer.status)}: ${await answer.text()}`);
+    return (await answer.json()) as Thread;
+  }
+
+  private api(path: string): string {
+    return this.url.replace(/\/agui(\/[^/?#]*)?\/?([?#].*)?$/, "") + `/api/${path}`;
+  }
+}

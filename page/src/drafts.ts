@@ -1,0 +1,71 @@
+/** What is written and not sent yet: kept in this browser, so that a reload or a lost session spares it. */
+import type { ChatState } from "./state";
+import type { UserStorage } from "./storage";
+import { Store } from "./store";
+
+/** What a conversation that has no address yet has its draft under: its id is another each time. */
+const NEW = "new conversation";
+
+/** Return the name of the open conversation's draft: its thread's id, once that stands. */
+export function draftOf({ phase, threadId }: Pick<ChatState, "phase" | "threadId">): string {
+  return phase === "new" ? NEW : threadId;
+}
+
+interface Texts {
+  /** By `draftOf`. */
+  texts: Readonly<Record<string, string>>;
+}
+
+export class Drafts extends Store<Texts> {
+  private storage: UserStorage | null = null;
+  /** Questions that the server hasn't taken yet, by run; what is kept begins with them. */
+  private readonly untaken = new Map<string, { name: string; text: string }>();
+
+  constructor() {
+    super({ texts: {} });
+  }
+
+  /** Begin with what this browser keeps of a user; null when nobody is signed in. */
+  open(storage: UserStorage | null): void {
+    this.untaken.clear();
+    this.storage = storage;
+    this.set({ texts: storage?.load("draft") ?? {} });
+  }
+
+  write(name: string, text: string): void {
+    this.set({ texts: { ...this.get().texts, [name]: text } });
+    this.keep(name);
+  }
+
+  /** Empty a draft whose text was sent. It is kept until `settle`. */
+  send(name: string, runId: string, text: string): void {
+    this.untaken.set(runId, { name, text });
+    this.write(name, "");
+  }
+
+  /** The server has taken a question, or won't. */
+  settle(runId: string): void {
+    const { name } = this.untaken.get(runId) ?? {};
+    this.untaken.delete(runId);
+    if (name !== undefined) this.keep(name);
+  }
+
+  /** Put back what the server wouldn't have, unless something else is written by now. */
+  giveBack(name: string, text: string): void {
+    this.write(name, this.get().texts[name] || text);
+  }
+
+  /** Take the draft of a conversation that never began along into a new one. */
+  moveOn(name: string): void {
+    const { [name]: text = "", [NEW]: other = "" } = this.get().texts;
+    if (text === "" || other !== "") return;
+    this.write(NEW, text);
+    this.write(name, "");
+  }
+
+  private keep(name: string): void {
+    const untaken = [...this.untaken.values()].filter((one) => one.name === name);
+    const texts = [...untaken.map(({ text }) => text), this.get().texts[name] ?? ""];
+    this.storage?.set("draft", name, texts.filter((text) => text !== "").join("\n\n"));
+  }
+}
