@@ -4,25 +4,39 @@
 
 It remembers the id of the newest event it has applied. After a drop it subscribes again after
 that id, and sends the same run frame again: a run id that the server knows is never run twice.
+It gives up when the server can't be reached several times in a row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket as sockets
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 from uuid import uuid4
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+)
 from websockets.typing import Subprotocol
 
 SUBPROTOCOL: Final = Subprotocol("agui.v1")
 ARGUMENTS: Final = 3
 REFUSED: Final = frozenset({1008, 4401, 4403})
 """Close codes that no other try makes better."""
+TRIES: Final = 4
+"""Connections that may fail in a row; the pause before the next one doubles from one second."""
+OPEN_TIMEOUT_S: Final = 5
+INTERRUPTED: Final = 130
+"""The exit code of a program that Ctrl-C ended."""
 
 
 class RunFailed(Exception):
@@ -67,18 +81,74 @@ class Question:
 async def ask(address: str, token: str, text: str) -> AsyncIterator[str]:
     """Yield the answer to `text` as it comes. Raises `RunFailed`."""
     question = Question(text)
-    headers = {"Authorization": f"Bearer {token}"}
-    async for socket in connect(address, additional_headers=headers, subprotocols=[SUBPROTOCOL]):
+    while not question.is_answered:
+        socket = await open_socket(address, token)
         try:
-            await question.resume(socket)
-            async for received in socket:
-                yield question.apply(json.loads(received))
-                if question.is_answered:
-                    return
+            async for piece in listen(socket, question):
+                yield piece
         except ConnectionClosed as closed:  # the next round of the loop connects again
             if closed.rcvd is not None and closed.rcvd.code in REFUSED:
                 raise RunFailed(f"refused: {closed.rcvd.reason}") from closed
-        await asyncio.sleep(1)  # who drops us may be starting anew
+            await asyncio.sleep(1)  # a server that drops us may be starting anew
+        finally:
+            await socket.close()
+
+
+async def listen(socket: ClientConnection, question: Question) -> AsyncIterator[str]:
+    """Yield what one connection brings of the answer. Raises `ConnectionClosed`, `RunFailed`."""
+    await question.resume(socket)
+    while not question.is_answered:
+        yield question.apply(json.loads(await socket.recv()))
+
+
+async def open_socket(address: str, token: str) -> ClientConnection:
+    """Connect, at most `TRIES` times. Raises `RunFailed` with what is in the way."""
+    headers = {"Authorization": f"Bearer {token}"}
+    for attempt in range(TRIES):
+        try:
+            return await connect(
+                address,
+                additional_headers=headers,
+                subprotocols=[SUBPROTOCOL],
+                open_timeout=OPEN_TIMEOUT_S,
+                max_size=None,  # the server's frames have a limit of its own, which may be higher
+            )
+        except (OSError, InvalidHandshake, InvalidURI, ValueError) as error:
+            if attempt == TRIES - 1 or not may_pass(error):
+                raise RunFailed(f"{explain(error)}: {address}") from error
+        await asyncio.sleep(2**attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+def may_pass(error: Exception) -> bool:
+    """Say whether another try may do better: the server may be starting."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code >= 500  # noqa: PLR2004 - HTTP's faults of a server
+    if isinstance(error, (ssl.SSLError, sockets.gaierror)):
+        return False
+    return isinstance(error, (OSError, InvalidMessage))
+
+
+def explain(error: Exception) -> str:
+    """Say in a few words why there is no connection."""
+    match error:
+        case InvalidStatus():
+            return f"the server answers {error.response.status_code} instead of a WebSocket"
+        case ssl.SSLError():
+            return f"the server's TLS is not good ({error.reason})"
+        case sockets.gaierror():
+            return "no such host"
+        case TimeoutError():
+            return f"no answer within {OPEN_TIMEOUT_S} s"
+        # A name with several addresses fails with one error that quotes one for each.
+        case OSError() if "Connect call failed" in str(error):
+            return "nobody listens there; start the server, or mend the address"
+        case OSError():
+            return f"no connection ({error.strerror or error})"
+        case InvalidHandshake():
+            return "what listens there is no WebSocket server"
+        case _:
+            return f"the address must be like ws://127.0.0.1:8000/ws ({error})"
 
 
 async def main(address: str, token: str, text: str) -> None:
@@ -96,3 +166,5 @@ if __name__ == "__main__":
         asyncio.run(main(*sys.argv[1:]))
     except RunFailed as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

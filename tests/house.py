@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import pytest
 from ag_ui.core import RunAgentInput
+from alembic import command
+from alembic.config import Config
 
 from isolane.agents.function import adapt_function
 from isolane.bell.local import LocalBell
@@ -26,6 +31,7 @@ from isolane.settings import Settings
 from isolane.store.database import DatabaseStore, erase
 from isolane.tasks import TaskOwner
 from isolane.testing import ScriptedSocket
+from isolane.usage import Quotas
 from isolane.websocket.connection import WebSocketConnection
 from isolane.websocket.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
@@ -36,6 +42,17 @@ Socket = ScriptedSocket
 MEMORY = "sqlite://"
 ALICE = "alice"
 START = EventId("0", 0)
+COUNT_KEPT = """
+SELECT user_id, sum(threads), sum(size) FROM (
+    SELECT user_id, 1 AS threads, 100 AS size FROM threads
+    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM events
+    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM messages
+    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM states
+    UNION ALL SELECT user_id, 0, 100 + length(draft) + ifnull(length(asked), 0)
+        + ifnull(length(interrupts), 0) + ifnull(length(agent_message), 0) FROM runs
+) GROUP BY user_id
+"""
+"""Counts what each user keeps by a walk over everything: threads and bytes."""
 
 
 @dataclass
@@ -66,6 +83,7 @@ async def open_ground(
     clock: ManualClock | None = None,
     max_events: int = 20_000,
     open_at: OpenDatabase = open_database,
+    quotas: Quotas | None = None,
 ) -> AsyncIterator[Ground]:
     """Open the log and the store at `url`."""
     time = clock or ManualClock()
@@ -73,7 +91,7 @@ async def open_ground(
     database = await open_at(url)
     try:
         await database.write(sow_seed)
-        store = DatabaseStore(database, load_bounds=load_bounds, clock=time)
+        store = DatabaseStore(database, load_bounds=load_bounds, clock=time, quotas=quotas)
         log = DatabaseEventLog(
             database, settle=store.settle, erase=erase, tasks=tasks, max_events=max_events
         )
@@ -181,6 +199,18 @@ async def open_house(
         yield house
 
 
+async def open_older(url: str, revision: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Open a new database with the tables of an earlier version: those of that revision."""
+    upgrade = command.upgrade
+
+    def upgrade_to_revision(config: Config, _newest: str) -> None:
+        upgrade(config, revision)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", upgrade_to_revision)
+        return await open_database(url)
+
+
 def context_of(
     run_id: str | None = None, *, thread_id: str = "thread", user_id: str = ALICE
 ) -> UserExecutionContext:
@@ -237,6 +267,12 @@ async def until(is_so: Callable[[], object], *, within_s: float = 5.0) -> None:
             await asyncio.sleep(0.001)  # a turn of the loop that lets database threads have theirs
 
 
+async def refuse_writes(database: Database, *, while_refused: bool = True) -> None:
+    """Let a database in memory refuse what writes, as a disk does that went read-only."""
+    pragma = f"PRAGMA query_only={int(while_refused)}"
+    await database.read(lambda connection: connection.exec_driver_sql(pragma))
+
+
 def sqlite_url(folder: Path) -> str:
     """Return the address of a database file in `folder`."""
     return f"sqlite:///{folder / 'isolane.db'}"
@@ -260,3 +296,21 @@ def connect(
         send_timeout_s=send_timeout_s,
         abort=socket.abort if can_abort else None,
     )
+
+
+def count_lines(call: Callable[[], object]) -> int:
+    """Return how many lines of Python a call runs: what it costs, by no clock."""
+    lines = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401 - itself
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from uuid import uuid4
 
 import pytest
 from ag_ui.core import RunAgentInput, UserMessage
@@ -78,8 +79,8 @@ async def test_who_is_stopped_takes_no_leave() -> None:
 
 async def test_a_user_gets_the_answer_from_a_real_server(isolane_server: Servers) -> None:
     """The whole way: a process, a token, a run, the events as a client gets them."""
-    message = {"id": "m1", "role": "user", "content": "Bergen"}
-    body = {"threadId": "t1", "runId": "r1", "messages": [message]}
+    message = {"id": str(uuid4()), "role": "user", "content": "Bergen"}
+    body = {"threadId": "t1", "runId": str(uuid4()), "messages": [message]}
     async with isolane_server("weather:agent") as server:
         async with server.http(await server.token("ada")) as http:
             stream = (await http.post("/agui", json=body)).text

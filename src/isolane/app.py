@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import httpx
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import WebSocketRoute
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from isolane import clock
 from isolane.agents import check
@@ -24,8 +25,10 @@ from isolane.agents.loading import adapt
 from isolane.agents.threads import AgentThreads
 from isolane.auth.accounts import Accounts
 from isolane.auth.guessing import GuessGuard
+from isolane.auth.judge import Judge
 from isolane.auth.keyring import FixedKey, KeyFile, KeyRing, SigningKey
 from isolane.auth.local import LocalIssuer
+from isolane.auth.outbound import create_http
 from isolane.auth.providers import Issuers, Provider
 from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
@@ -33,6 +36,7 @@ from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.bell.local import LocalBell
+from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import (
     Agent,
     AgentServiceProtocol,
@@ -40,15 +44,20 @@ from isolane.contracts import (
     Bell,
     EventLog,
     Limits,
+    RunDraft,
     RunQueue,
     Store,
     ensure,
 )
 from isolane.database import Database, hold_place, open_database, path_of
-from isolane.doors import operations, page, sessions, signin, sse, threads
+from isolane.doors import operations, page, sessions, signin, sse, threads, usage
 from isolane.doors.bodies import BodyLimit
-from isolane.doors.credentials import COOKIE
+from isolane.doors.browsers import BrowserRules
+from isolane.doors.cors import Cors
+from isolane.doors.description import name_cookie
 from isolane.doors.gateway import STATE_KEY, Gateway
+from isolane.doors.head import HeadAsGet
+from isolane.doors.outside import Outside, add_slash
 from isolane.doors.problems import (
     PROBLEM,
     answer_http,
@@ -57,8 +66,9 @@ from isolane.doors.problems import (
     answer_problem,
 )
 from isolane.doors.websocket import WebSocketDoor
-from isolane.errors import AgentRefused, IsolaneError, Unavailable
+from isolane.errors import AgentRefused, IsolaneError, Unavailable, chain_of
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
+from isolane.events import check_question
 from isolane.feed import Feed
 from isolane.limits.local import LocalLimits
 from isolane.pressure import Acts, Pressure, relieve_for_ever
@@ -66,8 +76,11 @@ from isolane.resources import Resources, give_back_memory
 from isolane.runqueue.local import LocalRunQueue
 from isolane.service import AgentService
 from isolane.settings import KEY_NAME, Settings, load_settings
+from isolane.spelling import warn_of_unknown
 from isolane.store.database import DatabaseStore, erase
+from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
+from isolane.usage import Quotas, Usage
 from isolane.watchdog import Watchdog
 from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
 from isolane.websocket.resume import Resumer
@@ -104,6 +117,17 @@ def make_issuer(settings: Settings) -> LocalIssuer:
         audience=settings.audience if is_own else None,
         clock=clock.now_ms,
         foreign=[provider.name for provider in settings.all_providers],
+        leeway_s=settings.clock_leeway_s,
+    )
+
+
+def _make_subjects(settings: Settings, *, has_own_users: bool) -> Subjects:
+    """Return what knows the issuers of user ids; where the host has the users, there are none."""
+    if not has_own_users:
+        return Subjects()
+    return Subjects(
+        own_issuer=settings.issuer if settings.jwks_url is None else None,
+        issuers={each.name: each.issuer for each in settings.all_providers},
     )
 
 
@@ -188,7 +212,17 @@ def _wire(
     users: HostUsers | None,
 ) -> Gateway:
     """Make every part and check each as it enters."""
-    store = ensure(DatabaseStore(database, load_bounds=load_bounds, clock=clock.now_ms), Store)
+    quotas = Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user)
+    store = ensure(
+        DatabaseStore(
+            database,
+            load_bounds=load_bounds,
+            clock=clock.now_ms,
+            quotas=quotas,
+            check_question=partial(_check_question, settings),
+        ),
+        Store,
+    )
     log = ensure(
         DatabaseEventLog(
             database,
@@ -200,8 +234,8 @@ def _wire(
         EventLog,
     )
     feed = Feed(log, ensure(LocalBell(), Bell))
-    limits = ensure(LocalLimits(settings.published_limits, clock=clock.now_ms), Limits)
-    resumer = Resumer(feed, store)
+    limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
+    resumer = Resumer(feed, store, frame_max_bytes=settings.limit_frame_bytes)
     path = path_of(settings.sqlalchemy_url)
     resources = Resources(
         memory_bytes=settings.memory_bytes,
@@ -209,11 +243,15 @@ def _wire(
         folder=None if path is None else path.parent,
     )
     pressure = Pressure(resources.read_memory, resources.read_disk)
-    # The service and the factory know each other through these two calls only.
+    subjects = _make_subjects(settings, has_own_users=users is None)
+    # The service and the factory know each other through these few calls only.
     factory: WebSocketManagerFactory
 
     def notify(user_id: str, frame: Mapping[str, object]) -> None:
         factory.post_to_user(user_id, frame)
+
+    def is_followed(key: ThreadKey, run_id: str) -> bool:
+        return factory.is_followed(key, run_id)
 
     service = AgentService(
         agents,
@@ -224,8 +262,11 @@ def _wire(
         settings=settings,
         tasks=tasks,
         clock=clock.now_ms,
+        timer=clock.monotonic_ms,
         notify=notify,
+        is_followed=is_followed,
         check_room=pressure.check_room,
+        subjects=subjects,
     )
     factory = WebSocketManagerFactory(
         feed,
@@ -239,15 +280,18 @@ def _wire(
     own = ensure(Issuers(issuer, providers), Authenticator)
     return Gateway(
         settings=settings,
-        authenticator=own if users is None else users.authenticator,
-        cookie=COOKIE if users is None else users.cookie or "",
+        judge=Judge(
+            own if users is None else users.authenticator, tasks=tasks, is_own=users is None
+        ),
+        cookie=settings.cookie_name if users is None else users.cookie or "",
         has_own_users=users is None,
+        subjects=subjects,
         issuer=issuer,
         providers=providers,
-        sign_ins=SignIns(clock.now_ms),
-        guesses=GuessGuard(clock=clock.now_ms),
+        sign_ins=SignIns(clock.monotonic_ms),
+        guesses=GuessGuard(clock=clock.monotonic_ms),
         strangers=Strangers(
-            clock=clock.now_ms, per_minute=settings.limit_failed_handshakes_per_address
+            clock=clock.monotonic_ms, per_minute=settings.limit_failed_handshakes_per_address
         ),
         revocations=Revocations(database, clock=clock.now_ms),
         accounts=Accounts(database, clock=clock.now_ms),
@@ -258,14 +302,15 @@ def _wire(
             idle_ms=round(settings.session_idle_s * 1000),
             max_ms=round(settings.session_max_s * 1000),
         ),
-        tickets=TicketBook(clock.now_ms),
-        links=TicketBook(clock.now_ms, lifetime_ms=LINK_LIFETIME_MS),
+        tickets=TicketBook(clock.now_ms, timer=clock.monotonic_ms),
+        links=TicketBook(clock.now_ms, timer=clock.monotonic_ms, lifetime_ms=LINK_LIFETIME_MS),
         store=store,
         factory=factory,
         service=ensure(service, AgentServiceProtocol),
         feed=feed,
         log=log,
         resumer=resumer,
+        limits=limits,
         tasks=tasks,
         clock=clock.now_ms,
         dependencies={
@@ -274,6 +319,17 @@ def _wire(
         },
         watchdog=watchdog,
         pressure=pressure,
+        usage=Usage(database),
+    )
+
+
+def _check_question(settings: Settings, context: UserExecutionContext, draft: RunDraft) -> None:
+    check_question(
+        context.thread_key,
+        context.run_key.run_id,
+        draft.messages,
+        rewind_to=draft.rewind_to,
+        frame_max_bytes=settings.limit_frame_bytes,
     )
 
 
@@ -281,9 +337,11 @@ async def _open_providers(settings: Settings, stack: AsyncExitStack) -> dict[str
     """Make what speaks to the providers. They are asked when somebody comes with their token."""
     found: dict[str, Provider] = {}
     if settings.all_providers:
-        http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        http = await stack.enter_async_context(create_http(settings, os.environ))
         for each in settings.all_providers:
-            found[each.name] = Provider(each, http, clock=clock.now_ms)
+            found[each.name] = Provider(
+                each, http, clock=clock.now_ms, leeway_s=settings.clock_leeway_s
+            )
             stack.push_async_callback(found[each.name].keys.close)
             if each.audience is None:
                 _log.warning("provider without audience: all its tokens count", provider=each.name)
@@ -297,7 +355,7 @@ async def _enforce_for_ever(gateway: Gateway) -> None:
         try:
             await gateway.enforce_revocations()
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
-            _log.warning("revocations put off", reason=str(error))
+            _log.warning("revocations put off", chain=chain_of(error))
 
 
 async def _check_loops(watchdog: Watchdog) -> None:
@@ -308,13 +366,17 @@ async def _check_loops(watchdog: Watchdog) -> None:
 
 async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:
     interval_s = min(TRIM_INTERVAL_S, max(settings.log_retention_s / 4, 0.25))
+    try:
+        await gateway.log.sweep()  # another life may have left deleted threads on the disk
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next round goes on with it
+        _log.warning("retention put off", chain=chain_of(error))
     while True:
         await asyncio.sleep(interval_s)  # the pace of retention
         older_than = clock.now_ms() - round(settings.log_retention_s * 1000)
         try:
             await gateway.feed.trim(older_than=older_than)
-        except Unavailable as error:
-            _log.warning("retention put off", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
+            _log.warning("retention put off", chain=chain_of(error))
 
 
 def create_app(
@@ -339,19 +401,18 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
         async with open_gateway(settings, adapted, users=users) as gateway:
-            yield {STATE_KEY: gateway}
+            setattr(app.state, STATE_KEY, gateway)
+            try:
+                yield {STATE_KEY: gateway}
+            finally:
+                delattr(app.state, STATE_KEY)
 
-    app = FastAPI(
-        title="Isolane",
-        lifespan=lifespan,
-        redoc_url=None,
-        responses={"default": PROBLEM},
-    )
+    app = _App(settings, lifespan)
     app.add_middleware(BodyLimit, max_bytes=settings.limit_frame_bytes)
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
-    for room in (operations, sessions, signin, threads, sse, page):
+    for room in (operations, usage, sessions, signin, threads, sse, page):
         app.include_router(room.router)
     app.mount("/assets", page.Assets())
     app.add_exception_handler(IsolaneError, answer_problem)
@@ -360,6 +421,40 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(Exception, answer_problem)
     return app
+
+
+class _App(FastAPI):
+    """The gateway's own app."""
+
+    def __init__(self, settings: Settings, lifespan: Lifespan[FastAPI]) -> None:
+        """Begin without routes."""
+        super().__init__(
+            title="Isolane",
+            lifespan=lifespan,
+            docs_url=None,  # its page loads scripts from elsewhere, where the session's cookie is
+            redoc_url=None,
+            redirect_slashes=False,  # `Outside` takes a slash away; an answer would name the host
+            responses={"default": PROBLEM},
+        )
+        self._settings = settings
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Stand before all else, also before what answers for an error that nobody foresaw."""
+        inner = HeadAsGet(super().build_middleware_stack())
+        cors = Cors(inner, origins=self._settings.allowed_origins)
+        outside = Outside(cors, settings=self._settings)
+        return BrowserRules(outside, frame_policy=self._settings.frame_policy)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the routes, with the credentials that each takes."""
+        return name_cookie(super().openapi(), self._settings.cookie_name)
+
+
+class _Bare:
+    """The path of a mount without its slash, below which the page would find nothing of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await add_slash(scope, receive, send)
 
 
 def mount(
@@ -381,7 +476,12 @@ def mount(
     and, when `settings` are to be read here, `InvalidSettings`.
     """
     users = None if authenticator is None else HostUsers(authenticator, cookie)
-    gateway = create_app(settings or load_settings({}), agents, users=users)
+    if settings is None:
+        settings = load_settings({})
+        warn_of_unknown(os.environ, Settings.model_fields)
+    gateway = create_app(settings, agents, users=users)
+    if bare := path.rstrip("/"):  # a host may have other plans for what it finds no route for
+        app.router.routes.append(Route(bare, _Bare(), include_in_schema=False))
     app.mount(path, gateway)
     own = app.router.lifespan_context
 

@@ -1,35 +1,53 @@
-"""The command line: `isolane serve`, `token`, `user`, `renumber` and `check`."""
+"""The command line: `isolane serve`, `token`, `user`, `renumber`, `usage` and `check`."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import secrets
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import click
+import structlog
 
-from isolane.agents.loading import load_agents
+from isolane.agents.loading import load_checked_agents
 from isolane.app import create_app, make_issuer, renumber_logs
 from isolane.auth.accounts import Accounts
 from isolane.auth.keyring import KeyFile
 from isolane.clock import now_ms
-from isolane.contracts import PLAIN, Identity, Scope
-from isolane.database import hold_place, open_database
-from isolane.doors.gateway import Gateway
-from isolane.doors.sessions import SIGN_IN_PATH
-from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError, PlaceTaken
+from isolane.contracts import PLAIN, Scope
+from isolane.database import open_database
+from isolane.demo import is_loopback, print_links
+from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError
+from isolane.listening import CannotListen
 from isolane.logs import configure_logs
+from isolane.server import StartFailed
 from isolane.server import serve as serve_app
 from isolane.settings import KEY_NAME, InvalidSettings, Settings, load_settings
+from isolane.spelling import warn_of_unknown
+from isolane.usage_report import NothingToReport, read_report
 
 GUIDE: Final = "isolane.agents.guide:agent"
-DEMO_USERS: Final = ("alice", "bob")
+
+LOG_LEVELS: Final = get_args(Settings.model_fields["log_level"].annotation)
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Refused(click.ClickException):
+    """A command line that can't be carried out, told in one sentence."""
+
+    exit_code = 2
+
+
+def _refuse_workers(_context: click.Context, _option: click.Parameter, count: int | None) -> None:
+    if count is not None and count != 1:
+        raise Refused(f"--workers {count}: the gateway is one process, so leave --workers out.")
+
 
 _data = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of what is kept. [./isolane-data]"
@@ -72,6 +90,8 @@ def main() -> None:
 )
 @click.option("--demo", is_flag=True, help="Two accounts, a sign-in link for each; loopback only.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), default="json")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Debug tells most. [info]")
+@click.option("--workers", type=int, hidden=True, expose_value=False, callback=_refuse_workers)
 @_data
 @_config
 def serve(
@@ -82,33 +102,31 @@ def serve(
     agent_threads: int | None,
     demo: bool,
     log_format: str,
+    log_level: str | None,
     data: Path | None,
     config: Path | None,
 ) -> None:
     """Serve the gateway."""
-    settings = _settings({"data": data, "agent_threads": agent_threads}, config)
+    options = {"data": data, "agent_threads": agent_threads, "log_level": log_level}
+    settings = _settings(options, config)
     if demo and not is_loopback(host):
         raise click.UsageError(f"--demo gives sign-in links away: loopback only, not {host}")
     configure_logs(log_format, settings.log_level)
+    warn_of_unknown(os.environ, Settings.model_fields)
     try:
         make_issuer(settings)  # for one sentence now, when its key can't be had
-        app = create_app(settings, load_agents(agents or (GUIDE,)))
-        with hold_place(settings.sqlalchemy_url):
-            pass  # only asked, for one sentence now: the gateway takes it when it opens
-    except (AgentRefused, InvalidSettings, OSError, PlaceTaken) as error:
-        raise click.ClickException(str(error)) from error
-    greet = print_links if demo else None
-    serve_app(app, settings, host=host, port=port, greet=greet)
+        app = create_app(settings, load_checked_agents(agents or (GUIDE,)))
+    except (AgentRefused, InvalidSettings, OSError) as error:
+        raise _refuse(error) from error
+    try:
+        serve_app(app, settings, host=host, port=port, greet=print_links if demo else None)
+    except (CannotListen, StartFailed) as error:
+        raise _refuse(error) from error
 
 
-async def print_links(gateway: Gateway, address: str) -> None:
-    """Make the demo's accounts and print a one-time sign-in link for each."""
-    known = {account.user_id for account in await gateway.accounts.load_all()}
-    for user_id in DEMO_USERS:
-        if user_id not in known:
-            await gateway.accounts.add(user_id, secrets.token_urlsafe(24))
-        ticket = gateway.links.issue(Identity(user_id, None))
-        click.echo(f"{user_id}: {address}{SIGN_IN_PATH}?code={ticket.secret}")
+def _refuse(error: Exception) -> click.ClickException:
+    _log.debug("start_failed", exc_info=error)
+    return click.ClickException(str(error))
 
 
 @main.group()
@@ -236,6 +254,23 @@ def renumber(*, data: Path | None, config: Path | None) -> None:
 
 
 @main.command()
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1), help="Users to list."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_data
+@_config
+def usage(*, limit: int, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """List the users who keep most, with their threads and bytes; also while a gateway runs."""
+    settings = _settings({"data": data}, config)
+    try:
+        report = read_report(settings.sqlalchemy_url, limit)
+    except NothingToReport as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(report.to_json() if as_json else report.to_table())
+
+
+@main.command()
 @click.option("--user", required=True, metavar="NAME", help="Whom the token speaks for.")
 @click.option("--expires", default=3600, show_default=True, help="Seconds; negative is expired.")
 @click.option("--scope", "scopes", multiple=True)
@@ -263,10 +298,17 @@ def token(
 @click.argument("url")
 @click.option("--token", "tokens", multiple=True, required=True, help="One user's; two at most.")
 @click.option("--metrics-token", help="What /metrics wants, if it wants one.")
+@click.option("--no-page", is_flag=True, help="The chat page isn't to be there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Rounds.")
 def check_deployment(
-    *, url: str, tokens: tuple[str, ...], metrics_token: str | None, as_json: bool, repeat: int
+    *,
+    url: str,
+    tokens: tuple[str, ...],
+    metrics_token: str | None,
+    no_page: bool,
+    as_json: bool,
+    repeat: int,
 ) -> None:
     """Try the deployment at URL, layer by layer, and say what holds and what doesn't.
 
@@ -274,17 +316,8 @@ def check_deployment(
     """
     from isolane.check.command import check  # noqa: PLC0415 - the server needs none of it
 
-    sys.exit(check(url, tokens, metrics_token, as_json=as_json, repeat=repeat))
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether `host` is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    shape = {"as_json": as_json, "has_page": not no_page}
+    sys.exit(check(url, tokens, metrics_token, repeat=repeat, **shape))
 
 
 def _settings(options: dict[str, Any], config: Path | None) -> Settings:

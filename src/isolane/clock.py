@@ -9,6 +9,11 @@ Clock = Callable[[], int]
 """Milliseconds since 1970, as the wire counts them."""
 
 
+def monotonic_ms() -> int:
+    """Return the milliseconds of a clock that nobody sets: for what lasts seconds or minutes."""
+    return time.monotonic_ns() // 1_000_000
+
+
 def now_ms() -> int:
     """Return the wall clock in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

@@ -12,6 +12,7 @@ from isolane.ids import (
     check_request_id,
     check_user_id,
     check_wire_id,
+    get_subject,
     new_request_id,
     to_parent_id,
 )
@@ -34,6 +35,19 @@ class RunKey(NamedTuple):
 
     user_id: str
     run_id: str
+
+
+class RunIds(NamedTuple):
+    """The ids by which one side, a client or an agent, knows a run.
+
+    A client chooses its own. An agent is given random ones, because another user may choose the
+    same.
+    """
+
+    thread_id: str
+    run_id: str
+    parent_run_id: str | None = None
+    """The run that this one goes on from, where the client named one."""
 
 
 class EventId(NamedTuple):
@@ -60,10 +74,17 @@ class UserExecutionContext:
     """Who asks, verified, and for which thread and run. Valid by construction, passed explicitly.
 
     Made once, at the door, from verified claims. `thread_id` and `run_id` are None until
-    `for_thread()` and `for_run()`. `request_id` is this gateway's own; whoever brings an id of
-    their own gives it as `parent_request_id`, where it is kept when it is well formed and dropped
-    when not. `created_at` is in milliseconds since 1970. `depth` counts the contexts this one came
-    from, at most 10.
+    `for_thread()` and `for_run()`. They are the client's own choice, and two users may choose the
+    same. `agent_thread_id` and `agent_run_id` stand for the same thread and run, and are nobody
+    else's: random UUIDs, which only the context that an agent is given has.
+
+    `request_id` is this gateway's own; whoever brings an id of their own gives it as
+    `parent_request_id`, where it is kept when it is well formed and dropped when not. `created_at`
+    is in milliseconds since 1970. `depth` counts the contexts this one came from, at most 10.
+
+    `issuer` and `subject` tell how the outside names the user: the `iss` of the tokens that such a
+    user brings, None where nobody says one, and the subject as it is before `to_user_id` makes a
+    user id of it. Without a `subject` that is the one of the whole `user_id`.
 
     Raises `InvalidContext`, which names field, type and rule, for anything else that is not as it
     should be.
@@ -77,21 +98,30 @@ class UserExecutionContext:
     created_at: int = field(default_factory=now_ms)
     parent_request_id: str | None = None
     depth: int = 0
+    agent_thread_id: str | None = None
+    agent_run_id: str | None = None
+    issuer: str | None = None
+    subject: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what can't be a context."""
         object.__setattr__(self, "user_id", check_user_id("userId", self.user_id))
+        object.__setattr__(self, "subject", self.subject or get_subject(self.user_id))
         object.__setattr__(self, "parent_request_id", to_parent_id(self.parent_request_id))
         check_request_id("requestId", self.request_id)
         for name, value in (
             ("threadId", self.thread_id),
             ("runId", self.run_id),
             ("connectionId", self.connection_id),
+            ("agentThreadId", self.agent_thread_id),
+            ("agentRunId", self.agent_run_id),
         ):
             if value is not None:
                 check_wire_id(name, value)
         if self.run_id is not None and self.thread_id is None:
             raise InvalidContext("runId", "needs a thread to belong to", self.run_id)
+        _check_stands_for("agentThreadId", self.agent_thread_id, "a thread", self.thread_id)
+        _check_stands_for("agentRunId", self.agent_run_id, "a run", self.run_id)
         _check_number("createdAt", self.created_at, most=TIME_MAX_MS)
         _check_number("depth", self.depth, most=DEPTH_MAX)
 
@@ -115,11 +145,17 @@ class UserExecutionContext:
 
     def for_thread(self, thread_id: str) -> Self:
         """Return a context for one of the user's threads."""
-        return self._descend(thread_id=thread_id, run_id=None)
+        return self._descend(
+            thread_id=thread_id, run_id=None, agent_thread_id=None, agent_run_id=None
+        )
 
     def for_run(self, run_id: str) -> Self:
         """Return a context for a run of this context's thread."""
-        return self._descend(run_id=run_id)
+        return self._descend(run_id=run_id, agent_run_id=None)
+
+    def for_agent(self, ids: RunIds) -> Self:
+        """Return this context for the agent of its run, which knows thread and run by `ids`."""
+        return replace(self, agent_thread_id=ids.thread_id, agent_run_id=ids.run_id)
 
     def _descend(self, **changes: str | None) -> Self:
         return replace(
@@ -130,6 +166,11 @@ class UserExecutionContext:
             created_at=now_ms(),
             **changes,  # type: ignore[arg-type]  # the three callers above pass ids only
         )
+
+
+def _check_stands_for(field: str, value: str | None, what: str, named: str | None) -> None:
+    if value is not None and named is None:
+        raise InvalidContext(field, f"needs {what} to stand for", value)
 
 
 def _check_number(field: str, value: object, *, most: int) -> None:

@@ -9,7 +9,8 @@ everything else leaves the process as `public_message` only.
 from __future__ import annotations
 
 import traceback
-from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 SHOWN_CHARACTERS: Final = 128
 """How much of a refused id its error repeats: as much as an id may have."""
@@ -93,8 +94,8 @@ class InvalidInput(IsolaneError):
 
     def __init__(self, field: str, rule: str) -> None:
         """Name the field as the client wrote it and what it may hold."""
-        super().__init__(f"{field}: {rule}")
-        self.field = field
+        self.field = shorten(field)
+        super().__init__(f"{self.field}: {rule}")
 
 
 class InvalidContext(InvalidInput, ValueError):
@@ -105,6 +106,19 @@ class InvalidContext(InvalidInput, ValueError):
         super().__init__(field, f"{rule}, and this is {_described(value)}")
         self.type_name = type(value).__name__
         self.rule = rule
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text that somebody else wrote, for an error and for the log."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def rule_of(first: Mapping[str, Any]) -> str:
+    """Return what pydantic found wrong, without a word of what was sent."""
+    if first.get("type") == "union_tag_invalid":
+        context = first["ctx"]
+        return f"{context['discriminator']} must be one of {context['expected_tags']}"
+    return str(first.get("msg", "is wrong"))
 
 
 def _described(value: object) -> str:
@@ -151,10 +165,23 @@ class LimitExceeded(IsolaneError):
     is_flood = False
     """Whether there are so many of these that each is one line too many in the log."""
 
-    def __init__(self, limit: str, value: int, *, retry_after_ms: int = 1000) -> None:
+    def __init__(
+        self, limit: str, value: int, *, retry_after_ms: int | None = 1000, more: str = ""
+    ) -> None:
         """Name the published limit, its enforced value, and when to come back (milliseconds)."""
-        super().__init__(f"{limit} is limited to {value}")
+        super().__init__(f"{limit} is limited to {value}{more}")
         self.retry_after_ms = retry_after_ms
+
+
+class QuotaExceeded(LimitExceeded):
+    """The user keeps as much as the settings allow; only deleting makes room, waiting doesn't."""
+
+    retryable = False
+
+    def __init__(self, limit: str, value: int, kept: int, unit: str) -> None:
+        """Name the published limit, its enforced value in `unit`, and how much is kept."""
+        more = f", and {kept} {unit} are kept: what is new doesn't fit; deleting threads makes room"
+        super().__init__(limit, value, retry_after_ms=None, more=more)
 
 
 class RunConflict(IsolaneError):
@@ -184,6 +211,10 @@ class Unavailable(IsolaneError):
     retry_after_ms = 1000
 
 
+class DatabaseFailed(IsolaneError):
+    """The database refused a statement for good: the same statement would be refused again."""
+
+
 class GoingAway(IsolaneError):
     """The gateway shuts down; come back and resume."""
 
@@ -198,6 +229,26 @@ class AgentError(IsolaneError):
     public_message = "The agent failed."
 
 
+class AgentFailed(AgentError):
+    """The agent ended its run with an error of its own; the text tells what it said, for the log.
+
+    A client reads its code, and its message where the agent made that public.
+    """
+
+    def __init__(
+        self, said: str, *, agent_code: str | None = None, agent_message: str | None = None
+    ) -> None:
+        """Keep what the agent `said`, and what of it a client may read."""
+        super().__init__(f"the agent said: {said}")
+        self.agent_code = agent_code
+        self.agent_message = agent_message
+
+    @property
+    def message(self) -> str:
+        """What a client may read."""
+        return self.agent_message or self.public_message
+
+
 class AgentTimeout(AgentError):
     """The agent didn't end before its deadline."""
 
@@ -210,6 +261,27 @@ class AgentProtocol(AgentError):
 
     code = "agent_protocol"
     public_message = "The agent broke the protocol."
+
+
+class RunTooLarge(AgentProtocol):
+    """A run has more events or bytes than the settings allow; the text names the limit."""
+
+    says_more = True
+
+    def __init__(self, limit: str, value: int) -> None:
+        """Name the published limit and its enforced value."""
+        super().__init__(f"The run has more than its {limit}, which are {value}.")
+
+
+class EventTooLarge(RunTooLarge):
+    """An event has more bytes than the settings allow; the text names its kind and the limit."""
+
+    def __init__(self, kind: str, size: int, most: int) -> None:
+        """Name the kind of event, its size as far as it is known, and the enforced value."""
+        AgentProtocol.__init__(
+            self,
+            f"The agent broke the protocol: {kind} has {size} bytes, at most {most} are allowed.",
+        )
 
 
 class AgentLost(AgentError):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from isolane.context import EventId, ThreadKey
-from isolane.errors import AgentProtocol, IsolaneError
+from isolane.errors import (
+    AgentFailed,
+    AgentProtocol,
+    EventTooLarge,
+    IsolaneError,
+    RunTooLarge,
+    TooLarge,
+)
 from isolane.frames import envelope
+from isolane.ids import ENVELOPE_BYTES
+from isolane.surrogates import mend_event
 
 Event = dict[str, Any]
 """One AG-UI event with its wire names, `type` first."""
@@ -61,16 +71,39 @@ _TERMINAL_STARTS: Final = tuple(f'{{"type":"{name}"'.encode() for name in sorted
 
 
 def encode_event(event: Mapping[str, Any], *, max_bytes: int) -> bytes:
-    """Return `event` as JSON in UTF-8, its `type` first.
+    """Return `event` as JSON in UTF-8, its `type` first; see `encode_mended`."""
+    return encode_mended(event, max_bytes=max_bytes)[0]
 
-    Raises `AgentProtocol` for what JSON can't say (NaN, sets, half a surrogate pair) and for
-    more than `max_bytes`.
+
+def encode_mended(event: Mapping[str, Any], *, max_bytes: int) -> tuple[bytes, Event]:
+    """Return `event` as JSON in UTF-8, its `type` first, and the event that this says.
+
+    They differ where `event` has half a surrogate pair: U+FFFD stands for it.
+
+    Raises:
+        AgentProtocol: JSON can't say it (NaN, sets), or an id has half a surrogate pair.
+        EventTooLarge: it has more than `max_bytes`.
+
     """
+    try:
+        return _encode(event, max_bytes), dict(event)
+    except UnicodeEncodeError:  # rare, so nothing is looked for before
+        mended = _mended(event)
+    return _encode(mended, max_bytes), mended
+
+
+def _mended(event: Mapping[str, Any]) -> Event:
+    try:
+        return mend_event(event)
+    except (ValueError, RecursionError) as error:
+        raise AgentProtocol(f"{event['type']}: {error}") from error
+
+
+def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
+    """Return the bytes of `event`; raises `UnicodeEncodeError` for half a surrogate pair, too."""
     said = sum(len(part) for part in event.values() if type(part) is str)
     if said > max_bytes:  # to write it down only to measure it would take everybody's time
-        raise AgentProtocol(
-            f"{event['type']} has more than {said} bytes, at most {max_bytes} are allowed"
-        )
+        raise EventTooLarge(event["type"], said, max_bytes)
     try:
         # msgspec would write NaN as null; only events of nothing but text may take the fast road.
         payload = (
@@ -80,13 +113,37 @@ def encode_event(event: Mapping[str, Any], *, max_bytes: int) -> bytes:
                 event, allow_nan=False, ensure_ascii=False, separators=(",", ":")
             ).encode()
         )
+    except UnicodeEncodeError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise AgentProtocol(f"{event['type']} holds what JSON can't say: {error}") from error
     if len(payload) > max_bytes:
-        raise AgentProtocol(
-            f"{event['type']} has {len(payload)} bytes, at most {max_bytes} are allowed"
-        )
+        raise EventTooLarge(event["type"], len(payload), max_bytes)
     return payload
+
+
+def without_cancelled(payload: bytes) -> bytes:
+    """Return the end of a run without the outcome `cancelled`, if it has that."""
+    event = decode_event(payload)
+    if event.get("type") != RUN_FINISHED or event.get("outcome") != {"type": "cancelled"}:
+        return payload
+    return msgspec.json.encode({name: event[name] for name in event if name != "outcome"})
+
+
+def one_line(payload: bytes) -> bytes:
+    """Return JSON in UTF-8 without any character that some reader takes for the end of a line.
+
+    Python's `splitlines`, and with it the readers of httpx, end a line at U+0085, U+2028 and
+    U+2029 too. JSON may have those as they are; the other breaks are escaped in it anyway.
+    """
+    if payload.isascii():
+        return payload
+    for character, escaped in _BREAKS:
+        payload = payload.replace(character, escaped)
+    return payload
+
+
+_BREAKS: Final = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
 
 def decode_event(payload: bytes) -> Event:
@@ -117,6 +174,29 @@ def run_started(
     }
 
 
+def check_question(
+    key: ThreadKey,
+    run_id: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    rewind_to: str | None,
+    frame_max_bytes: int,
+) -> None:
+    """Raise `TooLarge` when the event that shows a run's question makes no frame."""
+    # The other encoder may write a number with twice as many characters, and no text longer.
+    if 2 * len(msgspec.json.encode(messages)) + 4 * ENVELOPE_BYTES <= frame_max_bytes:
+        return
+    event = run_started(
+        thread_id=key.thread_id, run_id=run_id, messages=messages, rewind_to=rewind_to
+    )
+    size = len(encode_event(event, max_bytes=sys.maxsize)) + ENVELOPE_BYTES
+    if size > frame_max_bytes:
+        raise TooLarge(
+            f"messages: the event that shows them has {size} bytes, and a frame may have "
+            f"{frame_max_bytes}"
+        )
+
+
 def run_finished(
     *, thread_id: str, run_id: str, outcome: Mapping[str, Any], **kept: object
 ) -> Event:
@@ -127,14 +207,21 @@ def run_finished(
 
 
 def run_failed(error: IsolaneError, error_id: str, *, run_id: str) -> Event:
-    """Return the end of a run that failed: a stable code and an id, never the error's text.
+    """Return the end of a run that failed: a stable code, an id, and the agent's own code.
+
+    Its message tells the error's text only where that names a limit, or where the agent itself made
+    it public.
 
     It names its run, for a client of many runs takes a nameless one for the whole session's.
     """
+    is_told = isinstance(error, RunTooLarge | AgentFailed)
+    metadata = {"errorId": error_id}
+    if isinstance(error, AgentFailed) and error.agent_code is not None:
+        metadata["agentCode"] = error.agent_code
     return {
         "type": RUN_ERROR,
         "runId": run_id,
-        "message": error.public_message,
+        "message": error.message if is_told else error.public_message,
         "code": error.code,
-        "metadata": {"errorId": error_id},
+        "metadata": metadata,
     }

@@ -128,11 +128,7 @@ class Feed:
 
     async def trim(self, *, older_than: int) -> int:
         """Let go of what is old; see `EventLog.trim`."""
-        try:
-            return await self._log.trim(older_than=older_than)
-        finally:
-            for key in self._tails:
-                self._note_trim(key)
+        return await self._log.trim(older_than=older_than, told=self._note_trim)
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log of `key` holds now."""

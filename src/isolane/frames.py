@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import msgspec
-from ag_ui.core import RunAgentInput
-from pydantic import ValidationError
-from pydantic_core import SchemaValidator
+from ag_ui.core import (
+    AssistantMessage,
+    ContentPart,
+    Context,
+    Message,
+    ResumeEntry,
+    RunAgentInput,
+    SystemMessage,
+    Tool,
+)
+from pydantic import FailFast, TypeAdapter, ValidationError
 
 from isolane.context import EventId
-from isolane.errors import InvalidFrame, InvalidInput, IsolaneError
+from isolane.errors import InvalidFrame, InvalidInput, IsolaneError, rule_of
 from isolane.ids import check_wire_id
+from isolane.left_out import Kind, LeftOut
+from isolane.parts import known_parts
+from isolane.surrogates import has_half, mend_text
 
 DEPTH_MAX: Final = 64
 NUMBER_MAX_DIGITS: Final = 100
@@ -131,6 +142,15 @@ def read_run(body: Mapping[str, Any]) -> Run:
     return Run(thread_id, check_wire_id("runId", body.get("runId")), body)
 
 
+def knows_cancelled(run: Run) -> bool:
+    """Say whether a client reads the outcome `cancelled`, which AG-UI has since 1.0.
+
+    Clients before that name no version of the protocol.
+    """
+    version = run.body.get("protocolVersion")
+    return isinstance(version, str) and bool(version) and not version.startswith("0.")
+
+
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidInput(name, "must be text")
@@ -155,7 +175,12 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
         raise InvalidFrame("the frame is not JSON") from error
     if not isinstance(value, dict):
         raise InvalidFrame("a frame is one JSON object")
-    _check_tree(value)
+    try:
+        _check_tree(value)
+    except InvalidFrame:
+        if not _mend_contents(value):
+            raise
+        _check_tree(value)
     return value
 
 
@@ -229,64 +254,128 @@ def _check_tree(root: dict[str, Any]) -> None:
 
 
 def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidFrame("a text holds half a surrogate pair") from error
+    if has_half(text):
+        raise InvalidFrame("a text holds half a surrogate pair")
+
+
+def _mend_contents(body: dict[str, Any]) -> bool:
+    """Let U+FFFD stand for half a surrogate pair in what messages say; say whether any did.
+
+    People type and paste such halves. In ids and keys they stay, to be refused: two that differ
+    would become one.
+    """
+    has_mended = False
+    for holder, name in _find_said(body):
+        if has_half(holder[name]):
+            holder[name] = mend_text(holder[name])
+            has_mended = True
+    return has_mended
+
+
+def _find_said(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield where the messages of a frame hold text that is read by people."""
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            yield message, "content"
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                yield part, "text"
 
 
 _INPUT_FIELDS: Final = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")
 _KEPT_ROLES: Final = ("user", "tool")  # compared, not hashed: a role may be anything
+_INSTRUCTING_ROLES: Final = ("system", "developer")
+"""Roles that are the operator's to speak in. What a client says in them is left out."""
+_INSTRUCTION: Final = SystemMessage(id="ignored", role="system", content="")
+_IGNORED: Final = AssistantMessage(id="ignored", role="assistant")
+"""These two stand for what isn't taken of a client's list, so that each message keeps its place."""
 
 
-def _failing_fast(schema: Any) -> Any:  # noqa: ANN401 - pydantic's own tree
-    """Return a schema that stops at a list's first wrong item: nobody reads of 100,000."""
-    if isinstance(schema, dict):
-        made = {name: _failing_fast(value) for name, value in schema.items()}
-        return made | {"fail_fast": True} if schema.get("type") == "list" else made
-    if isinstance(schema, list | tuple):
-        return type(schema)(_failing_fast(value) for value in schema)
-    return schema
+_INPUT: Final = TypeAdapter(RunAgentInput)
+_ONE_MESSAGE: Final[TypeAdapter[Any]] = TypeAdapter(Message)
+_ONE_PART: Final[TypeAdapter[Any]] = TypeAdapter(ContentPart)
+# A list may hold 100,000 items, so each ends at its first wrong one: nobody reads of the others.
+_LISTS: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "tools": TypeAdapter(Annotated[list[Tool], FailFast()]),
+    "context": TypeAdapter(Annotated[list[Context], FailFast()]),
+    "resume": TypeAdapter(Annotated[list[ResumeEntry], FailFast()]),
+}
 
 
-_RUN_INPUT: Final = SchemaValidator(
-    _failing_fast(RunAgentInput.__pydantic_core_schema__), _use_prebuilt=False
-)
-"""The model's own validator but for that; prebuilt ones would be the models' own again."""
+def to_run_input(run: Run, left_out: LeftOut | None = None) -> RunAgentInput:
+    """Return what `run` asks for as AG-UI's model, each message in its place.
 
-
-def to_run_input(run: Run) -> RunAgentInput:
-    """Return what `run` asks for as AG-UI's model, with its user and tool messages only.
-
-    The server keeps the history, so whatever else a client's list holds is ignored, however odd.
-    Raises `InvalidInput` that names the field.
+    The server keeps the history, so of a client's list the messages of users and tools count. An
+    empty message stands for each other one, however odd that was: `system` for instructions,
+    `assistant` for the rest. `left_out` notes what of it a client might miss. Raises `InvalidInput`
+    that names the field.
     """
-    kept = [
-        (place, message)
-        for place, message in enumerate(run.body["messages"])
-        if not isinstance(message, dict) or message.get("role") in _KEPT_ROLES
-    ]
+    messages = list(_read_messages(run.body["messages"], left_out or LeftOut()))
     given = {name: run.body[name] for name in _INPUT_FIELDS if run.body.get(name) is not None}
+    for name in _LISTS.keys() & given:
+        given[name] = _validate(name, _LISTS[name], given[name])
+    fields = {"threadId": run.thread_id, "runId": run.run_id, "messages": messages, **given}
+    made: RunAgentInput = _validate("", _INPUT, fields)
+    return made
+
+
+def _read_messages(listed: Sequence[Any], left_out: LeftOut) -> Iterator[Message]:
+    """Yield what the server takes of a client's list, or what stands for it, in its place."""
+    roles = [one.get("role") if isinstance(one, dict) else "user" for one in listed]
+    last = max((i for i, role in enumerate(roles) if role not in _INSTRUCTING_ROLES), default=0)
+    for place, (message, role) in enumerate(zip(listed, roles, strict=True)):
+        if role in _INSTRUCTING_ROLES:
+            left_out.note(Kind.ROLE, str(role))
+            yield _INSTRUCTION
+        elif role not in _KEPT_ROLES:
+            yield _IGNORED
+        else:
+            path = f"messages.{place}"
+            yield _read_message(path, message, left_out, may_be_empty=place != last)
+
+
+def _read_message(
+    path: str,
+    message: Any,  # noqa: ANN401 - what a client sent
+    left_out: LeftOut,
+    *,
+    may_be_empty: bool,
+) -> Message:
+    """Return a message with the parts that are known.
+
+    Without any it is refused, or ignored where it `may_be_empty`: a client's list keeps the
+    question that was refused once, and must not be refused for ever.
+    """
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        known = known_parts(content, left_out)
+        if content and not known:
+            if may_be_empty:
+                left_out.note(Kind.MESSAGE, str(message["role"]))
+                return _IGNORED
+            raise InvalidInput(f"{path}.content", "has no part of a type that AG-UI 1.0 knows")
+        parts = [_read_part(f"{path}.content.{place}", part) for place, part in known.items()]
+        message = {**message, "content": parts}
+    made: Message = _validate(path, _ONE_MESSAGE, message)
+    return made
+
+
+def _read_part(path: str, part: Any) -> ContentPart:  # noqa: ANN401 - what a client sent
+    if isinstance(part, dict) and part.get("type") == "binary":
+        raise InvalidInput(path, "a binary part needs a mimeType, and data, a url or an id")
+    made: ContentPart = _validate(path, _ONE_PART, part)
+    return made
+
+
+def _validate(path: str, adapter: TypeAdapter[Any], value: object) -> Any:  # noqa: ANN401
     try:
-        made: RunAgentInput = _RUN_INPUT.validate_python(
-            {
-                "threadId": run.thread_id,
-                "runId": run.run_id,
-                "messages": [message for _, message in kept],
-                **given,
-            }
-        )
-        return made
+        return adapter.validate_python(value)
     except ValidationError as error:
-        raise _blame_field(error, [place for place, _ in kept]) from error
-
-
-def _blame_field(error: ValidationError, places: Sequence[int]) -> InvalidInput:
-    first = error.errors(include_input=False, include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
-    if path[:1] == ["messages"] and len(path) > 1:
-        path[1] = str(places[int(path[1])])
-    return InvalidInput(".".join(path), first["msg"])
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(part for part in (path, *map(str, first["loc"])) if part)
+        raise InvalidInput(field, rule_of(first)) from error
 
 
 # --- what the server sends -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from isolane.errors import AgentProtocol
-from isolane.events import Event
+from isolane.events import RUN_STARTED, TERMINAL, Event
 from isolane.transcript import calls_of
 
 
@@ -82,6 +82,11 @@ _CHUNKS: Final = {
         _SAID, "REASONING_MESSAGE_START", "REASONING_MESSAGE_CONTENT", ()
     ),
 }
+KINDS: Final = frozenset(
+    {*_OPENS, *_FILLS, *_CLOSES, *_FREE, *_CHUNKS, "ACTIVITY_DELTA", "REASONING_ENCRYPTED_VALUE"}
+    | {RUN_STARTED, *TERMINAL}
+)
+"""Every event that this version knows. A newer AG-UI may describe more of them."""
 _CHUNK_OF: Final = {shorthand.start: shorthand for shorthand in _CHUNKS.values()}
 
 

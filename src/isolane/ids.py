@@ -6,22 +6,51 @@ import re
 import secrets
 import unicodedata
 from hashlib import blake2b
+from threading import Lock
+from time import time_ns
 from typing import Final
-
-from uuid_utils import uuid7
+from urllib.parse import unquote
+from uuid import UUID, uuid4, uuid5
 
 from isolane.errors import InvalidContext
 
 ID_MAX_CHARACTERS: Final = 128
-NAME_WRITTEN_MAX: Final = 4 * ID_MAX_CHARACTERS
+USER_ID_MAX_CHARACTERS: Final = 1024
+"""A subject of OpenID Connect has 255 ASCII characters at most. Percent-encoded, and behind the
+name of its provider, those are 798."""
+NAME_WRITTEN_MAX: Final = 4 * USER_ID_MAX_CHARACTERS
 """A name may have as many marks apart before it is normalised. No more: that takes a time which
 grows with the square of what a hostile one has."""
+ENVELOPE_BYTES: Final = 512
+"""Bytes that an envelope may add to its event: the longest ids, the keys, and some to spare."""
 WIRE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _REQUEST_ID: Final = re.compile(
     r"req_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 )
 _PLACEHOLDERS: Final = frozenset({"none", "null", "undefined", "placeholder"})
 _USER_MARKS: Final = frozenset("._:-|@+")
+_ESCAPE: Final = "%"
+
+
+class _Uuid7:
+    """Makes UUIDs of version 7 (RFC 9562), each greater than all before it in this process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._latest = 0
+        """The last one without version and variant: 48 bits of milliseconds, then 74 bits."""
+
+    def __call__(self) -> UUID:
+        # 73 random bits of 74: a counter that starts below the middle never reaches the clock's.
+        chance = secrets.randbits(73)
+        with self._lock:
+            at_least = self._latest + 1 + chance % 2**32  # a step that nobody can guess
+            latest = self._latest = max(time_ns() // 1_000_000 << 74 | chance, at_least)
+        head, tail = latest >> 62, latest & (2**62 - 1)
+        return UUID(int=(head >> 12 << 16 | 7 << 12 | head & 0xFFF) << 64 | 0b10 << 62 | tail)
+
+
+uuid7: Final = _Uuid7()
 
 
 def new_request_id() -> str:
@@ -42,6 +71,19 @@ def new_error_id() -> str:
 def new_thread_id() -> str:
     """Return an id for a thread whose user named none."""
     return f"thread_{uuid7()}"
+
+
+def new_agent_id() -> str:
+    """Return an id by which an agent knows a thread or a run: a random UUID of version 4."""
+    return str(uuid4())
+
+
+def derive_stand_in(agent_thread_id: str, run_id: str) -> str:
+    """Return what an agent is told in place of a run id that names none of its user's runs.
+
+    The same one each time within a thread. No run has it, so it leads to nobody's memory.
+    """
+    return str(uuid5(UUID(agent_thread_id), run_id))
 
 
 def new_message_id() -> str:
@@ -80,17 +122,82 @@ def check_wire_id(field: str, value: object) -> str:
 
 
 def check_user_id(field: str, value: object) -> str:
-    """Return the normalised `value` when it may name a user, else raise `InvalidContext`.
+    """Return the normalised `value` when it is a user id, else raise `InvalidContext`.
 
-    Letters of any language are fine; NFC makes one name of the two ways to write `é`.
+    Letters of any language are fine; NFC makes one name of the two ways to write `é`. A `%` stands
+    only where `to_user_id` writes one.
     """
-    if isinstance(value, str) and len(value) > NAME_WRITTEN_MAX:
-        raise InvalidContext(field, f"must be at most {ID_MAX_CHARACTERS} characters", value)
-    text = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
-    text = _check_text(field, text)
-    if not all(mark in _USER_MARKS or unicodedata.category(mark)[0] in "LMN" for mark in text):
+    text = _check_text(field, _normalize(field, value), most=USER_ID_MAX_CHARACTERS)
+    is_plain = all(mark == _ESCAPE or _is_plain(mark) for mark in text)
+    if not is_plain or (_ESCAPE in text and _escape(get_subject(text)) != text):
         raise InvalidContext(field, "may hold letters, digits and ._:-|@+ only", text)
     return text
+
+
+def to_user_id(field: str, value: object) -> str:
+    """Return the user id of whom somebody else calls `value`, else raise `InvalidContext`.
+
+    What a user id can't hold, and `%` itself, is percent-encoded (UTF-8, capital digits). So names
+    that are user ids already stay as they are, and no two names become one.
+    """
+    text = _check_text(field, _normalize(field, value), most=USER_ID_MAX_CHARACTERS)
+    try:
+        escaped = _escape(text)
+    except UnicodeEncodeError as error:
+        raise InvalidContext(field, "must hold no half of a surrogate pair", text) from error
+    if len(escaped) > USER_ID_MAX_CHARACTERS:
+        rule = f"must be at most {USER_ID_MAX_CHARACTERS} characters, percent-encoded"
+        raise InvalidContext(field, rule, text)
+    return escaped
+
+
+def find_user_id(field: str, value: object) -> str:
+    """Return the user id that `value` is, or else the one of whom somebody calls `value`.
+
+    For people who name a user: they copy an id, or write what the provider writes. Raises
+    `InvalidContext`.
+    """
+    try:
+        return check_user_id(field, value)
+    except InvalidContext:
+        return to_user_id(field, value)
+
+
+def get_subject(user_id: str) -> str:
+    """Return the name of which `to_user_id` has made a user id."""
+    return unquote(user_id, errors="replace")
+
+
+def _normalize(field: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if len(value) > NAME_WRITTEN_MAX:
+        raise InvalidContext(field, f"must be at most {USER_ID_MAX_CHARACTERS} characters", value)
+    return unicodedata.normalize("NFC", value)
+
+
+def _is_plain(mark: str) -> bool:
+    return mark in _USER_MARKS or unicodedata.category(mark)[0] in "LMN"
+
+
+def _escape(text: str) -> str:
+    escaped = []
+    is_behind = False
+    for mark in text:
+        # An accent behind an escape would be composed with its last digit.
+        is_accent = is_behind and unicodedata.category(mark)[0] == "M"
+        is_behind = is_accent or not _is_plain(mark)
+        escaped.append("".join(f"%{byte:02X}" for byte in mark.encode()) if is_behind else mark)
+    return "".join(escaped)
+
+
+def is_same_user(user_id: str, other: str) -> bool:
+    """Say whether two names are one, however their accents are written."""
+    return user_id == other or _compose(user_id) == _compose(other)
+
+
+def _compose(name: str) -> str:
+    return unicodedata.normalize("NFC", name) if len(name) <= NAME_WRITTEN_MAX else name
 
 
 def check_request_id(field: str, value: object) -> str:
@@ -108,13 +215,13 @@ def to_parent_id(value: object) -> str | None:
         return None
 
 
-def _check_text(field: str, value: object) -> str:
+def _check_text(field: str, value: object, *, most: int = ID_MAX_CHARACTERS) -> str:
     if not isinstance(value, str):
         raise InvalidContext(field, "must be text (str)", value)
     if not value.strip():
         raise InvalidContext(field, "must not be blank", value)
-    if len(value) > ID_MAX_CHARACTERS:
-        raise InvalidContext(field, f"must be at most {ID_MAX_CHARACTERS} characters", value)
+    if len(value) > most:
+        raise InvalidContext(field, f"must be at most {most} characters", value)
     if value.lower() in _PLACEHOLDERS:
         raise InvalidContext(field, "must name something, which a placeholder does not", value)
     return value

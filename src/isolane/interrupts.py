@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isolane.errors import InvalidInput, RunConflict
+from isolane.errors import InvalidInput, RunConflict, shorten
 
 Interrupt = Mapping[str, Any]
 """AG-UI's: an `id`, a `reason`, and what a client needs to put the question."""
@@ -22,10 +22,14 @@ def check_answers(resume: Sequence[Mapping[str, Any]], interrupts: Sequence[Inte
     asked = [str(interrupt["id"]) for interrupt in interrupts]
     late = [name for name in answered if name not in asked]
     if late:
-        raise RunConflict(f"{', '.join(late)} waits for no answer here, or has had one already")
+        raise RunConflict(f"{_named(late)} waits for no answer here, or has had one already")
     missing = [name for name in asked if name not in answered]
     if missing:
-        raise InvalidInput("resume", f"must answer every interrupt; {', '.join(missing)} is left")
+        raise InvalidInput("resume", f"must answer every interrupt; {_named(missing)} is left")
     doubled = [name for name, times in answered.items() if times > 1]
     if doubled:
-        raise InvalidInput("resume", f"must answer each once; {', '.join(doubled)} comes twice")
+        raise InvalidInput("resume", f"must answer each once; {_named(doubled)} comes twice")
+
+
+def _named(names: Sequence[str]) -> str:
+    return shorten(", ".join(names))

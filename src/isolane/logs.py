@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TextIO
 
 import structlog
 
@@ -39,7 +41,12 @@ def configure_logs(log_format: str, log_level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=wants_colours(sys.stderr, os.environ),
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if log_format == "console"
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -57,3 +64,15 @@ def configure_logs(log_format: str, log_level: str = "info") -> None:
     # The server logs each address with its query, tickets included, and each frame of a refusal.
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def wants_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Say whether a terminal shows `stream` in colours; the user's wish goes before the terminal.
+
+    `NO_COLOR` and `FORCE_COLOR` are that wish; of both, `NO_COLOR` counts.
+    """
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("FORCE_COLOR"):
+        return environ["FORCE_COLOR"] not in {"0", "false"}
+    return stream.isatty() and environ.get("TERM") != "dumb"

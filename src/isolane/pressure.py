@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from isolane.errors import Unavailable, traceback_of
+from isolane.errors import Unavailable, chain_of, traceback_of
 from isolane.resources import Disk, Memory
 
 LOOK_S: Final = 1.0
@@ -168,7 +168,7 @@ async def relieve_for_ever(pressure: Pressure, acts: Acts) -> None:
         try:
             await relieve(pressure, acts)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
-            _log.error("relief failed", exception=traceback_of(error))
+            _log.error("relief failed", chain=chain_of(error), exception=traceback_of(error))
         await asyncio.sleep(LOOK_S)  # a pace: nobody tells of memory that runs short
 
 

@@ -1,22 +1,129 @@
-"""Rates, by the `limits` library: when somebody who has had theirs may come back."""
+"""Rates: how much of something comes in a window of time, and when whoever had theirs may return.
+
+Time is passed in, as milliseconds of a clock that is never set: the libraries for this ask the wall
+clock, and when that is set back by hours, whoever had theirs is shut out for as long.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Final
 
-from limits import RateLimitItem
-from limits.strategies import RateLimiter
+from isolane.clock import Clock
 
-WAIT_MIN_MS: Final = 100
-"""Nobody is sent away for less: the window may end while they are told."""
+WAIT_STEP_MS: Final = 100
+"""Waits are multiples of it: nobody is sent away for less."""
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 3_600_000
 
 
-def get_wait_ms(rates: RateLimiter, item: RateLimitItem, *names: str, now_ms: int) -> int:
-    """Return the milliseconds until the window of `names` begins anew: a window's length at most.
+class MovingWindow:
+    """Counts each moment, for rates of few: at most `most` in any `window_ms`."""
 
-    The library has clocked it by itself: what it rounds, and what lies between two looks at the
-    clock, is not for the one who waits.
+    def __init__(self, most: int, window_ms: int, *, timer: Clock) -> None:
+        """Begin with nothing counted."""
+        self.most = most
+        self._window_ms = window_ms
+        self._timer = timer
+        # In the order of their last moments.
+        self._moments: OrderedDict[Hashable, deque[int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many keys are counted."""
+        return len(self._moments)
+
+    def hit(self, key: Hashable) -> int:
+        """Count one and return 0, or return the milliseconds until there is room."""
+        now = self._timer()
+        self._forget(now)
+        moments = self._moments.get(key, deque())
+        while moments and moments[0] <= now - self._window_ms:
+            moments.popleft()
+        if len(moments) >= self.most:
+            return _to_wait(moments[0] + self._window_ms - now, self._window_ms)
+        moments.append(now)
+        self._moments[key] = moments
+        self._moments.move_to_end(key)
+        return 0
+
+    def clear(self, key: Hashable) -> None:
+        """Forget what was counted of a key."""
+        self._moments.pop(key, None)
+
+    def _forget(self, now: int) -> None:
+        while self._moments:
+            key, moments = next(iter(self._moments.items()))
+            if moments[-1] > now - self._window_ms:
+                return
+            del self._moments[key]
+
+
+@dataclass(slots=True)
+class _Count:
+    began: int
+    current: float = 0
+    previous: float = 0
+
+
+class SlidingWindow:
+    """Counts in two numbers a key, for rates of many: the last window counts by what is left of it.
+
+    With `is_fixed` windows don't slide: what was before counts no more.
     """
-    reset_s = rates.get_window_stats(item, *names).reset_time
-    window_ms = item.get_expiry() * 1000
-    return min(max(round(reset_s * 1000) - now_ms, WAIT_MIN_MS), window_ms)
+
+    def __init__(self, window_ms: int, *, timer: Clock, is_fixed: bool = False) -> None:
+        """Begin with nothing counted."""
+        self._window_ms = window_ms
+        self._timer = timer
+        self._kept_windows = 1 if is_fixed else 2
+        # In the order of their beginnings.
+        self._counts: OrderedDict[Hashable, _Count] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many keys are counted."""
+        return len(self._counts)
+
+    def hit(self, key: Hashable, most: int, *, cost: int = 1) -> int:
+        """Count `cost` and return 0, or return the milliseconds until there may be room."""
+        now = self._timer()
+        self._forget(now)
+        count = self._counts.get(key)
+        if count is None or now - count.began >= self._kept_windows * self._window_ms:
+            count = self._counts[key] = _Count(now)
+            self._counts.move_to_end(key)
+        elif now - count.began >= self._window_ms:
+            count.began += self._window_ms
+            count.current, count.previous = 0, count.current
+            self._counts.move_to_end(key)
+        passed = (now - count.began) / self._window_ms
+        if math.floor(count.previous * (1 - passed)) + count.current + cost > most:
+            left = self._find_room(count, most - count.current - cost) - passed
+            return _to_wait(left * self._window_ms, self._window_ms)
+        count.current += cost
+        return 0
+
+    def get_count(self, key: Hashable) -> float:
+        """Return what was counted of a key in its window."""
+        count = self._counts.get(key)
+        return 0 if count is None else count.current
+
+    @staticmethod
+    def _find_room(count: _Count, room: float) -> float:
+        """Return the part of the window after which the last one leaves `room`."""
+        return 1 - room / count.previous if room >= 0 and count.previous else 1
+
+    def _forget(self, now: int) -> None:
+        while self._counts:
+            key, count = next(iter(self._counts.items()))
+            if now - count.began < self._kept_windows * self._window_ms:
+                return
+            del self._counts[key]
+
+
+def _to_wait(wait_ms: float, window_ms: int) -> int:
+    """Return a wait of whole steps: one at least, and the window's length at most."""
+    steps = max(math.ceil(wait_ms / WAIT_STEP_MS), 1)
+    return min(steps * WAIT_STEP_MS, window_ms)

@@ -10,9 +10,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final, cast
 
 import structlog
@@ -21,9 +22,13 @@ from fastapi import FastAPI
 
 from isolane.clock import now_ms
 from isolane.doors.gateway import STATE_KEY, Gateway
+from isolane.errors import IsolaneError, chain_of
+from isolane.listening import BACKLOG, open_sockets
+from isolane.output import finish_writing, write_beside
 from isolane.protocols.http import HEADERS_MAX, HttpProtocol
 from isolane.protocols.websocket import WebSocketProtocol
 from isolane.settings import Settings
+from isolane.systemd import ADDRESS_VARIABLE, READY, STOPPING, notify
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long a thread may hold the interpreter when another wants it. The default of 5 ms is what a
@@ -33,8 +38,9 @@ BYE_S: Final = 3.0
 BYE_SPREAD_S: Final = 2.0
 """Over how long the last words are spread, where there are many to hear them: all of them come
 back."""
-BACKLOG: Final = 4096
-"""Connections that may wait to be taken; Linux's own limit for it since 5.4."""
+DEFLATES_FROM: Final = 17
+"""Since this release websockets refuses every compressed frame that it should refuse. Older ones
+also answer a client that asks for the smallest window with 500."""
 ACCEPTS_EACH_PASS: Final = 16
 """When thousands knock, a pass takes milliseconds, and whoever knocks last is let in last."""
 
@@ -47,24 +53,55 @@ _M_ARENA_MAX: Final = -8
 _log = structlog.get_logger(__name__)
 
 
+class StartFailed(Exception):
+    """The gateway can't be opened; one sentence says why."""
+
+
 class Server(uvicorn.Server):
     """Drains before it stops, and ends with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, *, greet: Greet | None) -> None:
-        """Serve the app of `config`; its lifespan's state holds the gateway."""
+    def __init__(
+        self, config: uvicorn.Config, *, greet: Greet | None, systemd_address: str | None = None
+    ) -> None:
+        """Serve the FastAPI app of `config`, whose lifespan gives the gateway."""
         super().__init__(config)
         self._greet = greet
+        self._systemd_address = systemd_address
+        self._state: Mapping[str, Any] = {}
         self._drain: asyncio.Task[None] | None = None
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the gateway, serve it until a signal, close it. Raises `StartFailed`.
+
+        uvicorn would open it too, but would log a traceback where a sentence says it.
+        """
+        app: FastAPI = cast("Any", self.config.app)
+        with self.capture_signals():
+            async with AsyncExitStack() as stack:
+                try:
+                    opened = await stack.enter_async_context(app.router.lifespan_context(app))
+                except Exception as error:
+                    raise StartFailed(_to_sentence(error)) from error
+                self._state = opened or {}
+                await self._serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, then greet."""
+        """Begin to accept, tell systemd so, then greet."""
+        self.lifespan.state.update(self._state)
         await super().startup(sockets)
         await self._accept_more()
-        gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
+        if self.started:
+            notify(self._systemd_address, READY)
+        gateway = self._gateway
         if self.started and self._greet is not None and gateway is not None:
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             name = f"[{host}]" if ":" in host else host
             await self._greet(gateway, f"http://{name}:{port}")
+
+    @property
+    def _gateway(self) -> Gateway | None:
+        gateway: Gateway | None = self._state.get(STATE_KEY)
+        return gateway
 
     async def _accept_more(self) -> None:
         """Accept more than one connection in each pass of the loop: libuv takes one a listener."""
@@ -87,19 +124,22 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take the signals over: uvicorn would close with 1012 at once and die of the signal."""
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._on_signal)
+        taken = _get_stop_signals()
+        for signum in taken:
+            loop.add_signal_handler(signum, self._on_signal, signum)
         try:
             yield
         finally:
-            for signum in (signal.SIGTERM, signal.SIGINT):
+            for signum in taken:
                 loop.remove_signal_handler(signum)
 
-    def _on_signal(self) -> None:
-        gateway: Gateway | None = self.lifespan.state.get(STATE_KEY)
+    def _on_signal(self, signum: signal.Signals) -> None:
+        gateway = self._gateway
         if self._drain is None:
+            notify(self._systemd_address, STOPPING)
             self._drain = asyncio.get_running_loop().create_task(self._drain_and_stop(gateway))
-        elif gateway is not None:
+        # A terminal that closes may send several SIGHUP: nobody asked to hurry by them.
+        elif gateway is not None and signum != signal.SIGHUP:
             _log.info("hurrying")
             gateway.service.hurry()
 
@@ -111,13 +151,32 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
 
+def _get_stop_signals() -> list[signal.Signals]:
+    """Return what begins a drain; SIGHUP stays ignored where `nohup` has begun the process."""
+    asked = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        asked.append(signal.SIGHUP)
+    return asked
+
+
+def _to_sentence(error: Exception) -> str:
+    """Return one line that says why the gateway can't be opened."""
+    said = next(iter(str(error).splitlines()), "")  # sqlalchemy adds a link to each
+    if isinstance(error, IsolaneError):
+        return said
+    return f"The gateway can't be opened: {said or type(error).__name__}"
+
+
 async def drain(gateway: Gateway) -> None:
     """Take nothing new, let runs go on for as long as the settings say, then close with 1001."""
     timeout_s = gateway.settings.drain_timeout_s
     gateway.state = "draining"
     _log.info("draining", timeout_s=timeout_s, runs=gateway.service.active_count)
     gateway.factory.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
-    await gateway.service.drain(timeout_s=timeout_s)
+    try:
+        await gateway.service.drain(timeout_s=timeout_s)
+    except Exception as error:  # noqa: BLE001 - whatever it is, sockets are still to be closed
+        _log.error("drain_failed", chain=chain_of(error))
     await gateway.factory.shutdown(spread_s=BYE_SPREAD_S)
     gateway.feed.close()
 
@@ -160,6 +219,8 @@ def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uv
         host=host,
         port=port,
         loop="uvloop",
+        lifespan="off",  # `Server` opens and closes the app itself
+        workers=1,  # else uvicorn reads WEB_CONCURRENCY
         http=cast("Any", make_http),
         h11_max_incomplete_event_size=HEADERS_MAX,
         backlog=BACKLOG,
@@ -168,6 +229,7 @@ def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uv
         ws_ping_interval=settings.heartbeat_s,
         ws_ping_timeout=settings.heartbeat_s,
         ws_per_message_deflate=settings.compression,
+        proxy_headers=False,  # the app reads them, as ISOLANE_TRUSTED_PROXIES says
         access_log=False,
         log_config=None,
         server_header=False,
@@ -180,22 +242,47 @@ def serve(
 ) -> None:
     """Serve `app` until a signal ends it; returns when everything is closed.
 
-    `greet` is called once the gateway answers, with the address that it answers at.
+    `greet` is called once the gateway answers, with the address that it answers at. Raises
+    `CannotListen` before the gateway is opened, and `StartFailed` when it can't be.
     """
+    _check_compression(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     share_heap()
     raise_open_files()
+    write_beside()
     spare_collector()
+    _warn_of_workers(os.environ)
+    sockets = open_sockets(host, port)
     config = make_config(app, settings, host=host, port=port)
-    server = Server(config, greet=greet)
+    # Taken out of the environment, so that no process of an agent speaks for the service.
+    systemd_address = os.environ.pop(ADDRESS_VARIABLE, None)
+    server = Server(config, greet=greet, systemd_address=systemd_address)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_run(server))
-    if not server.started:
-        raise SystemExit(3)
+        runner.run(_run(server, sockets))
 
 
-async def _run(server: Server) -> None:
-    await server.serve()
+def _check_compression(settings: Settings) -> None:
+    found = version("websockets")
+    if settings.compression and int(found.partition(".")[0]) < DEFLATES_FROM:
+        raise StartFailed(
+            f"ISOLANE_COMPRESSION can't be used with websockets {found}: it needs websockets "
+            f"{DEFLATES_FROM}; install that, or unset it."
+        )
+
+
+def _warn_of_workers(environ: Mapping[str, str]) -> None:
+    """Say that one process serves, where the environment asks for more: uvicorn would obey it."""
+    count = environ.get("WEB_CONCURRENCY", "1")
+    if count != "1":
+        _log.warning("workers_ignored", web_concurrency=count, workers=1)
+
+
+async def _run(server: Server, sockets: list[socket.socket]) -> None:
+    try:
+        await server.serve(sockets)
+    finally:
+        for each in sockets:
+            each.close()
     _leave_if_stuck()
 
 
@@ -207,4 +294,5 @@ def _leave_if_stuck() -> None:
         return
     _log.warning("leaving tasks behind", tasks=sorted(task.get_name() for task in stuck))
     logging.shutdown()
+    finish_writing()
     os._exit(0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -16,11 +20,19 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-PREFIX: Final = "ISOLANE_"
+from isolane.addresses import LOOPBACK, TrustedProxies, parse_public_url, parse_web_proxy
+from isolane.ids import ENVELOPE_BYTES
+from isolane.spelling import PREFIX as PREFIX  # noqa: PLC0414 - told to importers of this
+from isolane.spelling import find_typo, to_instead
+
 DATABASE_NAME: Final = "isolane.db"
 KEY_NAME: Final = "signing.key"
 SINGLE_PROVIDER: Final = "oidc"
+RUN_EVENTS_DEFAULT: Final = 100_000
+COOKIE_NAME: Final = "isolane_session"
 _ORIGIN: Final = re.compile(r"https?://[^\s/@?#,]+")
+_ANCESTOR: Final = re.compile(r"self|https?://(\*\.)?[A-Za-z0-9._-]+(:(\d{1,5}|\*))?")
+"""What may stand behind `frame-ancestors` here (Content Security Policy 3, 2.3.1)."""
 
 
 class InvalidSettings(Exception):
@@ -71,6 +83,11 @@ def is_safe_address(address: str) -> bool:
     )
 
 
+def _log_default(known: Mapping[str, Any]) -> int:
+    """Return the default of `log_max_events`: it rises with what one run may have."""
+    return max(RUN_EVENTS_DEFAULT, int(known.get("limit_run_events", 0)))
+
+
 class Settings(BaseSettings):
     """Every setting, valid by construction. Durations are seconds, sizes are bytes."""
 
@@ -89,8 +106,26 @@ class Settings(BaseSettings):
     """The keys of one provider, called `oidc`. Several, and signing in there: `providers`."""
     providers: tuple[ProviderSettings, ...] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins beside our own whose pages may use a session cookie; commas between them."""
+    """Origins beside our own whose pages may use the gateway; commas between them.
+
+    They read its answers with a bearer token (CORS), and may use a session cookie on sockets.
+    """
+    frame_ancestors: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may show the chat page in a frame; commas between them. None may."""
+    cookie_name: str = Field(default=COOKIE_NAME, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """The session cookie. Cookies are the same for all ports of a host: each gateway of a host and
+    path needs a name of its own."""
+    public_url: str | None = None
+    """Where visitors find the gateway when a proxy hides it: scheme, host and, if any, path."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = LOOPBACK
+    """Addresses and networks whose `X-Forwarded-*` headers are believed; commas between them."""
     metrics_token: SecretStr | None = None
+    clock_leeway_s: float = Field(default=60.0, ge=0, le=3600, allow_inf_nan=False)
+    """Seconds by which the clocks of others that stamp tokens may differ from ours."""
+    provider_ca_file: Path | None = None
+    """Certificates (PEM) of authorities that vouch for providers, beside those of the system."""
+    provider_proxy: SecretStr | None = None
+    """The proxy through which providers are asked, instead of that of `HTTPS_PROXY`."""
 
     session_idle_s: float = Field(default=8 * 3600.0, gt=0, allow_inf_nan=False)
     """A browser's session ends when it wasn't used for so long."""
@@ -104,15 +139,26 @@ class Settings(BaseSettings):
     run_timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     drain_timeout_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     log_retention_s: float = Field(default=86400.0, gt=0, allow_inf_nan=False)
-    log_max_events: int = Field(default=20000, ge=1)
 
     limit_connections_per_user: int = Field(default=20, ge=1)
     limit_threads_per_user: int = Field(default=20, ge=1)
     limit_runs_per_user: int = Field(default=5, ge=1)
     limit_queued_runs_per_thread: int = Field(default=5, ge=0)
     limit_frames_per_minute: int = Field(default=600, ge=1)
+    limit_requests_per_user: int = Field(default=16, ge=1)
+    """HTTP requests at once, each up to the last byte of its answer."""
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
+    limit_run_bytes: int = Field(default=16 << 20, ge=1024)
+    """Payload bytes that one run may add to its thread's log."""
+    limit_run_events: int = Field(default=RUN_EVENTS_DEFAULT, ge=1)
+    """Events that one run may add to its thread's log."""
+    limit_stored_threads_per_user: int = Field(default=10_000, ge=1)
+    """Threads that one user may keep."""
+    limit_stored_bytes_per_user: int = Field(default=1 << 30, ge=1024)
+    """What one user may keep: payload bytes of log entries, messages and runs, and 100 a row."""
+    log_max_events: int = Field(default_factory=_log_default, ge=1)
+    """Events of a thread, over which its oldest ended runs go; a run of the largest size fits."""
     limit_failed_handshakes_per_address: int = Field(default=1200, ge=1)
     """A minute. An office of people with dead tokens has some, a flood has thousands. It isn't
     published: clients that are told it are the ones it is for."""
@@ -132,6 +178,8 @@ class Settings(BaseSettings):
 
     policy: Literal["queue", "reject", "interrupt"] = "queue"
     """What a second run of a busy thread meets, when the run itself doesn't say."""
+    on_disconnect: Literal["continue", "stop"] = "continue"
+    """What becomes of a run that was asked over HTTP and has no reader, when it doesn't say."""
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -143,6 +191,74 @@ class Settings(BaseSettings):
             raise ValueError("must be origins like https://example.org, with commas between them")
         return origins
 
+    @field_validator("frame_ancestors", mode="before")
+    @classmethod
+    def _split_ancestors(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("frame_ancestors")
+    @classmethod
+    def _check_ancestors(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_ANCESTOR.fullmatch(each) for each in value):
+            raise ValueError(
+                "must be origins like https://example.org or https://*.example.org, or self, with "
+                "commas between them"
+            )
+        return value
+
+    @field_validator("provider_ca_file", mode="before")
+    @classmethod
+    def _drop_empty(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("provider_ca_file")
+    @classmethod
+    def _check_ca_file(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
+            except OSError as error:
+                raise ValueError(f"must be a file with certificates in PEM: {error}") from error
+        return value
+
+    @field_validator("provider_proxy")
+    @classmethod
+    def _check_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        parse_web_proxy(value.get_secret_value())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _normalize_public_url(cls, value: str | None) -> str | None:
+        return parse_public_url(value).text if value else None
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        TrustedProxies(value)
+        return value
+
+    @property
+    def event_max_bytes(self) -> int:
+        """Bytes that an event may have: a client takes its envelope as one frame."""
+        return min(self.limit_event_bytes, self.limit_frame_bytes - ENVELOPE_BYTES)
+
+    @property
+    def names_policy(self) -> bool:
+        """Say whether the operator chose a policy, if only the default one."""
+        return "policy" in self.model_fields_set
+
     @property
     def published_limits(self) -> dict[str, int]:
         """The limits as `welcome` shows them: these names, and exactly what is enforced."""
@@ -152,8 +268,13 @@ class Settings(BaseSettings):
             "runsPerUser": self.limit_runs_per_user,
             "queuedRunsPerThread": self.limit_queued_runs_per_thread,
             "framesPerMinute": self.limit_frames_per_minute,
+            "requestsPerUser": self.limit_requests_per_user,
             "frameBytes": self.limit_frame_bytes,
-            "eventBytes": self.limit_event_bytes,
+            "eventBytes": self.event_max_bytes,
+            "runBytes": self.limit_run_bytes,
+            "runEvents": self.limit_run_events,
+            "storedThreadsPerUser": self.limit_stored_threads_per_user,
+            "storedBytesPerUser": self.limit_stored_bytes_per_user,
             "sendTimeoutMs": round(self.send_timeout_s * 1000),
         }
 
@@ -174,6 +295,12 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> str:
         """Where the log and the store are."""
         return self.database_url or f"sqlite:///{self.data / DATABASE_NAME}"
+
+    @property
+    def frame_policy(self) -> str:
+        """Whose pages may show an answer in a frame: a directive of Content Security Policy."""
+        named = ["'self'" if each == "self" else each for each in self.frame_ancestors]
+        return " ".join(["frame-ancestors", *(named or ["'none'"])])
 
     @property
     def heartbeat_ms(self) -> int:
@@ -197,22 +324,34 @@ class Settings(BaseSettings):
 def load_settings(options: dict[str, Any], *, config: Path | None = None) -> Settings:
     """Read the settings; options that are None count as not given.
 
-    Raises `InvalidSettings` with one sentence that names the first setting that can't be used.
+    Raises `InvalidSettings` with one sentence that names the first setting that can't be used, or
+    the first name that is unknown: in the file any, in the environment one that is a typo.
     """
+    _check_environment()
     given = {name: value for name, value in options.items() if value is not None}
-    cls = _with_file(config) if config else Settings
     try:
+        cls = _with_file(config) if config else Settings
         settings = cls(**given)
     except ValidationError as error:
         raise InvalidSettings(_sentence(error)) from error
-    except ValueError as error:  # pydantic-settings, on a tuple that is no JSON; TOML, on syntax
+    except (OSError, ValueError) as error:  # a tuple that is no JSON; a file that is no TOML
         raise InvalidSettings(f"The settings can't be read: {error}") from error
     return _checked(settings)
+
+
+def _check_environment() -> None:
+    typo = find_typo(os.environ, Settings.model_fields)
+    if typo is not None:
+        raise InvalidSettings(f"{typo[0]} is no setting: write {typo[1]}, or unset it.")
 
 
 def _with_file(config: Path) -> type[Settings]:
     if not config.is_file():
         raise InvalidSettings(f"--config names {config}, which is no file.")
+    for name in tomllib.loads(config.read_text(encoding="utf-8")):
+        if name not in Settings.model_fields:
+            instead = to_instead(name, Settings.model_fields)
+            raise InvalidSettings(f"{config} has {name}, which is no setting: {instead}.")
 
     class FileSettings(Settings):
         model_config = SettingsConfigDict(toml_file=config)
@@ -221,12 +360,23 @@ def _with_file(config: Path) -> type[Settings]:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # What is missing often stands there under a name that is unknown: tell that one first.
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     name = str(first["loc"][0]) if first["loc"] else "the settings"
-    held = "" if name in _secret_names() else f" It holds {first['input']!r}."
     inner = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "extra_forbidden":
+        return _unknown_sentence(name, inner)
+    is_secret = name in _secret_names() or (name == "public_url" and "@" in str(first["input"]))
+    held = "" if is_secret else f" It holds {first['input']!r}."
     place = f" ({inner})" if inner else ""
     return f"{PREFIX}{name.upper()} can't be used{place}: {_lower(first['msg'])}.{held}"
+
+
+def _unknown_sentence(name: str, inner: str) -> str:
+    """Return what to write instead of an unknown name in a provider's table."""
+    field = inner.rpartition(".")[2]
+    instead = to_instead(field, ProviderSettings.model_fields)
+    return f"{PREFIX}{name.upper()} can't be used ({inner}): {field} is unknown, {instead}."
 
 
 def _lower(text: str) -> str:
@@ -234,7 +384,7 @@ def _lower(text: str) -> str:
 
 
 def _secret_names() -> frozenset[str]:
-    return frozenset({"secret_key", "metrics_token", "database_url", "providers"})
+    return frozenset({"secret_key", "metrics_token", "database_url", "providers", "provider_proxy"})
 
 
 def _checked(settings: Settings) -> Settings:
@@ -244,6 +394,11 @@ def _checked(settings: Settings) -> Settings:
     if not settings.sqlalchemy_url.startswith("sqlite:"):
         raise InvalidSettings(
             f"{PREFIX}DATABASE_URL can't be used: only sqlite: URLs are served so far."
+        )
+    if settings.log_max_events < settings.limit_run_events:
+        raise InvalidSettings(
+            f"{PREFIX}LOG_MAX_EVENTS can't be used: it holds {settings.log_max_events}, and must "
+            f"not be below {PREFIX}LIMIT_RUN_EVENTS, which is {settings.limit_run_events}."
         )
     _check_providers(settings)
     return settings

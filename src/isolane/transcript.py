@@ -10,6 +10,8 @@ Deltas are collected and joined once: `+=` on a long answer copies all of it for
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,8 +19,20 @@ from typing import Any, Final
 from isolane.events import Event
 from isolane.patch import PatchError, patched
 
+FINGERPRINT_BYTES: Final = 8
+
 Message = dict[str, Any]
 """One AG-UI message with its wire names."""
+
+
+def fingerprint(message: Message) -> tuple[bytes, bytes]:
+    """Return 8 bytes that stand for the message's id, and 8 that stand for all of it."""
+    whole = json.dumps(message, sort_keys=True).encode()
+    return _digest(str(message["id"]).encode()), _digest(whole)
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=FINGERPRINT_BYTES).digest()
 
 
 def calls_of(message: Mapping[str, Any]) -> Sequence[Message]:

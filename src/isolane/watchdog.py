@@ -13,6 +13,8 @@ from typing import Final
 
 import structlog
 
+from isolane.errors import chain_of
+
 TICK_S: Final = 0.1
 PATIENCE_TICKS: Final = 6
 """Ticks without a beat of the loop until it counts as blocked. Ticks are counted, not seconds: on a
@@ -96,7 +98,10 @@ class Watchdog:
 
     def _look_on(self) -> None:
         while not self._is_over.wait(TICK_S):
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - the thread's top: the next look must come
+                _log.error("watchdog_failed", chain=chain_of(error))
 
     def look(self) -> None:
         """Look at every loop once; the thread does it each tick."""

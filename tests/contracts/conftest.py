@@ -45,6 +45,7 @@ class Engines:
         messages: Sequence[Message] = (),
         stop: RunStop | None = None,
         interrupts: Sequence[Interrupt] = (),
+        state: bytes | None = None,
     ) -> list[Record]:
         """End a run with one more event."""
         end = RunEnd(
@@ -55,6 +56,7 @@ class Engines:
             self.clock(),
             stop,
             interrupts,
+            state,
         )
         payload = b'{"type":"RUN_FINISHED"}'
         return await self.log.append(context.thread_key, context.run_key.run_id, [payload], end=end)

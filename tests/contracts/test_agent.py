@@ -11,10 +11,15 @@ import pytest
 from tests.house import ask, context_of, open_house
 
 from isolane.agents.loading import adapt
+from isolane.agents.naming import Naming
 from isolane.agents.threads import AgentThreads
 from isolane.agents.translate import to_event
+from isolane.context import RunIds
 from isolane.contracts import Agent, StopSignal, ensure
 from isolane.service.run import Stop
+
+IDS = RunIds("thread", "r")
+NAMING = Naming(IDS, IDS)
 
 
 async def _talk(input: Any, context: object, stop: StopSignal) -> AsyncIterator[object]:  # noqa: A002, ANN401, ARG001
@@ -72,7 +77,7 @@ def agent(request: pytest.FixtureRequest, wrap: Callable[[Agent], Agent]) -> Age
 def delta(value: object) -> str:
     if isinstance(value, str):
         return value
-    return str(to_event(value, thread_id="thread", run_id="r").get("delta", ""))
+    return str(to_event(value, naming=NAMING).get("delta", ""))
 
 
 def test_it_keeps_its_contract(agent: Agent) -> None:

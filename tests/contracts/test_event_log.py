@@ -12,7 +12,7 @@ from tests.house import START, context_of, draft_of, key_of
 
 from isolane.context import EventId
 from isolane.contracts import EventLog, RunEnd, ensure
-from isolane.errors import CursorExpired, InvalidCursor, NotFound, Unavailable
+from isolane.errors import CursorExpired, DatabaseFailed, InvalidCursor, NotFound
 
 KEY = key_of()
 
@@ -167,7 +167,7 @@ async def test_a_commit_that_fails_leaves_no_gap(engines: Engines) -> None:
     outcomes = await asyncio.gather(
         *(engines.append(KEY, 2) for _ in range(3)), return_exceptions=True
     )
-    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    assert [type(outcome) for outcome in outcomes] == [DatabaseFailed] * 3
     await database.write(lambda connection: connection.execute(sa.text("DROP TRIGGER spoil")))
     assert seqs(await engines.append(KEY, 2)) == [4, 5]
     assert await read(engines) == [1, 2, 3, 4, 5]

@@ -46,6 +46,14 @@ def test_who_leaves_the_line_changes_nobodys_turn(queue: RunQueue) -> None:
     assert queue.leave(key_of("other"), "a") is None
 
 
+def test_one_that_is_next_goes_before_all_who_wait(queue: RunQueue) -> None:
+    assert queue.enter(KEY, "a", most=5, is_next=True) == 0
+    assert queue.enter(KEY, "b", most=5) == 1
+    assert queue.enter(KEY, "c", most=5, is_next=True) == 1
+    assert [queue.get_position(KEY, run_id) for run_id in "acb"] == [0, 1, 2]
+    assert queue.leave(KEY, "a") == "c"
+
+
 @pytest.mark.parametrize("most", [0, 1, 5])
 def test_so_many_may_wait_and_no_more(queue: RunQueue, most: int) -> None:
     for number in range(most + 1):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from dataclasses import replace
+
 import pytest
+import sqlalchemy as sa
 from tests.contracts.conftest import Engines
 from tests.house import ALICE, context_of, draft_of, key_of, user_message
 
 from isolane.context import EventId, RunKey
-from isolane.contracts import RunDraft, RunState, RunStop, StoppedBy, Store, ensure
-from isolane.errors import InvalidCursor, InvalidInput, NotFound, RunConflict
+from isolane.contracts import (
+    KnownMessage,
+    RunDraft,
+    RunState,
+    RunStop,
+    StoppedBy,
+    Store,
+    ThreadSnapshot,
+    ensure,
+)
+from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, NotFound, RunConflict
+from isolane.transcript import fingerprint
 
 KEY = key_of()
 
@@ -27,6 +42,26 @@ async def talk(engines: Engines, run_id: str, question: str, answer: str, **draf
 
 async def contents(engines: Engines, before: int = 10**6) -> list[object]:
     return [one["content"] for one in await engines.store.load_messages_before(KEY, before)]
+
+
+def contents_of(snapshot: ThreadSnapshot) -> list[str]:
+    return [json.loads(message)["content"] for message in snapshot.messages]
+
+
+async def load(engines: Engines, before: str | None = None, **bounds: int) -> ThreadSnapshot:
+    snapshot = await engines.store.load_snapshot(KEY, before=before, **bounds)
+    assert snapshot is not None
+    return snapshot
+
+
+async def load_older(engines: Engines, page: ThreadSnapshot, **bounds: int) -> list[str]:
+    """Return what all pages before `page` hold, the oldest first."""
+    found: list[str] = []
+    while page.before is not None:
+        head, page = page.head, await load(engines, page.before, **bounds)
+        assert page.head == head
+        found = contents_of(page) + found
+    return found
 
 
 def test_it_keeps_its_contract(engines: Engines) -> None:
@@ -113,6 +148,79 @@ async def test_what_was_rewound_may_be_said_again(engines: Engines) -> None:
     assert await contents(engines) == ["a", "d"]
 
 
+@pytest.mark.parametrize("is_trimmed", [False, True], ids=["kept", "trimmed"])
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "in its turn"])
+async def test_what_was_rewound_does_not_come_back_from_an_old_list(
+    engines: Engines, *, is_trimmed: bool, waits: bool
+) -> None:
+    await talk(engines, "1", "a", "b")
+    await talk(engines, "2", "c", "d", rewind_to="a")
+    if is_trimmed:
+        engines.clock.now += 1
+        await engines.log.trim(older_than=engines.clock())
+    old_list = draft_of("a", "b", "new")
+    if waits:
+        await engines.store.add_run(context_of("3"), old_list)
+        stored = await engines.store.load_run(context_of("3").run_key)
+        assert stored is not None
+        assert [one["id"] for one in stored.draft.messages] == ["new"]
+    begun = await engines.store.begin_run(context_of("3"), old_list)
+    assert [one["id"] for one in begun.added] == ["new"]
+    assert [one["id"] for one in begun.history] == ["c", "d", "new"]
+    assert {"a", "b"} <= await engines.store.load_known_ids(KEY)
+    assert begun.rewound == {"a", "b"}
+
+
+async def test_a_rewound_answer_does_not_come_back_by_another_id(engines: Engines) -> None:
+    def answer(message_id: str) -> dict[str, str]:
+        return {"id": message_id, "role": "tool", "toolCallId": "c", "content": "42"}
+
+    await engines.store.begin_run(
+        context_of("1"), RunDraft("default", [user_message("a"), answer("x")], None, {})
+    )
+    await engines.store.begin_run(context_of("2"), draft_of("b", rewind_to="a"))
+    begun = await engines.store.begin_run(
+        context_of("3"), RunDraft("default", [answer("y")], None, {})
+    )
+    assert list(begun.added) == []
+
+
+async def test_a_run_is_never_younger_than_its_start(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines.store, "_clock", itertools.count(1).__next__)
+    await engines.store.begin_run(context_of("1"), draft_of("a"))
+    await engines.store.add_run(context_of("2"), draft_of("b"))
+    await engines.store.begin_queued_run(context_of("2"), draft_of("b"))
+    for run in await engines.store.load_open_runs():
+        assert run.started_at is not None
+        assert run.created_at <= run.started_at
+
+
+async def test_stop_of_a_run_that_waits_is_kept_and_of_no_other(engines: Engines) -> None:
+    store = engines.store
+    await store.begin_run(context_of("1"), draft_of("a"))
+    await store.add_run(context_of("2"), draft_of("b"))
+    for run_id in ("1", "2", "unknown"):
+        await store.note_stop(RunKey(ALICE, run_id), asked_at=7)
+    stopped = {run.key.run_id: run.draft.stopped_at for run in await store.load_open_runs()}
+    assert stopped == {"1": None, "2": 7}
+
+
+async def test_a_run_that_waits_keeps_the_message_that_it_rewinds_to_and_asks_anew(
+    engines: Engines,
+) -> None:
+    await talk(engines, "1", "a", "b")
+    await engines.store.begin_run(context_of("2"), draft_of("c"))
+    anew = [user_message("in other words", message_id="a")]
+    await engines.store.add_run(context_of("3"), RunDraft("default", anew, "a", {}))
+    (waiting,) = [run for run in await engines.store.load_open_runs() if run.key.run_id == "3"]
+    assert list(waiting.draft.messages) == anew
+    await engines.end(context_of("2"), messages=[said("d")])
+    begun = await engines.store.begin_queued_run(context_of("3"), waiting.draft)
+    assert [one["content"] for one in begun.history] == ["in other words"]
+
+
 async def test_a_rewind_drops_from_the_first_of_two_messages_of_one_id(engines: Engines) -> None:
     await talk(engines, "1", "a", "same")
     await talk(engines, "2", "b", "same")
@@ -126,6 +234,8 @@ async def test_messages_outlive_the_events_they_came_from(engines: Engines) -> N
     await talk(engines, "3", "e", "f")
     assert await engines.log.trim(older_than=engines.clock() + 1) == 3
     assert await contents(engines) == ["c", "d", "e", "f"]
+    # Whoever looked up the place before the trim may still ask for it.
+    assert await contents(engines, 2) == []
     assert await contents(engines, 4) == ["c", "d", "e", "f"]
 
 
@@ -199,14 +309,94 @@ async def test_a_snapshot_is_of_one_moment(engines: Engines) -> None:
     quiet = await engines.store.load_snapshot(KEY)
     assert quiet is not None
     head = (await engines.log.load_bounds(KEY)).head
-    assert ([one["content"] for one in quiet.messages], quiet.head) == (["a", "b"], head)
+    assert (contents_of(quiet), quiet.head) == (["a", "b"], head)
     await engines.begin(context_of("2"), "c")
     await engines.append(KEY, 2, run_id="2")
     busy = await engines.store.load_snapshot(KEY)
     assert busy is not None
-    assert ([one["content"] for one in busy.messages], busy.head) == (["a", "b"], head)
+    assert (contents_of(busy), busy.head) == (["a", "b"], head)
     assert busy.thread.active_run_id == "2"
     assert quiet.thread.active_run_id is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 9])
+async def test_messages_come_in_pages_from_the_newest_back(limit: int, engines: Engines) -> None:
+    for number in range(4):
+        await talk(engines, str(number), f"q{number}", f"a{number}")
+        await talk_elsewhere(engines, number)
+    page = await load(engines, limit=limit)
+    wanted = [f"{kind}{number}" for number in range(4) for kind in "qa"]
+    assert contents_of(page) == wanted[-limit:]
+    assert await load_older(engines, page, limit=limit) == wanted[:-limit]
+
+
+async def talk_elsewhere(engines: Engines, number: int) -> None:
+    """Write into another thread, and into one of the same name of another user."""
+    for context in (
+        context_of(f"o{number}", thread_id="other"),
+        context_of(f"o{number}", user_id="bob"),
+    ):
+        await engines.store.begin_run(context, draft_of(f"other {number}"))
+        await engines.end(context, messages=[said(f"of others {number}")])
+
+
+async def test_page_ends_early_for_its_bytes_and_has_one_message_always(engines: Engines) -> None:
+    long = "x" * 1000
+    await talk(engines, "1", "a", "b")
+    await talk(engines, "2", long, "c")
+    page = await load(engines, max_bytes=200)
+    assert contents_of(page) == ["c"]
+    page = await load(engines, page.before, max_bytes=200)
+    assert contents_of(page) == [long]
+    page = await load(engines, page.before, max_bytes=200)
+    assert (contents_of(page), page.before) == (["a", "b"], None)
+
+
+async def test_pages_are_of_the_moment_of_the_first_one(engines: Engines) -> None:
+    for number in range(3):
+        await talk(engines, str(number), f"q{number}", f"a{number}")
+    first = await load(engines, limit=1)
+    await talk(engines, "edit", "Q1", "A1", rewind_to="q1")
+    await talk(engines, "again", "q2", "new", rewind_to="A1")
+    await engines.begin(context_of("active"), "later")
+    assert contents_of(first) == ["a2"]
+    assert await load_older(engines, first, limit=2) == ["q0", "a0", "q1", "a1", "q2"]
+    second = await load(engines, limit=1)
+    assert contents_of(second) == ["new"]
+    assert await load_older(engines, second, limit=1) == ["q0", "a0", "Q1", "q2"]
+
+
+async def test_page_of_a_moment_that_is_not_kept_is_gone(engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    page = await load(engines, limit=1)
+    await talk(engines, "2", "c", "d", rewind_to="a")
+    await engines.log.trim(older_than=engines.clock() + 1)
+    with pytest.raises(CursorExpired):
+        await load(engines, page.before)
+    page = await load(engines, limit=1)
+    assert await load_older(engines, page) == ["c"]
+    await engines.log.delete(KEY)
+    await talk(engines, "1", "a", "b")
+    with pytest.raises(CursorExpired):
+        await load(engines, page.before)
+
+
+@pytest.mark.parametrize(
+    "before", ["", "x", "~", "e-1", "e-1~1", "e-1~1~-1", "e-1~1~01", "e-1~٣~0", f"e-1~{'9' * 16}~0"]
+)
+async def test_place_that_no_page_gave_out_is_refused(before: str, engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    with pytest.raises(InvalidCursor, match="before: must be as a page"):
+        await load(engines, before)
+
+
+@pytest.mark.parametrize("place", ["1~2", "2~1", "9~0", "0~0"])
+async def test_place_where_no_message_is_is_refused(place: str, engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    head = (await load(engines)).head
+    for wrong in (f"{head}~{place}", f"{head}0~1~0"):
+        with pytest.raises(InvalidCursor, match="before: must be as a page"):
+            await load(engines, wrong)
 
 
 async def test_deletion_takes_everything_of_the_thread_and_nothing_else(engines: Engines) -> None:
@@ -290,3 +480,190 @@ async def test_how_a_run_was_stopped_is_kept(engines: Engines) -> None:
     stored = await engines.store.load_run(RunKey(ALICE, "r"))
     assert stored is not None
     assert stored.stop == stop
+
+
+async def test_an_ended_run_keeps_its_agent_and_a_narrow_row(engines: Engines) -> None:
+    """What it asked is in its thread's messages; fingerprints tell a second frame of its id."""
+    large = "x" * 100_000
+    for run_id, outcome in (("r", "success"), ("failed", "agent_error")):
+        context = context_of(run_id)
+        messages = [user_message(large, message_id=run_id)]
+        draft = RunDraft("agent", messages, None, {"state": {"kept": large}})
+        await engines.store.begin_run(context, draft)
+        running = await engines.store.load_run(context.run_key)
+        assert running is not None
+        assert running.draft == draft
+        await engines.end(context, outcome=outcome)
+        ended = await engines.store.load_run(context.run_key)
+        assert ended is not None
+        assert ended.draft == RunDraft("agent", [], None, {})
+        assert ended.asked == running.asked == dict([fingerprint(messages[0])])
+    sizes = "SELECT max(length(draft) + length(asked)) FROM runs"
+    database = engines._ground.database
+    widest = await database.read(lambda asked: asked.execute(sa.text(sizes)).scalar_one())
+    assert widest < 200
+
+
+# --- questions that are asked again --------------------------------------------------------------
+
+
+def again(text: str) -> RunDraft:
+    return RunDraft("default", [user_message(text)], text, {}, asks_again=True)
+
+
+async def test_a_thread_knows_its_messages_by_their_ids(engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    await talk(engines, "2", "c", "d")
+    known = {one: await engines.store.load_known(KEY, one) for one in ("a", "b", "c", "x")}
+    assert known == {
+        "a": KnownMessage(user_message("a"), stands=True, is_last_question=False),
+        "b": KnownMessage(said("b"), stands=True, is_last_question=False),
+        "c": KnownMessage(user_message("c"), stands=True, is_last_question=True),
+        "x": None,
+    }
+    for message_id, stands in (("a", True), ("c", False), ("d", False)):
+        after = await engines.store.load_known(KEY, message_id, rewind_to="c")
+        assert after is not None
+        assert after.stands is stands
+    assert await engines.store.load_known(key_of(user_id="bob"), "a") is None
+    assert await engines.store.load_known(key_of("other"), "a") is None
+
+
+async def test_of_what_was_taken_back_long_ago_the_id_alone_is_known(engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    await talk(engines, "2", "c", "d", rewind_to="a")
+    taken_back = KnownMessage(user_message("a"), stands=False, is_last_question=False)
+    assert await engines.store.load_known(KEY, "a") == taken_back
+    engines.clock.now += 1
+    await engines.log.trim(older_than=engines.clock())
+    assert await engines.store.load_known(KEY, "a") == replace(taken_back, message=None)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "in its turn"])
+async def test_a_question_that_is_asked_again_stands_and_what_followed_does_not(
+    engines: Engines, *, waits: bool
+) -> None:
+    await talk(engines, "1", "a", "b")
+    before = await talk(engines, "2", "c", "d")
+    if waits:
+        kept = await engines.store.add_run(context_of("3"), again("c"))
+        assert kept == again("c")
+        (stored,) = await engines.store.load_open_runs()
+        assert stored.draft == kept
+        begun = await engines.store.begin_queued_run(context_of("3"), kept)
+    else:
+        begun = await engines.store.begin_run(context_of("3"), again("c"))
+    assert list(begun.added) == [user_message("c")]
+    assert [one["content"] for one in begun.history] == ["a", "b", "c"]
+    (opened,) = await engines.store.load_open_runs()
+    assert opened.draft == again("c")
+    assert opened.asked == dict([fingerprint(user_message("c"))])
+    assert contents_of(await load(engines)) == ["a", "b", "c", "d"]  # as of before its first event
+    await engines.end(context_of("3"), messages=[said("e")])
+    assert contents_of(await load(engines)) == ["a", "b", "c", "e"]
+    assert await contents(engines, before + 1) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "in its turn"])
+async def test_a_question_is_asked_again_only_while_it_is_the_last(
+    engines: Engines, *, waits: bool
+) -> None:
+    await talk(engines, "1", "a", "b")
+    if waits:
+        await engines.store.add_run(context_of("3"), again("a"))
+    await talk(engines, "2", "c", "d")
+    begin = engines.store.begin_queued_run if waits else engines.store.begin_run
+    with pytest.raises(RunConflict):
+        await begin(context_of("3"), again("a"))
+    assert contents_of(await load(engines)) == ["a", "b", "c", "d"]
+
+
+async def test_the_id_of_a_run_that_attached_leads_to_the_other(engines: Engines) -> None:
+    await engines.begin(context_of("1"), "a", "b")
+    await engines.store.add_attached(context_of("2"), run_id="1", asked=[user_message("b")])
+    one, two = [await engines.store.load_run(RunKey(ALICE, run_id)) for run_id in ("1", "2")]
+    assert one is not None
+    assert two == replace(one, asked=dict([fingerprint(user_message("b"))]))
+    assert [run.run_id for run in await engines.store.load_open_runs()] == ["1"]
+    await engines.end(context_of("1"))
+    ended = await engines.store.load_run(RunKey(ALICE, "2"))
+    assert ended is not None
+    assert (ended.run_id, ended.outcome) == ("1", "success")
+    assert await engines.store.load_run(RunKey("bob", "2")) is None
+    await engines.log.delete(KEY)
+    assert await engines.store.load_run(RunKey(ALICE, "2")) is None
+    with pytest.raises(NotFound):
+        await engines.store.add_attached(context_of("3"), run_id="1", asked=[])
+
+
+# --- the shared state ----------------------------------------------------------------------------
+
+
+async def live(engines: Engines, run_id: str, state: bytes | None, **draft: str) -> object:
+    """Live a run that leaves `state`, and return the one that it was given."""
+    begun = await engines.store.begin_run(context_of(run_id), draft_of(run_id, **draft))
+    await engines.end(context_of(run_id), state=state)
+    return begun.state
+
+
+async def test_the_state_of_a_thread_is_what_its_last_run_left(engines: Engines) -> None:
+    assert await live(engines, "1", None) is None
+    assert await engines.store.load_state(KEY) is None
+    assert (await load(engines)).state is None
+    assert await live(engines, "2", b'{"n":1}') is None
+    assert await live(engines, "3", None) == {"n": 1}
+    assert await live(engines, "4", b'{"n":2}') == {"n": 1}
+    assert await engines.store.load_state(KEY) == b'{"n":2}' == (await load(engines)).state
+    assert await engines.store.load_state(key_of(user_id="bob")) is None
+    assert await engines.store.load_state(key_of("other")) is None
+
+
+async def test_a_run_that_brings_a_state_is_given_that(engines: Engines) -> None:
+    await live(engines, "1", b'{"n":1}')
+    kept: object = {"n": 1}
+    cases: list[tuple[object, object]] = [({"m": 2}, {"m": 2}), ({}, kept), (None, kept), ([], [])]
+    for number, (sent, given) in enumerate(cases):
+        run_id = f"r{number}"
+        draft = RunDraft("default", [], None, {} if sent is None else {"state": sent})
+        begun = await engines.store.begin_run(context_of(run_id), draft)
+        assert begun.state == given
+        await engines.end(context_of(run_id))
+
+
+async def test_a_rewind_takes_the_state_back(engines: Engines) -> None:
+    for number in (1, 2, 3):
+        await live(engines, f"{number}", b'{"n":%d}' % number)
+    begun = await engines.store.begin_run(context_of("4"), draft_of("4", rewind_to="3"))
+    assert begun.state == {"n": 2}
+    assert (await load(engines)).state == b'{"n":3}'  # as of before its first event
+    await engines.end(context_of("4"))
+    assert (await load(engines)).state == b'{"n":2}'
+    assert await live(engines, "5", b'{"n":5}', rewind_to="2") == {"n": 1}
+    assert await live(engines, "6", None, rewind_to="1") is None
+    assert (await load(engines)).state is None
+
+
+async def test_a_question_that_is_asked_again_is_given_the_state_before_it(
+    engines: Engines,
+) -> None:
+    await live(engines, "1", b'{"n":1}')
+    await live(engines, "2", b'{"n":2}')
+    for run_id in ("3", "4"):
+        begun = await engines.store.begin_run(context_of(run_id), again("2"))
+        assert begun.state == {"n": 1}
+        await engines.end(context_of(run_id), state=b'{"n":%s}' % run_id.encode())
+    assert await engines.store.load_state(KEY) == b'{"n":4}'
+
+
+async def test_the_state_outlives_a_restart_and_the_log_and_goes_with_its_thread(
+    engines: Engines,
+) -> None:
+    await live(engines, "1", b'{"n":1}')
+    engines.clock.now += 1
+    await engines.log.trim(older_than=engines.clock())
+    if engines.reopen is not None:
+        engines = await engines.reopen()
+    assert await engines.store.load_state(KEY) == b'{"n":1}'
+    await engines.log.delete(KEY)
+    assert await engines.store.load_state(KEY) is None
+    assert await live(engines, "2", None) is None

@@ -12,6 +12,7 @@ from tests.house import MEMORY
 from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane.database import READERS, Database, _create_engine, metadata
+from isolane.lanes import HOUSE
 
 T = TypeVar("T")
 
@@ -37,9 +38,9 @@ def _engine() -> Engine:
 
 
 class _Kept(Database):
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, lane: str = HOUSE) -> T:
         """Write, and hand a set out in an order that a seed repeats."""
-        result = await super().write(work)
+        result = await super().write(work, lane=lane)
         return cast("T", _AnyOrder(result)) if isinstance(result, frozenset) else result
 
     async def close(self) -> None:

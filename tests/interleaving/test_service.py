@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 from unittest.mock import patch
 
 from sqlalchemy import Connection
@@ -37,6 +38,7 @@ POLICIES = ("queue", "reject", "interrupt")
 STEPS = 4
 REFUSED_SHARE = 0.05
 READ_SHARE = 0.5
+CANCELLED_SHARE = 0.2
 RUN_TIMEOUT_S = 8.0
 LONGEST_S = 120.0
 """Longer than all runs of a seed one after the other, the deaf and the silent ones included, and
@@ -103,7 +105,21 @@ class Device:
                 (self.start, self.abort, self.abort_twice, self.read, self.delete, self.renew),
                 weights=(10, 2, 1, 2, 2, 2),
             )
-            await act(self._plan.context(self._user_id, run_id))
+            work = act(self._plan.context(self._user_id, run_id))
+            if self._loop.chance.random() < CANCELLED_SHARE:
+                await self.give_up_on(work)
+            else:
+                await work
+
+    async def give_up_on(self, work: Coroutine[Any, Any, None]) -> None:
+        """Cancel what was begun at any of its awaits, as a host's deadline does."""
+        task = self._loop.create_task(work)
+        for _ in range(self._loop.chance.randrange(12)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            await task
 
     async def start(self, context: UserExecutionContext) -> None:
         run_id = context.run_key.run_id
@@ -156,10 +172,10 @@ def refusing(database: Database, loop: ShuffledLoop, *, share: float) -> Iterato
     """Have the disk refuse a share of what is to be written."""
     write = database.write
 
-    async def try_to_write(work: Callable[[Connection], object]) -> object:
+    async def try_to_write(work: Callable[[Connection], object], *, lane: str = "") -> object:
         if loop.chance.random() < share:
             raise Unavailable("the disk is full")
-        return await write(work)
+        return await write(work, lane=lane)
 
     with patch.object(database, "write", try_to_write):
         yield

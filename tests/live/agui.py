@@ -34,6 +34,8 @@ class Heard:
     """What it told the console meanwhile."""
     new_messages: list[Frame]
     messages: list[Frame]
+    state: Any = None
+    """The shared state that the agent has after the run."""
 
     @property
     def types(self) -> list[str]:
@@ -54,9 +56,13 @@ class AguiClient:
     _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _ids: count[int] = field(default_factory=count)
 
-    async def open(self, agent: str, url: str, token: str, thread_id: str) -> None:
-        """Open an `HttpAgent` for a thread."""
-        await self._order("open", agent=agent, url=url, token=token, threadId=thread_id)
+    async def open(
+        self, agent: str, url: str, token: str, thread_id: str, *, is_old: bool = False
+    ) -> None:
+        """Open an `HttpAgent` for a thread; an old one is of AG-UI 0.0.x, as CopilotKit has."""
+        await self._order(
+            "open", agent=agent, url=url, token=token, threadId=thread_id, isOld=is_old
+        )
 
     async def run(
         self, agent: str, text: str | None, *, run_id: str, timeout_s: float = 15.0, **more: object
@@ -66,6 +72,10 @@ class AguiClient:
         messages = [] if text is None else said
         named = {"agent": agent, "messages": messages, "runId": run_id, **more}
         return _heard(await self._order("run", timeout_s=timeout_s, **named))
+
+    async def set(self, agent: str, **changes: Any) -> None:  # noqa: ANN401 - any JSON
+        """Let an application change the agent's `messages` or its `state`."""
+        await self._order("set", agent=agent, **changes)
 
     async def abort(self, agent: str) -> None:
         """Let the client stop listening."""
@@ -102,6 +112,7 @@ def _heard(answer: dict[str, Any]) -> Heard:
         answer["complaints"],
         answer.get("newMessages", []),
         answer.get("messages", []),
+        answer.get("state"),
     )
 
 

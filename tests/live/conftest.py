@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import resource
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import pytest
 from tests.live.disk import mounted
 from tests.live.proxy import Proxy, proxy_to
 from tests.live.server import Server
+
+LONGEST: Final = ("test_lanes.py", "test_hostile.py", "test_framing.py")
+"""The files that take longest. Where several processes share the files, these must begin first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first, and leave the others in their order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+# A child inherits which signals its parent ignores: in the background, or under nohup, some that
+# servers and clients are tried with.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 class StartProxy(Protocol):

@@ -137,7 +137,7 @@ HUGE: Final[Mapping[str, Recipe]] = {
     "key id of 1 MB": _header(kid="k" * 1_000_000),
     "a bit too long": _claims(padding="x" * 12_200),
 }
-"""Longer than a header of HTTP may be."""
+"""Longer than a token may be."""
 WRONG: Final[Mapping[str, Recipe]] = (
     {**ODD_HEADERS, **ODD_CLAIMS, **WRONG_CLAIMS, **WRONG_KEYS, **UNKNOWN_KEY_IDS}
 )  # fmt: skip

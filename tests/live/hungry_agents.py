@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -51,6 +52,15 @@ async def flooder(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002
         while number > 10 and not sign.exists():  # noqa: ASYNC110 - another process's
             await asyncio.sleep(0.05)  # between two looks
         yield f"{number} "
+
+
+async def shouter(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002
+    """Write so many lines of a KiB to stdout and to stderr, `8192 lines`."""
+    line = "!" * 1023
+    for _ in range(int(str(input.messages[-1].content).split()[0])):
+        print(line)  # noqa: T201 - what a tool may do
+        print(line, file=sys.stderr)  # noqa: T201
+    yield "over"
 
 
 def _sign(input: RunAgentInput) -> Path:  # noqa: A002

@@ -50,7 +50,7 @@ class Verdict:
     """What its own fold leaves; empty after a failure."""
 
 
-def judge(recordings: Iterable[Recording], *, timeout_s: float = 60.0) -> list[Verdict]:
+def judge(recordings: Iterable[Recording], *, timeout_s: float = 600.0) -> list[Verdict]:
     """Return the client's verdict on each recording, in order."""
     if not (NODE_FOLDER / "node_modules").is_dir():
         raise AguiError("the clients are not installed; run: npm ci --prefix tests/live/node")

@@ -22,6 +22,7 @@ from isolane.doors.page import find_page
 
 _NEW: Final = re.compile(
     r"(?:err|req|conn|msg|thread)_[0-9a-f-]{36}"  # ids that the gateway makes
+    r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # ids that agents are given
     r"|\b[0-9a-f]{16}(?=-\d)"  # the epoch of an id, whose number is not hidden
     r"|\b1\d{12}\b|(?<=expires=)[^;]+"  # times
     r'|(?<="ticket":")[\w-]{43}'
@@ -68,6 +69,11 @@ class Names:
     def page(self) -> str:
         """The place of the thread in a list, before all that changed until long after today."""
         return f"{9 * 10**12}~{self.thread}"
+
+    @property
+    def seq(self) -> int:
+        """The number of the cursor."""
+        return parse_id(self.cursor)[1]
 
     def unknown(self) -> Names:
         """Return names that nobody has, each as long as the one that it stands for."""
@@ -163,10 +169,7 @@ def _asset() -> str:
 
 PUBLIC: Final[dict[str, Row]] = {
     **_http("GET /", "200" if PAGE else "404"),
-    **_http("GET /docs", "200"),
-    **_http("HEAD /docs", "200"),
-    **_http("GET /docs/oauth2-redirect", "200"),
-    **_http("HEAD /docs/oauth2-redirect", "200"),
+    **_http("HEAD /", "200" if PAGE else "404"),
     **_http("GET /openapi.json", "200"),
     **_http("HEAD /openapi.json", "200"),
     **_http("GET /healthz", "200"),
@@ -197,6 +200,7 @@ _REQUESTS: Final[dict[str, Row]] = {
     **_http("GET /api/sessions", "200"),
     **_http("DELETE /api/sessions/{session_id}", UNKNOWN),
     **_http("POST /api/users/{user_id}/sign-out", "403 forbidden"),
+    **_http("GET /api/users/{user_id}/usage", "403 forbidden"),
     **_http("GET /agui/{agent}/capabilities", "200"),
     **_http(f"GET {_LIST}", "200", shows=True),
     **_http(f"GET {_LIST} limit", "200", more=lambda _: {"params": {"limit": 1}}, shows=True),
@@ -209,6 +213,13 @@ _REQUESTS: Final[dict[str, Row]] = {
         f"POST {_LIST} threadId", "201", more=lambda n: {"json": {"threadId": n.thread}}, shows=True
     ),
     **_http(f"GET {_THREAD}", "200", UNKNOWN, shows=True),
+    **_http(f"GET {_THREAD} limit", "200", UNKNOWN, lambda _: {"params": {"limit": 1}}, shows=True),
+    **_http(
+        f"GET {_THREAD} before",
+        *("200", UNKNOWN),
+        lambda n: {"params": {"before": f"{n.cursor}~{n.seq + 1}~0"}},
+        shows=True,
+    ),
     **_http(f"PATCH {_THREAD}", "200", UNKNOWN, lambda _: {"json": {"title": "taken"}}),
     **_http(f"DELETE {_THREAD}", "204", UNKNOWN),
     **_http(f"GET {_THREAD}/events", "200", UNKNOWN, shows=True),
@@ -232,8 +243,9 @@ _REQUESTS: Final[dict[str, Row]] = {
 # --- frames --------------------------------------------------------------------------------------
 
 HELLO: Final[Frame] = {"type": "hello", "v": 1}
-LOOK: Final = steps(["input"])
-"""Makes the agent tell all that it was given, so that the history of somebody else would show."""
+LOOK: Final = steps(["input"], ["memory"])
+"""Makes the agent tell all that it was given, and all that it remembers in the thread by itself, so
+that words of somebody else would show."""
 
 
 class _Said(NamedTuple):

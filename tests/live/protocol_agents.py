@@ -13,8 +13,8 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from unittest.mock import Mock
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FOLDER: Final = "PROTOCOL_AGENTS_FOLDER"
 """Names where the signs are that blocks wait for: who is blocked can be told nothing else."""
 _gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+_memory: defaultdict[str, dict[str, None]] = defaultdict(dict)
+"""What was said in each thread, by the id that the agent was given, as agent frameworks keep it."""
 
 
 class UnspeakableError(Exception):
@@ -52,13 +54,13 @@ _NONSENSE: Final[dict[str, Any]] = {
     "bytes": b"text",
     "list": [],
     "empty mapping": {},
-    "unknown type": {"type": "NO_SUCH_EVENT"},
+    "malformed": {"type": "STEP_STARTED", "stepName": 7},
     "content without message": {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "x"},
     "end without start": {"type": "TEXT_MESSAGE_END", "messageId": "m"},
     "field of wrong type": {"type": "TEXT_MESSAGE_START", "messageId": 7, "role": "assistant"},
     "not a number": {"type": "CUSTOM", "name": "n", "value": float("nan")},
     "a set": {"type": "CUSTOM", "name": "n", "value": {1}},
-    "lone surrogate": "\ud800",
+    "half an id": {"type": "TEXT_MESSAGE_START", "messageId": "\ud800"},
     "too large": {"type": "CUSTOM", "name": "n", "value": "x" * (1 << 20)},
     "of another run": {"type": "RUN_FINISHED", "threadId": "t", "runId": "of-another"},
     "of another thread": {"type": "RUN_STARTED", "threadId": "of-another", "runId": "r"},
@@ -69,7 +71,7 @@ async def script(
     input: RunAgentInput,  # noqa: A002  # AG-UI's name for it
     context: UserExecutionContext,
     stop: StopSignal,
-) -> AsyncIterator[object]:
+) -> AsyncGenerator[object, None]:
     """Do the steps of the user's last message, one after the other."""
     for name, *arguments in _steps(_question(input)):
         if name in {"hold", "open"}:
@@ -122,12 +124,82 @@ def _values(
             return ["".join(str(m.content) for m in input.messages if m.role == "user")]
         case "whoami", []:
             return [json.dumps([context.user_id, context.thread_id, context.run_id])]
+        case "who", []:
+            return [json.dumps([context.user_id, context.issuer, context.subject])]
         case "blobs", [count, size]:
             return [{"type": "CUSTOM", "name": "blob", "value": "x" * size}] * count
         case "count", [number]:
             return [f"{n} " for n in range(1, number + 1)]
         case _:
+            return _rarer_values(name, arguments, input, context)
+
+
+def _rarer_values(
+    name: str,
+    arguments: list[Any],
+    input: RunAgentInput,  # noqa: A002
+    context: UserExecutionContext,
+) -> list[object]:
+    """Return what a rarer step yields: much, or what is about the ids that the agent is given."""
+    match name, arguments:
+        case "ids", []:
+            return [json.dumps(_ids(input, context))]
+        case "named", [event]:
+            return [_named(event, input)]
+        case "remember", [text]:
+            _memory[input.thread_id][text] = None
+            return []
+        case "long", [what, count]:
+            return _long(what, count)
+        case "memory", []:
+            return [" ".join(_memory[input.thread_id])]
+        case _:
             raise LookupError(f"no step is called {name}")
+
+
+def _long(what: str, count: int) -> list[object]:
+    """Return what says two characters so often."""
+    if what == "text":
+        return ["a😀" * count]
+    call = {"toolCallId": "c"}
+    if what == "result":
+        return [{"type": "TOOL_CALL_RESULT", "messageId": "r", "content": "éé" * count, **call}]
+    arguments = json.dumps({"text": '"😀' * count}, ensure_ascii=False)
+    return [
+        {"type": "TOOL_CALL_START", "toolCallName": "f", **call},
+        {"type": "TOOL_CALL_ARGS", "delta": arguments, **call},
+    ]
+
+
+def _ids(input: RunAgentInput, context: UserExecutionContext) -> dict[str, str | None]:  # noqa: A002
+    """Return by which ids the agent was told of its run, and what its context has beside them."""
+    return {
+        "thread": input.thread_id,
+        "run": input.run_id,
+        "parent": input.parent_run_id,
+        "contextThread": context.agent_thread_id,
+        "contextRun": context.agent_run_id,
+    }
+
+
+def _named(event: Any, input: RunAgentInput) -> Any:  # noqa: A002, ANN401
+    """Return an event in which `$thread`, `$run` and `$parent` are the ids that the agent has."""
+    text = json.dumps(event).replace("$thread", input.thread_id).replace("$run", input.run_id)
+    return json.loads(text.replace("$parent", input.parent_run_id or ""))
+
+
+async def raw(
+    input: RunAgentInput,  # noqa: A002
+    context: UserExecutionContext,
+    stop: StopSignal,
+) -> AsyncIterator[object]:
+    """Do the same as `script`, and be told of the run by the ids that its client chose."""
+    async with aclosing(script(input, context, stop)) as values:
+        async for value in values:
+            yield value
+
+
+raw.raw_ids = True  # type: ignore[attr-defined]  # how a function says it
 
 
 async def _pass_gate(name: str, gate: str, stop: StopSignal) -> None:

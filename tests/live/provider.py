@@ -6,7 +6,6 @@ import asyncio
 import html
 import json
 import re
-import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
@@ -14,10 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
-from tests.live.server import LOOPBACK, START_TIMEOUT_S, Server
+from tests.live.server import LOOPBACK, START_TIMEOUT_S, free_port
 from tests.live.untold import note
 
 DRIVER: Final = Path(__file__).with_name("node") / "provider.mjs"
@@ -29,17 +28,13 @@ _ACTION: Final = re.compile(r'<form[^>]* action="([^"]+)"')
 _PROMPT: Final = re.compile(r'name="prompt" value="(\w+)"')
 
 
-def kept_port() -> int:
-    """Return a loopback port that nobody else is given as long as this process lives.
+class Visited(Protocol):
+    """A server, or the proxy before it."""
 
-    It is bound and nobody listens there, so who calls is refused, until somebody does who was told.
-    """
-    keeper = socket.socket()
-    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as whoever will listen there
-    keeper.bind((LOOPBACK, 0))
-    port: int = keeper.getsockname()[1]
-    keeper.detach()  # which leaves it bound
-    return port
+    @property
+    def url(self) -> str:
+        """Where people find it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Provider:
     """What its ID tokens are signed with."""
     is_public: bool = True
     """Whether its client has no secret."""
-    port: int = field(default_factory=kept_port)
+    port: int = field(default_factory=free_port)
 
     @property
     def url(self) -> str:
@@ -65,7 +60,7 @@ class Provider:
         named = {**told, "label": self.name.title()}
         return named if self.is_public else {**named, "client_secret": CLIENT_SECRET}
 
-    def registration(self, gateway: Server) -> dict[str, Any]:
+    def registration(self, gateway: Visited) -> dict[str, Any]:
         """Return what it is told about the gateway."""
         client = {
             "client_id": CLIENT_ID,
@@ -79,7 +74,7 @@ class Provider:
 
 
 @asynccontextmanager
-async def serving(gateway: Server, *providers: Provider) -> AsyncIterator[None]:
+async def serving(gateway: Visited, *providers: Provider) -> AsyncIterator[None]:
     """Serve providers that know the gateway, while the block runs."""
     told = json.dumps([provider.registration(gateway) for provider in providers])
     node = which("node", path=Path(sys.executable).parent) or which("node")

@@ -13,14 +13,18 @@ import httpx
 from tests.live.stopwatch import Turns
 from tests.live.untold import find_leaks, note, note_request, note_response
 
+from isolane.database import READERS
+from isolane.settings import DATABASE_NAME
 from isolane.testing import server
 from isolane.testing.server import (
+    ANSWER_TIMEOUT_S,
     GAUGES,
     LEFTOVERS,
     LOOPBACK,
     POLL_S,
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
+    Looks,
     ServerError,
     Stopped,
     free_port,
@@ -28,6 +32,7 @@ from isolane.testing.server import (
 from isolane.testing.servers import running
 
 __all__ = [
+    "ANSWER_TIMEOUT_S",
     "GAUGES",
     "LEFTOVERS",
     "LIVE_FOLDER",
@@ -35,6 +40,7 @@ __all__ = [
     "POLL_S",
     "START_TIMEOUT_S",
     "STOP_TIMEOUT_S",
+    "Looks",
     "Server",
     "ServerError",
     "Stopped",
@@ -86,6 +92,22 @@ class Server(server.Server):
                 names[str(link.readlink())] += 1
         return names
 
+    async def wait_for_descriptors(self, before: Counter[str], *, within_s: float) -> None:
+        """Return once nothing is open that wasn't open before; raise TimeoutError that names it.
+
+        What is gone since then is no trouble: it may be the socket of a request that looked. Nor is
+        a connection to the database that its pool hadn't needed until now.
+        """
+        database, pool = str(self.data / DATABASE_NAME), READERS + 1
+        # The file itself is open once more: that one holds the lock against a second gateway.
+        allowed = before | Counter({database: pool + 1, f"{database}-wal": pool})
+        left: Counter[str] = Counter()
+        async for _ in Looks(within_s):
+            left = self.descriptors() - allowed
+            if not left:
+                return
+        raise TimeoutError(f"after {within_s} s still open: {dict(left)}")
+
     @property
     def _proc(self) -> Path:
         return Path(f"/proc/{self.pid}")
@@ -101,8 +123,13 @@ class Server(server.Server):
 
 @asynccontextmanager
 async def running_server(
-    data: Path, *agents: str, env: Mapping[str, str] | None = None, is_planted: bool = False
+    data: Path,
+    *agents: str,
+    env: Mapping[str, str] | None = None,
+    port: int | None = None,
+    is_planted: bool = False,
 ) -> AsyncIterator[Server]:
-    """Start a server, and end it with the block if it still runs."""
-    async with running(Server(data, agents, env or {}, is_planted=is_planted)) as one:
+    """Start a server, on a free port unless one is named, and end it with the block."""
+    chosen = port or free_port()
+    async with running(Server(data, agents, env or {}, port=chosen, is_planted=is_planted)) as one:
         yield one

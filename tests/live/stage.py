@@ -50,6 +50,11 @@ def steps(*all_steps: list[Any]) -> str:
     return json.dumps(all_steps)
 
 
+def kept_events(count: int) -> dict[str, str]:
+    """Return the settings with which a thread keeps so many events, of which a run may have all."""
+    return {"ISOLANE_LOG_MAX_EVENTS": str(count), "ISOLANE_LIMIT_RUN_EVENTS": str(count)}
+
+
 @dataclass(frozen=True)
 class Lane:
     """One user on a server, whom no other test knows."""
@@ -181,9 +186,10 @@ async def own_server(
     data: Path,
     *agents: str,
     env: Mapping[str, str] | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[Server]:
     """Start a server whose tokens the tests sign; it must have stopped with clean output."""
     settings = {"ISOLANE_SECRET_KEY": SECRET_KEY, "ISOLANE_DRAIN_TIMEOUT_S": "1", **(env or {})}
-    async with running_server(data, *agents, env=settings) as server:
+    async with running_server(data, *agents, env=settings, port=port) as server:
         yield server
     server.assert_clean(traceback_allowed=True)

@@ -102,10 +102,21 @@ class TanStackPage:
             names["tickets"] = list(tickets)
         await self._order("open", **names)
 
+    async def open_http(
+        self, url: str, thread_id: str, *, token: str, kind: str, resume: str | None = None
+    ) -> None:
+        """Open the page on `/agui`: its `kind` is `events` (server-sent ones) or `lines` (JSON)."""
+        names: JsonObject = {"url": url, "threadId": thread_id, "token": token, "resume": resume}
+        await self._order("open", kind=kind, **names)
+
     async def send(self, text: str, **forwarded_props: object) -> str:
         """Send a user message and return the run id that the client gave its turn."""
         answer = await self._order("send", text=text, forwardedProps=forwarded_props)
         return str(answer["runId"])
+
+    async def reload(self) -> str:
+        """Ask for another answer to the last question; return the run id of that turn."""
+        return str((await self._order("reload"))["runId"])
 
     async def stop(self) -> None:
         """Press stop."""

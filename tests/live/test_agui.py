@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from tests.live.agui import AguiClient, Heard, agui_client
 from tests.live.assistant import FORECAST
+from tests.live.client import Client
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, own_server, shared_server, steps, text_of
 
@@ -48,8 +49,9 @@ class Chat:
         self.driver, self.lane = driver, lane
         self.url = f"{lane.server.url}/agui" + (f"/{agent}" if agent else "")
 
-    async def open(self, thread_id: str = "t") -> Chat:
-        await self.driver.open(self.lane.user, self.url, self.lane.token, thread_id)
+    async def open(self, thread_id: str = "t", *, is_old: bool = False) -> Chat:
+        user, token = self.lane.user, self.lane.token
+        await self.driver.open(user, self.url, token, thread_id, is_old=is_old)
         return self
 
     async def run(self, text: str | None, run_id: str, **more: object) -> Heard:
@@ -114,10 +116,11 @@ async def test_tool_call_is_shown_and_stays_in_the_history(
     assert [m["role"] for m in kept] == roles * 2
 
 
+@pytest.mark.parametrize("is_old", [False, True], ids=["AG-UI 1.0", "AG-UI 0.0.x"])
 async def test_run_that_is_stopped_ends_cancelled(
-    driver: AguiClient, lane: Lane, http: httpx.AsyncClient
+    driver: AguiClient, lane: Lane, http: httpx.AsyncClient, *, is_old: bool
 ) -> None:
-    chat = await Chat(driver, lane, "slow").open()
+    chat = await Chat(driver, lane, "slow").open(is_old=is_old)
     async with lane.connect() as client:
         await client.subscribe("t")
         run = asyncio.create_task(chat.run("count 500 every 20ms", "r-1"))
@@ -126,7 +129,7 @@ async def test_run_that_is_stopped_ends_cancelled(
         heard = await run
     assert_accepted(heard)
     assert heard.events[-1]["type"] == "RUN_FINISHED"
-    assert heard.events[-1]["outcome"] == {"type": "cancelled"}
+    assert heard.events[-1].get("outcome") == (None if is_old else {"type": "cancelled"})
     again = await chat.run("count 2 every 1ms", "r-2")
     assert_accepted(again)
     assert again.messages[-1]["content"] == "1 2 "
@@ -146,6 +149,54 @@ async def test_client_that_stops_listening_stops_nothing(driver: AguiClient, lan
     assert end["chunk"]["outcome"] == {"type": "success"}
     assert "RUN_FINISHED" not in heard.types
     assert follower.text == "1 2 "
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["AG-UI 1.0", "AG-UI 0.0.x"])
+async def test_client_that_stops_listening_stops_its_run_where_that_was_asked_for(
+    driver: AguiClient, lane: Lane, http: httpx.AsyncClient, *, is_old: bool
+) -> None:
+    """`abortRun()` only hangs up; CopilotKit's and assistant-ui's stop is that of AG-UI 0.0.x."""
+    chat = await Chat(driver, lane).open(is_old=is_old)
+    text, props = steps(["say", "1 "], ["hold", "never"]), {"onDisconnect": "stop"}
+    async with lane.connect() as client:
+        run = asyncio.create_task(chat.run(text, "r-1", forwardedProps=props))
+        await until_it_speaks(client, http, "r-1")
+        await driver.abort(lane.user)
+        await run
+        await until_ended(client, http, "r-1")
+    assert (await load_run(http, "r-1"))["outcome"] == "cancelled"
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["AG-UI 1.0", "AG-UI 0.0.x"])
+async def test_next_question_of_a_client_that_stopped_listening_is_answered_at_once(
+    driver: AguiClient, lane: Lane, http: httpx.AsyncClient, *, is_old: bool
+) -> None:
+    chat = await Chat(driver, lane).open(is_old=is_old)
+    async with lane.connect() as client:
+        run = asyncio.create_task(chat.run(steps(["say", "1 "], ["hold", "never"]), "r-1"))
+        await until_it_speaks(client, http, "r-1")
+        await driver.abort(lane.user)
+        await run
+    heard = await chat.run("next", "r-2")
+    assert_accepted(heard)
+    assert heard.messages[-1]["content"] == "next "
+    assert (await load_run(http, "r-1"))["outcome"] == "cancelled"
+
+
+async def load_run(http: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = (await http.get(f"/api/runs/{run_id}")).json()
+    return run
+
+
+async def until_it_speaks(client: Client, http: httpx.AsyncClient, run_id: str) -> None:
+    """Return once a run is under way; nobody counts as its reader meanwhile."""
+    while (await load_run(http, run_id)).get("state") != "running":
+        await client.until_type("thread")
+
+
+async def until_ended(client: Client, http: httpx.AsyncClient, run_id: str) -> None:
+    while (await load_run(http, run_id))["state"] != "ended":
+        await client.until_type("thread")
 
 
 async def test_agents_error_is_an_end_that_tells_nothing(driver: AguiClient, lane: Lane) -> None:

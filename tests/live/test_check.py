@@ -9,19 +9,16 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from tests.live.build import Mistake, build_with
+from tests.live.certificate import make_certificate
 from tests.live.client import connect, run_frame
+from tests.live.forwarding import ReverseProxy, reverse_proxy
 from tests.live.server import LOOPBACK, Server, free_port, running_server
 from tests.live.stage import (
     SCRIPT,
@@ -232,33 +229,10 @@ async def http_server(status: str, tls: ssl.SSLContext | None = None) -> AsyncIt
         yield listener.sockets[0].getsockname()[1]
 
 
-def make_certificate(folder: Path) -> Path:
-    """Make a certificate that nobody but itself has signed; return the file with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests of Isolane")])
-    alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK))])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=30, hours=1))
-        .add_extension(alternative, critical=False)
-        .sign(key, SHA256())
-    )
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file = folder / "certificate.pem"
-    file.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
-    return file
-
-
-def server_side(certificate: Path) -> ssl.SSLContext:
+def server_side(certificate: Path, key: Path) -> ssl.SSLContext:
     """Return what a server with that certificate needs."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
+    tls.load_cert_chain(certificate, key)
     return tls
 
 
@@ -279,8 +253,8 @@ async def test_a_closed_port_is_named_and_the_code_says_it() -> None:
 async def test_a_certificate_that_nobody_vouches_for_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate = make_certificate(tmp_path)
-    async with http_server("404 Not Found", server_side(certificate)) as port:
+    certificate, key = make_certificate(tmp_path, x509.IPAddress(ip_address(LOOPBACK)))
+    async with http_server("404 Not Found", server_side(certificate, key)) as port:
         unknown = await walk(f"https://{LOOPBACK}:{port}", scoped("ann"))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         trusted = await walk(f"https://{LOOPBACK}:{port}", scoped("ann"))
@@ -333,6 +307,47 @@ async def test_a_bad_token_is_named(server: Server, token: str, reason: str) -> 
     assert reason in taken.evidence.came + taken.evidence.expected
 
 
+# --- what breaks before the page -----------------------------------------------------------------
+
+MISLAID: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
+    "another page": ({"own": "/$"}, "something else answers there with a page of its own"),
+    "another page for the files": (
+        {"own": "/assets/"},
+        "its script does not load <- something else answers for files that it doesn't know",
+    ),
+    "another page below a path": ({"prefix": "/chat", "own": "/$"}, "the page is not there"),
+    "another page without the slash": ({"prefix": "/chat", "own": "$"}, "the page is not there"),
+    "a path that nobody told": (
+        {"prefix": "/chat"},  # without its slash the page looks for its files above
+        "its script does not load <- the proxy hides the path that the page is below",
+    ),
+    "another host": ({"headers": {"Host": "inner"}}, "ISOLANE_PUBLIC_URL"),
+    "an encrypted line": ({"headers": {"X-Forwarded-Proto": "https"}}, "ISOLANE_PUBLIC_URL"),
+}
+
+
+@pytest.mark.parametrize("name", MISLAID)
+async def test_page_that_a_proxy_hides_is_named(server: Server, name: str) -> None:
+    options, what = MISLAID[name]
+    async with reverse_proxy(ReverseProxy(server.port, **options)) as proxy:
+        taken = await walk(proxy.url, scoped("check-page"))
+    assert broken_at(taken) == "page", to_lines(taken)
+    assert what in chain_of(taken)
+
+
+async def test_page_is_tried_below_a_path_and_may_be_left_out(server: Server) -> None:
+    token = scoped("check-path")
+    says = {"X-Forwarded-Prefix": "/chat"}
+    async with reverse_proxy(ReverseProxy(server.port, "/chat", headers=says)) as proxy:
+        taken = await walk(proxy.url, token)
+        assert taken.evidence is None, to_lines(taken)
+    async with reverse_proxy(ReverseProxy(server.port, own="/(assets/.*)?$")) as proxy:
+        ended = await run_check(proxy.url, "--token", token, "--json", "--no-page")
+    report = ended.read()
+    page = next(layer for layer in report["layers"] if layer["layer"] == "page")
+    assert (ended.code, page["verdict"], page["note"]) == (0, "skipped", "--no-page was given")
+
+
 # --- what breaks in the gateway ------------------------------------------------------------------
 
 
@@ -342,6 +357,7 @@ def mistake(file: str, right: str, wrong: str) -> Mistake:
 
 SELECTION: Final = "return SUBPROTOCOL if SUBPROTOCOL in self.offered else None"
 RUN_OWNER: Final = "return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)"
+STOPS: Final = "service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
 OWN_SOCKETS: Final = "self._sockets_of(user_id)"
 ALL_SOCKETS: Final = "[one for name in self._sockets for one in self._sockets_of(name)]"
 NEWS: Final = f"for connection in {OWN_SOCKETS}:\n            if connection.has_greeted:"
@@ -375,7 +391,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "does not stop": (
         "stop",
         "did not come in 5 s",
-        mistake("doors/session.py", "await service.abort(context)", "return"),
+        mistake("doors/session.py", STOPS, "True"),
     ),
     "sends the cursor's own event again": (
         "resume",
@@ -395,6 +411,25 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "isolation",
         "a foreign id is answered otherwise",
         mistake("store/database.py", RUN_OWNER, "return runs.c.run_id == key.run_id"),
+    ),
+    "hands the client's ids to the agent": (
+        "isolation",
+        "by what the agent remembers",
+        mistake(
+            "service/run.py",
+            "client if is_raw else begun.agent_ids",
+            "client",
+        ),
+    ),
+    "serves none of the page's files": (
+        "page",
+        "does not load",
+        mistake("doors/page.py", 'f"assets/{path}"', "path"),
+    ),
+    "serves an empty page": (
+        "page",
+        "the page is not there",
+        mistake("doors/page.py", 'folder / "index.html", headers', '"/dev/null", headers'),
     ),
     "keeps its connections": (
         "clean-up",

@@ -27,6 +27,7 @@ from tests.live.stage import (
     settled,
     shared_server,
 )
+from tests.live.stopwatch import stopwatch
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
@@ -294,8 +295,8 @@ BAD_TOKENS = {
     "expiry of no time": mint("ann", exp=10**18),
     "no subject": mint("ann", sub=None),
     "blank subject": mint(" "),
-    "subject with a slash": mint("a/b"),
-    "subject too long": mint("x" * 129),
+    "subject that names nobody": mint("none"),
+    "subject too long": mint("x" * 1025),
     "subject of another type": mint("ann", sub=["ann"]),
     "not yet": mint("ann", nbf=4_000_000_000),
     "issued in the future": mint("ann", iat=4_000_000_000),
@@ -316,7 +317,7 @@ async def test_bad_token_is_refused_and_not_repeated(lane: Lane, token: str) -> 
 
 
 async def test_token_that_is_no_size_for_a_token_is_refused(lane: Lane) -> None:
-    huge = mint(lane.user, padding="x" * 10_000)
+    huge = mint(lane.user, padding="x" * 100_000)
     assert (await knock(address(lane), token=huge)).status == 431
     async with lane.connect() as client:
         await client.send({"type": "auth", "token": mint(lane.user, padding="x" * 100_000)})
@@ -456,12 +457,13 @@ async def test_user_has_exactly_as_many_connections_as_allowed(strict_server: Se
 @pytest.mark.parametrize("hello", [True, False])
 async def test_socket_closes_when_its_token_expires(lane: Lane, *, hello: bool) -> None:
     expires_at = int(time.time()) + LIFE_S
-    async with lane.connect_with(mint(lane.user, exp=expires_at)) as client:
-        if hello:
-            assert await user_of(client) == lane.user
-        frames, close = await read_to_close(client)
+    with stopwatch(lane.server.pid) as watch:
+        async with lane.connect_with(mint(lane.user, exp=expires_at)) as client:
+            if hello:
+                assert await user_of(client) == lane.user
+            frames, close = await read_to_close(client)
+        assert -0.1 < time.time() - expires_at < 1 + watch.late_s(expires_at)
     assert close == (4401, "expired")
-    assert -0.1 < time.time() - expires_at < 5
     kinds = [frame["type"] for frame in frames]
     assert kinds == (["auth_expiring", "error"] if hello else [])
     if hello:

@@ -363,5 +363,5 @@ async def test_news_of_a_thread_reach_its_user_only(lane: Lane, server: Server) 
         await delete(http)
         told = await client.until(lambda frame: frame.get("deleted") is True)
         assert [frame["title"] for frame in told] == ["mine", "still mine", ""]
-        await eve.send({"type": "ping", "t": 1})
-        assert (await eve.recv())["type"] == "pong"
+        await eve.send({"type": "unsubscribe", "threadId": "fence"})
+        assert (await eve.recv())["type"] == "unsubscribed"

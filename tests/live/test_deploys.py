@@ -1,4 +1,4 @@
-"""A deploy is not noticed: what SIGTERM sets in motion, and twenty of them under load."""
+"""A deploy is not noticed: what SIGTERM sets in motion, and many deploys under load."""
 
 from __future__ import annotations
 
@@ -88,9 +88,10 @@ def times_of(server: Server, event: str) -> list[datetime]:
     return sorted(datetime.fromisoformat(timestamp) for timestamp in told)
 
 
-# --- twenty of them ------------------------------------------------------------------------------
+# --- many of them --------------------------------------------------------------------------------
 
-RESTARTS: Final = 20
+RESTARTS: Final = 5
+SOAK_RESTARTS: Final = 20
 USERS: Final = 8
 BACK_S: Final = 5.0
 """What clients may need beyond the restart itself, to notice and to come back."""
@@ -161,7 +162,7 @@ class Traveller:
         return 0 if self.follower is None else len(self.follower.envelopes)
 
 
-async def until_all_moved(travellers: Sequence[Traveller], *, within_s: float = 20.0) -> None:
+async def until_all_moved(travellers: Sequence[Traveller], *, within_s: float = 60.0) -> None:
     """Return once each has got something that it hadn't."""
     before = [traveller.progress() for traveller in travellers]
     deadline = monotonic() + within_s
@@ -170,8 +171,11 @@ async def until_all_moved(travellers: Sequence[Traveller], *, within_s: float = 
         await asyncio.sleep(RETRY_S)
 
 
-@pytest.mark.timeout(240)
-async def test_twenty_restarts_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "restarts", [RESTARTS, pytest.param(SOAK_RESTARTS, marks=pytest.mark.soak)]
+)
+async def test_restarts_under_load_lose_and_double_nothing(tmp_path: Path, restarts: int) -> None:
     env = {"ISOLANE_DRAIN_TIMEOUT_S": "0.5"}
     async with own_server(tmp_path, "slow=agents:slow", env=env) as server:
         travellers = [Traveller(Lane(server), f"t-{number}") for number in range(USERS)]
@@ -179,7 +183,7 @@ async def test_twenty_restarts_under_load_lose_and_double_nothing(tmp_path: Path
         async with asyncio.TaskGroup() as group:
             for traveller in travellers:
                 group.create_task(traveller.travel())
-            for _ in range(RESTARTS):
+            for _ in range(restarts):
                 await until_all_moved(travellers)
                 began = monotonic()
                 stopped = await server.restart()
@@ -191,7 +195,7 @@ async def test_twenty_restarts_under_load_lose_and_double_nothing(tmp_path: Path
         for traveller in travellers:
             await judge(traveller)
     stalls = [stall for traveller in travellers for stall in traveller.stalls]
-    assert len(stalls) >= RESTARTS * USERS
+    assert len(stalls) >= restarts * USERS
     p99 = quantiles(stalls, n=100)[98]
     longest_s = max(restarts_s)
     print(f"stalls: p99 {p99:.2f} s, worst {max(stalls):.2f} s; restarts: {longest_s:.2f} s")  # noqa: T201

@@ -155,7 +155,6 @@ async def test_locked_database_makes_writers_wait_and_nobody_else(tmp_path: Path
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(180)
 async def test_database_that_stays_locked_refuses_and_comes_back(tmp_path: Path) -> None:
     async with own_server(tmp_path, SLOW, env={"ISOLANE_HEARTBEAT_S": str(HEARTBEAT_S)}) as server:
         await live_through_a_lock(Lane(server), for_s=65, codes={"unavailable"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,12 +19,15 @@ from tests.live.test_examples import EXAMPLES, running_app
 from websockets.asyncio.client import connect as open_websocket
 from websockets.typing import Subprotocol
 
-from isolane import Identity
+from isolane import Identity, UserExecutionContext
 from isolane.app import HostUsers, create_app
+from isolane.auth.tokens import TOKEN_MAX_BYTES
 from isolane.errors import ContractError, Unavailable
+from isolane.ids import to_user_id
 from isolane.settings import Settings
 
 READ: Final = "threads:read"
+FRIEND: Final = "https://friend.example"
 
 
 # ---- the example, as its reader runs it ----------------------------------------------------------
@@ -138,15 +142,18 @@ class Scripted:
         return answer
 
 
-async def echo(input: object) -> AsyncIterator[str]:  # noqa: A002, ARG001 - AG-UI's word for it
-    """Answer something."""
-    yield "hello"
+async def echo(
+    input: object,  # noqa: A002, ARG001 - AG-UI's word for it
+    context: UserExecutionContext,
+) -> AsyncIterator[str]:
+    """Tell whom it answers."""
+    yield json.dumps([context.issuer, context.subject])
 
 
 @asynccontextmanager
 async def gateway_of(answers: Mapping[str, Any]) -> AsyncIterator[httpx.AsyncClient]:
     """Open a gateway in this process whose users are the host's."""
-    settings = Settings(database_url="sqlite://")
+    settings = Settings(database_url="sqlite://", allowed_origins=(FRIEND,))
     app = create_app(settings, {"default": echo}, users=HostUsers(Scripted(answers)))
     async with AsyncExitStack() as stack:
         stack.enter_context(capture_logs())  # with tracebacks, which nobody looks at here
@@ -216,11 +223,36 @@ async def test_what_is_no_identity_opens_nothing(answer: object) -> None:
             assert await ask(http, "x", path) == (500, "internal")
 
 
-@pytest.mark.parametrize("user_id", ["", " ", "a b", "../x", "x" * 129, 7, None])
+@pytest.mark.parametrize("user_id", ["", " ", "none", "\ud800", "x" * 1025, "/" * 342, 7, None])
 async def test_identity_of_nobody_opens_nothing(user_id: Any) -> None:  # noqa: ANN401 - also what it shouldn't
     async with gateway_of({"x": Identity(user_id)}) as http:
         for path in ("/api/me", "/api/threads"):
             assert (await ask(http, "x", path))[0] >= 400
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "o'brien", "100%", "a%2Fb", "x" * 129, "😀"])
+async def test_hosts_user_may_be_called_anything(name: str) -> None:
+    async with gateway_of({"x": Identity(name)}) as http:
+        http.headers["Authorization"] = "Bearer x"
+        assert (await http.get("/api/me")).json()["userId"] == to_user_id("name", name)
+        run = await http.post("/agui", json=run_frame("t", "r-1", "hello"))
+        assert json.dumps(json.dumps([None, name])) in run.text
+
+
+async def test_no_authenticator_is_asked_about_a_token_that_is_too_long() -> None:
+    token = "x" * (TOKEN_MAX_BYTES + 1)
+    async with gateway_of({token: Identity("ada"), token[1:]: Identity("ada")}) as http:
+        assert await ask(http, token[1:]) == (200, None)
+        assert await ask(http, token) == (401, "invalid")
+
+
+async def test_answer_to_what_nobody_foresaw_says_to_browsers_what_all_say() -> None:
+    async with gateway_of({"x": object()}) as http:
+        answer = await http.get("/api/me", headers={"Authorization": "Bearer x", "Origin": FRIEND})
+    assert answer.status_code == 500
+    assert answer.headers["access-control-allow-origin"] == FRIEND
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
 
 
 class Plain:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import httpx
-import pytest
 from tests.live.agents import numbered
 from tests.live.client import Client, Follower, Frame, run_frame
 from tests.live.disk import filled
@@ -21,8 +20,6 @@ from tests.live.server import Server
 from tests.live.stage import Lane, caught_up, own_server, read_to_close, text_of
 
 from isolane.websocket.connection import NEWCOMER_S
-
-pytestmark = pytest.mark.timeout(120)
 
 State: TypeAlias = tuple[int, dict[str, str], float]
 

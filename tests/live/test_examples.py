@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -38,7 +37,11 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     """Give a server of the examples' agents."""
     named = ("examples.echo:agent", "assistant=examples.assistant:agent")
     agents = (*named, "guide=isolane.agents.guide:agent")
-    env = {"PYTHONPATH": str(ROOT), "ISOLANE_SECRET_KEY": SECRET_KEY}
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "ISOLANE_SECRET_KEY": SECRET_KEY,
+        "ISOLANE_DRAIN_TIMEOUT_S": "0",  # of a run that nobody waits for
+    }
     async with running_server(tmp_path / "data", *agents, env=env) as server:
         yield server
     server.assert_clean()
@@ -51,7 +54,7 @@ async def run_client(address: str, *, token: str, question: str = QUESTION) -> t
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), timeout=30)
+    out, err = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
     return out.decode(), err.decode(), process.returncode or 0
 
 
@@ -81,16 +84,76 @@ async def test_client_that_is_refused_says_why(server: Server) -> None:
     assert why.startswith("unauthenticated: ") or why == "refused: invalid\n"
 
 
+async def test_remote_agent_passes_on_what_another_server_streams(
+    server: Server, tmp_path: Path
+) -> None:
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": LOOPBACK,
+        "ISOLANE_SECRET_KEY": SECRET_KEY,
+        "REMOTE_URL": f"{server.url}/agui",
+        "REMOTE_TOKEN": mint("front"),
+    }
+    async with running_server(tmp_path / "front", "examples.remote:agent", env=env) as front:
+        chunks = await chunks_of(front.websocket_url(), mint("ada"))
+    assert "".join(deltas_of(chunks)).split() == ["Hello"]
+    assert [chunk["type"] for chunk in chunks].count("RUN_STARTED") == 1
+    assert chunks[-1]["type"] == "RUN_FINISHED"
+
+
 async def test_the_guide_answers_from_its_pages(server: Server) -> None:
     question = "What is the capital of France?"
     told, _, _ = await run_client(
         server.websocket_url("guide"), token=mint("ada"), question=question
     )
-    assert "doesn't cover this" in told
+    assert told.startswith("I answer questions about Isolane")
     told, _, _ = await run_client(
         server.websocket_url("guide"), token=mint("ada"), question="What is Isolane?"
     )
     assert told.startswith("From **Isolane > What Isolane is** (`docs/index.md`):")
+
+
+async def test_client_that_reaches_nobody_says_so_and_gives_up(server: Server) -> None:
+    wanted = {
+        f"ws://{LOOPBACK}:{free_port()}/ws": "nobody listens there",
+        "ws://no-such-host.invalid/ws": "no such host",
+        f"ws://{server.address}/nowhere": "instead of a WebSocket",
+        f"wss://{server.address}/ws": "TLS is not good",
+        server.url: "the address must be like ws://",
+    }
+    token = mint("ada")
+    ends = await asyncio.gather(*(run_client(address, token=token) for address in wanted))
+    for (address, said), (told, why, code) in zip(wanted.items(), ends, strict=True):
+        assert (told, code) == ("", 1)
+        (sentence,) = why.splitlines()
+        assert said in sentence
+        assert address in sentence
+
+
+async def test_client_that_is_interrupted_says_nothing(server: Server) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLES / "client.py"), server.websocket_url(), mint("ada")),
+        " ".join(["word"] * 1000),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.read(4) == b"word"
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), timeout=30)
+    assert (process.returncode, err) == (130, b"")
+
+
+async def test_demo_answers_on_an_install_without_extras(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic_ai'] = None\n")
+    env = {"PYTHONPATH": str(tmp_path), "ISOLANE_SECRET_KEY": SECRET_KEY}
+    server = Server(tmp_path / "data", (), env, ("--demo",))
+    await server.start()
+    chunks = await chunks_of(server.websocket_url(), mint("ada"), "How do I stop a run?")
+    await server.stop()
+    assert "TOOL_CALL_RESULT" in {chunk["type"] for chunk in chunks}
+    assert "".join(deltas_of(chunks)).startswith("From **Clients > How to stop a run**")
+    assert len(deltas_of(chunks)) > 20
 
 
 @asynccontextmanager
@@ -110,7 +173,7 @@ async def running_app(folder: Path, app: str, env: Mapping[str, str]) -> AsyncIt
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), timeout=20)
+        _, err = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
         told = err.decode()
         assert "never awaited" not in told
         assert "Traceback" not in told, told
@@ -127,9 +190,9 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, url: str) -> No
     raise ServerError(f"uvicorn ended with {process.returncode}")
 
 
-async def chunks_of(address: str, token: str) -> list[dict[str, Any]]:
+async def chunks_of(address: str, token: str, question: str = "Hello") -> list[dict[str, Any]]:
     """Return the events of one run, asked for as the shortest client would."""
-    message = {"id": "m1", "role": "user", "content": "Hello"}
+    message = {"id": "m1", "role": "user", "content": question}
     headers = {"Authorization": f"Bearer {token}"}
     chunks: list[dict[str, Any]] = []
     async with connect(address, additional_headers=headers) as socket, asyncio.timeout(10):
@@ -142,18 +205,6 @@ async def chunks_of(address: str, token: str) -> list[dict[str, Any]]:
 
 def deltas_of(chunks: list[dict[str, Any]]) -> list[str]:
     return [chunk["delta"] for chunk in chunks if chunk["type"] == "TEXT_MESSAGE_CONTENT"]
-
-
-async def test_readme_app_streams_an_answer(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert code is not None
-    (tmp_path / "app.py").write_text(code[1], encoding="utf-8")
-    env = {"ISOLANE_DATA": str(tmp_path / "data"), "ISOLANE_SECRET_KEY": SECRET_KEY}
-    async with running_app(tmp_path, "app:app", env) as address:
-        chunks = await chunks_of(f"ws://{address}/agent/ws", mint("ada"))
-    assert deltas_of(chunks) == ["You ", "said: ", "Hello "]
-    assert chunks[-1]["outcome"] == {"type": "success"}
 
 
 async def test_embedded_app_greets_whom_it_gave_the_token(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ from websockets.exceptions import InvalidStatus
 
 from isolane.settings import Settings
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.alone,
+]
 
 TIMES: Final = 50
 WINDOW_S: Final = 2.0
@@ -157,6 +160,22 @@ def _run(lane: Lane, thread_id: str, number: int) -> Frame:
     return run_frame(thread_id, f"{lane.user}-{number}", text)
 
 
+@flood("requestsPerUser")
+async def too_many_requests(lane: Lane) -> set[Refusal]:
+    refused: set[Refusal] = set()
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        answer = await http.get("/api/threads")
+        if answer.status_code != 200:
+            assert answer.status_code == 429, answer.text
+            refused.add(Refusal.of(answer.json()))
+
+    async with lane.server.http(lane.token) as http:
+        for _ in range(LIMITS["requestsPerUser"] // 2):
+            await asyncio.gather(*(ask(http) for _ in range(2 * TIMES)))
+    return refused
+
+
 @flood("frameBytes")
 async def too_large_frames(lane: Lane) -> set[Refusal]:
     """It has a code and a close of its own: `too_large`, 1009."""
@@ -231,6 +250,7 @@ EXPECTED: Final[dict[str, set[Refusal]]] = {
     "threadsPerUser": {Refusal("threadsPerUser", LIMITS["threadsPerUser"])},
     "runsPerUser": {Refusal("runsPerUser", LIMITS["runsPerUser"])},
     "queuedRunsPerThread": {Refusal("runsPerUser", LIMITS["runsPerUser"])},
+    "requestsPerUser": {Refusal("requestsPerUser", LIMITS["requestsPerUser"])},
     "frameBytes": set(),
     "eventBytes": set(),
     FAILED: {Refusal(FAILED, FAILED_MAX)},
@@ -244,8 +264,13 @@ async def neighbour(server: Server) -> AsyncIterator[Neighbour]:
 
 
 async def test_every_published_limit_is_flooded() -> None:
-    """But the send timeout, which is a deadline: `test_slow_readers.py` has it."""
-    assert set(FLOODS) == set(EXPECTED) == {*LIMITS, FAILED} - {"sendTimeoutMs"}
+    """But the send timeout, a deadline, a run's bounds, which end it, and quotas of what is kept.
+
+    `test_slow_readers.py`, `test_runs.py` and `test_quotas.py` have those.
+    """
+    elsewhere = {"sendTimeoutMs", "runBytes", "runEvents"}
+    elsewhere |= {"storedThreadsPerUser", "storedBytesPerUser"}
+    assert set(FLOODS) == set(EXPECTED) == {*LIMITS, FAILED} - elsewhere
 
 
 @pytest.mark.parametrize("limit", FLOODS)

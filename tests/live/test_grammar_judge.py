@@ -32,7 +32,7 @@ from isolane.contracts import StopSignal
 from isolane.errors import AgentProtocol
 from isolane.grammar import RunGrammar
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)  # the trial takes half a minute of CPU
 
 LEGAL, BROKEN_OF_EACH, ANYTHING = 300, 25, 800
 LONG, AT_ONCE = 300, 64
@@ -166,7 +166,7 @@ class Actors:
         payloads = [record.payload for record in await self.house.records(context)]
         snapshot = await self.house.ground.store.load_snapshot(context.thread_key)
         assert snapshot is not None
-        return Played(self.cases[run_id], payloads, list(snapshot.messages))
+        return Played(self.cases[run_id], payloads, [*map(json.loads, snapshot.messages)])
 
 
 def _named(value: object, context: UserExecutionContext) -> object:

@@ -20,7 +20,7 @@ from tests.live.hostile import agents, credentials, doors, framing, names, words
 from tests.live.hostile.attack import ATTACKS
 from tests.live.hostile.siege import KINDS, Siege, siege_of
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODULES: Final = (agents, credentials, doors, framing, names, words)
 """Each registers its attacks when it is imported."""

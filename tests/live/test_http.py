@@ -10,9 +10,10 @@ from typing import Any, Final
 import httpx
 import pytest
 import pytest_asyncio
-from tests.live.client import run_frame
+from tests.live.client import RECV_TIMEOUT_S, run_frame
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, mint, shared_server, steps
+from tests.live.stopwatch import stopwatch
 from websockets.asyncio.client import connect as open_websocket
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -146,7 +147,8 @@ async def test_thread_is_made_named_and_found(http: httpx.AsyncClient) -> None:
     assert renamed["updatedAt"] >= thread["updatedAt"]
     assert renamed["createdAt"] == thread["createdAt"]
     whole = (await http.get("/api/threads/t")).json()
-    assert whole == renamed | {"messages": [], "interrupts": [], "head": whole["head"]}
+    more = {"messages": [], "before": None, "interrupts": [], "state": {}, "head": whole["head"]}
+    assert whole == renamed | more
     assert whole["head"].endswith("-0")
 
 
@@ -259,9 +261,12 @@ async def test_abort_stops_a_run_and_leaves_an_ended_one(
     async with lane.connect() as client:
         await client.run("t", "r-1", steps(["say", "x"], ["hold", "never"]))
         await client.until_event("TEXT_MESSAGE_CONTENT")
-        answer = await http.post("/api/runs/r-1/abort")
-        assert (answer.status_code, answer.json()) == (202, {"runId": "r-1", "status": "stopping"})
-        end = await client.until_end("r-1")
+        with stopwatch(lane.server.pid) as watch:
+            answer = await http.post("/api/runs/r-1/abort")
+            stopping = {"runId": "r-1", "status": "stopping"}
+            assert (answer.status_code, answer.json()) == (202, stopping)
+            end = await client.until_end("r-1")
+            assert watch.took_s < 2
         assert end["chunk"]["outcome"] == {"type": "cancelled"}
     ended = (await http.get("/api/runs/r-1")).json()
     assert (ended["state"], ended["outcome"]) == ("ended", "cancelled")
@@ -407,7 +412,7 @@ async def test_body_that_breaks_off_is_a_client_that_left(lane: Lane, server: Se
     writer.write("\r\n".join([*head, "", '{"half":']).encode())
     await writer.drain()
     writer.transport.abort()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(RECV_TIMEOUT_S):
         while not any('"client left"' in line for line in server.lines[before:]):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # between two looks
     assert not [line for line in server.lines[before:] if '"error"' in line or "ASGI" in line]
@@ -422,8 +427,6 @@ async def test_body_of_just_the_limit_is_fine(http: httpx.AsyncClient) -> None:
 
 async def test_api_is_described(server: Server) -> None:
     async with server.http() as client:
-        docs = await client.get("/docs")
-        assert (docs.status_code, docs.headers["content-type"][:9]) == (200, "text/html")
         described = (await client.get("/openapi.json")).json()["paths"]
     for method, path, _ in routes():
         known = path.replace("/t", "/{thread_id}") if "/threads/" in path else path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import AsyncExitStack
+from typing import Any, Final
 
 import pytest
-from tests.live.client import Frame
+from tests.live.client import Frame, run_frame
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
@@ -18,11 +20,14 @@ from tests.live.stage import (
     settled,
     shared_server,
     steps,
+    text_of,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-server = shared_server(SCRIPT)
+server = shared_server(SCRIPT, "raw=protocol_agents:raw")
+BARE_UUID: Final = re.compile(r"(?<![_\w])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""An id that agents are given; the gateway's own have a word before it."""
 
 
 @pytest.fixture
@@ -136,3 +141,93 @@ async def test_nothing_of_a_user_is_in_metrics_or_logs(ann: Lane, server: Server
     assert ann.user not in names
     assert marker(ann) not in "\n".join(server.lines)
     assert "an error" in "\n".join(server.lines)
+
+
+# --- into the agent ------------------------------------------------------------------------------
+
+
+async def post(lane: Lane, thread_id: str, run_id: str, text: str, path: str = "/agui") -> str:
+    """Run over HTTP and return the event stream."""
+    async with lane.server.http(lane.token) as http:
+        answer = await http.post(path, json=run_frame(thread_id, run_id, text))
+    return answer.raise_for_status().text
+
+
+async def ids_of(
+    lane: Lane, thread_id: str, run_id: str, *, agent: str | None = None, **fields: object
+) -> dict[str, str]:
+    """Return by which ids an agent is told of a run."""
+    events = await lane.play(thread_id, run_id, steps(["ids"]), agent=agent, **fields)
+    told: dict[str, str] = json.loads(text_of(events))
+    return told
+
+
+async def test_agent_remembers_equal_threads_of_two_users_apart(ann: Lane, bob: Lane) -> None:
+    for lane in (ann, bob):
+        await lane.play("t", "r-1", steps(["remember", marker(lane)]))
+    for lane in (ann, bob):
+        assert text_of(await lane.play("t", "r-2", steps(["memory"]))) == marker(lane)
+    for lane, other in ((ann, bob), (bob, ann)):
+        for path in ("/agui", "/agui/script"):
+            stream = await post(lane, "t", f"r-{len(path)}", steps(["memory"]), path)
+            assert marker(lane) in stream
+            assert marker(other) not in stream
+
+
+async def test_agent_remembers_nothing_of_a_thread_that_was_deleted(ann: Lane) -> None:
+    await ann.play("t", "r-1", steps(["remember", marker(ann)]))
+    async with ann.server.http(ann.token) as http:
+        (await http.delete("/api/threads/t")).raise_for_status()
+    assert text_of(await ann.play("t", "r-1", steps(["memory"]))) == ""
+
+
+async def test_agent_is_given_ids_that_no_user_chose(ann: Lane, bob: Lane) -> None:
+    given = [await ids_of(lane, "t", "r-1") for lane in (ann, bob)]
+    own = [told[name] for told in given for name in ("thread", "run")]
+    assert len({*own, "t", "r-1"}) == 6
+    assert all(BARE_UUID.fullmatch(one) for one in own)
+    for told in given:
+        assert (told["contextThread"], told["contextRun"]) == (told["thread"], told["run"])
+    again = await ids_of(ann, "t", "r-2", parentRunId="r-1")
+    assert (again["thread"], again["parent"]) == (given[0]["thread"], given[0]["run"])
+    foreign = await ids_of(bob, "t", "r-2", parentRunId="only-of-ann")
+    assert foreign["parent"] not in {"only-of-ann", *own}
+    # Who chooses for a thread's id what the agent was given for another's gets none of that.
+    chosen = await ids_of(bob, given[0]["thread"], given[0]["run"])
+    assert {chosen["thread"], chosen["run"]}.isdisjoint(own)
+
+
+async def test_ids_that_the_agent_was_given_stay_behind_the_gateway(ann: Lane) -> None:
+    ids = {"threadId": "$thread", "runId": "$run"}
+    events: list[dict[str, Any]] = [
+        {"type": "RUN_STARTED", **ids, "parentRunId": "$parent"},
+        {"type": "RAW", "event": {"config": {**ids, "checkpoint": "$thread:$run:1"}}},
+        {"type": "STEP_STARTED", "stepName": "s", "rawEvent": {**ids, "parent": "$parent"}},
+        {"type": "RUN_FINISHED", **ids, "rawEvent": ids},
+    ]
+    script = steps(*(["named", event] for event in events))
+    told = await ann.play("t", "r-1", script, parentRunId="p")
+    assert [event["type"] for event in told] == [
+        "RUN_STARTED", "RAW", "STEP_STARTED", "STEP_FINISHED", "RUN_FINISHED",
+    ]  # fmt: skip
+    wire = {"threadId": "t", "runId": "r-1"}
+    assert told[1]["event"]["config"] == {**wire, "checkpoint": "t:r-1:1"}
+    assert told[2]["rawEvent"] == {**wire, "parent": "p"}
+    assert {name: told[-1][name] for name in wire} == wire
+    everything = [json.dumps(told), await post(ann, "t", "r-2", script)]
+    async with ann.server.http(ann.token) as http:
+        paths = ("/api/threads", "/api/threads/t", "/api/runs/r-1", "/api/me")
+        everything += [(await http.get(path)).text for path in paths]
+    assert BARE_UUID.findall("".join(everything)) == []
+
+
+async def test_agent_that_asks_for_the_clients_ids_gets_them(ann: Lane, bob: Lane) -> None:
+    thread_id = f"of-{ann.user}-and-{bob.user}"
+    told = await ids_of(ann, thread_id, "r-1", agent="raw", parentRunId="p")
+    assert (told["thread"], told["run"], told["parent"]) == (thread_id, "r-1", "p")
+    assert BARE_UUID.fullmatch(told["contextThread"])
+    assert BARE_UUID.fullmatch(told["contextRun"])
+    await ann.play(thread_id, "r-2", steps(["remember", marker(ann)]), agent="raw")
+    # It has to tell its users apart by itself, and this one doesn't.
+    heard = await bob.play(thread_id, "r-2", steps(["memory"]), agent="raw")
+    assert text_of(heard) == marker(ann)

@@ -5,6 +5,7 @@ One server is killed and started again by test after test; each test has a user 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,7 +26,7 @@ from tests.live.stage import (
     types_of,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 server = shared_server(SCRIPT, "slow=agents:slow")
 
@@ -219,6 +220,16 @@ async def assert_ended(lane: Lane, log: Follower, question: str, outcome: str) -
         assert (found["user_id"], found["run_id"]) == (lane.user, "r-1")
         assert end["metadata"]["errorId"] == run["errorId"]
     await assert_not_run_again(lane, log, question)
+    await assert_calls_answered(lane)
+
+
+async def assert_calls_answered(lane: Lane) -> None:
+    """Fail unless the next agent finds a result behind every call."""
+    said = json.loads(text_of(await lane.play("t", "next", steps(["input"]))))["messages"]
+    for place, message in enumerate(said):
+        for number, call in enumerate(message.get("toolCalls", ())):
+            assert said[place + 1 + number].get("toolCallId") == call["id"], said
+            json.loads(call["function"]["arguments"])
 
 
 async def assert_nothing_runs(lane: Lane) -> None:

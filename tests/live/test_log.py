@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.live.agents import numbered
-from tests.live.client import Client, Follower, Frame, connect, parse_id
+from tests.live.client import RECV_TIMEOUT_S, Client, Follower, Frame, connect, parse_id
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
@@ -17,6 +17,7 @@ from tests.live.stage import (
     caught_up,
     envelopes,
     is_terminal,
+    kept_events,
     own_server,
     read_to_close,
     settled,
@@ -348,7 +349,7 @@ async def test_what_a_client_sends_to_a_replay_is_ignored(lane: Lane) -> None:
             for _ in range(25):
                 await socket.send("no JSON")
             await socket.send(b"binary")
-            await asyncio.wait_for(await socket.socket.ping(), 5)
+            await asyncio.wait_for(await socket.socket.ping(), RECV_TIMEOUT_S)
             await lane.open_gate(gate)
             frames, close = await read_to_close(socket)
         assert [frame["chunk"]["type"] for frame in frames] == ["TEXT_MESSAGE_END", "RUN_FINISHED"]
@@ -448,7 +449,7 @@ async def test_deleted_thread_tells_its_subscribers_and_begins_anew(lane: Lane) 
 
 
 async def test_old_runs_are_let_go_whole_and_nobody_misses_it(tmp_path: Path) -> None:
-    async with own_server(tmp_path, SCRIPT, env={"ISOLANE_LOG_MAX_EVENTS": "10"}) as server:
+    async with own_server(tmp_path, SCRIPT, env=kept_events(10)) as server:
         lane = Lane(server)
         async with lane.connect() as client:
             whole = await client.subscribe("t")
@@ -472,7 +473,7 @@ async def test_old_runs_are_let_go_whole_and_nobody_misses_it(tmp_path: Path) ->
 
 
 async def test_messages_of_a_gap_are_those_before_the_first_entry_kept(tmp_path: Path) -> None:
-    async with own_server(tmp_path, SCRIPT, env={"ISOLANE_LOG_MAX_EVENTS": "10"}) as server:
+    async with own_server(tmp_path, SCRIPT, env=kept_events(10)) as server:
         lane = Lane(server)
         async with lane.connect() as client:
             await lane.finish(client, "t", "r-1", "one")
@@ -508,7 +509,7 @@ async def replays_of_gone_runs_end(lane: Lane, whole: Follower) -> None:
 
 
 async def test_active_run_is_never_trimmed(tmp_path: Path) -> None:
-    env = {"ISOLANE_LOG_MAX_EVENTS": "10", "ISOLANE_LOG_RETENTION_S": "0.5"}
+    env = {**kept_events(66), "ISOLANE_LOG_RETENTION_S": "0.5"}
     async with own_server(tmp_path, SCRIPT, env=env) as server:
         lane = Lane(server)
         async with lane.connect() as client, lane.connect() as looker:
@@ -530,7 +531,7 @@ async def test_active_run_is_never_trimmed(tmp_path: Path) -> None:
 
 async def until_gone(client: Client, event_id: str) -> None:
     """Return once the entry after `event_id` is no longer kept."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(RECV_TIMEOUT_S):
         while True:
             await client.send({"type": "subscribe", "threadId": "t", "after": event_id})
             if not (await client.until_type("subscribed"))["recovered"]:

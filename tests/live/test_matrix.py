@@ -299,7 +299,8 @@ async def settle(lane: Lane) -> AsyncIterator[Estate]:
     queued = names_for(lane, "active-thread", "queued-run")
     async with lane.connect() as client:
         await client.run(ended.thread, ended.run, asking(ended))
-        await client.run(active.thread, active.run, steps(["say", MARKER], ["hold", gate]))
+        script = steps(["remember", MARKER], ["say", MARKER], ["hold", gate])
+        await client.run(active.thread, active.run, script)
         await client.run(queued.thread, queued.run, MARKER)
         said = [(names.run, "TEXT_MESSAGE_CONTENT") for names in (ended, active)]
         waits, ends = (queued.run, "accepted"), (ended.run, "RUN_FINISHED")
@@ -339,7 +340,8 @@ def asking(names: Names) -> str:
         "outcome": {"type": "interrupt", "interrupts": [question]},
     }
     called = {"type": "TOOL_CALL_END", "toolCallId": names.call}
-    return steps(["say", MARKER], ["event", call], ["event", called], ["event", end])
+    said = ["remember", MARKER], ["say", MARKER]
+    return steps(*said, ["event", call], ["event", called], ["event", end])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,14 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 from tests.live.client import connect
-from tests.live.server import GAUGES, LIVE_FOLDER, Server, running_server
+from tests.live.server import (
+    GAUGES,
+    LIVE_FOLDER,
+    START_TIMEOUT_S,
+    Server,
+    ServerError,
+    running_server,
+)
 from tests.live.stage import (
     SCRIPT,
     SECRET_KEY,
@@ -29,7 +36,7 @@ from tests.live.stage import (
     steps,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEPENDENCIES = ("database", "event loops", "memory", "disk")
 METRICS_TOKEN = "metrics-token-of-the-live-tests"
@@ -55,7 +62,7 @@ async def isolane(*command: str, env: dict[str, str] | None = None) -> Ended:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
     except TimeoutError:
         process.kill()
         out, err = await process.communicate()
@@ -204,7 +211,7 @@ async def test_log_is_a_json_object_a_line_without_tokens_or_text(tmp_path: Path
 # --- its end -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_idle_server_ends_at_once(tmp_path: Path, number: signal.Signals) -> None:
     env = {"ISOLANE_DRAIN_TIMEOUT_S": "30"}
     async with own_server(tmp_path, SCRIPT, env=env) as server, Lane(server).connect() as client:
@@ -298,7 +305,7 @@ async def test_negative_expiry_makes_an_expired_token(keyed: Server) -> None:
 
 
 async def test_token_is_for_who_can_be_a_user(keyed: Server) -> None:
-    ended = await isolane("token", "--user", "a/b", "--data", str(keyed.data))
+    ended = await isolane("token", "--user", "none", "--data", str(keyed.data))
     assert (ended.code != 0, ended.out) == (True, "")
     assert "--user" in ended.err
     assert "Traceback" not in ended.err
@@ -327,11 +334,98 @@ async def test_what_is_no_agent_is_refused_with_what_is_wanted(
     assert "Traceback" not in ended.err
 
 
-async def test_taken_port_stops_the_start(keyed: Server, tmp_path: Path) -> None:
-    ended = await isolane(
-        *("serve", "--agent", "protocol_agents:script", "--data", str(tmp_path)),
-        *("--port", str(keyed.port)),
-    )
-    assert ended.code not in {0, -9}
-    assert str(keyed.port) in ended.err
-    assert "Traceback" not in ended.err
+async def refusal_of(*options: str, code: int = 1, env: dict[str, str] | None = None) -> str:
+    """Return the one sentence with which `isolane serve` refuses to start."""
+    ended = await isolane("serve", *options, env=env)
+    assert (ended.code, ended.out) == (code, "")
+    (sentence,) = ended.err.splitlines()
+    assert "Traceback" not in sentence
+    return sentence
+
+
+async def test_module_that_fails_at_its_import_is_told_by_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "broken_module.py").write_text("x = 1\n\nraise ValueError('two\\nlines')\n")
+    options = ("--agent", "me=broken_module:agent", "--data", str(tmp_path))
+    env = {"PYTHONPATH": str(tmp_path)}
+    sentence = await refusal_of(*options, env=env)
+    for word in ("--agent me=broken_module:agent", "broken_module.py, line 3", "two lines"):
+        assert word in sentence
+    ended = await isolane("serve", *options, "--log-level", "debug", env=env)
+    log, repeated = ended.err.splitlines()
+    assert (ended.code, repeated) == (1, sentence)
+    assert "Traceback" in json.loads(log)["exception"]
+
+
+async def test_unknown_names_stop_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "isolane.toml"
+    config.write_text("hartbeat_s = 5\n")
+    assert "write heartbeat_s." in await refusal_of("--config", str(config))
+    env = {"ISOLANE_HARTBEAT_S": "5"}
+    ended = await isolane("token", "--user", "ann", "--data", str(tmp_path), env=env)
+    assert (ended.code, ended.out) == (1, "")
+    assert "write ISOLANE_HEARTBEAT_S" in ended.err
+
+
+async def test_variables_that_change_nothing_are_warnings(tmp_path: Path) -> None:
+    of_kubernetes = {
+        "ISOLANE_SERVICE_HOST": "10.0.0.7",
+        "ISOLANE_PORT": "tcp://10.0.0.7:8000",
+        "ISOLANE_DATA_PORT_8000_TCP": "tcp://10.0.0.8:8000",
+    }
+    env = {**of_kubernetes, "WEB_CONCURRENCY": "4"}
+    async with own_server(tmp_path / "data", SCRIPT, env=env) as server:
+        names, workers = (entry for entry in server.logs if entry["level"] == "warning")
+    assert (names["event"], names["names"]) == ("settings_unknown", sorted(of_kubernetes))
+    assert (workers["event"], workers["web_concurrency"]) == ("workers_ignored", "4")
+
+
+async def test_more_workers_than_one_are_refused() -> None:
+    assert "one process" in await refusal_of("--workers", "2", code=2)
+
+
+async def test_port_that_is_taken_stops_the_start_before_anything_is_opened(
+    keyed: Server, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    options = ("--agent", "protocol_agents:script", "--data", str(data))
+    taken = await refusal_of(*options, "--port", str(keyed.port))
+    assert f"Port {keyed.port} of 127.0.0.1 is taken" in taken
+    assert not list(data.glob("*.db"))
+
+
+async def test_of_two_servers_that_start_at_once_on_one_folder_one_serves(tmp_path: Path) -> None:
+    env = {"ISOLANE_LOG_LEVEL": "info"}
+    one, other = (Server(tmp_path / "data", (SCRIPT,), env) for _ in range(2))
+    started = await asyncio.gather(one.start(), other.start(), return_exceptions=True)
+    (refused,) = [result for result in started if result is not None]
+    assert "another gateway has" in str(refused)
+    assert "Traceback" not in str(refused)
+    (serving,) = [server for server in (one, other) if server.is_running]
+    assert (await serving.stop()).code == 0
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+async def test_server_by_a_link_to_a_served_database_is_refused(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    async with own_server(tmp_path / "one", SCRIPT) as server, Lane(server).connect():
+        other = tmp_path / "other.db"
+        link(other, tmp_path / "one" / "isolane.db")
+        env = {"ISOLANE_DATABASE_URL": f"sqlite:///{other}"}
+        second = Server(tmp_path / "two", (SCRIPT,), env)
+        with pytest.raises(ServerError, match="another gateway has"):
+            await second.start()
+
+
+async def test_start_that_fails_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "isolane.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    options = ("--agent", "protocol_agents:script", "--data", str(tmp_path), "--port", "0")
+    assert "file is not a database" in await refusal_of(*options)
+
+
+async def test_console_lines_have_no_colours_where_no_terminal_is(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", (SCRIPT,), options=("--log-format", "console"))
+    await server.start()
+    await server.stop()
+    (line,) = [line for line in server.lines if "ready" in line]
+    assert "\x1b" not in line

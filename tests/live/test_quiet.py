@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from tests.live.client import Client
-from tests.live.server import POLL_S, Server
-from tests.live.stage import SCRIPT, Lane, own_server, steps
+from tests.live.server import Server
+from tests.live.stage import SCRIPT, Lane, kept_events, own_server, steps
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.alone
 
 MESSAGES = 500
 LINE = 5
@@ -82,7 +81,7 @@ async def test_after_a_thousand_connections_all_is_as_it_was(tmp_path: Path) -> 
         "ISOLANE_LIMIT_RUNS_PER_USER": str(WARM_UP_AT_ONCE * 2),
         "ISOLANE_LIMIT_QUEUED_RUNS_PER_THREAD": str(WARM_UP_AT_ONCE * 2),
         # What is said on and on in one thread takes memory too, and that is not what is asked.
-        "ISOLANE_LOG_MAX_EVENTS": "250",
+        **kept_events(250),
     }
     async with own_server(tmp_path / "data", "slow=agents:slow", env=env) as server:
         baseline = await server.gauges()
@@ -93,7 +92,7 @@ async def test_after_a_thousand_connections_all_is_as_it_was(tmp_path: Path) -> 
         open_before, early_kib = server.descriptors(), server.resident_kib()
         await storm(server, range(WARM_UP, WARM_UP + CYCLES), at_once=AT_ONCE)
         await server.wait_for_gauges(baseline, within_s=QUIET_WITHIN_S)
-        await wait_for_descriptors(server, open_before)
+        await server.wait_for_descriptors(open_before, within_s=QUIET_WITHIN_S)
         assert server.resident_kib() <= early_kib * MEMORY_GROWTH_MAX
 
 
@@ -134,21 +133,10 @@ def drop(client: Client, *, is_reset: bool) -> None:
     transport.abort()
 
 
-async def wait_for_descriptors(server: Server, before: Counter[str]) -> None:
-    """Return once nothing is open that wasn't open before; raise TimeoutError that names it."""
-    left: Counter[str] = Counter()
-    for _ in range(round(QUIET_WITHIN_S / POLL_S)):
-        # A request for the gauges may have been in `before`: its socket is gone, and that is all.
-        left = server.descriptors() - before
-        if not left:
-            return
-        await asyncio.sleep(POLL_S)
-    raise TimeoutError(f"after {QUIET_WITHIN_S} s still open: {dict(left)}")
-
-
 # --- a crowd -------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("room_for_many")
 async def test_memory_grows_by_the_same_for_each_idle_connection(tmp_path: Path) -> None:
     async with own_server(tmp_path / "data", SCRIPT, env=IDLE) as server:
@@ -165,6 +153,7 @@ async def test_memory_grows_by_the_same_for_each_idle_connection(tmp_path: Path)
         await server.wait_for_gauges(baseline, within_s=QUIET_WITHIN_S)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("room_for_many")
 async def test_a_connection_costs_no_more_among_many_than_among_few(tmp_path: Path) -> None:
     async with (

@@ -56,7 +56,7 @@ async def bob(server: Server) -> Person:
 
 def fresh_token(person: Person) -> str:
     """Return a token as `isolane token` makes it: dated to the millisecond."""
-    return mint(person.name, iat=time.time())
+    return mint(person.name, iat=time.time(), isolane=True)
 
 
 @asynccontextmanager
@@ -329,6 +329,9 @@ async def test_event_streams_end_with_an_error_that_says_so(ann: Person) -> None
 
 async def end_as_revoked(person: Person, streams: Iterable[EventStream], watch: Stopwatch) -> None:
     ends = [await stream.rest() for stream in streams]
+    # Only the stream of a run names one.
+    assert [last.event.get("runId") for (last,) in ends][1:] == [None] * (len(ends) - 1)
+    assert "runId" in ends[0][0].event
     began_s = revoked_at_s(person)
     assert time.time() - began_s < WITHIN_S + watch.late_s(began_s)
     for (last,) in ends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from tests.live.agents import SECRET
@@ -34,9 +34,9 @@ RAISED = [
     *("StopAsyncIteration", "unspeakable"),
 ]
 NONSENSE = [
-    *("number", "none", "bytes", "list", "empty mapping", "unknown type", "too large"),
+    *("number", "none", "bytes", "list", "empty mapping", "malformed", "too large"),
     *("content without message", "end without start", "field of wrong type", "not a number"),
-    *("a set", "lone surrogate", "of another run", "of another thread"),
+    *("a set", "half an id", "of another run", "of another thread"),
 ]
 
 
@@ -106,7 +106,7 @@ async def test_agent_gets_the_input_and_the_verified_user(lane: Lane) -> None:
     events = await lane.play("t", "r-1", steps(["whoami"]), **fields)
     assert json.loads(text_of(events)) == [lane.user, "t", "r-1"]
     given = json.loads(text_of(await lane.play("t", "r-2", steps(["input"]), **fields)))
-    assert (given["threadId"], given["runId"]) == ("t", "r-2")
+    assert {given["threadId"], given["runId"]}.isdisjoint({"t", "r-2"})  # ids of its own
     assert [m["role"] for m in given["messages"]] == ["user", "assistant", "user"]
     assert {name: given[name] for name in ("state", "tools", "context")} == {
         name: fields[name] for name in ("state", "tools", "context")
@@ -232,7 +232,7 @@ async def test_text_of_an_error_never_leaves_the_process(lane: Lane) -> None:
 
 
 async def test_agents_own_error_is_told_without_its_text(lane: Lane) -> None:
-    error = {"type": "RUN_ERROR", "message": SECRET, "code": SECRET}
+    error = {"type": "RUN_ERROR", "message": SECRET, "code": f"{SECRET}!"}
     events = await lane.play("t", "r-1", steps(["event", error]))
     record = await only_record_of(lane.server, assert_failed(events[-1], "agent_error"))
     assert SECRET not in json.dumps(events[1:])
@@ -270,10 +270,14 @@ async def test_event_over_its_limit_ends_the_run(tmp_path: Path) -> None:
             assert client.welcome is not None
             assert client.welcome["limits"]["eventBytes"] == 2000
         # Bytes, not characters: 900 of these are 1800, and 1100 are too many.
-        events = await lane.play("t", "r-1", steps(["say", "é" * 900]))
+        events = await lane.play("t", "r-1", steps(said("é" * 900)))
         assert events[-1]["type"] == "RUN_FINISHED"
-        events = await lane.play("t", "r-2", steps(["say", "é" * 1100]))
+        events = await lane.play("t", "r-2", steps(said("é" * 1100)))
         assert_failed(events[-1], "agent_protocol")
+
+
+def said(value: str) -> list[Any]:
+    return ["event", {"type": "CUSTOM", "name": "n", "value": value}]
 
 
 # --- who may watch, and who need not -------------------------------------------------------------
@@ -342,3 +346,30 @@ async def only_record_of(server: Server, error_id: str) -> dict[str, Any]:
     found = await server.wait_for_log(lambda entry: entry.get("error_id") == error_id)
     assert [entry for entry in server.logs if error_id in json.dumps(entry)] == [found]
     return found
+
+
+RUN_BOUNDS: Final = {
+    "runBytes": ("ISOLANE_LIMIT_RUN_BYTES", 100_000, steps(["blobs", 1000, 20_000])),
+    "runEvents": ("ISOLANE_LIMIT_RUN_EVENTS", 50, steps(["count", 100_000])),
+}
+
+
+@pytest.mark.parametrize("limit", RUN_BOUNDS)
+async def test_run_that_says_too_much_ends_and_leaves_room_for_others(
+    tmp_path: Path, limit: str
+) -> None:
+    variable, value, flood = RUN_BOUNDS[limit]
+    async with own_server(tmp_path, SCRIPT, env={variable: str(value)}) as server:
+        lane = Lane(server)
+        async with lane.connect() as client:
+            assert client.welcome is not None
+            assert client.welcome["limits"][limit] == value
+            seen = await client.subscribe("t")
+            end = (await lane.finish(client, "t", "r-1", flood))["chunk"]
+            assert (end["type"], end["code"]) == ("RUN_ERROR", "agent_protocol")
+            assert end["message"] == f"The run has more than its {limit}, which are {value}."
+            assert len(seen.events) <= 50 + 2  # what was open is closed, then comes the end
+            assert sum(len(json.dumps(event)) for event in seen.events) < 2 * 100_000
+            assert (await lane.finish(client, "t", "r-2", "more"))["chunk"]["type"] == (
+                "RUN_FINISHED"
+            )

@@ -72,7 +72,10 @@ CHECKING: Final = [
     Ask("POST", "/agui/check", run_frame("t", "r-4", '[["say", "hello"]]'), (WRITE, "check")),
     Ask("GET", "/agui/check/capabilities", None, (READ, "check")),
 ]
-RULING: Final = [Ask("POST", "/api/users/nobody-here/sign-out", None, ("admin",))]
+RULING: Final = [
+    Ask("GET", "/api/users/nobody-here/usage", None, ("admin",)),
+    Ask("POST", "/api/users/nobody-here/sign-out", None, ("admin",)),
+]
 ENDING: Final = [Ask("DELETE", "/api/sessions", None, (WRITE,))]
 EVERYTHING: Final = [*READING, *WRITING, *RUNNING, *CHECKING, *RULING, *ENDING]
 """In an order in which none takes away what the next one needs."""
@@ -129,7 +132,7 @@ async def test_nothing_happened_that_was_refused(lane: Lane) -> None:
 
 PUBLIC: Final = {
     *(f"GET {path}" for path in ("/", "/healthz", "/readyz", "/metrics", "/api/signin", "/signin")),
-    *(f"GET {path}" for path in ("/openapi.json", "/docs", "/docs/oauth2-redirect")),
+    "GET /openapi.json",
     "GET /signin/{name}",
     "GET /signin/{name}/callback",
     "POST /api/session",
@@ -169,7 +172,7 @@ async def test_admin_alone_opens_nothing_but_what_is_said(lane: Lane) -> None:
     async with lane.server.http(mint(lane.user, scope="admin")) as http:
         for method, path in asks():
             name = f"{method} {path}"
-            if name in PUBLIC or name == "POST /api/users/{user_id}/sign-out":
+            if name in PUBLIC or "/api/users/{user_id}/" in name:
                 continue
             answer = await http.request(method, path.replace("{", "").replace("}", ""), json={})
             refused = (answer.status_code, answer.json().get("code"))

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from tests.house import until
 from tests.live.client import TERMINAL, Client, Follower, connect
 from tests.live.event_stream import EventStream, open_stream
+from tests.live.server import Looks
 from tests.live.stage import SECRET_KEY, mint
 
 from isolane.app import create_app
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from isolane import UserExecutionContext
     from isolane.contracts import StopSignal
-
-pytestmark = pytest.mark.timeout(90)
 
 USERS: Final = ("ann", "ben")
 LISTENING: Final = "0A"
@@ -105,12 +104,11 @@ def count_listening() -> int:
 
 
 async def look_for(wanted: Held) -> Held:
-    """Return what is held once that is as wanted, or what is held after 200 looks in 2 s."""
-    looks = 1
-    while (now := look()) != wanted and looks < 200:
-        await asyncio.sleep(0.01)
-        looks += 1
-    return now
+    """Return what is held once that is as wanted, or what is held after looks for 2 s."""
+    async for _ in Looks(2):
+        if look() == wanted:
+            break
+    return look()
 
 
 # --- one life ------------------------------------------------------------------------------------

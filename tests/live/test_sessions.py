@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 import pytest_asyncio
-from tests.live.client import Client
+from tests.live.client import RECV_TIMEOUT_S, Client
 from tests.live.people import (
     COOKIE,
     Browser,
@@ -222,7 +222,7 @@ async def test_use_is_noted(ada: Person) -> None:
 
 async def until_noted(browser: Browser, session_id: str) -> None:
     """Return once a session counts as used just now: that is written beside the answer."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(RECV_TIMEOUT_S):
         while True:
             (one,) = [each for each in await listed(browser) if each["sessionId"] == session_id]
             if one["lastSeenAt"] > time.time() * 1000 - MARGIN_MS:

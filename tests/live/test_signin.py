@@ -18,8 +18,8 @@ import pytest_asyncio
 from tests.live.false_provider import Asked, FalseProvider
 from tests.live.issuer import Key, new_key
 from tests.live.people import COOKIE, new_person
-from tests.live.provider import CLIENT_ID, Provider, kept_port, serving, walk_pages
-from tests.live.server import LOOPBACK, Server
+from tests.live.provider import CLIENT_ID, Provider, serving, walk_pages
+from tests.live.server import LOOPBACK, Server, free_port
 from tests.live.stage import SCRIPT, shared_server
 from tests.live.untold import note
 
@@ -38,7 +38,7 @@ CODE: Final = "what-the-false-one-gives"
 OTHER_KEY: Final = new_key("ES256", "key-1")
 
 
-FALSE_PORT: Final = kept_port()
+FALSE_PORT: Final = free_port()
 FALSE: Final = FalseProvider("false", url=f"http://{LOOPBACK}:{FALSE_PORT}", port=FALSE_PORT)
 SETTINGS: Final = [*(each.settings for each in (*PUBLISHED, AWAY)), FALSE.settings, TOKENS_ONLY]
 
@@ -127,6 +127,14 @@ async def test_who_signs_in_at_a_provider_is_its_subject_under_its_name(
         assert await who(http) == f"{provider.name}|ada"
         sessions = (await http.get("/api/sessions")).json()["sessions"]
         assert [session["isCurrent"] for session in sessions] == [True]
+
+
+async def test_subject_with_other_characters_signs_in_at_a_published_provider(
+    server: Server,
+) -> None:
+    async with server.http() as http:
+        assert_let_in(await sign_in(http, CORP, "CN=O'Brien 100%,OU=R&D"))
+        assert await who(http) == "corp|CN%3DO%27Brien%20100%25%2COU%3DR%26D"
 
 
 async def test_one_subject_of_two_providers_and_an_account_of_that_name_are_three_users(

@@ -21,7 +21,7 @@ from tests.live.server import LOOPBACK, POLL_S, Server
 from tests.live.stage import SCRIPT, Lane, own_server, steps
 from websockets.asyncio.client import connect as open_websocket
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.alone
 
 # --- what the kernel still holds -----------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from tests.live.churn.visits import cut_now_and_then, live
 from tests.live.churn.world import Person, World
 from tests.live.proxy import proxy_to
 from tests.live.server import POLL_S, Server, ServerError
-from tests.live.stage import Lane, own_server, text_of
+from tests.live.stage import Lane, kept_events, own_server, text_of
 
 # ruff: noqa: S311 - chance that can be repeated from its seed, no secrets
 
@@ -39,7 +39,7 @@ WARM_UP_SHARE, LONG_SHARE, HARD_SHARE = 0.1, 0.6, 0.3
 SETTINGS: Final = {
     "ISOLANE_LIMIT_FRAMES_PER_MINUTE": "100000",
     # A thread is trimmed now and then, but never what somebody may come back to.
-    "ISOLANE_LOG_MAX_EVENTS": "1000",
+    **kept_events(1000),
     "ISOLANE_HEARTBEAT_S": "2",
     "ISOLANE_SEND_TIMEOUT_S": "2",
 }

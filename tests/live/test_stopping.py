@@ -203,6 +203,15 @@ async def test_abort_that_overtakes_its_run_is_remembered(lane: Lane, server: Se
     assert frames[0]["chunk"]["input"]["messages"][0]["content"] == HOLD
 
 
+async def test_abort_over_http_that_overtakes_its_run_is_remembered(lane: Lane) -> None:
+    async with lane.server.http(lane.token) as http, lane.connect() as client:
+        early = await http.post("/api/runs/r-1/abort")
+        assert (early.status_code, early.json()["code"]) == (404, "not_found")
+        await client.run("t", "r-1", HOLD)
+        end = await client.until_end("r-1")
+    assert end["chunk"]["outcome"] == CANCELLED
+
+
 async def test_aborts_of_unknown_runs_are_remembered_a_hundred_a_user(lane: Lane) -> None:
     async with lane.connect() as client:
         for number in range(101):

@@ -24,7 +24,10 @@ from tests.live.stage import SCRIPT, Lane, is_terminal, own_server, steps
 
 from isolane.feed import QUIET_S
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("room_for_many")]
+pytestmark = [
+    pytest.mark.usefixtures("room_for_many"),
+    pytest.mark.alone,
+]
 
 USERS: Final = 100
 """Each has one thread, so there are as many of these."""

@@ -18,7 +18,7 @@ from tests.live.stage import Lane, shared_server
 from tests.live.stopwatch import stopwatch
 from tests.live.tanstack import JsonObject, TanStackPage, tanstack_page
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WORD = b'"TEXT_MESSAGE_CONTENT"'
 COUNT_30 = "count 30 every 20ms"

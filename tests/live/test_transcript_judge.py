@@ -230,7 +230,7 @@ async def test_thread_of_many_runs_holds_what_the_client_holds() -> None:
                 context_of(thread_id=f"t-{thread}").thread_key
             )
             assert stored is not None
-            recordings.append(Recording(payloads, stored.messages))
+            recordings.append(Recording(payloads, [*map(json.loads, stored.messages)]))
     for recording, verdict in zip(recordings, judge(recordings), strict=True):
         assert (verdict.failure, verdict.malformed) == (None, [])
         assert recording.messages == spoken(verdict.messages)

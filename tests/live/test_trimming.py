@@ -17,9 +17,7 @@ import pytest
 from tests.live.client import Client, Follower, Frame, parse_id
 from tests.live.crowd import Member
 from tests.live.server import POLL_S
-from tests.live.stage import SCRIPT, Lane, own_server, read_to_close, steps
-
-pytestmark = pytest.mark.timeout(90)
+from tests.live.stage import SCRIPT, Lane, kept_events, own_server, read_to_close, steps
 
 RUN_EVENTS: Final = 5
 READERS: Final = 3
@@ -27,7 +25,7 @@ VISITS: Final = 6
 AWAY: Final = (0, 1, None)
 """For how many runs a device stays away, in turn; None is until its place is gone."""
 KEPT: Final = {
-    "by number": {"ISOLANE_LOG_MAX_EVENTS": str(3 * RUN_EVENTS)},
+    "by number": kept_events(3 * RUN_EVENTS),
     "by age": {"ISOLANE_LOG_RETENTION_S": "0.4"},
 }
 UNLIMITED: Final = {"ISOLANE_LIMIT_FRAMES_PER_MINUTE": "100000"}
@@ -261,7 +259,7 @@ def assert_told_or_whole(replay: Replay, whole: Follower) -> None:
 
 BLOB_RUNS: Final = 12
 BLOBS: Final = steps(["say", "blobs"], ["blobs", 4, 60_000])
-BLOB_ENV: Final = {"ISOLANE_LOG_MAX_EVENTS": "20"}
+BLOB_ENV: Final = kept_events(20)
 
 
 async def test_device_that_falls_behind_the_log_is_told_on_the_way(tmp_path: Path) -> None:

@@ -252,6 +252,23 @@ async def test_rewind_drops_a_message_and_all_that_follows(lane: Lane) -> None:
     assert len(await heard(lane, "t", "r-5")) == 4
 
 
+async def test_edited_message_does_not_come_back_from_another_device(lane: Lane) -> None:
+    old_list = [user("q-1", "one"), user("q-2", "two")]
+    await lane.play("t", "r-1", "", messages=old_list[:1])
+    await lane.play("t", "r-2", "", messages=old_list)
+    edit = {"rewindTo": "q-2"}
+    await lane.play("t", "r-3", "", messages=[user("edited", "three")], forwardedProps=edit)
+    asked = user("q-4", steps(["input"]))
+    history = await heard(lane, "t", "r-4", messages=[*old_list, asked])
+    assert outline(history) == [
+        *(("user", "one"), ("assistant", "one ")),
+        *(("user", "three"), ("assistant", "three ")),
+    ]
+    edit = {"rewindTo": "edited"}
+    again = await lane.play("t", "r-5", "", messages=[old_list[1]], forwardedProps=edit)
+    assert again[0]["input"]["messages"] == [old_list[1]]
+
+
 @pytest.mark.parametrize("target", ["unknown", "r-2-question", 7, {}], ids=repr)
 async def test_rewind_to_what_does_not_stand_is_refused(lane: Lane, target: object) -> None:
     await lane.play("t", "r-1", "one")
@@ -324,6 +341,17 @@ async def test_policy_interrupt_stops_the_run_under_way(lane: Lane) -> None:
         await client.run("t", "r-2", "word", forwardedProps={"policy": "interrupt"})
         ends = [await client.until_end(run_id) for run_id in ("r-1", "r-2")]
     assert [end["chunk"]["outcome"]["type"] for end in ends] == ["cancelled", "success"]
+
+
+async def test_run_that_interrupts_is_next(lane: Lane) -> None:
+    async with lane.connect() as client:
+        await client.run("t", "r-1", steps(["say", "1 "], ["hold", "never"]))
+        await client.until_event("TEXT_MESSAGE_CONTENT")
+        await client.run("t", "r-2", "word")
+        await client.run("t", "r-3", "word", forwardedProps={"policy": "interrupt"})
+        assert [position for *_, position in await dispositions(client, 2)] == [1, 1]
+        ends = [await client.until_end(run_id) for run_id in ("r-1", "r-3", "r-2")]
+    assert [end["chunk"]["outcome"]["type"] for end in ends] == ["cancelled", *["success"] * 2]
 
 
 async def test_unknown_policy_names_the_field(lane: Lane) -> None:

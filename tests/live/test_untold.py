@@ -43,7 +43,7 @@ SLIPS: Final = {
     "password": slip("doors/sessions.py", "    gateway.check_own_users()", "password", "given"),
     "what a user says": slip(
         "doors/session.py",
-        "        run_input = to_run_input(frame)",
+        "        run_input = to_run_input(frame, left_out)",
         "what a user says",
         "run_input",
     ),
@@ -72,9 +72,9 @@ async def entrust_secrets(data: Path, env: Mapping[str, str]) -> None:
 
 
 UNFORESEEN: Final = Mistake(
-    "doors/credentials.py",
-    "    found: object = await gateway.authenticator.authenticate(token)\n",
-    '    found: object = f"somebody by {len(token)} letters"\n',
+    "auth/judge.py",
+    "        found = await self._ask(token)\n",
+    '        found: object = f"somebody by {len(token)} letters"\n',
 )
 
 
@@ -97,6 +97,7 @@ async def test_log_for_people_tells_no_secret_with_a_traceback(tmp_path: Path) -
         "a token that nobody noted: eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmUifQ.",
         '{"text":"she said \\"so long\\" to them"}',
     ],
+    ids=["words", "token", "claims", "signature", "unknown token", "escaped"],
 )
 def test_secret_is_found_cut_off_taken_apart_and_escaped(line: str) -> None:
     note(WORDS)

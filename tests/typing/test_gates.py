@@ -79,7 +79,6 @@ def test_there_are_a_dozen_ways_and_each_names_a_gate() -> None:
     assert {_gate(path)[0] for path in WRONG} == {"mypy", "ruff", "ensure"}
 
 
-@pytest.mark.timeout(120)  # one run of mypy, from cold
 @pytest.mark.parametrize("path", _of("mypy"), ids=lambda path: path.stem)
 def test_mypy_reports_it(path: Path) -> None:
     assert (path.name, _marked_line(path), _gate(path)[1]) in _mypy()
@@ -103,7 +102,6 @@ def test_ensure_refuses_it_at_run_time(path: Path) -> None:
     assert any(entry.lineno + 1 == _marked_line(path) for entry in caught.traceback)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("path", _of("ensure"), ids=lambda path: path.stem)
 def test_what_ensure_must_refuse_no_type_checker_sees(path: Path) -> None:
     assert not [one for one in _mypy() if one[0] == path.name]

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-NODE_FOLDERS: Final = ("page", "clients/typescript", "tests/live/node")
-LOCK: Final = "requirements.lock"
+NODE_FOLDERS: Final = ("page", "clients/typescript", "clients/agui", "tests/live/node")
+LOCK: Final = "requirements/dev.lock"
 
 
 class Told(NamedTuple):
@@ -26,10 +26,11 @@ class Told(NamedTuple):
     code: int = 0
 
 
-def judgement(**known: list[str]) -> str:
+def judgement(fix: str | None = None, **known: list[str]) -> str:
     """Return what pip-audit prints when each package was judged, with these ids against it."""
+    fixes = [] if fix is None else [fix]
     packages = [
-        {"name": name, "version": "1.0", "vulns": [{"id": one, "fix_versions": []} for one in ids]}
+        {"name": name, "version": "1.0", "vulns": [{"id": i, "fix_versions": fixes} for i in ids]}
         for name, ids in known.items()
     ]
     return json.dumps({"dependencies": packages, "fixes": []})
@@ -40,11 +41,12 @@ NPM_REPORT: Final = "# npm audit report\n\nbraces  <3.0.3\nSeverity: high\n"
 
 PIP_CLEAN: Final = Told(judgement(a=[], b=[]), "No known vulnerabilities found")
 NPM_CLEAN: Final = Told("found 0 vulnerabilities")
+FITS: Final = Told("jinja==2.0")
 
 
-def audit(folder: Path, *, pip: Told = PIP_CLEAN, npm: Told = NPM_CLEAN) -> Told:
-    """Run the audit as `make check` does, with these in place of the programs that ask."""
-    for name, told in {"pip-audit": pip, "npm": npm}.items():
+def audit(folder: Path, *, pip: Told = PIP_CLEAN, npm: Told = NPM_CLEAN, uv: Told = FITS) -> Told:
+    """Run the audit as `make newest` does, with these in place of the programs that ask."""
+    for name, told in {"pip-audit": pip, "npm": npm, "uv": uv}.items():
         stub = folder / name
         prints = f"printf %s {quote(told.out)}; printf %s {quote(told.err)} >&2"
         stub.write_text(f'#!/bin/sh\necho "$@" >>"$0.asked"\n{prints}; exit {told.code}\n')
@@ -80,24 +82,47 @@ def test_clean_locks_pass_and_every_lock_is_asked_about(tmp_path: Path) -> None:
     assert all(call.endswith(" audit") for call in calls["npm"])
 
 
-def test_a_vulnerable_package_fails_and_is_named(tmp_path: Path) -> None:
-    told = audit(tmp_path, pip=Told(judgement(a=[], jinja=["PYSEC-1", "PYSEC-2"]), code=1))
+def test_package_that_a_newer_version_mends_fails_and_is_named(tmp_path: Path) -> None:
+    told = audit(tmp_path, pip=Told(judgement("2.0", a=[], jinja=["PYSEC-1", "PYSEC-2"]), code=1))
     assert told.code == 1
-    assert "jinja 1.0 PYSEC-1 mended in no version yet" in told.err
+    assert "jinja 1.0 PYSEC-1 mended in 2.0: MUST" in told.err
     assert "PYSEC-2" in told.err
-    assert f"{LOCK}: something is known against it" in told.err
+    assert f"{LOCK}: MUST be mended" in told.err
     assert told.out.count("nothing is known") == len(NODE_FOLDERS)
 
 
-def test_a_vulnerable_package_of_npm_fails_and_is_shown(tmp_path: Path) -> None:
-    told = audit(tmp_path, npm=Told(NPM_REPORT, code=1))
+@pytest.mark.parametrize(
+    "fix, uv, mark",
+    [
+        (None, FITS, "no version yet: nothing to do yet"),
+        ("2.0", Told("", "unsatisfiable", 1), "2.0: no version that fits yet"),
+    ],
+    ids=["no fix", "a fix that our requirements exclude"],
+)
+def test_package_that_the_lock_cannot_mend_is_told_and_passes(
+    tmp_path: Path, fix: str | None, uv: Told, mark: str
+) -> None:
+    told = audit(tmp_path, pip=Told(judgement(fix, jinja=["PYSEC-1"]), code=1), uv=uv)
+    assert (told.code, told.err) == (0, "")
+    assert f"jinja 1.0 PYSEC-1 mended in {mark}" in told.out
+    assert f"{LOCK}: something is known against it" in told.out
+
+
+def test_package_of_npm_that_a_newer_version_mends_fails_and_is_shown(tmp_path: Path) -> None:
+    told = audit(tmp_path, npm=Told(NPM_REPORT + "fix available via `npm audit fix`\n", code=1))
     assert told.code == 1
     assert "braces" in told.err
-    assert told.err.count("something is known against it") == len(NODE_FOLDERS)
+    assert told.err.count("MUST be mended") == len(NODE_FOLDERS)
 
 
-def test_what_is_known_fails_also_when_the_rest_was_not_judged(tmp_path: Path) -> None:
-    packages = [*json.loads(judgement(a=["PYSEC-1"]))["dependencies"], UNJUDGED]
+def test_package_of_npm_without_a_fix_is_told_and_passes(tmp_path: Path) -> None:
+    told = audit(tmp_path, npm=Told(NPM_REPORT + "No fix available\n", code=1))
+    assert (told.code, told.err) == (0, "")
+    assert told.out.count("something is known against it") == len(NODE_FOLDERS)
+
+
+def test_what_must_be_mended_fails_also_when_the_rest_was_not_judged(tmp_path: Path) -> None:
+    packages = [*json.loads(judgement("2.0", a=["PYSEC-1"]))["dependencies"], UNJUDGED]
     told = audit(tmp_path, pip=Told(json.dumps({"dependencies": packages}), code=1))
     assert told.code == 1
     assert "PYSEC-1" in told.err

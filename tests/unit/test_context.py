@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isolane.context import DEPTH_MAX, EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.context import (
+    DEPTH_MAX,
+    EventId,
+    RunIds,
+    RunKey,
+    ThreadKey,
+    UserExecutionContext,
+)
 from isolane.errors import InvalidContext, InvalidCursor
 from isolane.ids import check_request_id
 
@@ -24,6 +31,9 @@ from isolane.ids import check_request_id
         ({"user_id": "alice", "thread_id": "t", "run_id": "x" * 129}, "runId"),
         ({"user_id": "alice", "run_id": "r"}, "runId"),
         ({"user_id": "alice", "connection_id": ""}, "connectionId"),
+        ({"user_id": "alice", "agent_thread_id": "u"}, "agentThreadId"),
+        ({"user_id": "alice", "thread_id": "t", "agent_thread_id": ""}, "agentThreadId"),
+        ({"user_id": "alice", "thread_id": "t", "agent_run_id": "u"}, "agentRunId"),
         ({"user_id": "alice", "request_id": "mine"}, "requestId"),
         ({"user_id": "alice", "created_at": "now"}, "createdAt"),
         ({"user_id": "alice", "created_at": 2**60}, "createdAt"),
@@ -75,6 +85,19 @@ def test_each_descent_names_its_parent_and_keeps_its_user() -> None:
 def test_another_thread_leaves_the_run_behind() -> None:
     run = UserExecutionContext(user_id="alice").for_thread("t").for_run("r")
     assert run.for_thread("u").run_id is None
+
+
+def test_agents_context_has_both_ids_and_hands_none_to_another_thread_or_run() -> None:
+    run = UserExecutionContext(user_id="alice").for_thread("t").for_run("r")
+    given = run.for_agent(RunIds("agent-t", "agent-r"))
+    assert (given.thread_key, given.run_key) == (run.thread_key, run.run_key)
+    assert (given.request_id, given.depth) == (run.request_id, run.depth)
+    for same in (given, given.child()):
+        assert (same.agent_thread_id, same.agent_run_id) == ("agent-t", "agent-r")
+    other_run = given.for_run("s")
+    assert (other_run.agent_thread_id, other_run.agent_run_id) == ("agent-t", None)
+    other_thread = given.for_thread("u")
+    assert (other_thread.agent_thread_id, other_thread.agent_run_id) == (None, None)
 
 
 def test_contexts_descend_ten_times_and_no_further() -> None:

@@ -89,7 +89,7 @@ def test_every_variable_that_is_named_exists(page: Path) -> None:
 def test_every_promise_names_tests_that_exist() -> None:
     text = read("docs/guarantees.md")
     promises = [part for part in text.split("\n## ")[1:] if not part.startswith("Not there yet")]
-    assert len(promises) == 9
+    assert len(promises) == 10
     for promise in promises:
         named = re.findall(r"`(tests/[\w/]+\.py)`", promise)
         assert named, promise
@@ -104,3 +104,14 @@ def test_threats_are_numbered_and_each_names_tests_that_exist() -> None:
         named = re.findall(r"`(tests/[\w/]+\.py)`", held_by)
         assert named, number
         assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_files_that_the_deploy_page_names_exist() -> None:
+    named = set(re.findall(r"\bdeploy/[\w./-]+\w", read("docs/deploy.md")))
+    told_to_make = {"deploy/docker/isolane.env"}
+    assert {name for name in named - told_to_make if not (ROOT / name).is_file()} == set()
+    shipped = {str(file.relative_to(ROOT)) for file in ROOT.glob("deploy/*/*") if file.is_file()}
+    text = read("docs/deploy.md")
+    assert {name for name in shipped if Path(name).name not in text} == {
+        "deploy/docker/Dockerfile.dockerignore"
+    }

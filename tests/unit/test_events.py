@@ -10,19 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isolane.context import EventId, ThreadKey
-from isolane.errors import AgentError, AgentProtocol
+from isolane.errors import AgentError, AgentFailed, AgentProtocol
 from isolane.events import (
     Record,
     decode_event,
     encode_event,
+    encode_mended,
+    one_line,
     run_failed,
     run_finished,
     run_started,
 )
 
 TEXT_ONLY = ["TEXT_MESSAGE_CONTENT", "TOOL_CALL_ARGS", "REASONING_MESSAGE_CONTENT"]
+HALF = "\ud83d"
 CANNOT_SAY = [
-    float("nan"), float("inf"), -float("inf"), {1}, object(), b"bytes", "\ud800", 1j,
+    float("nan"), float("inf"), -float("inf"), {1}, object, b"bytes", 1j,
 ]  # fmt: skip
 
 
@@ -38,9 +41,36 @@ def test_what_json_cannot_say_is_the_agents_fault(kind: str, value: object) -> N
             encode(event)
 
 
-def test_half_a_surrogate_pair_in_a_delta_is_the_agents_fault() -> None:
-    with pytest.raises(AgentProtocol):
-        encode({"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "\ud83d"})
+@pytest.mark.parametrize("kind", ["CUSTOM", *TEXT_ONLY])
+def test_half_a_surrogate_pair_becomes_a_character_and_the_event_says_so(kind: str) -> None:
+    event = {"type": kind, "messageId": "m", "delta": "a\ud83d", "value": {"k\ude00": ["\ud83d"]}}
+    if kind != "CUSTOM":
+        del event["value"]
+    payload, written = encode_mended(event, max_bytes=1 << 20)
+    assert decode_event(payload) == written
+    assert written["delta"] == "a�"
+    assert written.get("value", {"k�": ["�"]}) == {"k�": ["�"]}
+    assert list(written)[0] == "type"  # noqa: RUF015 - the log looks for it at the start
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"messageId": "m\ud83d"}, {"value": dict.fromkeys([f"k{HALF}", "k\ude00"])}],
+    ids=["id", "keys"],
+)
+def test_half_a_surrogate_pair_is_refused_where_two_would_become_one(
+    more: dict[str, object],
+) -> None:
+    with pytest.raises(AgentProtocol, match="half a surrogate pair"):
+        encode({"type": "CUSTOM", "name": "n", **more})
+
+
+@given(st.text(st.sampled_from('a\x85\u2028\u2029\x0b\x0c\x1c\x1d\x1e\n\r\\"é😀'), max_size=20))
+def test_one_line_is_one_line_to_every_reader_and_says_the_same(text: str) -> None:
+    payload = encode({"type": "CUSTOM", "name": "n", "value": {text: [text]}})
+    line = one_line(payload)
+    assert len(line.decode().splitlines()) == len(line.splitlines()) == 1
+    assert decode_event(line) == decode_event(payload)
 
 
 def test_an_event_that_holds_itself_is_the_agents_fault() -> None:
@@ -121,6 +151,15 @@ def test_a_failure_tells_its_code_and_never_its_text() -> None:
     assert (event["code"], event["runId"]) == ("agent_error", "r")
     assert event["metadata"] == {"errorId": "err_1"}
     assert "hunter2" not in str(event)
+
+
+def test_an_error_of_the_agents_own_tells_its_code_and_what_it_made_public() -> None:
+    failed = AgentFailed("secret", agent_code="quota.exceeded", agent_message=None)
+    event = run_failed(failed, "err_1", run_id="r")
+    assert event["metadata"] == {"errorId": "err_1", "agentCode": "quota.exceeded"}
+    assert (event["code"], event["message"]) == ("agent_error", "The agent failed.")
+    told = run_failed(AgentFailed("x", agent_code=None, agent_message="x"), "err_1", run_id="r")
+    assert (told["message"], told["metadata"]) == ("x", {"errorId": "err_1"})
 
 
 def test_a_start_shows_other_devices_the_question() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from time import process_time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from isolane import frames
 from isolane.context import EventId
@@ -32,6 +34,7 @@ from isolane.frames import (
     decode_object,
     to_run_input,
 )
+from isolane.left_out import LeftOut
 
 
 def nested(depth: int, *, innermost: str = "0", kind: str = "[]") -> str:
@@ -275,8 +278,12 @@ def test_only_what_users_and_tools_said_is_taken() -> None:
         {"id": "5", "role": "tool", "toolCallId": "c", "content": "answer"},
         {"id": "6", "role": "no such role", "content": 5},
     ]
-    taken = to_run_input(run_of(messages=said)).messages
-    assert [message.id for message in taken] == ["1", "5"]
+    given = to_run_input(run_of(messages=said)).messages
+    assert [message.id for message in given if message.role in {"user", "tool"}] == ["1", "5"]
+    # Each has its place; of the others no word is taken but whether it was an instruction.
+    places = ["user", "assistant", "system", "system", "assistant", "tool", "assistant"]
+    assert [message.role for message in given] == places
+    assert {message.id for message in given} == {"1", "5", "ignored"}
 
 
 def test_the_rest_of_the_input_may_be_absent_or_null() -> None:
@@ -307,6 +314,48 @@ def test_a_wrong_field_of_a_run_is_named_as_the_client_wrote_it(
         to_run_input(run_of(**body))
     assert caught.value.field.startswith(field)
     assert caught.value.message.startswith(field)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"id": "1", "role": "user", "content": [{"type": "secret" * 9999}]}]},
+        {"messages": [{"id": "1", "role": "secret" * 9999}]},
+        {"messages": [{"id": "1", "role": "user", "content": "x", "secret" * 9999: 1}]},
+        {"tools": [{"name": "x", "secret" * 9999: 1}]},
+    ],
+    ids=["part", "role", "key", "tool"],
+)
+def test_what_is_wrong_is_told_without_what_was_sent(body: dict[str, object]) -> None:
+    with suppress(InvalidInput):  # a key that nobody knows may be let pass
+        to_run_input(run_of(**body))
+        return
+    with pytest.raises(InvalidInput) as caught:
+        to_run_input(run_of(**body))
+    assert len(caught.value.message) < 400
+    assert "secretsecret" not in caught.value.message.partition(": ")[2]
+
+
+@pytest.mark.parametrize(
+    "body, field",
+    [
+        ({"messages": [5] * 10_000}, "messages.0"),
+        (
+            {"messages": [{"id": "1", "role": "user", "content": [5] * 10_000}]},
+            "messages.0.content.0",
+        ),
+        ({"tools": [5] * 10_000}, "tools.0"),
+        ({"context": [{}] * 10_000}, "context.0.description"),
+        ({"resume": [5] * 10_000}, "resume.0"),
+    ],
+    ids=["messages", "parts", "tools", "context", "resume"],
+)
+def test_a_list_is_read_up_to_its_first_wrong_item(body: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        to_run_input(run_of(**body))
+    assert caught.value.field == field
+    assert isinstance(caught.value.__cause__, ValidationError)
+    assert caught.value.__cause__.error_count() <= 2  # a context has two fields
 
 
 # --- what is written -----------------------------------------------------------------------------
@@ -351,3 +400,90 @@ def test_a_bare_error_keeps_its_id_where_clients_keep_it() -> None:
 
 def test_a_ping_is_a_ping() -> None:
     assert json.loads(frames.PING) == {"type": "ping"}
+
+
+# --- others as they are --------------------------------------------------------------------------
+
+HALF = '"\\ud83d"'
+
+
+def test_half_a_surrogate_pair_in_what_is_said_becomes_a_character() -> None:
+    said = decode_object(
+        '{"threadId":"t","runId":"r","messages":['
+        '{"id":"1","role":"user","content":"a\\ud83d b\\ude00 \\ud83d\\ude00"},'
+        '{"id":"2","role":"user","content":[{"type":"text","text":"\\ude00"},{"type":"text"}]},'
+        '{"id":"3","role":"assistant","content":"\\ud83d"},5]}'
+    )["messages"]
+    assert said[0]["content"] == "a� b� 😀"
+    assert said[1]["content"][0]["text"] == "�"
+    assert said[2]["content"] == "�"
+
+
+@pytest.mark.parametrize(
+    "message",
+    ['{"id":%s,"role":"user","content":"x"}', '{"id":"1","role":"user","content":"x","name":%s}',
+     '{"id":"1","role":"user","content":"x",%s:1}', '{"id":"1","role":"user","content":{"a":%s}}',
+     '{"id":"1","role":"tool","toolCallId":%s,"content":"x"}',
+     '{"id":"1","role":"user","content":[{"type":"text","text":"x","id":%s}]}',
+     '{"id":"1","role":"user","content":[{"type":"image","source":{"type":"url","value":%s}}]}',
+     '{"id":"1","role":"user","content":[%s]}'],
+)  # fmt: skip
+def test_half_a_surrogate_pair_anywhere_else_in_a_question_is_malformed(message: str) -> None:
+    for text in (HALF, '"\\ud83d"'):
+        with pytest.raises(InvalidFrame, match="surrogate"):
+            decode_frame('{"threadId":"t","runId":"r","messages":[%s]}' % (message % text))
+    decode_frame('{"threadId":"t","runId":"r","messages":[%s]}' % (message % '"fine"'))
+
+
+def question(*parts: object) -> dict[str, Any]:
+    return {"id": "1", "role": "user", "content": list(parts)}
+
+
+TEXT_PART = {"type": "text", "text": "hi"}
+
+
+def test_unknown_parts_of_a_question_are_left_out_and_named() -> None:
+    left_out = LeftOut()
+    asked = question({"type": "hologram"}, TEXT_PART, {"type": "image", "source": {"type": "odd"}})
+    (taken,) = to_run_input(run_of(messages=[asked]), left_out).messages
+    assert taken.model_dump()["content"] == [TEXT_PART]
+    assert left_out.to_report() == {"part": {"hologram": 1, "image from odd": 1}}
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_a_question_without_a_known_part_is_refused_and_an_older_one_is_left_out(role: str) -> None:
+    odd = {**question({"type": "hologram"}), "role": role, "toolCallId": "c"}
+    with pytest.raises(InvalidInput, match=r"messages\.0\.content: has no part of a type"):
+        to_run_input(run_of(messages=[odd]))
+    left_out = LeftOut()
+    asked = {"id": "2", "role": "user", "content": "again"}
+    taken = to_run_input(run_of(messages=[odd, asked]), left_out).messages
+    assert [message.id for message in taken] == ["ignored", "2"]
+    assert left_out.to_report()["message"] == {role: 1}
+
+
+def test_a_malformed_part_is_named_by_its_place_in_the_clients_own_list() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        to_run_input(run_of(messages=[question({"type": "hologram"}, TEXT_PART, {"type": "text"})]))
+    assert caught.value.field == "messages.0.content.2.text.text"
+    with pytest.raises(InvalidInput, match=r"messages\.0\.content\.1: a binary part needs"):
+        to_run_input(run_of(messages=[question(TEXT_PART, {"type": "binary", "data": "x"})]))
+
+
+def test_binary_parts_of_a_question_are_taken() -> None:
+    asked = question({"type": "binary", "mimeType": "audio/wav", "url": "https://x/y.wav"})
+    (taken,) = to_run_input(run_of(messages=[asked])).messages
+    source = {"type": "url", "value": "https://x/y.wav", "mimeType": "audio/wav"}
+    assert taken.model_dump(by_alias=True)["content"] == [{"type": "audio", "source": source}]
+
+
+def test_roles_that_clients_may_not_speak_in_are_left_out_and_named() -> None:
+    left_out = LeftOut()
+    said = [
+        {"id": str(n), "role": role, "content": "x"}
+        for n, role in enumerate(["system", "developer", "system", "assistant", "user"])
+    ]
+    taken = to_run_input(run_of(messages=said), left_out).messages
+    asked = [message.role for message in taken if message.id != "ignored"]
+    assert asked == ["user"]
+    assert left_out.to_report() == {"role": {"system": 2, "developer": 1}}

@@ -33,13 +33,18 @@ def test_the_defaults_are_the_published_ones() -> None:
         "runsPerUser": 5,
         "queuedRunsPerThread": 5,
         "framesPerMinute": 600,
+        "requestsPerUser": 16,
         "frameBytes": 1 << 20,
-        "eventBytes": 1 << 20,
+        "eventBytes": (1 << 20) - 512,
+        "runBytes": 16 << 20,
+        "runEvents": 100_000,
+        "storedThreadsPerUser": 10_000,
+        "storedBytesPerUser": 1 << 30,
         "sendTimeoutMs": 20_000,
     }
     assert settings.heartbeat_ms == 20_000
     assert (settings.run_timeout_s, settings.drain_timeout_s) == (600, 30)
-    assert (settings.log_retention_s, settings.log_max_events) == (86_400, 20_000)
+    assert (settings.log_retention_s, settings.log_max_events) == (86_400, 100_000)
     assert settings.sqlalchemy_url == "sqlite:///isolane-data/isolane.db"
     assert (settings.session_idle_s, settings.session_max_s) == (8 * 3600, 7 * 86_400)
     assert settings.revoked_runs == "continue"
@@ -49,7 +54,8 @@ def test_the_defaults_are_the_published_ones() -> None:
 @pytest.mark.parametrize(
     "limit",
     ["connectionsPerUser", "threadsPerUser", "runsPerUser", "queuedRunsPerThread",
-     "framesPerMinute", "frameBytes", "eventBytes"],
+     "framesPerMinute", "requestsPerUser", "frameBytes", "eventBytes", "runBytes", "runEvents",
+     "storedThreadsPerUser", "storedBytesPerUser"],
 )  # fmt: skip
 def test_each_limit_is_set_by_its_own_name(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     upper_snake = re.sub(r"([A-Z])", r"_\1", limit).upper()
@@ -72,6 +78,87 @@ def test_options_win_over_the_environment_and_that_over_the_file(
 def test_origins_stand_with_commas_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISOLANE_ALLOWED_ORIGINS", "https://a.example,https://b.example:8443")
     assert load_settings({}).allowed_origins == ("https://a.example", "https://b.example:8443")
+
+
+@pytest.mark.parametrize(
+    "given, kept",
+    [
+        ("https://example.org", "https://example.org"),
+        ("HTTPS://Example.Org:443/", "https://example.org"),
+        ("http://example.org:8080/chat/", "http://example.org:8080/chat"),
+        ("https://[2001:DB8::1]:8443/a/b", "https://[2001:db8::1]:8443/a/b"),
+        ("https://b\u00fccher.example/caf\u00e9", "https://xn--bcher-kva.example/caf%C3%A9"),
+        ("https://example.org/a%20b", "https://example.org/a%20b"),
+    ],
+)
+def test_public_url_is_kept_as_browsers_write_it(
+    given: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOLANE_PUBLIC_URL", given)
+    assert load_settings({}).public_url == kept
+
+
+@pytest.mark.parametrize(
+    "held, policy",
+    [
+        ("", "frame-ancestors 'none'"),
+        ("self", "frame-ancestors 'self'"),
+        (
+            "https://a.example:8443, https://*.b.example,http://127.0.0.1:*",
+            "frame-ancestors https://a.example:8443 https://*.b.example http://127.0.0.1:*",
+        ),
+    ],
+)
+def test_pages_that_may_frame_the_page_are_named(
+    held: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOLANE_FRAME_ANCESTORS", held)
+    assert load_settings({}).frame_policy == policy
+
+
+@pytest.mark.parametrize("name", ["PROVIDER_CA_FILE", "PROVIDER_PROXY"])
+def test_empty_way_to_providers_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ISOLANE_{name}", "")
+    assert getattr(load_settings({}), name.lower()) is None
+
+
+def test_empty_public_url_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOLANE_PUBLIC_URL", "")
+    assert load_settings({}).public_url is None
+
+
+def test_password_in_the_public_url_is_refused_and_not_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ISOLANE_PUBLIC_URL", f"https://ada:{SECRET}@example.org")
+    with pytest.raises(InvalidSettings, match="no user name and no password") as caught:
+        load_settings({})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given, kept",
+    [
+        ("", ()),
+        ("10.0.0.0/8, ::1,192.0.2.7 ", ("10.0.0.0/8", "::1", "192.0.2.7")),
+        ("*", ("*",)),
+    ],
+)
+def test_trusted_proxies_stand_with_commas_between_them(
+    given: str, kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings({}).trusted_proxies == ("127.0.0.0/8", "::1")
+    monkeypatch.setenv("ISOLANE_TRUSTED_PROXIES", given)
+    assert load_settings({}).trusted_proxies == kept
+
+
+def test_trusted_proxies_of_a_file_are_checked_too(tmp_path: Path) -> None:
+    file = tmp_path / "isolane.toml"
+    file.write_text('trusted_proxies = ["10.0.0.0/8"]')
+    assert load_settings({}, config=file).trusted_proxies == ("10.0.0.0/8",)
+    file.write_text('trusted_proxies = ["nginx"]')
+    with pytest.raises(InvalidSettings, match="ISOLANE_TRUSTED_PROXIES"):
+        load_settings({}, config=file)
 
 
 def test_settings_never_change() -> None:
@@ -103,6 +190,7 @@ def test_settings_never_change() -> None:
         ("LIMIT_FRAME_BYTES", "1023", "greater than or equal to 1024"),
         ("LIMIT_EVENT_BYTES", "", "integer"),
         ("POLICY", "drop", "queue|reject|interrupt"),
+        ("ON_DISCONNECT", "abort", "continue.*stop"),
         ("SESSION_IDLE_S", "0", "greater than 0"),
         ("SESSION_IDLE_S", "inf", "finite"),
         ("SESSION_MAX_S", "-1", "greater than 0"),
@@ -110,6 +198,33 @@ def test_settings_never_change() -> None:
         ("REVOKED_RUNS", "stop", "continue.*abort"),
         ("ALLOWED_ORIGINS", "https://a.example/path", "origins like https://example.org"),
         ("ALLOWED_ORIGINS", "*", "origins like https://example.org"),
+        ("CLOCK_LEEWAY_S", "-1", "greater than or equal to 0"),
+        ("CLOCK_LEEWAY_S", "nan", "finite number|greater than or equal"),
+        ("COOKIE_NAME", "a b", "pattern"),
+        ("COOKIE_NAME", "a;Path=/", "pattern"),
+        ("COOKIE_NAME", "", "pattern"),
+        ("FRAME_ANCESTORS", "*", "origins like https://example.org"),
+        ("FRAME_ANCESTORS", "https://a.example/chat", "origins like https://example.org"),
+        ("FRAME_ANCESTORS", "https://a.example; script-src *", "origins like"),
+        ("FRAME_ANCESTORS", "self, 'none'", "origins like https://example.org"),
+        ("PROVIDER_CA_FILE", "/nowhere.pem", "certificates in PEM"),
+        ("PROVIDER_CA_FILE", "/dev/null", "certificates in PEM"),
+        ("PUBLIC_URL", "/chat", "http:// or https://"),
+        ("PUBLIC_URL", "example.org/chat", "http:// or https://"),
+        ("PUBLIC_URL", "wss://example.org", "http:// or https://"),
+        ("PUBLIC_URL", "https:///chat", "name a host"),
+        ("PUBLIC_URL", "https://exa mple.org", "no blanks"),
+        ("PUBLIC_URL", "https://example.org/chat?", "no query"),
+        ("PUBLIC_URL", "https://example.org/#chat", "no fragment"),
+        ("PUBLIC_URL", "https://example.org:port", "[Pp]ort"),
+        ("PUBLIC_URL", "https://example.org:99999", "[Pp]ort"),
+        ("PUBLIC_URL", "https://example.org/a/../b", "dotted"),
+        ("PUBLIC_URL", "https://example.org//a", "empty"),
+        ("PUBLIC_URL", "https://exam;ple.org", "browser"),
+        ("TRUSTED_PROXIES", "nginx", "addresses or networks"),
+        ("TRUSTED_PROXIES", "127.0.0.1,localhost", "localhost"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "host bits"),
+        ("TRUSTED_PROXIES", "10.0.0.1:80", "addresses or networks"),
     ],
 )
 def test_a_wrong_value_is_told_in_one_sentence(
@@ -128,7 +243,13 @@ def test_a_wrong_value_is_told_in_one_sentence(
 
 @pytest.mark.parametrize(
     "name, held",
-    [("SECRET_KEY", SECRET), ("DATABASE_URL", f"postgresql://user:{SECRET}@db/x")],
+    [
+        ("SECRET_KEY", SECRET),
+        ("DATABASE_URL", f"postgresql://user:{SECRET}@db/x"),
+        ("PROVIDER_PROXY", f"socks5://user:{SECRET}@proxy.example:1080"),
+        ("PROVIDER_PROXY", f"http://user:{SECRET}@proxy.example:port"),
+        ("PROVIDER_PROXY", f"proxy.example/{SECRET}"),
+    ],
 )
 def test_a_wrong_secret_is_named_but_never_printed(
     name: str, held: str, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +261,7 @@ def test_a_wrong_secret_is_named_but_never_printed(
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["secret_key", "metrics_token", "database_url"])
+@pytest.mark.parametrize("name", ["secret_key", "metrics_token", "provider_proxy", "database_url"])
 def test_a_secret_of_the_wrong_type_is_not_printed_either(name: str, tmp_path: Path) -> None:
     config = tmp_path / "isolane.toml"
     config.write_text(f'{name} = ["{SECRET}"]\n')
@@ -306,3 +427,15 @@ def test_secret_of_a_provider_is_never_printed(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(InvalidSettings) as caught:
             load_settings({})
         assert SECRET not in str(caught.value)
+
+
+def test_a_thread_keeps_at_least_what_one_run_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOLANE_LIMIT_RUN_EVENTS", "300000")
+    assert load_settings({}).log_max_events == 300_000
+    monkeypatch.setenv("ISOLANE_LOG_MAX_EVENTS", "299999")
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings({})
+    assert str(refused.value) == (
+        "ISOLANE_LOG_MAX_EVENTS can't be used: it holds 299999, and must not be below "
+        "ISOLANE_LIMIT_RUN_EVENTS, which is 300000."
+    )

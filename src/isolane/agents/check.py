@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Final
@@ -21,23 +22,63 @@ SCOPE: Final = "check"
 STEPS_MAX: Final = 20
 COUNT_MAX: Final = 1000
 PAUSE_MAX_MS: Final = 1000
+REMEMBERED_THREADS_MAX: Final = 1000
+REMEMBERED_TEXTS_MAX: Final = 20
+REMEMBERED_MAX_CHARACTERS: Final = 200
 
 
-async def agent(
-    input: RunAgentInput,  # noqa: A002 - the field's word for it
-    _context: UserExecutionContext,
-    stop: StopSignal,
-) -> AsyncGenerator[object, None]:
-    """Do the steps of the last message, one after the other, until told to stop.
+Texts = deque[str]
+"""The texts that are remembered in one thread. Beyond the bound the oldest is forgotten."""
 
-    `["say", text]`, `["count", numbers, pauseMs]`, `["tool", name, arguments, result]`, `["wait"]`.
+
+class Memory:
+    """Remembers texts by the id of a thread that the agent is given.
+
+    Agent frameworks do the same, so users who meet in their memories would meet in this one.
     """
-    for place, step in enumerate(_read_steps(input)):
-        async with aclosing(_do(step, f"{input.run_id}-{place}", stop)) as values:
-            async for value in values:
-                yield value
-        if stop.is_set():
-            return
+
+    def __init__(self) -> None:
+        """Remember nothing yet."""
+        self._threads: OrderedDict[str, Texts] = OrderedDict()
+
+    def of(self, thread_id: str) -> Texts:
+        """Return the texts of a thread; the thread that was asked for longest ago is forgotten."""
+        texts = self._threads.setdefault(thread_id, deque(maxlen=REMEMBERED_TEXTS_MAX))
+        self._threads.move_to_end(thread_id)
+        if len(self._threads) > REMEMBERED_THREADS_MAX:
+            self._threads.popitem(last=False)
+        return texts
+
+
+class CheckAgent:
+    """Does the steps of the last message, one after the other, until told to stop.
+
+    `["say", text]`, `["count", numbers, pauseMs]`, `["tool", name, arguments, result]`, `["wait"]`,
+    `["remember", text]`, and `["recall"]`, which says all that was remembered in this thread.
+    """
+
+    def __init__(self) -> None:
+        """Begin with an empty memory."""
+        self._memory = Memory()
+
+    async def run(
+        self,
+        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        context: UserExecutionContext,
+        stop: StopSignal,
+    ) -> AsyncGenerator[object, None]:
+        """Yield what the steps say."""
+        texts = self._memory.of(input.thread_id)
+        for place, step in enumerate(_read_steps(input)):
+            async with aclosing(_do(step, f"{context.run_id}-{place}", stop, texts)) as values:
+                async for value in values:
+                    yield value
+            if stop.is_set():
+                return
+
+
+agent: Final = CheckAgent().run
+"""One for the process, as the agents are that users bring."""
 
 
 def _read_steps(run_input: RunAgentInput) -> list[object]:
@@ -49,7 +90,9 @@ def _read_steps(run_input: RunAgentInput) -> list[object]:
     raise ValueError(f"the message is no JSON list of at most {STEPS_MAX} steps")
 
 
-async def _do(step: object, name: str, stop: StopSignal) -> AsyncGenerator[object, None]:
+async def _do(
+    step: object, name: str, stop: StopSignal, texts: Texts
+) -> AsyncGenerator[object, None]:
     match step:
         case ["say", str(text)]:
             yield text
@@ -60,6 +103,10 @@ async def _do(step: object, name: str, stop: StopSignal) -> AsyncGenerator[objec
                 yield f"{number} "
                 if await _is_stopped_within(stop, pause_ms / 1000):
                     return
+        case ["remember", str(text)] if len(text) <= REMEMBERED_MAX_CHARACTERS:
+            texts.append(text)
+        case ["recall"]:
+            yield " ".join(texts)
         case ["tool", str(tool), arguments, str(result)]:
             for event in _tool_events(name, tool, json.dumps(arguments), result):
                 yield event

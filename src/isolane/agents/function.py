@@ -25,10 +25,14 @@ Generator = Callable[..., AsyncGenerator[object, None]]
 class FunctionAgent:
     """Calls a generator function with as many of `input`, `context`, `stop` as it takes."""
 
-    def __init__(self, function: Generator, *, arguments: int) -> None:
+    def __init__(self, function: Generator, *, arguments: int, raw_ids: bool = False) -> None:
         """Keep a function that `adapt_function` has judged."""
         self._function = function
         self._arguments = arguments
+        self.hears_stop = arguments == ARGUMENTS_MAX
+        """Whether the function is given the stop signal; if not, only a cancellation ends it."""
+        self.raw_ids = raw_ids
+        """Whether `input` names thread and run as the client does."""
 
     def run(
         self,
@@ -46,7 +50,22 @@ def adapt_function(value: object, *, name: str) -> FunctionAgent:
     fault = _fault(value, function)
     if fault is not None:
         raise AgentRefused(f"{name} is {fault}; {WANTED}.")
-    return FunctionAgent(function, arguments=_count_arguments(function, name))
+    arguments = _count_arguments(function, name)
+    # A method's object may have been told, whichever of both is served.
+    told = (value, function, getattr(function, "__self__", None))
+    raw_ids = any(wants_raw_ids(each, name=name) for each in told)
+    return FunctionAgent(function, arguments=arguments, raw_ids=raw_ids)
+
+
+def wants_raw_ids(value: object, *, name: str) -> bool:
+    """Say whether an agent asks for the ids that clients choose; raise `AgentRefused` if unclear.
+
+    A text that is meant as a no would mix the memories of users.
+    """
+    wanted = getattr(value, "raw_ids", False)
+    if type(wanted) is not bool:
+        raise AgentRefused(f"{name} has a raw_ids of {wanted!r}: write True or False.")
+    return wanted
 
 
 def _fault(value: object, function: object) -> str | None:

@@ -10,14 +10,19 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from ag_ui.core import RunAgentInput
 
+from isolane.agents.exits import contain_exits
 from isolane.context import UserExecutionContext
 from isolane.contracts import Agent, StopSignal
+from isolane.errors import traceback_of
 
 AHEAD_MAX: Final = 64
 """Values that an agent may be ahead of the gateway's loop; what floods waits here."""
 JOIN_S: Final = 2.0
+
+_log = structlog.get_logger(__name__)
 
 Watch = Callable[[str], Callable[[], None]]
 """Begins to watch the loop that calls it, by a name; returns what ends that."""
@@ -66,7 +71,8 @@ def _start(name: str, watch: Watch) -> _Place:
             forget: list[Callable[[], None]] = []
             loop.call_soon(lambda: forget.append(watch(name)))
             loop.call_soon(is_up.set)
-            loop.run_forever()
+            contain_exits(loop)
+            _run_until_stopped(loop)
             forget[0]()
 
     thread = threading.Thread(target=live, name=name, daemon=True)
@@ -75,12 +81,25 @@ def _start(name: str, watch: Watch) -> _Place:
     return _Place(thread, started[0])
 
 
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    """Go on after an exit that no run is known of: the loop is for all runs to come."""
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            _log.error("exit on an agents' loop", exception=traceback_of(error))
+        else:
+            return
+
+
 class _ThreadedAgent:
     """Brings what an agent yields on another loop to the one that asks."""
 
     def __init__(self, agent: Agent, threads: AgentThreads) -> None:
         self._agent = agent
         self._threads = threads
+        self.hears_stop = getattr(agent, "hears_stop", True)
+        self.raw_ids = getattr(agent, "raw_ids", False)
 
     async def run(
         self,

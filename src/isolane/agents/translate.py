@@ -9,6 +9,7 @@ from ag_ui.core import BaseEvent
 from ag_ui.core import Event as AnyEvent
 from pydantic import TypeAdapter, ValidationError
 
+from isolane.agents.naming import Naming
 from isolane.errors import AgentProtocol
 from isolane.events import Event
 
@@ -21,10 +22,11 @@ _DELTAS: Final = {
 _EVENT: Final[TypeAdapter[Any]] = TypeAdapter(AnyEvent)
 
 
-def to_event(value: object, *, thread_id: str, run_id: str) -> Event:
+def to_event(value: object, *, naming: Naming) -> Event:
     """Return the event that `value` is: an AG-UI model or a mapping with wire names.
 
-    Raises `AgentProtocol` for anything else, and for an event of another thread or run.
+    It names its run as the client does. Raises `AgentProtocol` for anything else, and for an event
+    of another thread or run.
     """
     if isinstance(value, BaseEvent):
         event = _of_model(value)
@@ -34,10 +36,7 @@ def to_event(value: object, *, thread_id: str, run_id: str) -> Event:
         raise AgentProtocol(
             f"an agent yields text, mappings or AG-UI events, not {type(value).__name__}"
         )
-    for name, own in (("threadId", thread_id), ("runId", run_id)):
-        if event.get(name, own) != own:
-            raise AgentProtocol(f"{event['type']} names another {name}")
-    return event
+    return naming.to_client(event)
 
 
 def _of_model(model: BaseEvent) -> Event:

@@ -15,13 +15,13 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from sqlalchemy import Connection, delete, insert, select, update
 
 from isolane.auth import revocations
-from isolane.auth.local import SEPARATOR
 from isolane.auth.sessions import sign_out
 from isolane.clock import Clock
 from isolane.contracts import PLAIN
 from isolane.database import Database, accounts
 from isolane.errors import InvalidInput, NotFound, Unauthenticated
-from isolane.ids import check_user_id
+from isolane.ids import check_user_id, find_user_id
+from isolane.subjects import SEPARATOR
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Accounts:
         name = normalize(name)
         if len(password.encode(errors="replace")) > PASSWORD_MAX_BYTES:
             raise Unauthenticated("invalid", "the password is too long to be one")
-        found = await self._database.read(partial(_load_hash, name))
+        found = await self._database.read(partial(_load_hash, name), lane=f"sign-in {name}")
         hashed = found if found is not None else await self._load_decoy()
         if not await self._hash(partial(self._matches, hashed, password)) or found is None:
             raise Unauthenticated("invalid", "name or password is wrong")
@@ -97,8 +97,12 @@ class Accounts:
             raise NotFound(f"no account is called {name}")
 
     async def sign_out(self, user_id: str) -> None:
-        """Revoke all that was issued to a user so far, who needs no account."""
-        await self._database.write(partial(sign_out, normalize(user_id), self._clock()))
+        """Revoke all that was issued to a user so far, who needs no account.
+
+        Raises `InvalidContext` for what can't be a user id, nor the name of somebody who has one.
+        """
+        name = find_user_id("name", user_id)
+        await self._database.write(partial(sign_out, name, self._clock()))
 
     def close(self) -> None:
         """End the hashing threads."""

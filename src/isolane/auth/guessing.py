@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Final
 
-from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
-
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
 from isolane.errors import LimitExceeded
-from isolane.rates import get_wait_ms
+from isolane.rates import HOUR_MS, MINUTE_MS, MovingWindow
 
 ATTEMPTS_PER_MINUTE: Final = 10
 """Of one address at one account; signing in begins the count anew."""
@@ -35,25 +31,19 @@ DELAY_S: Final = 2.0
 NETWORK_BITS: Final = 64
 """Of an IPv6 address: the rest is anybody's own to choose (RFC 6177)."""
 
-_PAIR: Final = "of an address at an account"
-_ADDRESS: Final = "of an address"
-_ACCOUNT: Final = "at an account"
-
 
 class GuessGuard:
     """Counts attempts to sign in. In memory: a restart forgives."""
 
     def __init__(self, *, clock: Clock, delay_s: float = DELAY_S) -> None:
-        """Begin with none; `clock` is the system's, as the counters' own is."""
-        self._clock = clock
+        """Begin with none; nobody sets `clock`."""
         self._delay_s = delay_s
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
-        self._pair_items: tuple[RateLimitItem, ...] = (
-            RateLimitItemPerMinute(ATTEMPTS_PER_MINUTE),
-            RateLimitItemPerHour(ATTEMPTS_PER_HOUR),
+        self._of_pairs = (
+            MovingWindow(ATTEMPTS_PER_MINUTE, MINUTE_MS, timer=clock),
+            MovingWindow(ATTEMPTS_PER_HOUR, HOUR_MS, timer=clock),
         )
-        self._address_item = RateLimitItemPerHour(ADDRESS_ATTEMPTS_PER_HOUR)
-        self._account_item = RateLimitItemPerHour(QUIET_ATTEMPTS_PER_HOUR)
+        self._of_addresses = MovingWindow(ADDRESS_ATTEMPTS_PER_HOUR, HOUR_MS, timer=clock)
+        self._at_accounts = MovingWindow(QUIET_ATTEMPTS_PER_HOUR, HOUR_MS, timer=clock)
         self._under_way: Counter[tuple[str, str]] = Counter()
 
     @asynccontextmanager
@@ -67,29 +57,29 @@ class GuessGuard:
         account = _digest(account)
         pair = (account, network)
         self.count(address)
-        for item in self._pair_items:
-            self._hit(item, "signInsPerAccount", _PAIR, *pair)
+        for window in self._of_pairs:
+            _hit(window, "signInsPerAccount", pair)
         if self._under_way[pair]:
             raise LimitExceeded("signInsAtOnce", 1)
         self._under_way[pair] += 1
         try:
-            if not self._rates.hit(self._account_item, _ACCOUNT, account):
+            if self._at_accounts.hit(account):
                 await asyncio.sleep(self._delay_s)  # the slowness is the point
             yield
         finally:
             del self._under_way[pair]
-        for item in self._pair_items:
-            self._rates.clear(item, _PAIR, *pair)
+        for window in self._of_pairs:
+            window.clear(pair)
 
     def count(self, address: str) -> None:
         """Count one sign-in that an address began, at whatever account; raises `LimitExceeded`."""
-        self._hit(self._address_item, "signInsPerAddress", _ADDRESS, network_of(address))
+        _hit(self._of_addresses, "signInsPerAddress", network_of(address))
 
-    def _hit(self, item: RateLimitItem, limit: str, *names: str) -> None:
-        if self._rates.hit(item, *names):
-            return
-        wait_ms = get_wait_ms(self._rates, item, *names, now_ms=self._clock())
-        raise LimitExceeded(limit, item.amount, retry_after_ms=wait_ms)
+
+def _hit(window: MovingWindow, limit: str, key: Hashable) -> None:
+    wait_ms = window.hit(key)
+    if wait_ms:
+        raise LimitExceeded(limit, window.most, retry_after_ms=wait_ms)
 
 
 def _digest(name: str) -> str:

@@ -10,7 +10,9 @@ import jwt
 
 from isolane.auth.keyring import KeyRing, SigningKey
 from isolane.auth.tokens import (
+    EXACT,
     EXPIRY_MAX_S,
+    Leeway,
     OpenedToken,
     check_claims,
     open_token,
@@ -21,11 +23,12 @@ from isolane.auth.tokens import (
 from isolane.clock import Clock
 from isolane.contracts import Identity
 from isolane.errors import InvalidInput
-from isolane.ids import check_user_id
+from isolane.ids import get_subject, to_user_id
+from isolane.subjects import SEPARATOR
 
 ALGORITHM: Final = "HS256"
-SEPARATOR: Final = "|"
-"""Stands between an issuer's name and the subject in the user ids of every other issuer."""
+OWN_MARK: Final = "isolane"
+"""The claim of tokens that this class has stamped itself, by the clock that judges them."""
 
 
 class LocalIssuer:
@@ -39,29 +42,37 @@ class LocalIssuer:
         audience: str | None,
         clock: Clock,
         foreign: Iterable[str] = (),
+        leeway_s: float = 0,
     ) -> None:
         """Sign with the newest key; `issuer` and `audience` are demanded when they are set.
 
-        `foreign` are the names of other issuers: nobody here speaks for a user of theirs.
+        `foreign` are the names of other issuers: nobody here speaks for a user of theirs. Others
+        may sign with the same key. Their clock may be `leeway_s` seconds ahead.
         """
         self._ring = ring
         self._issuer = issuer or None
         self._audience = audience or None
         self._clock = clock
         self._foreign = frozenset(foreign)
+        self._leeway = Leeway(begin_s=leeway_s)
 
     def __repr__(self) -> str:
         """Name the issuer, never a key."""
         return f"<LocalIssuer {self._issuer or 'without a name'}>"
 
     def issue(self, user_id: str, *, expires_s: int, scopes: Iterable[str] = ()) -> str:
-        """Return a token for `user_id` that dies in `expires_s` seconds; a negative one is dead."""
+        """Return a token for a user, which dies in `expires_s` seconds; a negative one is dead.
+
+        `user_id` is the user's own name: the token's subject, of which `to_user_id` makes the id.
+        Raises `InvalidContext` for what is no name, and `InvalidInput` for a time that is none.
+        """
         now_ms = self._clock()
         expiry_s = now_ms // 1000 + expires_s
         if expiry_s > EXPIRY_MAX_S:
             raise InvalidInput("expires", "is beyond the year 9999")
         claims: dict[str, Any] = {
-            "sub": check_user_id("userId", user_id),
+            "sub": get_subject(to_user_id("userId", user_id)),
+            OWN_MARK: True,
             # To the millisecond: a token made just after a sign-out everywhere is a new one.
             "iat": min(now_ms / 1000, expiry_s),
             "exp": expiry_s,
@@ -83,7 +94,8 @@ class LocalIssuer:
         """Return who a token that was read speaks for; raises `Unauthenticated`."""
         if opened.algorithm != ALGORITHM:
             raise refused("it is signed in another way than ours")
-        check_claims(opened, audience=self._audience)
+        leeway = EXACT if opened.claims.get(OWN_MARK) is True else self._leeway
+        check_claims(opened, audience=self._audience, leeway=leeway)
         key = self._find_key(opened)
         verify(
             opened,
@@ -91,8 +103,9 @@ class LocalIssuer:
             algorithms=[ALGORITHM],
             issuer=self._issuer,
             audience=self._audience,
+            leeway=leeway,
         )
-        identity = to_identity(opened, key_id=key.id)
+        identity = to_identity(opened, key_id=key.id, leeway=leeway)
         name, separator, _ = identity.user_id.partition(SEPARATOR)
         if separator and name in self._foreign:
             raise refused("it speaks for a user of another issuer")

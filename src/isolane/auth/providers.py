@@ -10,17 +10,25 @@ from typing import Any, Final
 import httpx
 
 from isolane.auth.keys import DOCUMENT_MAX_BYTES, KeyCache
-from isolane.auth.local import SEPARATOR, LocalIssuer
-from isolane.auth.tokens import OpenedToken, check_claims, open_token, to_identity, verify
+from isolane.auth.local import LocalIssuer
+from isolane.auth.tokens import (
+    Leeway,
+    OpenedToken,
+    check_claims,
+    open_token,
+    to_identity,
+    verify,
+)
 from isolane.clock import Clock
 from isolane.contracts import Identity
 from isolane.errors import InvalidFrame, Unavailable
 from isolane.frames import decode_object
 from isolane.settings import ProviderSettings, is_safe_address
+from isolane.subjects import SEPARATOR
 
 TIMEOUT_S: Final = 5.0
-LEEWAY_S: Final = 5.0
-"""Two machines' clocks differ a little (RFC 7519, 4.1.4)."""
+WHY_CHARACTERS: Final = 256
+"""How much of the reason is told why an address can't be reached."""
 RETRY_MS: Final = 5_000
 """Whoever opens a sign-in address makes the gateway ask: not more often than this, in vain."""
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
@@ -30,11 +38,20 @@ class Provider:
     """One issuer whose tokens count here, with its keys and what it says about itself."""
 
     def __init__(
-        self, settings: ProviderSettings, http: httpx.AsyncClient, *, clock: Clock
+        self,
+        settings: ProviderSettings,
+        http: httpx.AsyncClient,
+        *,
+        clock: Clock,
+        leeway_s: float = 0,
     ) -> None:
-        """Ask over `http`, when a token or a sign-in needs it."""
+        """Ask over `http`, when a token or a sign-in needs it.
+
+        The provider's own clock may be `leeway_s` seconds ahead or behind.
+        """
         self.settings = settings
         self.http = http
+        self.leeway = Leeway(begin_s=leeway_s, end_s=leeway_s)
         self._clock = clock
         self._metadata: Mapping[str, Any] | None = None
         self._asked_at: int | None = None
@@ -48,7 +65,7 @@ class Provider:
 
     async def judge(self, opened: OpenedToken) -> Identity:
         """Return who a token speaks for; raises `Unauthenticated`, `Unavailable`."""
-        check_claims(opened, audience=self.settings.audience, leeway_s=LEEWAY_S)
+        check_claims(opened, audience=self.settings.audience, leeway=self.leeway)
         key = await self.keys.find(opened.key_id, opened.algorithm)
         verify(
             opened,
@@ -56,10 +73,13 @@ class Provider:
             algorithms=[opened.algorithm],
             issuer=self.settings.issuer,
             audience=self.settings.audience,
-            leeway_s=LEEWAY_S,
+            leeway=self.leeway,
         )
         return to_identity(
-            opened, prefix=self.name + SEPARATOR, allowed=frozenset(self.settings.scopes)
+            opened,
+            prefix=self.name + SEPARATOR,
+            allowed=frozenset(self.settings.scopes),
+            leeway=self.leeway,
         )
 
     async def load_metadata(self) -> Mapping[str, Any]:
@@ -146,4 +166,10 @@ async def ask(
                     raise Unavailable(f"{address} answered more than {DOCUMENT_MAX_BYTES} bytes")
             return response.status_code, bytes(found)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        raise Unavailable(f"{address} can't be reached: {type(error).__name__}") from error
+        raise Unavailable(f"{address} can't be reached: {_explain(error)}") from error
+
+
+def _explain(error: BaseException) -> str:
+    """Say why, in the words of whoever knows: a certificate, a name, a proxy."""
+    said = str(error).strip()
+    return f"{type(error).__name__}: {said}"[:WHY_CHARACTERS] if said else type(error).__name__

@@ -2,18 +2,22 @@
 
 A row says: what was given to this user before that moment, and may do more than this, is over. Or:
 this session is. So a token, a session or a socket that is newer than the row is never touched.
+
+A row that was written while the clock was ahead seems to be of the future when the clock is right
+again. What it says of tokens then counts from when it was read, so that new ones open something.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from isolane.clock import Clock
+from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
 from isolane.database import Database, revocations
 
@@ -32,15 +36,40 @@ class Revocation(NamedTuple):
     """What may go on; nothing when the user was signed out."""
 
 
+@dataclass(slots=True)
+class _Rule:
+    """A row, and up to when tokens are concerned by the clock as it goes now."""
+
+    revoked_at: int
+    scopes: frozenset[str]
+    read_at: int
+    until: int
+
+    def is_for(self, identity: Identity, issued_at: int, now: int) -> bool:
+        if identity.scopes <= self.scopes:
+            return False
+        if issued_at <= self.until:
+            return True
+        # Sessions are numbered by rows, not by the clock; and a token of the future is older than
+        # it says.
+        is_ahead = identity.session_id is not None or issued_at > now
+        return is_ahead and issued_at <= self.revoked_at
+
+
 class Revocations:
     """The revocations of one database, as far as this process has read them."""
 
-    def __init__(self, database: Database, *, clock: Clock) -> None:
-        """Read from `database`; nothing is known before the first `refresh()`."""
+    def __init__(self, database: Database, *, clock: Clock, timer: Clock = monotonic_ms) -> None:
+        """Read from `database`; nothing is known before the first `refresh()`.
+
+        `clock` is what dates tokens, and may be set; `timer` is never set.
+        """
         self._database = database
         self._clock = clock
+        self._timer = timer
+        self._latest = 0
         self._last_id = 0
-        self._of_user: defaultdict[str, list[Revocation]] = defaultdict(list)
+        self._of_user: defaultdict[str, list[_Rule]] = defaultdict(list)
         self._ended: dict[str, int] = {}
 
     async def refresh(self) -> list[Revocation]:
@@ -48,6 +77,7 @@ class Revocations:
         found = await self._database.read(partial(_load, self._last_id))
         for row in found:
             self._note(row)
+        self._notice_skew()
         oldest = self._clock() - SESSION_KEPT_MS
         while self._ended and next(iter(self._ended.values())) < oldest:
             del self._ended[next(iter(self._ended))]
@@ -58,10 +88,26 @@ class Revocations:
         if identity.session_id in self._ended:
             return True
         issued_at = identity.issued_at
-        return issued_at is not None and any(
-            issued_at <= row.revoked_at and not identity.scopes <= row.scopes
-            for row in self._of_user.get(identity.user_id, ())
-        )
+        if issued_at is None:
+            return False
+        now = self._notice_skew()
+        rules = self._of_user.get(identity.user_id, ())
+        return any(rule.is_for(identity, issued_at, now) for rule in rules)
+
+    def _notice_skew(self) -> int:
+        """Date rows anew that are of the future, and return the time of the clock.
+
+        That is a walk through all, once each time that a clock was set back.
+        """
+        now, timer_now = self._clock(), self._timer()
+        if now >= self._latest:
+            return now
+        for rules in self._of_user.values():
+            for rule in rules:
+                if rule.until > now:
+                    rule.until = now - (timer_now - rule.read_at)
+        self._latest = now
+        return now
 
     def _note(self, row: Revocation) -> None:
         if row.id <= self._last_id:  # another refresh was faster
@@ -73,7 +119,8 @@ class Revocations:
         older = self._of_user[row.user_id]
         # What leaves nothing more than this one did is said by this one.
         older[:] = [each for each in older if not row.scopes <= each.scopes]
-        older.append(row)
+        older.append(_Rule(row.revoked_at, row.scopes, self._timer(), until=row.revoked_at))
+        self._latest = max(self._latest, row.revoked_at)
 
 
 def add(

@@ -13,11 +13,11 @@ import structlog
 from sqlalchemy import Connection, delete, insert, select, update
 
 from isolane.auth import revocations
-from isolane.auth.local import SEPARATOR
 from isolane.clock import Clock
 from isolane.contracts import PLAIN, Identity
 from isolane.database import Database, accounts, sessions
-from isolane.errors import NotFound, Unauthenticated, Unavailable
+from isolane.errors import IsolaneError, NotFound, Unauthenticated
+from isolane.subjects import SEPARATOR
 from isolane.tasks import TaskOwner
 
 TOUCH_MS: Final = 60_000
@@ -25,6 +25,10 @@ TOUCH_MS: Final = 60_000
 TOUCHES_PER_LIFE: Final = 8
 """Where sessions live shortly, it is more exact."""
 DEVICE_MAX_CHARACTERS: Final = 200
+SESSIONS_MAX: Final = 100
+"""Live sessions of one user: more than anybody has browsers, and what a list of them may cost."""
+ENDED_AT_ONCE: Final = 50
+"""A folder of before that bound may have thousands. They are ended a few with each sign-in."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,15 +77,20 @@ class SessionBook:
         """How long after a use the next one is noted."""
 
     async def begin(self, user_id: str, *, device: str = "") -> Begun:
-        """Begin a session for `user_id`."""
+        """Begin a session for `user_id`. Beyond 100, the one that was used longest ago ends."""
         secret, now = secrets.token_urlsafe(32), self._clock()
         session = Session(session_id_of(secret), user_id, device[:DEVICE_MAX_CHARACTERS], now, now)
-        rights = await self._database.write(partial(_insert, session, now - self._max_ms))
+        rights = await self._database.write(
+            partial(_insert, session, now - self._max_ms), lane=user_id
+        )
         return Begun(secret, self._to_identity(session, rights))
 
     async def load(self, secret: str) -> Identity:
         """Return who the cookie stands for, and note that it was used; raises `Unauthenticated`."""
-        found = await self._database.read(partial(_load, session_id_of(secret)))
+        session_id = session_id_of(secret)
+        # Whose it is isn't known yet. No user has a blank in their id.
+        lane = f"session {session_id}"
+        found = await self._database.read(partial(_load, session_id), lane=lane)
         if found is None:
             raise Unauthenticated("invalid", "no such session, or it was ended")
         session, rights = found
@@ -89,37 +98,41 @@ class SessionBook:
         if now >= self._expiry_of(session):
             raise Unauthenticated("expired", "the session is expired")
         if now - session.last_seen_at >= self.touch_ms:
-            self._tasks.detach(self._touch(session.session_id), name="session seen")
+            self._tasks.detach(
+                self._touch(session.user_id, session.session_id), name="session seen"
+            )
             session = replace(session, last_seen_at=now)
         return self._to_identity(session, rights)
 
     async def extend(self, identity: Identity) -> Identity:
         """Note that a session is in use, and return its identity with the later expiry."""
         session_id = identity.session_id or ""
-        await self._touch(session_id)
-        found = await self._database.read(partial(_load, session_id))
+        await self._touch(identity.user_id, session_id)
+        found = await self._database.read(partial(_load, session_id), lane=identity.user_id)
         if found is None:
             return identity
         return replace(identity, expires_at=self._expiry_of(found[0]))
 
     async def load_all(self, user_id: str) -> list[Session]:
         """Return the user's live sessions, the last used first."""
-        all_sessions = await self._database.read(partial(_load_all, user_id))
+        all_sessions = await self._database.read(partial(_load_all, user_id), lane=user_id)
         return [each for each in all_sessions if self._clock() < self._expiry_of(each)]
 
     async def end(self, user_id: str, session_id: str) -> None:
         """End one session of the user; raises `NotFound` when there is none."""
-        if not await self._database.write(partial(_delete, user_id, session_id, self._clock())):
+        work = partial(_delete, user_id, session_id, self._clock())
+        if not await self._database.write(work, lane=user_id):
             raise NotFound("no such session")
 
     async def end_all(self, user_id: str) -> None:
         """End all sessions of the user, and revoke every token that was issued to them so far."""
-        await self._database.write(partial(sign_out, user_id, self._clock()))
+        await self._database.write(partial(sign_out, user_id, self._clock()), lane=user_id)
 
-    async def _touch(self, session_id: str) -> None:
+    async def _touch(self, user_id: str, session_id: str) -> None:
         try:
-            await self._database.write(partial(_update_seen, session_id, self._clock()))
-        except Unavailable as error:
+            work = partial(_update_seen, session_id, self._clock())
+            await self._database.write(work, lane=user_id)
+        except IsolaneError as error:
             _log.warning("session not noted as seen", reason=str(error))
 
     def _expiry_of(self, session: Session) -> int:
@@ -160,7 +173,21 @@ def _insert(session: Session, oldest: int, connection: Connection) -> _Rights:
             last_seen_at=session.last_seen_at,
         )
     )
+    _end_surplus(session.user_id, session.created_at, connection)
     return _load_rights(session.user_id, connection)
+
+
+def _end_surplus(user_id: str, now: int, connection: Connection) -> None:
+    """End the user's sessions beyond the bound; those that were used last stay."""
+    query = (
+        select(sessions.c.session_id)
+        .where(sessions.c.user_id == user_id)
+        .order_by(sessions.c.last_seen_at.desc(), sessions.c.created_at.desc())
+        .offset(SESSIONS_MAX)
+        .limit(ENDED_AT_ONCE)
+    )
+    for session_id in connection.execute(query).scalars().all():
+        _delete(user_id, session_id, now, connection)
 
 
 def _load(session_id: str, connection: Connection) -> tuple[Session, _Rights] | None:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import quote_plus
 
-from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
-from isolane.auth.local import SEPARATOR
-from isolane.auth.providers import LEEWAY_S, Provider, ask
+from isolane.auth.providers import Provider, ask
 from isolane.auth.tokens import check_claims, open_token, refused, to_identity, verify
 from isolane.clock import Clock
 from isolane.errors import SHOWN_CHARACTERS, InvalidFrame, Unauthenticated, Unavailable
 from isolane.frames import decode_object
+from isolane.subjects import SEPARATOR
 
 LIFETIME_MS: Final = 10 * 60_000
 """A sign-in that took longer begins anew."""
@@ -40,7 +40,7 @@ class SignIns:
     """The sign-ins of one process that are under way. They die soon, so a restart loses few."""
 
     def __init__(self, clock: Clock) -> None:
-        """Begin with none."""
+        """Begin with none; nobody sets `clock`."""
         self._clock = clock
         self._pending: dict[str, Pending] = {}
 
@@ -113,10 +113,10 @@ def _make_request(provider: Provider, pending: Pending, code: str) -> tuple[str,
         client_id=settings.client_id,
     )
     if settings.client_id is not None and settings.client_secret is not None:
-        # Both are form-encoded first (RFC 6749, 2.3.1), which the library leaves to us.
+        # Both are form-encoded first (RFC 6749, 2.3.1), which releases of authlib do differently.
         names = settings.client_id, settings.client_secret.get_secret_value()
-        auth = ClientAuth(*(quote_plus(name) for name in names))
-        _, headers, body = auth.prepare("POST", "", headers, body)
+        pair = ":".join(quote_plus(name) for name in names)
+        headers["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
     return body, headers
 
 
@@ -126,14 +126,14 @@ async def _read_user(provider: Provider, pending: Pending, id_token: object) -> 
         raise refused("the provider sent no ID token")
     opened = open_token(id_token)
     client_id = provider.settings.client_id
-    check_claims(opened, audience=client_id, leeway_s=LEEWAY_S, is_id_token=True)
+    check_claims(opened, audience=client_id, leeway=provider.leeway, is_id_token=True)
     verify(
         opened,
         await provider.keys.find(opened.key_id, opened.algorithm),
         algorithms=[opened.algorithm],
         issuer=provider.settings.issuer,
         audience=client_id,
-        leeway_s=LEEWAY_S,
+        leeway=provider.leeway,
     )
     if not secrets.compare_digest(str(opened.claims.get("nonce")), pending.nonce):
         raise refused("the ID token is of another sign-in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -26,17 +27,22 @@ class Ticket:
 class _Held(NamedTuple):
     identity: Identity
     origin: str | None
-    expires_at: int
+    due: int
 
 
 class TicketBook:
     """The tickets of one process. They die soon, so a restart loses nobody much."""
 
-    def __init__(self, clock: Clock, *, lifetime_ms: int = LIFETIME_MS) -> None:
-        """Begin with none; each lives `lifetime_ms`."""
+    def __init__(
+        self, clock: Clock, *, timer: Clock | None = None, lifetime_ms: int = LIFETIME_MS
+    ) -> None:
+        """Begin with none; each lives `lifetime_ms` of `timer`, which nobody sets."""
         self._clock = clock
+        self._timer = timer or clock
         self._lifetime_ms = lifetime_ms
-        self._open: dict[str, _Held] = {}
+        # In the order of their making, so in the order of their death.
+        self._open: OrderedDict[str, _Held] = OrderedDict()
+        self._open_of: Counter[str] = Counter()
 
     def issue(self, identity: Identity, *, origin: str | None = None) -> Ticket:
         """Return a ticket that stands for `identity` once, for pages of `origin` if it is given.
@@ -44,13 +50,13 @@ class TicketBook:
         Raises `LimitExceeded`.
         """
         self._forget_dead()
-        owners = (held.identity.user_id for held in self._open.values())
-        if sum(owner == identity.user_id for owner in owners) >= TICKETS_PER_USER:
+        if self._open_of[identity.user_id] >= TICKETS_PER_USER:
             raise LimitExceeded(
                 "ticketsPerUser", TICKETS_PER_USER, retry_after_ms=self._lifetime_ms
             )
         ticket = Ticket(new_ticket(), self._clock() + self._lifetime_ms)
-        self._open[ticket.secret] = _Held(identity, origin, ticket.expires_at)
+        self._open[ticket.secret] = _Held(identity, origin, self._timer() + self._lifetime_ms)
+        self._open_of[identity.user_id] += 1
         return ticket
 
     def redeem(self, secret: str, *, origins: Sequence[str] = ()) -> Identity:
@@ -60,20 +66,30 @@ class TicketBook:
         spends it too: it has been seen there.
         """
         # One step, with no await in it: of all who come with it, one finds it.
-        held = self._open.pop(secret, None)
+        held = self._remove(secret)
         if held is None:
             raise Unauthenticated("invalid", "no such ticket, or it was used")
         if held.origin is not None and list(origins) != [held.origin]:
             raise Unauthenticated("invalid", "the ticket is for pages of another origin")
-        now, own_expiry = self._clock(), held.identity.expires_at
-        if now >= held.expires_at or (own_expiry is not None and now >= own_expiry):
+        own_expiry = held.identity.expires_at
+        is_over = own_expiry is not None and self._clock() >= own_expiry
+        if is_over or self._timer() >= held.due:
             raise Unauthenticated("expired", "the ticket is expired")
         return held.identity
 
     def _forget_dead(self) -> None:
-        now = self._clock()
-        while self._open:  # in the order of their making, so in the order of their death
+        now = self._timer()
+        while self._open:
             secret, held = next(iter(self._open.items()))
-            if held.expires_at > now:
+            if held.due > now:
                 return
-            del self._open[secret]
+            self._remove(secret)
+
+    def _remove(self, secret: str) -> _Held | None:
+        held = self._open.pop(secret, None)
+        if held is not None:
+            user_id = held.identity.user_id
+            self._open_of[user_id] -= 1
+            if not self._open_of[user_id]:
+                del self._open_of[user_id]
+        return held

@@ -8,14 +8,14 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import jwt
 
 from isolane.contracts import PLAIN, Identity, Scope
 from isolane.errors import InvalidContext, InvalidFrame, Unauthenticated
 from isolane.frames import decode_object
-from isolane.ids import check_user_id
+from isolane.ids import check_user_id, to_user_id
 
 TOKEN_MAX_BYTES: Final = 16 << 10
 KEY_ID_MAX_CHARACTERS: Final = 256
@@ -28,6 +28,19 @@ _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
 """Only an ID token has them (OpenID Connect Core 1.0, 2 and 3.3.2.11): it says who signed in to a
 page, and opens no door."""
+
+
+class Leeway(NamedTuple):
+    """Seconds by which the clock that stamped a token may differ from ours (RFC 7519, 4.1.4)."""
+
+    begin_s: float = 0
+    """How far ahead `iat` and `nbf` may be."""
+    end_s: float = 0
+    """How long ago `exp` may be. What the token opens ends so much later, too."""
+
+
+EXACT: Final = Leeway()
+"""For what was stamped by the same clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ def check_claims(
     opened: OpenedToken,
     *,
     audience: str | None,
-    leeway_s: float = 0,
+    leeway: Leeway = EXACT,
     is_id_token: bool = False,
 ) -> None:
     """Refuse what no key can make good, before anybody is asked for one.
@@ -72,7 +85,7 @@ def check_claims(
     if not _is_time(claims.get("exp")):
         raise refused("its expiry is no time")
     not_before = claims.get("nbf", 0)
-    if not _is_time(not_before) or not_before > time.time() + leeway_s:
+    if not _is_time(not_before) or not_before > time.time() + leeway.begin_s:
         raise refused("it is for later")
     audiences = claims.get("aud")
     if audience is not None and audience not in (
@@ -90,9 +103,12 @@ def verify(
     algorithms: Sequence[str],
     issuer: str | None,
     audience: str | None,
-    leeway_s: float = 0,
+    leeway: Leeway = EXACT,
 ) -> None:
-    """Check signature and claims against `key`; raises `Unauthenticated`."""
+    """Check signature and claims against `key`; raises `Unauthenticated`.
+
+    That a token is expired is told only of one that is right in all else.
+    """
     try:
         jwt.decode(
             opened.text,
@@ -100,13 +116,17 @@ def verify(
             algorithms=algorithms,
             issuer=issuer,
             audience=audience,
-            leeway=leeway_s,
-            options={"require": ["exp", "sub"], "verify_aud": audience is not None},
+            leeway=leeway.begin_s,
+            options={
+                "require": ["exp", "sub"],
+                "verify_aud": audience is not None,
+                "verify_exp": False,  # below, with a leeway of its own
+            },
         )
-    except jwt.ExpiredSignatureError as error:
-        raise Unauthenticated("expired", "the token is expired") from error
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
         raise refused(type(error).__name__) from error
+    if int(opened.claims["exp"]) + leeway.end_s <= time.time():
+        raise Unauthenticated("expired", "the token is expired")
 
 
 def to_identity(
@@ -115,6 +135,7 @@ def to_identity(
     prefix: str = "",
     key_id: str | None = None,
     allowed: frozenset[str] = frozenset(Scope),
+    leeway: Leeway = EXACT,
 ) -> Identity:
     """Return who a verified token speaks for; `prefix` tells users of one issuer from another's.
 
@@ -122,16 +143,16 @@ def to_identity(
     """
     claims = opened.claims
     try:
-        user_id = check_user_id("sub", claims["sub"])
-        user_id = check_user_id("sub", prefix + user_id)
+        user_id = check_user_id("sub", prefix + to_user_id("sub", claims["sub"]))
     except InvalidContext as error:
         raise refused("its subject is no user id") from error
     return Identity(
         user_id,
-        int(claims["exp"] * 1000),
+        int((claims["exp"] + leeway.end_s) * 1000),
         read_scopes(claims.get("scope"), allowed),
-        # Without the claim nobody can show that it is newer than a sign-out everywhere.
-        issued_at=_read_time_ms(claims.get("iat")),
+        # Without the claim nobody can show that it is newer than a sign-out everywhere. A clock
+        # that is ahead dates a token later than it is: it counts as made at the earliest moment.
+        issued_at=max(0, _read_time_ms(claims.get("iat")) - int(leeway.begin_s * 1000)),
         key_id=key_id,
     )
 

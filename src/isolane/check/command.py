@@ -26,13 +26,14 @@ def check(
     *,
     as_json: bool,
     repeat: int,
+    has_page: bool = True,
 ) -> int:
     """Take up to `repeat` rounds, print them, and return the exit code.
 
     Raises click's UsageError, whose code is 2, when the request can't be tried.
     """
     try:
-        request = read_request(url, tokens, metrics_token)
+        request = read_request(url, tokens, metrics_token, has_page=has_page)
         rounds, taken = asyncio.run(_take_rounds(request, repeat, is_told=not as_json))
     except Misuse as error:
         raise click.UsageError(str(error)) from error
@@ -43,7 +44,9 @@ def check(
     return HELD if taken.evidence is None else BROKE
 
 
-def read_request(url: str, tokens: Sequence[str], metrics_token: str | None) -> Request:
+def read_request(
+    url: str, tokens: Sequence[str], metrics_token: str | None, *, has_page: bool = True
+) -> Request:
     """Return what is asked for; raises `Misuse`."""
     if len(tokens) > TOKENS_MAX:
         raise Misuse(f"--token may stand {TOKENS_MAX} times, and stands {len(tokens)} times")
@@ -51,7 +54,7 @@ def read_request(url: str, tokens: Sequence[str], metrics_token: str | None) -> 
         token.isascii() and token.isprintable() and token.split() == [token] for token in tokens
     ):
         raise Misuse("a token is empty, or has a character that no token has")
-    return Request(parse_target(url), tokens, metrics_token)
+    return Request(parse_target(url), tokens, metrics_token, has_page)
 
 
 async def _take_rounds(request: Request, repeat: int, *, is_told: bool) -> tuple[int, Round]:

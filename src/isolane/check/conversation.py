@@ -19,9 +19,16 @@ _LIMITS: Final = (
     "runsPerUser",
     "queuedRunsPerThread",
     "framesPerMinute",
+    "requestsPerUser",
     "frameBytes",
     "eventBytes",
+    "runBytes",
+    "runEvents",
+    "storedThreadsPerUser",
+    "storedBytesPerUser",
 )
+FENCE: Final = "isolane-check-fence"
+"""A thread that nobody follows."""
 _SAYING: Final = "isolane check says this"
 _TOOL: Final = "isolane_check_tool"
 
@@ -154,9 +161,15 @@ async def check_order(walk: Walk) -> str:
 
 
 async def settle(socket: Socket) -> list[Frame]:
-    """Return the envelopes that still come before the answer to a ping."""
-    await socket.send({"type": "ping", "t": "fence"})
-    frames = await socket.until(lambda frame: frame.get("t") == "fence", what="a pong")
+    """Return the envelopes that still come before the answer to a frame that changes nothing.
+
+    A ping would not do, because a pong need not wait for the answers to the frames before it.
+    """
+    await socket.send({"type": "unsubscribe", "threadId": FENCE})
+    frames = await socket.until(
+        lambda frame: frame.get("type") == "unsubscribed" and frame["threadId"] == FENCE,
+        what=f"the answer to unsubscribe {FENCE}",
+    )
     return [frame for frame in frames if is_envelope(frame)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from isolane.check.conversation import settle, start_run, stop_run, subscribe
+from isolane.check.conversation import FENCE, settle, start_run, stop_run, subscribe
 from isolane.check.finding import Broken, Skipped
 from isolane.check.lane import Lane, new_name
 from isolane.check.order import Frame, is_envelope, text_of
@@ -80,6 +80,7 @@ async def check_isolation(walk: Walk) -> str:
     await _check_untouched(owner, active)
     await stop_run(walk.get_socket(), active.run_id)
     await _check_equal_ids(walk, other)
+    await _check_memory(walk, other)
     return f"{len(secret.marks)} marks sought in {places} places, {tries} tries with foreign ids"
 
 
@@ -165,12 +166,15 @@ async def _ask(
 
 
 async def _tell(lane: Lane, socket: Socket, frame: Mapping[str, str], names: Names) -> str:
-    """Return all that comes for a frame; news of the user's own threads come when they like."""
+    """Return all that comes for a frame; news of the user's own threads come when they like.
+
+    A frame about a thread that nobody follows ends it: its answer comes in its turn, unlike a pong.
+    """
     own = {key: value.format(thread=names.thread, run=names.run) for key, value in frame.items()}
     await socket.send(own)
-    await socket.send({"type": "ping", "t": "fence"})
+    await socket.send({"type": "unsubscribe", "threadId": FENCE})
     answers: list[Frame] = []
-    while not answers or answers[-1].get("t") != "fence":
+    while not answers or answers[-1].get("threadId") != FENCE:
         answer = await socket.recv()
         if answer.get("type") != "thread" or answer.get("threadId") not in lane.threads:
             answers.append(answer)
@@ -229,3 +233,37 @@ async def _check_equal_ids(walk: Walk, other: Lane) -> None:
         )
     _check_absent(words[:1], "\n".join(theirs.heard), "the second user, by equal ids")
     _check_absent(words[1:], "\n".join(socket.heard), "the first user's socket")
+
+
+async def _check_memory(walk: Walk, other: Lane) -> None:
+    """Both use one thread id, one after the other: the agent remembers each one's own words only.
+
+    An agent is another room: it keeps what it remembers by the ids that the gateway gives it.
+    """
+    socket, words = walk.get_socket(), (new_name("marker"), new_name("marker"))
+    thread_id, run_id = walk.lane.new_thread(), new_name("run")
+    other.threads.append(thread_id)
+    theirs, _ = await other.greet()
+    await _recall(socket, Run(thread_id, run_id, ""), ["remember", words[0]])
+    heard = await _recall(theirs, Run(thread_id, run_id, ""), ["remember", words[1]])
+    _check_remembered(thread_id, heard, words[1], "the second user, by what the agent remembers")
+    again = await _recall(socket, Run(thread_id, new_name("run"), ""))
+    _check_remembered(thread_id, again, words[0], "the first user, by what the agent remembers")
+
+
+async def _recall(socket: Socket, run: Run, *steps: list[object]) -> str:
+    """Do the steps, and return what the agent remembers in the thread then."""
+    await start_run(socket, run, *steps, ["recall"])
+    return text_of(await socket.read_run(run.run_id))
+
+
+def _check_remembered(thread_id: str, heard: str, wanted: str, place: str) -> None:
+    if heard != wanted:
+        raise Broken(
+            f"something of another user reached {place}"
+            if wanted in heard
+            else "the agent doesn't remember what it was told",
+            sent=f"thread {thread_id}, by both users",
+            came=heard,
+            expected=wanted,
+        )

@@ -24,6 +24,7 @@ from isolane.check.network import (
     check_tls,
     check_upgrade,
 )
+from isolane.check.page import check_page
 from isolane.check.resume import check_resume
 from isolane.check.target import hide_secrets
 from isolane.check.walk import Request, Walk, start_walk
@@ -61,6 +62,7 @@ LAYERS: Final[tuple[tuple[str, Layer], ...]] = (
     ("stop", check_stop),
     ("resume", check_resume),
     ("isolation", check_isolation),
+    ("page", check_page),
     ("clean-up", clean_up),
 )
 _NETWORK: Final = frozenset({"name", "tcp", "tls"})

@@ -23,6 +23,8 @@ class Request:
     tokens: Sequence[str] = field(repr=False)
     """One or two; two show that the users don't meet."""
     metrics_token: str | None = field(default=None, repr=False)
+    has_page: bool = True
+    """Whether the page is to be there: a proxy may pass on nothing but the API."""
 
     @property
     def secrets(self) -> list[str]:

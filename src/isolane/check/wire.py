@@ -27,7 +27,6 @@ SOCKET_PATH: Final = f"/ws/{AGENT}"
 SUBPROTOCOL: Final = "agui.v1"
 PATIENCE_S: Final = 10.0
 """How long any one answer may take."""
-_FRAME_MAX_BYTES: Final = 16 << 20
 _CLOSE_S: Final = 2.0
 _RESET: Final = struct.pack("ii", 1, 0)
 """For SO_LINGER: what is not sent is dropped, and the peer gets a reset."""
@@ -192,7 +191,7 @@ async def open_socket(
             open_timeout=PATIENCE_S,
             ping_interval=None,
             close_timeout=_CLOSE_S,
-            max_size=_FRAME_MAX_BYTES,
+            max_size=None,  # the server's limit is told once the socket is open
         )
     except InvalidStatus as error:
         raise _refused(error, sent) from _below(error.response.status_code)

@@ -18,12 +18,14 @@ from isolane.contracts.engines import (
 from isolane.contracts.ensure import ensure
 from isolane.contracts.rooms import AgentServiceProtocol, WebSocketManagerProtocol
 from isolane.contracts.shapes import (
+    NO_DRAFT,
     PLAIN,
     BegunRun,
     ConnectionHealth,
     Delivery,
     Disposition,
     Identity,
+    KnownMessage,
     LogBounds,
     RunDraft,
     RunEnd,
@@ -40,6 +42,7 @@ from isolane.contracts.shapes import (
 )
 
 __all__ = [
+    "NO_DRAFT",
     "PLAIN",
     "Agent",
     "AgentServiceProtocol",
@@ -51,6 +54,7 @@ __all__ = [
     "Disposition",
     "EventLog",
     "Identity",
+    "KnownMessage",
     "Limits",
     "LogBounds",
     "RunDraft",

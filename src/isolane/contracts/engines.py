@@ -12,6 +12,7 @@ from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts.shapes import (
     BegunRun,
     Identity,
+    KnownMessage,
     LogBounds,
     RunDraft,
     RunEnd,
@@ -71,17 +72,30 @@ class EventLog(Protocol):
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; its next numbering is of another epoch.
 
-        Returns the ids of its runs: a run that is stored later is the next thread's. Raises
-        `NotFound`. An append that comes later raises it, too. Cancelling doesn't take it back.
+        Nothing of it is there from then on; its rows leave the disk later, in the steps of `sweep`.
+        Returns the ids of its runs that haven't ended, and of the newest, whose end may not be
+        known to its writer yet. A run that is stored later is the next thread's. Raises `NotFound`.
+        An append that comes later raises it, too. Cancelling doesn't take it back.
         """
         ...
 
-    async def trim(self, *, older_than: int) -> int:
+    async def trim(
+        self, *, older_than: int, told: Callable[[ThreadKey], None] | None = None
+    ) -> int:
         """Let go of finished runs that ended before `older_than`; return how many entries went.
 
         `older_than` is in milliseconds since 1970. Whole runs from the old end only, never an
-        active one. What exceeds the thread's own maximum goes when a run ends. Cancelling doesn't
-        take it back.
+        active one. What exceeds the thread's own maximum goes when a run ends. Works in small
+        steps, so that appends wait for none of it, and looks only at what is due. `told` hears of
+        each thread that lost entries. Cancelling doesn't take it back.
+        """
+        ...
+
+    async def sweep(self) -> None:
+        """Remove from the disk what was let go and what was deleted, until none is left.
+
+        Works in steps of a few milliseconds, so that appends wait for none of it. Cancelling
+        leaves the rest for the next sweep, in this process or in another one.
         """
         ...
 
@@ -115,27 +129,56 @@ class Store(Protocol):
     """
 
     async def load_run(self, key: RunKey) -> StoredRun | None:
-        """Return the user's run of that id, whatever its thread; None when there is none."""
+        """Return the user's run of that id, whatever its thread; None when there is none.
+
+        The id of a run that attached leads to the run that it attached to. What that one `asked`
+        is what the frame of the attached one repeated of it.
+        """
         ...
 
-    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> None:
+    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> RunDraft:
         """Keep a run that waits for its turn; its thread comes into being with it.
 
+        Returns the draft as it is kept: with the messages only that are new to the thread.
+
         A run with answers takes the thread's open interrupts. Raises `RunConflict` when they were
-        answered already, `InvalidInput` when it leaves one out; nothing is kept then.
+        answered already, `InvalidInput` when it leaves one out, `TooLarge` when what it adds is
+        more than a frame can show, `LimitExceeded` when the run doesn't fit into what its user may
+        keep; nothing is kept then.
         """
         ...
 
     async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
         """Mark the run as running, apply its rewind, and join its new messages to the thread.
 
-        All in one transaction. The thread comes into being with its first run. Raises what
-        `add_run` raises.
+        All in one transaction. The thread comes into being with its first run. A message that was
+        edited away is new only to a run that rewinds itself. Thread and run have random ids for the
+        agent, made with them and kept as long as they are; a parent that the user has no run of is
+        told by an id that no run has. Raises what `add_run` raises, and `RunConflict` when the run
+        asks a question again that isn't the thread's last one now.
         """
         ...
 
     async def begin_queued_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
         """Do the same for a run that waited; raises `NotFound` when its thread is gone."""
+        ...
+
+    async def add_attached(
+        self, context: UserExecutionContext, *, run_id: str, asked: Sequence[Message]
+    ) -> None:
+        """Let the context's run id lead to the user's run `run_id` of the same thread, for good.
+
+        `asked` are the messages of that run which the attaching frame repeated. Raises `NotFound`
+        when the thread is gone, `LimitExceeded` when it doesn't fit into what the user may keep.
+        """
+        ...
+
+    async def note_stop(self, key: RunKey, *, asked_at: int) -> None:
+        """Keep that a run was stopped while it waits, for the next start; `asked_at` as in `Stop`.
+
+        It is part of the run's draft from then on. Nothing happens to a run that has begun, and for
+        an unknown one.
+        """
         ...
 
     async def load_open_runs(self) -> list[StoredRun]:
@@ -154,15 +197,29 @@ class Store(Protocol):
         """
         ...
 
-    async def load_snapshot(self, key: ThreadKey) -> ThreadSnapshot | None:
-        """Return the thread with its messages and the place to follow it from, of one moment.
+    async def load_snapshot(
+        self,
+        key: ThreadKey,
+        *,
+        before: str | None = None,
+        limit: int = 200,
+        max_bytes: int = 1 << 20,
+    ) -> ThreadSnapshot | None:
+        """Return the thread with its newest messages and the place to follow it from.
 
-        While a run is active both are as of before its first event.
+        While a run is active both are as of before its first event. A page has `limit` messages
+        (a count) and `max_bytes` of their JSON at most, but one message always. With `before`, a
+        page's own place, it has the messages before that, as of the moment of the first page: what
+        is added or rewound meanwhile changes nothing. Raises `InvalidCursor` for a place that no
+        page gave out, `CursorExpired` when that moment is no longer kept or the thread is another.
         """
         ...
 
     async def add_thread(self, key: ThreadKey, *, title: str) -> ThreadSummary:
-        """Make a thread, or return the one there is."""
+        """Make a thread, or return the one there is.
+
+        Raises `LimitExceeded` when a new one doesn't fit into what its user may keep.
+        """
         ...
 
     async def set_title(self, key: ThreadKey, title: str) -> ThreadSummary:
@@ -177,8 +234,26 @@ class Store(Protocol):
         """Say whether the message stands now."""
         ...
 
-    async def load_messages_before(self, key: ThreadKey, seq: int) -> list[Message]:
-        """Return the messages as they stood before the log entry `seq`."""
+    async def load_known(
+        self, key: ThreadKey, message_id: str, *, rewind_to: str | None = None
+    ) -> KnownMessage | None:
+        """Return what the thread knows of a message's id; None when it never had it.
+
+        With `rewind_to` as it will be after a rewind to that message.
+        """
+        ...
+
+    async def load_state(self, key: ThreadKey) -> bytes | None:
+        """Return the thread's shared state now, as JSON in UTF-8; None when it has none."""
+        ...
+
+    async def load_messages_before(
+        self, key: ThreadKey, seq: int, *, max_bytes: int = sys.maxsize
+    ) -> list[Message]:
+        """Return the messages as they stood before the log entry `seq`.
+
+        Raises `TooLarge` when they have more than `max_bytes` as JSON.
+        """
         ...
 
 
@@ -189,10 +264,11 @@ class RunQueue(Protocol):
     Plain throughout: looking and taking are one step, with no await between.
     """
 
-    def enter(self, key: ThreadKey, run_id: str, *, most: int) -> int:
+    def enter(self, key: ThreadKey, run_id: str, *, most: int, is_next: bool = False) -> int:
         """Take a place and return it: 0 goes now, 1 is next.
 
-        Raises `LimitExceeded` when `most` runs wait already, and takes no place then.
+        With `is_next` the place is before all who wait, behind the one whose turn it is. Raises
+        `LimitExceeded` when `most` runs wait already, and takes no place then.
         """
         ...
 
@@ -276,6 +352,11 @@ class Agent(Protocol):
         """Yield text, mappings or AG-UI events until the answer is whole.
 
         May raise anything: the run ends in an error then. A stopped run's `stop` is set; an agent
-        that goes on is cancelled a second later, at whatever it awaits.
+        that goes on is cancelled a second later, at whatever it awaits. An agent whose attribute
+        `hears_stop` is False is cancelled at once.
+
+        `input` names thread, run and parent by random ids that no other user has, so that memory
+        keyed by them is one user's. An agent whose attribute `raw_ids` is True gets the ids that
+        the client chose, which another user may have chosen too. Events may name either.
         """
         ...

@@ -79,7 +79,8 @@ class WebSocketManagerProtocol(Protocol):
     ) -> EventId:
         """Put a CUSTOM event into the log of the run under way and return its id once committed.
 
-        Raises `NoActiveRun` outside a run, and for another user. Cancelling doesn't take it back.
+        Raises `NoActiveRun` outside a run, and for another user; `NotFound` when the thread is
+        deleted meanwhile. Cancelling doesn't take it back.
         """
         ...
 
@@ -99,8 +100,11 @@ class AgentServiceProtocol(Protocol):
     async def start(self, context: UserExecutionContext, run_input: RunAgentInput) -> RunTicket:
         """Take a run on, at once or in its turn; the same run id attaches to the one there is.
 
-        Raises `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`. Cancelled, the run
-        may have been started; the same id attaches to it.
+        So does a question that an unfinished run holds already: the ticket's context names that
+        run, and the new id leads to it.
+
+        Raises `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`. Cancelling
+        the caller changes nothing for the run: it is taken on, and the same id attaches to it.
         """
         ...
 

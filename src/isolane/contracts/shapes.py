@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from isolane.context import EventId, RunKey, UserExecutionContext
-from isolane.errors import CursorExpired, InvalidCursor
+from isolane.context import EventId, RunIds, RunKey, UserExecutionContext
+from isolane.errors import AgentFailed, CursorExpired, InvalidCursor
 from isolane.interrupts import Interrupt
 from isolane.transcript import Message
 
@@ -74,6 +74,15 @@ class RunDraft:
     rewind_to: str | None
     request: Mapping[str, Any]
     """The rest of the input: tools, context, state, forwardedProps, resume, parentRunId."""
+    stopped_at: int | None = None
+    """When the run was stopped while it waited, in milliseconds since 1970."""
+    asks_again: bool = False
+    """Whether it asks the thread's last question once more, and takes back what followed that.
+    `messages` is that question alone then, and `rewind_to` its id."""
+
+
+NO_DRAFT: Final = RunDraft("", (), None, {})
+"""Stands for a draft that can't be read."""
 
 
 class StoppedBy(StrEnum):
@@ -99,13 +108,27 @@ class RunStop:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownMessage:
+    """What a thread knows of the id of a message."""
+
+    message: Message | None
+    """None when it was taken back long ago: only its id is kept then."""
+    stands: bool
+    """Whether it is part of the conversation, and wasn't taken back."""
+    is_last_question: bool
+    """Whether it stands, and no message of a user stands behind it."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run as the store has it."""
 
     key: RunKey
+    """Its own address, also when it was looked up by the id of a run that attached to it."""
     thread_id: str
     state: RunState
     draft: RunDraft
+    """What it asks for. Once it has ended only its agent is left of that."""
     first_seq: int | None
     last_seq: int | None
     created_at: int
@@ -115,6 +138,17 @@ class StoredRun:
     """`success`, `cancelled`, `interrupt`, or the code of the error."""
     error_id: str | None
     stop: RunStop | None
+    agent_code: str | None = None
+    """The code of the error that its agent ended it with, if it did."""
+    agent_message: str | None = None
+    """The text of that error, if the agent made it public."""
+    asked: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Fingerprints of the messages that it asked, by those of their ids: they outlive the draft."""
+
+    @property
+    def run_id(self) -> str:
+        """Its own id, also when it was looked up by that of a run that attached to it."""
+        return self.key.run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +158,13 @@ class BegunRun:
     added: Sequence[Message]
     history: Sequence[Message]
     after: EventId
+    agent_ids: RunIds
+    """By which its agent knows the thread, the run and its parent. They are no other user's."""
+    rewound: frozenset[str] = frozenset()
+    """Ids that were edited away and may not come back; none for a run that rewinds itself."""
+    state: Any = None
+    """AG-UI's shared state that the agent gets: what the run brings, else what the thread has.
+    None when there is neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +179,11 @@ class RunEnd:
     stop: RunStop | None = None
     interrupts: Sequence[Interrupt] = ()
     """What it asks of a person, when its outcome is `interrupt`."""
+    state: bytes | None = None
+    """The thread's shared state from now on, as JSON in UTF-8; None when the run left it as it
+    was."""
+    failure: AgentFailed | None = None
+    """The error that its agent ended it with, if it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +228,18 @@ class ThreadPage:
 
 @dataclass(frozen=True, slots=True)
 class ThreadSnapshot:
-    """A thread's messages, and the place in its log that they are as of."""
+    """A page of a thread's messages, and the place in its log that they are as of."""
 
     thread: ThreadSummary
-    messages: Sequence[Message]
+    messages: Sequence[bytes]
+    """The newest of them, or those before a place, each as JSON in UTF-8; the oldest first."""
+    before: str | None
+    """Asks for the page of the older ones; None when there are none."""
     head: EventId
     interrupts: Sequence[Interrupt]
     """What its last run asks of a person, as long as nobody answered."""
+    state: bytes | None = None
+    """Its shared state as JSON in UTF-8; None when it has none, and on pages of older messages."""
 
 
 class Scope(StrEnum):
@@ -201,7 +252,7 @@ class Scope(StrEnum):
     CHECK = "check"
     """Use the agent `check`, and with it the threads of its own user."""
     ADMIN = "admin"
-    """Sign other users out."""
+    """Sign other users out, and see how much each keeps."""
 
 
 PLAIN: Final = frozenset[str]({Scope.READ, Scope.WRITE})

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
-from starlette.requests import cookie_parser
+from starlette.requests import HTTPConnection
 
+from isolane.addresses import parse_origin
 from isolane.agents import check
 from isolane.context import UserExecutionContext
 from isolane.contracts import Identity, Scope
-from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.description import BEARER, SESSION
+from isolane.doors.gateway import Gateway, OpenGateway, get_gateway
+from isolane.doors.outside import UNHEARD_KEY, get_origin
 from isolane.errors import (
-    ContractError,
+    SHOWN_CHARACTERS,
     Forbidden,
-    InvalidContext,
     MissingScope,
     Unauthenticated,
 )
-from isolane.ids import check_user_id
 
-COOKIE: Final = "isolane_session"
+IDENTITY_KEY: Final = "isolane.identity"
+"""Where a request's scope keeps whose it is."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ENOUGH: Final[Mapping[Scope, frozenset[str]]] = {
     Scope.READ: frozenset({Scope.READ, Scope.WRITE, Scope.CHECK}),
@@ -31,7 +32,6 @@ _ENOUGH: Final[Mapping[Scope, frozenset[str]]] = {
     Scope.ADMIN: frozenset({Scope.ADMIN}),
 }
 """Who may write reads along, and a check reads and writes what it made."""
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 AsgiScope = Mapping[str, Any]
 
@@ -49,17 +49,29 @@ def get_bearer(scope: AsgiScope) -> str | None:
     return None
 
 
-def get_cookie(scope: AsgiScope, name: str = COOKIE) -> str | None:
-    """Return what a cookie holds; by default the session's secret."""
-    for value in get_headers(scope, b"cookie"):
-        found = cookie_parser(value).get(name)
-        if found is not None:
-            return found
-    return None
+def get_cookies(scope: AsgiScope, name: str) -> list[str]:
+    """Return what each cookie of that name holds.
+
+    Browsers send that of the longest path first: ours, before that of what is served above.
+    """
+    pairs = (pair for value in get_headers(scope, b"cookie") for pair in value.split(";"))
+    held = (_read_cookies(pair).get(name) for pair in pairs)
+    return [value for value in held if value is not None]
+
+
+def _read_cookies(header: str) -> Mapping[str, str]:
+    """Return what one `Cookie` header holds; Starlette's own parser isn't public."""
+    scope = {"type": "http", "headers": [(b"cookie", header.encode("latin-1"))]}
+    return HTTPConnection(scope).cookies
+
+
+def get_cookie(scope: AsgiScope, name: str) -> str | None:
+    """Return what the cookie holds that is nearest to our own path."""
+    return next(iter(get_cookies(scope, name)), None)
 
 
 def get_address(scope: AsgiScope) -> str:
-    """Return the address that a request comes from, as far as a trusted proxy says it."""
+    """Return the visitor's address; `Outside` has put there what a trusted proxy says of it."""
     client = scope.get("client")
     return client[0] if client else ""
 
@@ -74,50 +86,30 @@ def check_origin(gateway: Gateway, scope: AsgiScope, *, is_needed: bool) -> None
         return
     if len(origins) != 1:
         raise Forbidden(f"a session cookie needs one Origin, and {len(origins)} came")
-    asked = _origin(origins[0])
-    allowed = {_origin(origin) for origin in gateway.settings.allowed_origins}
-    if asked is None or asked not in {*allowed, _own_origin(scope)}:
-        raise Forbidden("the Origin is not on the allow-list")
+    asked = parse_origin(origins[0])
+    allowed = {parse_origin(origin) for origin in gateway.settings.allowed_origins}
+    own = get_origin(scope)
+    if asked is None or asked not in {*allowed, parse_origin(own)}:
+        raise Forbidden(_explain(gateway, scope, asked=origins[0], own=own))
 
 
-def _origin(text: str) -> tuple[str, str, int | None] | None:
-    """Return scheme, host and port of an origin; None for `null` and what is none."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return None
-    if not parts.hostname or parts.path not in {"", "/"} or parts.query or parts.username:
-        return None
-    return parts.scheme, parts.hostname, port or _DEFAULT_PORTS.get(parts.scheme)
-
-
-def _own_origin(scope: AsgiScope) -> tuple[str, str, int | None] | None:
-    hosts = get_headers(scope, b"host")
-    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
-    return _origin(f"{scheme}://{hosts[0]}") if len(hosts) == 1 else None
+def _explain(gateway: Gateway, scope: AsgiScope, *, asked: str, own: str) -> str:
+    """Say for the log what differs, and which settings would mend it behind a proxy."""
+    advice = "if the page is served from there, set ISOLANE_PUBLIC_URL to its address"
+    if gateway.settings.public_url is not None:
+        advice = "ISOLANE_PUBLIC_URL says so; a page elsewhere belongs in ISOLANE_ALLOWED_ORIGINS"
+    elif scope.get(UNHEARD_KEY) is not None:
+        advice += f", or name the proxy {scope[UNHEARD_KEY]} in ISOLANE_TRUSTED_PROXIES"
+    shown = repr(asked[:SHOWN_CHARACTERS])
+    return f"the Origin is {shown}, and the gateway's own is {own[:SHOWN_CHARACTERS]!r}: {advice}"
 
 
 async def judge_token(gateway: Gateway, token: str) -> Identity:
-    """Return who a token speaks for; an authenticator that returns nothing denies.
+    """Return who a token speaks for, as long as its credential counts.
 
     Raises `Unauthenticated`, `Unavailable`, and `ContractError` for what is no identity.
     """
-    found: object = await gateway.authenticator.authenticate(token)
-    if found is None:
-        raise Unauthenticated("invalid", "the authenticator knows nobody by this token")
-    if not isinstance(found, Identity):
-        raise ContractError(
-            f"{type(gateway.authenticator).__name__}.authenticate returned "
-            f"{type(found).__name__}; return an isolane.Identity, or None to deny"
-        )
-    try:
-        check_user_id("user_id", found.user_id)
-    except InvalidContext as error:
-        raise ContractError(
-            f"{type(gateway.authenticator).__name__}.authenticate returned an Identity of nobody; "
-            f"return None to deny"
-        ) from error
+    found = await gateway.judge.judge(token)
     if found.expires_at is not None and gateway.clock() >= found.expires_at:
         raise Unauthenticated("expired", "the credential is expired")
     return gateway.check_revoked(found)
@@ -163,13 +155,23 @@ async def authenticate(gateway: Gateway, scope: AsgiScope, *, is_write: bool) ->
     return await judge_cookie(gateway, scope, is_write=is_write)
 
 
-async def _identify(gateway: OpenGateway, request: Request) -> Identity:
-    is_write = request.method not in _SAFE_METHODS
-    return await authenticate(gateway, request.scope, is_write=is_write)
+async def identify(
+    gateway: OpenGateway,
+    request: Request,
+    _bearer: Annotated[None, Depends(BEARER)] = None,
+    _session: Annotated[None, Depends(SESSION)] = None,
+) -> Identity:
+    """Return whose credential came with a request; it is judged once, before the body is read."""
+    known: Identity | None = request.scope.get(IDENTITY_KEY)
+    if known is None:
+        is_write = request.method not in _SAFE_METHODS
+        known = await authenticate(gateway, request.scope, is_write=is_write)
+        request.scope[IDENTITY_KEY] = known
+    return known
 
 
 def _allowing(needed: Scope) -> Callable[[Identity], Awaitable[Identity]]:
-    async def allow(identity: Annotated[Identity, Depends(_identify)]) -> Identity:
+    async def allow(identity: Annotated[Identity, Depends(identify)]) -> Identity:
         require(identity, needed)
         return identity
 
@@ -181,14 +183,17 @@ def make_context(
 ) -> UserExecutionContext:
     """Return the context of one request: whose it is, and the id that a proxy gave it, if any."""
     given = get_headers(scope, b"x-request-id")
+    named = get_gateway(scope).subjects.find(identity.user_id)
     return UserExecutionContext(
         user_id=identity.user_id,
+        issuer=named.issuer,
+        subject=named.subject,
         connection_id=connection_id,
         parent_request_id=given[0] if given else None,
     )
 
 
-Identified = Annotated[Identity, Depends(_identify)]
+Identified = Annotated[Identity, Depends(identify)]
 """What a route asks for to know whose credential came, whatever that may do."""
 Reader = Annotated[Identity, Depends(_allowing(Scope.READ))]
 """As above, for a credential that may read."""

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from isolane.auth.accounts import Accounts
 from isolane.auth.guessing import GuessGuard
+from isolane.auth.judge import Judge
 from isolane.auth.local import LocalIssuer
 from isolane.auth.providers import Provider
 from isolane.auth.revocations import Revocations
@@ -18,14 +19,18 @@ from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
-from isolane.contracts import Authenticator, EventLog, Identity, Store
+from isolane.contracts import EventLog, Identity, Limits, Store
+from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
+from isolane.doors.room import Room
 from isolane.errors import Forbidden, Unauthenticated, Unavailable
 from isolane.feed import Feed
 from isolane.pressure import Pressure
 from isolane.service import AgentService
 from isolane.settings import Settings
+from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
 from isolane.turns import Turns
+from isolane.usage import Usage
 from isolane.watchdog import Watchdog
 from isolane.websocket.factory import WebSocketManagerFactory
 from isolane.websocket.resume import Resumer
@@ -51,9 +56,11 @@ class Gateway:
     """One running gateway."""
 
     settings: Settings
-    authenticator: Authenticator
+    judge: Judge
     cookie: str
     """The cookie that counts as a credential."""
+    subjects: Subjects
+    """How the outside names users."""
     has_own_users: bool
     """False where the host has them: then nobody signs in here."""
     issuer: LocalIssuer
@@ -73,19 +80,29 @@ class Gateway:
     feed: Feed
     log: EventLog
     resumer: Resumer
+    limits: Limits
     tasks: TaskOwner
     clock: Clock
     dependencies: Mapping[str, Probe]
     watchdog: Watchdog
     pressure: Pressure
+    usage: Usage
     turns: Turns = field(default_factory=Turns)
     """Those of sockets that want to be opened."""
+    room: Room = field(default_factory=Room)
+    """That of large bodies and frames, by user."""
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
     streams: set[Stream] = field(default_factory=set)
     """The event streams that are open; sockets are the factory's."""
+    unread: UnreadAnswers = field(default_factory=UnreadAnswers)
+    """What users haven't read yet of large answers."""
     dropped_keys: int = 0
     """How often a key of the local issuer was gone when somebody looked last."""
+
+    def answer_largely(self, user_id: str, load: Load) -> LargeAnswer:
+        """Return an answer of what `load` reads; it counts for the user until it is sent."""
+        return LargeAnswer(self.unread, user_id, load, send_timeout_s=self.settings.send_timeout_s)
 
     def check_ready(self) -> None:
         """Raise `Unavailable` unless the gateway takes work."""
@@ -129,11 +146,12 @@ class Gateway:
 
 
 def get_gateway(scope: Mapping[str, Any]) -> Gateway:
-    """Return the gateway that the app's lifespan opened; it travels in the scope's state.
+    """Return the gateway that the app's lifespan opened.
 
+    It is kept by its own app, since a host may have mounted two and has one state for both.
     Raises `Unavailable` when that lifespan doesn't run, as when the app is mounted without it.
     """
-    gateway: Gateway | None = scope.get("state", {}).get(STATE_KEY)
+    gateway: Gateway | None = getattr(scope["app"].state, STATE_KEY, None)
     if gateway is None:
         raise Unavailable("no gateway is open: the app that holds Isolane must run its lifespan")
     return gateway

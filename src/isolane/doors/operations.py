@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from isolane.doors.description import METRICS
 from isolane.doors.gateway import Gateway, OpenGateway, Probe
 from isolane.errors import Unauthenticated
+from isolane.left_out import Kind
+from isolane.output import count_dropped
 from isolane.pressure import Step
+from isolane.usage import Kept
 
 PROBE_TIMEOUT_S: Final = 2.0
 
 
-def make_registry(gateway: Gateway) -> CollectorRegistry:
-    """Return the gateway's metrics. They are read when asked for; nothing counts twice."""
+def make_registry(gateway: Gateway, kept: Kept | None) -> CollectorRegistry:
+    """Return the gateway's metrics. They are read when asked for; nothing counts twice.
+
+    `kept` is what all users keep together, None when the database can't say so now.
+    """
     registry = CollectorRegistry()
     factory = gateway.factory
     gauges: dict[str, tuple[str, Callable[[], float]]] = {
@@ -31,10 +38,21 @@ def make_registry(gateway: Gateway) -> CollectorRegistry:
             "Follower tasks",
             lambda: factory.follower_count + gateway.feed.readers,
         ),
+        "isolane_authentications_pending": (
+            "Tokens that the authenticator hasn't judged yet",
+            lambda: gateway.judge.pending,
+        ),
+        "isolane_answers_unread_bytes": (
+            "Bytes of large answers that their readers haven't taken yet",
+            lambda: gateway.unread.total_bytes,
+        ),
         "isolane_runs_active": ("Runs under way", lambda: gateway.service.active_count),
         "isolane_shedding": ("What gives way, 0 to 3", lambda: gateway.pressure.step),
         "isolane_tasks": ("asyncio tasks that the gateway owns", lambda: len(gateway.tasks)),
     }
+    if kept is not None:
+        gauges["isolane_stored_threads"] = ("Threads that users keep", lambda: kept.threads)
+        gauges["isolane_stored_bytes"] = ("Bytes that users keep", lambda: kept.bytes)
     for name, (text, value) in gauges.items():
         Gauge(name, text, registry=registry).set_function(value)
     registry.register(_Counters(gateway))
@@ -80,7 +98,24 @@ class _Counters(Collector):
                 "isolane_managers_swept", "Managers that nobody came for", value=sweeper.closed
             ),
             CounterMetricFamily("isolane_sweep_errors", "Sweeps that failed", value=sweeper.errors),
+            CounterMetricFamily(
+                "isolane_log_lines_dropped",
+                "Lines of stdout and stderr that nobody read in time",
+                value=count_dropped(),
+            ),
+            _count_left_out(self._gateway.service.left_out),
         ]
+
+
+def _count_left_out(totals: Mapping[Kind, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "isolane_left_out",
+        "What clients and agents sent and nobody here knows, by what it was",
+        labels=["kind"],
+    )
+    for kind in Kind:
+        family.add_metric([kind], totals.get(kind, 0))
+    return family
 
 
 router = APIRouter(tags=["operations"])
@@ -104,11 +139,26 @@ async def readyz(gateway: OpenGateway) -> JSONResponse:
     return JSONResponse(body, status_code=200 if is_ready else 503)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+    dependencies=[Depends(METRICS)],
+)
 async def metrics(gateway: OpenGateway, request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     _check_metrics_token(gateway, request)
-    return Response(generate_latest(make_registry(gateway)), media_type=CONTENT_TYPE_LATEST)
+    registry = make_registry(gateway, await _load_kept(gateway))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _load_kept(gateway: Gateway) -> Kept | None:
+    """Return what all users keep together; a database that is down must not hide the rest."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return await gateway.usage.load_totals()
+    except Exception:  # noqa: BLE001 - whatever it is, the other figures are there
+        return None
 
 
 async def _probe(probe: Probe) -> str:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
+from html import escape
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from isolane.doors.outside import get_home
 
 PACKAGED: Final = Path(__file__).parent.parent / "page"
 BUILT: Final = Path(__file__).parents[3] / "page" / "dist"
 """Where a checkout has it; an installed package has its own copy."""
 
+# `BrowserRules` adds what holds for every answer.
 SECURITY_HEADERS: Final = {
     "content-security-policy": (
         "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'self'; "
-        "object-src 'none'"
+        "img-src 'self' data:; base-uri 'none'; form-action 'self'; object-src 'none'"
     ),
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
+
+MISSING: Final = (
+    "The chat page is not part of this installation: in a checkout build it with `make page`, "
+    "else install a complete package with `pip install --force-reinstall isolane`."
+)
 
 router = APIRouter()
 
@@ -37,16 +44,22 @@ def find_page() -> Path | None:
     return None
 
 
-@router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """Serve the page itself, which is never cached."""
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+async def page(request: Request) -> Response:
+    """Serve the page itself, which is never cached.
+
+    Its own addresses are relative. Where its path is known it names that, since a proxy that
+    strips paths may serve it without the slash at the end.
+    """
     folder = find_page()
     if folder is None:
-        return PlainTextResponse(
-            "The page is not built here; `make page` builds it.", status_code=404
-        )
+        return PlainTextResponse(f"{MISSING}\n", status_code=404)
     headers = {**SECURITY_HEADERS, "cache-control": "no-cache"}
-    return FileResponse(folder / "index.html", headers=headers)
+    home = get_home(request.scope)
+    if home == "/":
+        return FileResponse(folder / "index.html", headers=headers)
+    text = (folder / "index.html").read_text()
+    return HTMLResponse(text.replace('"./', f'"{escape(home)}'), headers=headers)
 
 
 class Assets(StaticFiles):

@@ -22,6 +22,7 @@ from isolane.errors import (
     TooLarge,
     Unauthenticated,
     chain_of,
+    rule_of,
     traceback_of,
 )
 from isolane.frames import error_details
@@ -116,7 +117,7 @@ async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
     if first.get("loc") == ("body",):
         return await answer_problem(request, InvalidFrame("the body must be a JSON object"))
     field = ".".join(str(part) for part in first.get("loc", ("body",))[1:]) or "body"
-    return await answer_problem(request, InvalidInput(field, first.get("msg", "is wrong")))
+    return await answer_problem(request, InvalidInput(field, rule_of(first)))
 
 
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
@@ -142,4 +143,6 @@ async def answer_problem(request: Request, error: Exception) -> JSONResponse:
     """Answer an HTTP request with the problem that `error` is."""
     known, error_id = report(error, path=request.url.path)
     status, headers, body = to_problem(known, error_id)
+    if isinstance(known, TooLarge) and request.scope.get("http_version", "1.1").startswith("1"):
+        headers["connection"] = "close"  # nobody reads the rest of the body (RFC 9110, 15.5.14)
     return JSONResponse(body, status_code=status, headers=headers)

@@ -124,6 +124,16 @@ class RunErrorMetadata(Struct, rename="camel", forbid_unknown_fields=True):
     """What Isolane adds to a RUN_ERROR."""
 
     error_id: ErrorId
+    agent_code: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9._-]{1,64}$",
+                description="Of `agent_error`: the code of the agent's own error.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class RunErrorFrame(Struct, tag="RUN_ERROR", rename="camel", forbid_unknown_fields=True):
@@ -147,8 +157,13 @@ class Limits(Struct, rename="camel", forbid_unknown_fields=True):
     runs_per_user: Count
     queued_runs_per_thread: Count
     frames_per_minute: Count
+    requests_per_user: Count
     frame_bytes: Count
     event_bytes: Count
+    run_bytes: Count
+    run_events: Count
+    stored_threads_per_user: Count
+    stored_bytes_per_user: Count
     send_timeout_ms: Count
 
 
@@ -188,7 +203,7 @@ class WelcomeFrame(Struct, tag="welcome", rename="camel", forbid_unknown_fields=
 
 
 class SubscribedFrame(Struct, tag="subscribed", rename="camel", forbid_unknown_fields=True):
-    """Entries follow. Not recovered: `messages` are as of the first entry that is kept."""
+    """Entries follow. Not recovered: behind `messages`; without these, read the thread first."""
 
     thread_id: WireId
     head: LogId
@@ -230,6 +245,13 @@ class AcceptedFrame(Struct, tag="accepted", rename="camel", forbid_unknown_field
     position: Annotated[int, Meta(ge=1, description="Of a queued run; 1 is next.")] | UnsetType = (
         UNSET
     )
+    attached_to: (
+        Annotated[
+            WireId,
+            Meta(description="The run that asks this question already; its entries follow."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class StoppingFrame(Struct, tag="stopping", rename="camel", forbid_unknown_fields=True):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from isolane.context import EventId, UserExecutionContext
-from isolane.contracts import Scope, WebSocketManagerProtocol
+from isolane.context import EventId, RunKey, UserExecutionContext
+from isolane.contracts import RunTicket, Scope, WebSocketManagerProtocol
 from isolane.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
 from isolane.doors.credentials import judge_token, require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
+from isolane.doors.line import Line, find_urgent
 from isolane.doors.problems import POLICY_CLOSE, close_code_of, report
 from isolane.errors import (
-    ConnectionFailed,
     CursorExpired,
     IdentityMismatch,
     InvalidCursor,
@@ -34,11 +35,13 @@ from isolane.frames import (
     Run,
     Subscribe,
     Unsubscribe,
+    encode_frame,
     error_frame,
     run_error,
     to_run_input,
     welcome,
 )
+from isolane.left_out import LeftOut
 from isolane.tasks import end_task
 from isolane.websocket.connection import CLOSE_NORMAL, WebSocketConnection
 from isolane.websocket.factory import create_websocket_manager
@@ -73,24 +76,48 @@ class Session:
         self._replay = replay
         self._dialogue = Dialogue()
         self._woken = asyncio.Event()
+        self._gone = asyncio.Event()
+        """Set when the peer has left."""
         self._is_warned = False
+        self._line = Line(
+            gateway.settings.limit_frame_bytes, room=gateway.room, user_id=connection.user_id
+        )
+        self._stopped: dict[str, int] = {}
+        """Runs that were stopped while their frames wait in line, and when."""
         self._refused = 0
         """Frames in a row that were above their rate."""
         self._noted_at = gateway.clock() + gateway.sessions.touch_ms
 
     async def serve(self, receive: Receive) -> str:
         """Serve until the peer or we hang up; return why, for the log."""
-        pulse = self._gateway.tasks.start(self._beat(), name=f"pulse {self._connection.id}")
+        pulse = self._gateway.tasks.start(self._keep_time(), name=f"pulse {self._connection.id}")
         try:
             if self._replay is not None:
                 await self._start_replay(self._replay)
             return await self._converse(receive)
+        except Exception as error:  # noqa: BLE001 - the top of the task that serves a socket
+            self._connection.fail("what comes in", error)
+            await self._connection.close()
+            return "internal"
         finally:
             await end_task(pulse)
 
     # --- what comes in ---------------------------------------------------------------------------
 
     async def _converse(self, receive: Receive) -> str:
+        worker = self._gateway.tasks.start(self._work(), name=f"frames {self._connection.id}")
+        try:
+            reason = await self._listen(receive)
+            self._gone.set()
+            self._line.end()
+            await asyncio.wait({worker})  # what came before the end counts
+            return reason
+        finally:
+            await end_task(worker)
+            self._line.close()
+
+    async def _listen(self, receive: Receive) -> str:
+        """Read until the end: what is urgent overtakes slow frames, all else waits in line."""
         taken = 0
         while True:
             taken += 1
@@ -100,7 +127,49 @@ class Session:
             if message["type"] == "websocket.disconnect":
                 return f"{message.get('code')} {message.get('reason') or ''}".strip()
             if self._replay is None and self._connection.is_open:
-                await self._take(message)
+                await self._sort(message)
+
+    async def _sort(self, message: Message) -> None:
+        urgent = find_urgent(message)
+        if urgent is not None:
+            # Before a hello that still waits, an abort would not be answered.
+            if isinstance(urgent, Ping) or not self._connection.has_greeted:
+                await self._line.pass_by()
+            await self._take(message)
+            return
+        self._connection.is_busy = True
+        await self._line.put(message)
+
+    async def _work(self) -> None:
+        """Carry out what waits in line. Where that breaks the socket ends, and nothing waits on."""
+        try:
+            await self._work_through()
+        except Exception as error:  # noqa: BLE001 - the top of the task that carries out frames
+            self._connection.fail("what waits in line", error)
+            self._line.close()
+
+    async def _work_through(self) -> None:
+        """Carry out one frame after the other."""
+        taken = 0
+        while (message := await self._line.take()) is not None:
+            taken += 1
+            if taken % TURN_FRAMES == 0:
+                await asyncio.sleep(0)
+            try:
+                if not self._connection.is_closing:
+                    await self._take(message)
+            except Exception as error:  # noqa: BLE001 - what still waits has to be taken
+                self._connection.fail("a frame", error)
+            self._line.finish()
+            self._keep_stops()
+            self._connection.is_busy = bool(self._line)
+
+    def _keep_stops(self) -> None:
+        """Keep stops of runs that were refused as other early ones: those may be sent again."""
+        for run_id in tuple(self._stopped):
+            if not self._line.holds_run(run_id):
+                del self._stopped[run_id]
+                self._gateway.service.remember_abort(self._connection.user_id, run_id)
 
     async def _take(self, message: Message) -> None:
         text = message.get("text")
@@ -109,28 +178,36 @@ class Session:
             return
         try:
             size = self._check_size(text)
-            self._gateway.factory.check_rate(self._connection.user_id)
+            await self._check_rate(message)
             await self._gateway.factory.pace(self._connection.user_id, size)
             commands = self._dialogue.receive(text, now_ms=self._gateway.clock())
         except TooLarge as error:
             self._hang_up(error)
             return
-        except LimitExceeded as error:
-            self._refused += 1
-            await asyncio.sleep(min(self._refused * REFUSED_STEP_S, REFUSED_MAX_S))
-            self._tell(error)
-            return
         except IsolaneError as error:
             self._tell(error)
             return
-        self._refused = 0
         self._note_use(commands)
-        self._connection.is_busy = True
+        for command in commands:
+            await self._carry_out(command)
+
+    async def _check_rate(self, message: Message) -> None:
+        """Count a frame. Above the rate it waits a little, and only what stops a run goes on."""
         try:
-            for command in commands:
-                await self._carry_out(command)
-        finally:
-            self._connection.is_busy = False
+            self._gateway.factory.check_rate(self._connection.user_id)
+        except LimitExceeded:
+            self._refused += 1
+            await self._slow_down(min(self._refused * REFUSED_STEP_S, REFUSED_MAX_S))
+            if not isinstance(find_urgent(message), Abort):
+                raise
+        else:
+            self._refused = 0
+
+    async def _slow_down(self, seconds: float) -> None:
+        """Wait, as long as there is a peer to hold back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
 
     def _note_use(self, commands: Sequence[Command]) -> None:
         """Keep the session behind the socket alive; a ping is the page's doing, not a person's."""
@@ -168,7 +245,7 @@ class Session:
             if isinstance(error, IsolaneError) and error.code != "internal":
                 self._tell(error, **names)
             else:
-                self._fail(f"a {type(command).__name__} frame", error)
+                self._connection.fail(f"a {type(command).__name__} frame", error)
 
     def _check_rights(self, command: Command) -> None:
         """Raise `MissingScope`. Asked at each frame: the token may be a newer one."""
@@ -196,7 +273,7 @@ class Session:
             case Renew(token):
                 await self._renew(token)
             case Ping(t):
-                self._connection.post({"type": "pong"} if t is None else {"type": "pong", "t": t})
+                self._answer_ping(t)
 
     # --- what is done ----------------------------------------------------------------------------
 
@@ -222,7 +299,18 @@ class Session:
                 ],
             )
         )
+        self._gateway.factory.tell_drain(connection)
         self._woken.set()
+
+    def _answer_ping(self, t: object) -> None:
+        frame: dict[str, object] = {"type": "pong"} if t is None else {"type": "pong", "t": t}
+        # A number may be written with more characters than the client wrote it with.
+        if isinstance(t, dict | list):
+            size = len(encode_frame(frame).encode())
+            most = self._gateway.settings.limit_frame_bytes
+            if size > most:
+                raise TooLarge(f"t: the pong has {size} bytes, and a frame may have {most}")
+        self._connection.post(frame)
 
     async def _subscribe(self, thread_id: str, after: EventId | None) -> None:
         connection = self._connection
@@ -235,9 +323,15 @@ class Session:
             await self._gateway.factory.discard(manager, context)
             raise
         interest = connection.renew_interest(thread_id)
-        interest.want_all()
         connection.post(resume.to_frame(thread_id))
-        await self._join(context, manager, resume.start)
+        if resume.can_go_on:
+            interest.want_all()
+            await self._join(context, manager, resume.start)
+            return
+        # The client reads the thread over HTTP, and subscribes anew after that.
+        with suppress(ManagerClosed):
+            await manager.remove_connection(connection.id)
+        await self._gateway.factory.discard(manager, context)
 
     async def _unsubscribe(self, thread_id: str) -> None:
         connection = self._connection
@@ -250,13 +344,19 @@ class Session:
     async def _run(self, frame: Run) -> None:
         connection = self._connection
         context = connection.context.for_thread(frame.thread_id).for_run(frame.run_id)
-        run_input = to_run_input(frame)
+        left_out = LeftOut()
+        run_input = to_run_input(frame, left_out)
         manager = await self._open_manager(context)
         try:
-            ticket = await self._gateway.service.start(context, run_input, agent=self._agent)
+            ticket = await self._gateway.service.start(
+                context, run_input, agent=self._agent, left_out=left_out
+            )
         except BaseException:
             await self._gateway.factory.discard(manager, context)
             raise
+        asked_at = self._stopped.pop(frame.run_id, None)
+        if asked_at is not None:
+            self._gateway.service.stop(ticket.context.run_key, asked_at=asked_at)
         # Nothing is awaited since the run's task was made: this stands before its first event.
         if connection.has_greeted:
             accepted: dict[str, object] = {
@@ -266,9 +366,8 @@ class Session:
                 "requestId": context.request_id,
                 "disposition": ticket.disposition,
             }
-            position = {} if ticket.position is None else {"position": ticket.position}
-            connection.post({**accepted, **position})
-        await self._follow_run(context, manager, ticket.after)
+            connection.post({**accepted, **_details_of(ticket, frame.run_id)})
+        await self._follow_run(ticket.context, manager, ticket.after)
 
     async def _follow_run(
         self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId
@@ -283,16 +382,27 @@ class Session:
 
     async def _abort(self, run_id: str) -> None:
         connection, service = self._connection, self._gateway.service
+        asked_at = self._gateway.clock()
+        if not service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at):
+            if self._line.holds_run(run_id):
+                self._stopped.setdefault(run_id, asked_at)
+            elif not await self._find_run(run_id):
+                return
+        if connection.has_greeted:
+            connection.post({"type": "stopping", "runId": run_id})
+
+    async def _find_run(self, run_id: str) -> bool:
+        """Say whether a run that isn't under way here was known; if not, remember its abort."""
+        connection, service = self._connection, self._gateway.service
         try:
             context = await service.locate(connection.context, run_id)
         except NotFound as error:
             service.remember_abort(connection.user_id, run_id)
             if connection.has_greeted:
                 self._tell(error, run_id=run_id)
-            return
-        if connection.has_greeted:
-            connection.post({"type": "stopping", "runId": run_id})
-        await service.abort(context)
+            return False
+        await service.abort(context)  # it may have come meanwhile
+        return True
 
     async def _renew(self, token: str) -> None:
         connection = self._connection
@@ -337,12 +447,12 @@ class Session:
             self._tell(error, run_id=replay.run_id)
             connection.request_close(POLICY_CLOSE, error.code)
         except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
-            self._fail("a replay", error)
+            connection.fail("a replay", error)
 
     async def _follow_replay(self, replay: Replay) -> None:
         gateway, own = self._gateway, self._connection.context
         stored = await gateway.service.load_run(own, replay.run_id)
-        context = own.for_thread(stored.thread_id).for_run(replay.run_id)
+        context = own.for_thread(stored.thread_id).for_run(stored.run_id)
         start = await gateway.service.load_start(context)
         if replay.offset != FROM_START:
             after = EventId.parse(replay.offset)
@@ -366,17 +476,17 @@ class Session:
             frame = run_error(known, error_id, run_id=run_id)
         self._connection.post(frame)
 
-    def _fail(self, served: str, cause: Exception) -> None:
-        """End the connection for what nobody foresaw; the log tells it from surface to root."""
-        failed = ConnectionFailed(f"connection {self._connection.id} failed while serving {served}")
-        failed.__cause__ = cause
-        self._hang_up(failed)
-
     def _hang_up(self, error: BaseException) -> None:
         """Tell of an error that ends the connection, then close."""
         known, error_id = report(error, connection_id=self._connection.id)
         self._connection.post(error_frame(known, error_id))
         self._connection.request_close(close_code_of(known), known.code)
+
+    async def _keep_time(self) -> None:
+        try:
+            await self._beat()
+        except Exception as error:  # noqa: BLE001 - the top of the task that watches a credential
+            self._connection.fail("its heartbeat", error)
 
     async def _beat(self) -> None:
         """Ping at each heartbeat, warn before the credential dies, and close when it has."""
@@ -430,6 +540,16 @@ class Session:
         if self._connection.has_greeted:
             self._tell(error)
         self._connection.request_close(close_code_of(error), error.reason)
+
+
+def _details_of(ticket: RunTicket, run_id: str) -> dict[str, object]:
+    """Return what is told of some runs only: their place in line, and whose events will come."""
+    details: dict[str, object] = {}
+    if ticket.position is not None:
+        details["position"] = ticket.position
+    if ticket.context.run_id != run_id:
+        details["attachedTo"] = ticket.context.run_id
+    return details
 
 
 def _names(command: Any) -> dict[str, str | None]:  # noqa: ANN401 - any command

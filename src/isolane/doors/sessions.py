@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse
@@ -11,23 +11,23 @@ from pydantic import BaseModel, Field
 from isolane.auth.sessions import Begun, session_id_of
 from isolane.contracts import Identity
 from isolane.doors.credentials import (
-    COOKIE,
     Admin,
     Identified,
     Reader,
     Writer,
     check_origin,
     get_address,
-    get_cookie,
+    get_cookies,
     get_headers,
 )
 from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.head import is_head
+from isolane.doors.outside import SIGN_IN_PATH, get_cookie_path, get_home, is_secure
+from isolane.doors.request import UserRoute
 from isolane.errors import NotFound, Unauthenticated
 from isolane.ids import NAME_WRITTEN_MAX, check_user_id
 
-router = APIRouter(tags=["sessions"])
-
-SIGN_IN_PATH: Final = "/signin"
+router = APIRouter(tags=["sessions"], route_class=UserRoute)
 
 # ruff: noqa: N815 - the fields below are the wire's names
 
@@ -81,14 +81,16 @@ async def sign_in(gateway: OpenGateway, request: Request, response: Response, gi
     return _me((await begin_session(gateway, request, response, user_id)).identity)
 
 
-@router.delete("/api/session", status_code=204)
+@router.delete("/api/session", status_code=204, response_model=None)
 async def sign_out(gateway: OpenGateway, request: Request, response: Response) -> None:
     """End the session, if there is one, and clear the cookie."""
-    secret = get_cookie(request.scope)
-    if secret is not None:
+    name = gateway.settings.cookie_name
+    secrets = get_cookies(request.scope, name)
+    if secrets:
         check_origin(gateway, request.scope, is_needed=True)
+    for secret in secrets:  # else one of a path above would sign the person in again
         await _end(gateway, secret)
-    response.delete_cookie(COOKIE, path="/")
+    response.delete_cookie(name, path=get_cookie_path(request.scope))
 
 
 @router.get("/api/sessions")
@@ -108,24 +110,26 @@ async def list_sessions(gateway: OpenGateway, identity: Reader) -> Sessions:
     return Sessions(sessions=listed)
 
 
-@router.delete("/api/sessions", status_code=204)
-async def sign_out_everywhere(gateway: OpenGateway, identity: Writer, response: Response) -> None:
+@router.delete("/api/sessions", status_code=204, response_model=None)
+async def sign_out_everywhere(
+    gateway: OpenGateway, identity: Writer, request: Request, response: Response
+) -> None:
     """End all the user's sessions, and revoke every token that was issued to them so far."""
     await gateway.sessions.end_all(identity.user_id)
     await gateway.enforce_revocations()
-    response.delete_cookie(COOKIE, path="/")
+    response.delete_cookie(gateway.settings.cookie_name, path=get_cookie_path(request.scope))
 
 
-@router.delete("/api/sessions/{session_id}", status_code=204)
+@router.delete("/api/sessions/{session_id}", status_code=204, response_model=None)
 async def end_session(gateway: OpenGateway, identity: Writer, session_id: str) -> None:
     """End one of the user's sessions, as of a device that was lost."""
     await gateway.sessions.end(identity.user_id, session_id)
     await gateway.enforce_revocations()
 
 
-@router.post("/api/users/{user_id}/sign-out", status_code=204)
+@router.post("/api/users/{user_id}/sign-out", status_code=204, response_model=None)
 async def sign_user_out(
-    gateway: OpenGateway, _admin: Admin, user_id: Annotated[str, Path(max_length=128)]
+    gateway: OpenGateway, _admin: Admin, user_id: Annotated[str, Path(max_length=NAME_WRITTEN_MAX)]
 ) -> None:
     """Sign another user out everywhere; it tells nothing of whether there is one."""
     await gateway.sessions.end_all(check_user_id("userId", user_id))
@@ -152,7 +156,9 @@ async def create_ticket(gateway: OpenGateway, identity: Identified, request: Req
 @router.get(SIGN_IN_PATH, include_in_schema=False)
 async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = "") -> Response:
     """Sign in by a one-time link, and go to the page."""
-    response = RedirectResponse("/", status_code=303)
+    response = RedirectResponse(get_home(request.scope), status_code=303)
+    if is_head(request.scope):  # from who looks where a link leads, before a person follows it
+        return response
     try:
         identity = gateway.links.redeem(code)
     except Unauthenticated:
@@ -170,13 +176,13 @@ async def begin_session(
     device = request.headers.get("user-agent", "")
     begun = await gateway.sessions.begin(user_id, device=device)
     response.set_cookie(
-        COOKIE,
+        gateway.settings.cookie_name,
         begun.secret,
         max_age=round(gateway.settings.session_max_s),
         httponly=True,
         samesite="lax",
-        secure=request.url.scheme == "https",
-        path="/",
+        secure=is_secure(request.scope),
+        path=get_cookie_path(request.scope),
     )
     response.headers["cache-control"] = "no-store"
     return begun

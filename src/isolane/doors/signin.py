@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import structlog
 from fastapi import APIRouter, Request, Response
@@ -14,16 +15,19 @@ from isolane.auth import signin
 from isolane.auth.providers import Provider
 from isolane.doors.credentials import get_address, get_cookie
 from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.head import is_head
+from isolane.doors.outside import SIGN_IN_PATH, get_home, get_origin, is_secure
 from isolane.doors.problems import report
-from isolane.doors.sessions import SIGN_IN_PATH, begin_session
+from isolane.doors.sessions import begin_session
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
+from isolane.settings import COOKIE_NAME
 
 router = APIRouter(tags=["sessions"])
 
 STATE_COOKIE: Final = "isolane_signin"
 """Ties the answer to the browser that asked: nobody is signed in with somebody else's answer."""
-FAILED: Final = "/?signin="
-"""Where a person lands whose sign-in failed, with the error's code behind."""
+FAILED: Final = "?signin="
+"""What stands behind the page's path when a sign-in failed, with the error's code behind."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,13 +49,14 @@ class Ways(BaseModel):
 
 
 @router.get("/api/signin")
-async def list_ways(gateway: OpenGateway) -> Ways:
+async def list_ways(gateway: OpenGateway, request: Request) -> Ways:
     """Say how users may sign in."""
+    path = get_signin_path(request.scope)
     providers = [
         ProviderOut(
             name=each.name,
             label=each.settings.label or each.name,
-            href=f"{SIGN_IN_PATH}/{each.name}",
+            href=f"{path}/{each.name}",
         )
         for each in gateway.providers.values()
         if each.settings.client_id is not None
@@ -64,21 +69,25 @@ async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> R
     """Send the browser to the provider's page."""
     gateway.check_ready()
     provider = _find(gateway, name)
+    if is_head(request.scope):
+        return RedirectResponse(get_home(request.scope), status_code=303)
     gateway.guesses.count(get_address(request.scope))
-    pending = gateway.sign_ins.begin(name, str(request.url_for("return_from_provider", name=name)))
+    path = get_signin_path(request.scope)
+    callback = f"{get_origin(request.scope)}{path}/{name}/callback"
+    pending = gateway.sign_ins.begin(name, callback)
     try:
         address = await signin.make_address(provider, pending)
     except IsolaneError as error:
-        return _fail(error)
+        return _fail(request, error)
     response = RedirectResponse(address, status_code=303)
     response.set_cookie(
-        STATE_COOKIE,
+        state_cookie_of(gateway),
         pending.state,
         max_age=signin.LIFETIME_MS // 1000,
         httponly=True,
         samesite="lax",  # the provider's redirect is a navigation from another site
-        secure=request.url.scheme == "https",
-        path=SIGN_IN_PATH,
+        secure=is_secure(request.scope),
+        path=path,
     )
     response.headers["cache-control"] = "no-store"
     return response
@@ -91,12 +100,11 @@ async def return_from_provider(
     """Take the provider's answer, begin a session, and go to the page."""
     gateway.check_ready()
     provider = _find(gateway, name)
-    response = RedirectResponse("/", status_code=303)
+    response = RedirectResponse(get_home(request.scope), status_code=303)
+    if is_head(request.scope):  # the code is for the browser, which comes with a GET
+        return response
     try:
-        if not hmac.compare_digest(
-            (get_cookie(request.scope, STATE_COOKIE) or "").encode(), state.encode()
-        ):
-            raise Unauthenticated("invalid", "the answer belongs to another browser's sign-in")
+        _check_browser(get_cookie(request.scope, state_cookie_of(gateway)), state)
         pending = gateway.sign_ins.take(name, state)
         if not code:
             said = request.query_params.get("error", "nothing")
@@ -104,9 +112,15 @@ async def return_from_provider(
         user_id = await signin.finish(provider, pending, code)
         await begin_session(gateway, request, response, user_id)
     except IsolaneError as error:
-        return _fail(error)
-    response.delete_cookie(STATE_COOKIE, path=SIGN_IN_PATH)
+        return _fail(request, error)
+    response.delete_cookie(state_cookie_of(gateway), path=get_signin_path(request.scope))
     return response
+
+
+def state_cookie_of(gateway: Gateway) -> str:
+    """Return the name of the cookie; like the session's, it is another one where that is set."""
+    name = gateway.settings.cookie_name
+    return STATE_COOKIE if name == COOKIE_NAME else f"{name}_signin"
 
 
 def _find(gateway: Gateway, name: str) -> Provider:
@@ -116,7 +130,24 @@ def _find(gateway: Gateway, name: str) -> Provider:
     return provider
 
 
-def _fail(error: IsolaneError) -> Response:
+def _check_browser(cookie: str | None, state: str) -> None:
+    if not cookie:
+        raise Unauthenticated(
+            "invalid",
+            "no cookie of a sign-in came along: it began in another browser, or at another address"
+            " than the one it ended at, which ISOLANE_PUBLIC_URL says behind a proxy",
+        )
+    if not hmac.compare_digest(cookie.encode(), state.encode()):
+        raise Unauthenticated("invalid", "the answer belongs to another browser's sign-in")
+
+
+def get_signin_path(scope: Mapping[str, Any]) -> str:
+    """Return the path of a sign-in, as it stands in an address."""
+    return f"{get_home(scope).rstrip('/')}{SIGN_IN_PATH}"
+
+
+def _fail(request: Request, error: IsolaneError) -> Response:
     """Bring a person back to the page, which says it in words."""
     known, _ = report(error)
-    return RedirectResponse(f"{FAILED}{known.code}", status_code=303)
+    home = get_home(request.scope)
+    return RedirectResponse(f"{home}{FAILED}{known.code}", status_code=303)

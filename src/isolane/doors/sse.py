@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -14,8 +16,9 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from isolane.agents import check
-from isolane.context import EventId
+from isolane.context import EventId, ThreadKey
 from isolane.contracts import Identity
+from isolane.doors.bodies import reading
 from isolane.doors.credentials import (
     ReadContext,
     Reader,
@@ -23,22 +26,30 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
+from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
+from isolane.doors.request import UserRoute
 from isolane.doors.schema import run_input_schema
-from isolane.errors import IsolaneError, NotFound, SlowConsumer, Unauthenticated
-from isolane.events import Record
-from isolane.frames import decode_object, read_run, run_error, to_run_input
+from isolane.doors.transport import get_abort
+from isolane.errors import NotFound, SlowConsumer, Unauthenticated
+from isolane.events import Record, without_cancelled
+from isolane.frames import decode_object, knows_cancelled, read_run, run_error, to_run_input
+from isolane.left_out import LeftOut
+from isolane.service.readers import HttpReader
 from isolane.tasks import end_task
 
-router = APIRouter()
+router = APIRouter(route_class=UserRoute)
 _log = structlog.get_logger(__name__)
 
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/event-stream": {}}}}
+STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
+EITHER_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {SERVER_SENT.media_type: {}, JSON_LINES.media_type: {}}}
+}
 RUN_BODY: Final = {
     "requestBody": {
         "required": True,
@@ -48,23 +59,57 @@ RUN_BODY: Final = {
 """What the route reads by itself, once it knows who asks."""
 
 Records = AsyncGenerator[Record, None]
+Dress = Callable[[Record], bytes]
+"""Returns a record's event as its reader can read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dressed:
+    """Records, and how their reader wants them."""
+
+    records: Records
+    dress: Dress
+    framing: Framing
 
 
 class EventStream(StreamingResponse):
     """A stream of records that ends with its reader, and lets its follower go then."""
 
-    media_type = "text/event-stream"
+    is_connection = True
+    """It counts as a connection, not as a request."""
 
-    def __init__(self, gateway: Gateway, identity: Identity, records: Records) -> None:
-        """Send `records` while the credential lives; takes over a slot that was reserved."""
-        self._revoked = asyncio.Event()
-        super().__init__(_encode(gateway, identity, records, self._revoked), headers=HEADERS)
+    def __init__(
+        self,
+        gateway: Gateway,
+        identity: Identity,
+        records: Records,
+        *,
+        reader: HttpReader,
+        run_id: str | None,
+        dress: Dress,
+        framing: Framing,
+    ) -> None:
+        """Send `records` while the credential lives; takes over a slot that was reserved.
+
+        An error names `run_id`, where the stream is a run's own. `reader` is who counts as reading
+        until the stream has ended.
+        """
+        self._ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        dressed = _Dressed(records, dress, framing)
+        chunks = _encode(gateway, identity, dressed, self._ended, run_id=run_id)
+        super().__init__(chunks, headers=HEADERS, media_type=framing.media_type)
+        self._reader = reader
         self._gateway = gateway
         self.identity = identity
 
     def revoke(self) -> None:
         """End the stream with an error that says so: its credential counts no more."""
-        self._revoked.set()
+        self._end(Unauthenticated("revoked", "the credential behind the stream was revoked"))
+
+    def _end(self, error: Exception) -> None:
+        """End the stream with an error, of which its reader is told. The first one counts."""
+        if not self._ended.done():
+            self._ended.set_result(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
@@ -74,19 +119,28 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(patience_s):
                 await send(message)
 
-        abort = scope.get("extensions", {}).get("isolane.transport", {}).get("abort")
+        abort = get_abort(scope)
         self._gateway.streams.add(self)
         if self._gateway.is_revoked(self.identity):  # while the stream was being opened
             self.revoke()
         stream = tasks.start(self._stream(send_in_time, abort), name="event stream")
-        gone = tasks.start(self.listen_for_disconnect(receive), name="event stream's reader")
+        gone = tasks.start(self._listen(receive), name="event stream's reader")
         try:
             await asyncio.wait({stream, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._gateway.service.leave(self._reader)  # first: the next question may be here
             await end_task(stream)
             await end_task(gone)
             self._gateway.streams.discard(self)
             self._gateway.factory.release_slot(self.identity.user_id)
+
+    async def _listen(self, receive: Receive) -> None:
+        """Return when the reader has gone. Where that can't be found out the stream ends."""
+        try:
+            await self.listen_for_disconnect(receive)
+        except Exception as error:  # noqa: BLE001 - the top of the task that waits for the reader
+            self._end(error)
+            await asyncio.Event().wait()  # until the error is sent, and this is cancelled
 
     async def _stream(self, send: Send, abort: Callable[[], None] | None) -> None:
         try:
@@ -99,56 +153,95 @@ class EventStream(StreamingResponse):
             )
 
 
+def _as_it_is(record: Record) -> bytes:
+    return record.payload
+
+
+def _without_cancelled(record: Record) -> bytes:
+    """Return a record's event for clients that don't know the outcome `cancelled`."""
+    return without_cancelled(record.payload) if record.is_end else record.payload
+
+
 async def _open_stream(
-    gateway: Gateway, identity: Identity, start: Callable[[], Awaitable[Records]]
+    gateway: Gateway,
+    identity: Identity,
+    key: ThreadKey,
+    start: Callable[[HttpReader], Awaitable[Records]],
+    *,
+    run_id: str | None = None,
+    dress: Dress = _as_it_is,
+    framing: Framing = SERVER_SENT,
 ) -> EventStream:
     """Return a stream that counts as one of the user's connections.
 
-    The slot is reserved before anything is started, so nothing is started for one too many.
+    The slot is reserved before anything is started, so nothing is started for one too many. So is
+    the reader, whom `start` may send to another run of the thread.
     """
     gateway.factory.reserve(identity.user_id)
+    reader = gateway.service.enter(key, run_id)
     try:
-        return EventStream(gateway, identity, await start())
+        records = await start(reader)
+        return EventStream(
+            gateway,
+            identity,
+            records,
+            reader=reader,
+            run_id=run_id,
+            dress=dress,
+            framing=framing,
+        )
     except BaseException:
+        gateway.service.leave(reader)
         gateway.factory.release_slot(identity.user_id)
         raise
 
 
 async def _encode(
-    gateway: Gateway, identity: Identity, records: Records, revoked: asyncio.Event
+    gateway: Gateway,
+    identity: Identity,
+    dressed: _Dressed,
+    ended: asyncio.Future[Exception],
+    *,
+    run_id: str | None,
 ) -> AsyncIterator[bytes]:
     """Yield each record as an event with its id, and a comment at each quiet heartbeat."""
-    beats = _with_beats(records, gateway.settings.heartbeat_s, revoked)
+    records, framing = dressed.records, dressed.framing
+    beats = _with_beats(records, gateway.settings.heartbeat_s, ended)
     # The inner one first: while it waits for a record, the records can't be closed.
     async with aclosing(records), aclosing(beats):
         try:
             async for record in beats:
-                if revoked.is_set():
-                    raise Unauthenticated("revoked", "the credential behind the stream was revoked")
-                if identity.expires_at is not None and gateway.clock() >= identity.expires_at:
-                    raise Unauthenticated("expired", "the credential behind the stream expired")
+                _check_credential(gateway, identity, ended)
                 if record is None:
-                    yield b": ping\n\n"
+                    yield framing.beat
                 else:
-                    yield b"id: %b\ndata: %b\n\n" % (str(record.id).encode(), record.payload)
-        except IsolaneError as error:
-            known, error_id = report(error)
-            event = msgspec.json.encode(run_error(known, error_id, run_id=None))
-            yield b"data: %b\n\n" % event
+                    yield framing.frame(record.id, dressed.dress(record))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+            known, error_id = report(error, user_id=identity.user_id)
+            event = msgspec.json.encode(run_error(known, error_id, run_id=run_id))
+            yield framing.frame(None, event)
+
+
+def _check_credential(
+    gateway: Gateway, identity: Identity, ended: asyncio.Future[Exception]
+) -> None:
+    """Raise why a stream has to end: mostly its credential counts no more."""
+    if ended.done():
+        raise ended.result()
+    if identity.expires_at is not None and gateway.clock() >= identity.expires_at:
+        raise Unauthenticated("expired", "the credential behind the stream expired")
 
 
 async def _with_beats(
-    records: Records, heartbeat_s: float, revoked: asyncio.Event
+    records: Records, heartbeat_s: float, ended: asyncio.Future[Exception]
 ) -> AsyncGenerator[Record | None, None]:
     """Yield records, and None whenever none came for a heartbeat, or the stream is to end."""
     waiting: asyncio.Task[Record] | None = None
-    ending = asyncio.ensure_future(revoked.wait())
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(records))
-            await asyncio.wait(
-                {waiting, ending}, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            first: set[asyncio.Future[Any]] = {waiting, ended}
+            await asyncio.wait(first, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 yield None
                 continue
@@ -158,10 +251,8 @@ async def _with_beats(
                 return
             waiting = None
     finally:
-        left = {task for task in (waiting, ending) if task is not None}
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left)
+        if waiting is not None:
+            await end_task(waiting)
 
 
 @router.get(
@@ -186,7 +277,7 @@ async def follow_thread(
     """
     key = context.for_thread(thread_id).thread_key
 
-    async def start() -> Records:
+    async def start(_reader: HttpReader) -> Records:
         if await gateway.store.load_thread(key) is None:
             raise NotFound(f"no thread {thread_id}")
         bounds = await gateway.feed.load_bounds(key)
@@ -195,14 +286,14 @@ async def follow_thread(
         bounds.check_cursor(place)
         return gateway.feed.follow(key, after=place)
 
-    return await _open_stream(gateway, identity, start)
+    return await _open_stream(gateway, identity, key, start)
 
 
 @router.post(
     "/agui",
     tags=["agui"],
     response_class=StreamingResponse,
-    responses=STREAM,
+    responses=EITHER_STREAM,
     openapi_extra=RUN_BODY,
 )
 async def run_default_agent(
@@ -211,7 +302,10 @@ async def run_default_agent(
     request: Request,
     last_event_id: LastEventId = None,
 ) -> EventStream:
-    """Run the default agent: AG-UI's RunAgentInput in, its events out. Leaving stops nothing."""
+    """Run the default agent: AG-UI's RunAgentInput in, its events out.
+
+    Leaving stops nothing, unless `forwardedProps.onDisconnect` or the server's setting is `stop`.
+    """
     return await _run(gateway, identity, request, agent=None, last_event_id=last_event_id)
 
 
@@ -219,7 +313,7 @@ async def run_default_agent(
     "/agui/{agent}",
     tags=["agui"],
     response_class=StreamingResponse,
-    responses=STREAM,
+    responses=EITHER_STREAM,
     openapi_extra=RUN_BODY,
 )
 async def run_agent(
@@ -259,18 +353,36 @@ async def _run(
     gateway.factory.check_rate(identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
-    body = await request.body()
-    await gateway.factory.pace(identity.user_id, len(body))
-    run = read_run(decode_object(body))
-    own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
-    asked = None if last_event_id is None else EventId.parse(last_event_id)
+    pace = partial(gateway.factory.pace, identity.user_id)
+    async with reading(request, gateway.room, identity.user_id, pace=pace) as body:
+        run = read_run(decode_object(body))
+        own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
+        asked = None if last_event_id is None else EventId.parse(last_event_id)
 
-    async def start() -> Records:
-        ticket = await gateway.service.start(own, to_run_input(run), agent=chosen)
-        if asked is None:
-            return gateway.service.follow(own, after=ticket.after)
-        (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)
-        place = max(asked, ticket.after, key=lambda event_id: event_id.seq)
-        return gateway.service.follow(own, after=place)
+        async def start(reader: HttpReader) -> Records:
+            if asked is not None:  # before the run: what is refused starts nothing
+                (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)
+            left_out = LeftOut()
+            ticket = await gateway.service.start(
+                own, to_run_input(run, left_out), agent=chosen, left_out=left_out, over_http=True
+            )
+            reader.run_id = ticket.context.run_id
+            return gateway.service.follow(ticket.context, after=_later(asked, ticket.after))
 
-    return await _open_stream(gateway, identity, start)
+        dress = _as_it_is if knows_cancelled(run) else _without_cancelled
+        return await _open_stream(
+            gateway,
+            identity,
+            own.thread_key,
+            start,
+            run_id=run.run_id,
+            dress=dress,
+            framing=framing_of(request),
+        )
+
+
+def _later(asked: EventId | None, begin: EventId) -> EventId:
+    """Return where a reader goes on; a place of another epoch is of a thread that was deleted."""
+    if asked is None or asked.epoch != begin.epoch:
+        return begin
+    return max(asked, begin, key=lambda event_id: event_id.seq)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query
+import msgspec
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from isolane.contracts import RunStop, StoppedBy, StoredRun, ThreadSummary
+from isolane.contracts import RunStop, StoppedBy, StoredRun, ThreadSnapshot, ThreadSummary
 from isolane.doors.credentials import ReadContext, WriteContext
 from isolane.doors.gateway import OpenGateway
+from isolane.doors.request import UserRoute
 from isolane.errors import NotFound
 from isolane.ids import check_wire_id, new_thread_id
 
-router = APIRouter(prefix="/api", tags=["threads"])
+router = APIRouter(prefix="/api", tags=["threads"], route_class=UserRoute)
 
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 200
+MESSAGES_MAX: Final = 200
+"""Messages of a page, and as many without a `limit`."""
 TITLE_MAX_CHARACTERS: Final = 200
 
 # ruff: noqa: N815 - the fields below are the wire's names
@@ -40,12 +45,19 @@ class Threads(BaseModel):
 
 
 class ThreadDetail(Thread):
-    """One thread with its messages; subscribing after `head` goes on without gap or double."""
+    """One thread with its newest messages, or older ones, all of them as of `head`.
+
+    Subscribing after `head` goes on without gap or double.
+    """
 
     messages: list[dict[str, Any]]
+    before: str | None
+    """Asks for the page of the messages before these; null when there are none."""
     head: str
     interrupts: list[dict[str, Any]]
     """What the last run asks of a person, as long as nobody answered: AG-UI's interrupts."""
+    state: Any
+    """AG-UI's shared state, `{}` when there is none; null on pages of older messages."""
 
 
 class NewThread(BaseModel):
@@ -81,6 +93,8 @@ class RunOut(BaseModel):
     endedAt: int | None
     outcome: str | None
     errorId: str | None
+    agentCode: str | None
+    agentMessage: str | None
     stop: StopOut | None
 
 
@@ -91,16 +105,21 @@ class Stopping(BaseModel):
     status: str = "stopping"
 
 
-@router.get("/threads")
+@router.get("/threads", response_model=Threads)
 async def list_threads(
     gateway: OpenGateway,
     context: ReadContext,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
-) -> Threads:
+) -> Response:
     """List the user's threads, page by page."""
-    page = await gateway.store.load_threads(context.user_id, before=cursor, limit=limit)
-    return Threads(threads=[_thread(thread) for thread in page.threads], nextCursor=page.cursor)
+
+    async def load() -> bytes:
+        page = await gateway.store.load_threads(context.user_id, before=cursor, limit=limit)
+        threads = [_thread(thread) for thread in page.threads]
+        return Threads(threads=threads, nextCursor=page.cursor).model_dump_json().encode()
+
+    return gateway.answer_largely(context.user_id, load)
 
 
 @router.post("/threads", status_code=201)
@@ -112,17 +131,41 @@ async def create_thread(gateway: OpenGateway, context: WriteContext, given: NewT
     return _thread(thread)
 
 
-@router.get("/threads/{thread_id}")
-async def get_thread(gateway: OpenGateway, context: ReadContext, thread_id: str) -> ThreadDetail:
-    """Return a thread, its messages and its head, of one moment."""
-    snapshot = await gateway.store.load_snapshot(context.for_thread(thread_id).thread_key)
-    if snapshot is None:
-        raise NotFound(f"no thread {thread_id}")
-    return ThreadDetail(
-        **_thread(snapshot.thread).model_dump(),
-        messages=list(snapshot.messages),
-        head=str(snapshot.head),
-        interrupts=[dict(interrupt) for interrupt in snapshot.interrupts],
+@router.get("/threads/{thread_id}", response_model=ThreadDetail)
+async def get_thread(
+    gateway: OpenGateway,
+    context: ReadContext,
+    thread_id: str,
+    before: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=MESSAGES_MAX)] = MESSAGES_MAX,
+) -> Response:
+    """Return a thread, its newest messages and its head, of one moment; page by page.
+
+    A page ends early when its messages have more than a megabyte.
+    """
+    key = context.for_thread(thread_id).thread_key
+
+    async def load() -> bytes:
+        snapshot = await gateway.store.load_snapshot(key, before=before, limit=limit)
+        if snapshot is None:
+            raise NotFound(f"no thread {thread_id}")
+        return await asyncio.to_thread(_encode, snapshot, is_first=before is None)
+
+    return gateway.answer_largely(context.user_id, load)
+
+
+def _encode(snapshot: ThreadSnapshot, *, is_first: bool) -> bytes:
+    """Return a `ThreadDetail`; messages go in as they are stored, neither read nor written anew."""
+    no_state = b"{}" if is_first else b"null"
+    return msgspec.json.encode(
+        {
+            **_thread(snapshot.thread).model_dump(),
+            "messages": [msgspec.Raw(message) for message in snapshot.messages],
+            "before": snapshot.before,
+            "head": str(snapshot.head),
+            "interrupts": snapshot.interrupts,
+            "state": msgspec.Raw(snapshot.state or no_state),
+        }
     )
 
 
@@ -137,7 +180,7 @@ async def rename_thread(
     return _thread(thread)
 
 
-@router.delete("/threads/{thread_id}", status_code=204)
+@router.delete("/threads/{thread_id}", status_code=204, response_model=None)
 async def delete_thread(gateway: OpenGateway, context: WriteContext, thread_id: str) -> None:
     """Remove a thread with its log and messages, and end its runs."""
     own = context.for_thread(thread_id)
@@ -153,8 +196,12 @@ async def get_run(gateway: OpenGateway, context: ReadContext, run_id: str) -> Ru
 
 @router.post("/runs/{run_id}/abort", status_code=202)
 async def abort_run(gateway: OpenGateway, context: WriteContext, run_id: str) -> Stopping:
-    """Stop a run; one that has ended stays as it is."""
-    own = await gateway.service.locate(context, check_wire_id("runId", run_id))
+    """Stop a run; one that has ended stays as it is, and one that comes soon is stopped then."""
+    try:
+        own = await gateway.service.locate(context, check_wire_id("runId", run_id))
+    except NotFound:
+        gateway.service.remember_abort(context.user_id, run_id)
+        raise
     await gateway.service.abort(own)
     return Stopping(runId=run_id)
 
@@ -180,6 +227,8 @@ def _run(run: StoredRun) -> RunOut:
         endedAt=run.ended_at,
         outcome=run.outcome,
         errorId=run.error_id,
+        agentCode=run.agent_code,
+        agentMessage=run.agent_message,
         stop=None if run.stop is None else _stop(run.stop),
     )
 

@@ -30,6 +30,7 @@ from isolane.doors.handshake import (
 )
 from isolane.doors.problems import report
 from isolane.doors.session import Session
+from isolane.doors.transport import get_abort
 from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
 from isolane.websocket.connection import WebSocketConnection
@@ -136,12 +137,11 @@ class _Upgrade:
         _log.info("disconnected", reason=reason, **names)
 
     def _connect(self) -> WebSocketConnection:
-        transport = self.scope.get("extensions", {}).get("isolane.transport", {})
         return WebSocketConnection(
             make_context(self.identity, self.scope, connection_id=new_connection_id()),
             self.identity,
             self.send,
             tasks=self.gateway.tasks,
             send_timeout_s=self.gateway.settings.send_timeout_s,
-            abort=transport.get("abort"),
+            abort=get_abort(self.scope),
         )

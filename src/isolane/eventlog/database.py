@@ -10,29 +10,49 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+import structlog
+from sqlalchemy import Connection, func, insert, select, update
 
+from isolane import retention, usage
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import LogBounds, RunEnd, RunState
-from isolane.database import Database, deletions, events, messages, meta, runs, threads
-from isolane.errors import NotFound
+from isolane.contracts import LogBounds, RunEnd
+from isolane.database import Database, deletions, events, meta, threads
+from isolane.deletion import (
+    Removal,
+    find_removal,
+    load_removal,
+    load_stored,
+    remove_some,
+    rows_of,
+    to_thread_id,
+)
+from isolane.errors import IsolaneError, NotFound
 from isolane.events import Record
 from isolane.ids import derive_epoch, new_seed
+from isolane.steps import PAUSE_S
 from isolane.tasks import TaskOwner
 
 HEADS_MAX: Final = 10_000
 BATCH_MAX: Final = 2_000
+STEPS_AT_ONCE: Final = 16
+"""Steps of a deletion before it is answered, 256 KiB each at most; the others follow beside."""
 
-Settle = Callable[[Connection, ThreadKey, RunEnd, int], None]
-"""Writes a run's end into the store, in the log's own transaction; the int is its last seq."""
+_log = structlog.get_logger(__name__)
+
+Settle = Callable[[Connection, ThreadKey, RunEnd, int, int], None]
+"""Writes a run's end into the store, in the log's own transaction.
+
+The numbers are those of the first and the last entry that come with it.
+"""
 
 
 Erase = Callable[[Connection, ThreadKey], frozenset[str]]
-"""Removes a thread from the store, in the log's own transaction, and returns its run ids."""
+"""Deletes a thread in one transaction, and returns the runs that somebody may be about still."""
 
 
 @dataclass(slots=True)
@@ -70,8 +90,11 @@ class DatabaseEventLog:
         self._tasks = tasks
         self._waiting: list[_Append] = []
         self._batching: asyncio.Task[None] | None = None
+        self._sweeping = asyncio.Lock()
+        self._has_cut = False
+        """Whether entries of a thread over its maximum were let go since the last sweep began."""
         # The writing thread's own: where each log ends, so that an append reads nothing.
-        self._heads: OrderedDict[ThreadKey, EventId] = OrderedDict()
+        self._heads: OrderedDict[ThreadKey, _Head] = OrderedDict()
 
     async def append(
         self,
@@ -99,6 +122,9 @@ class DatabaseEventLog:
             else:
                 for append, records in zip(batch, written, strict=True):
                     _resolve(append, records)
+            if self._has_cut:
+                self._has_cut = False
+                self._tasks.detach(self._sweep_beside(), name="log sweep")
 
     async def _commit(self, batch: Sequence[_Append]) -> list[list[Record]]:
         try:
@@ -123,28 +149,39 @@ class DatabaseEventLog:
                 _resolve(append, records)
 
     def _write(self, batch: Sequence[_Append], connection: Connection) -> list[list[Record]]:
-        written = [self._number(append, connection) for append in batch]
-        rows = [_row(record) for records in written for record in records]
+        numbered = [self._number(append, connection) for append in batch]
+        rows = [_row(stored, record) for stored, records in numbered for record in records]
         if rows:
             connection.exec_driver_sql(_INSERT, rows)
-        for append, records in zip(batch, written, strict=True):
+            usage.add_rows(
+                connection,
+                (
+                    (record.key.user_id, len(record.payload))
+                    for _, records in numbered
+                    for record in records
+                ),
+            )
+        for append, (stored, records) in zip(batch, numbered, strict=True):
             if append.end is not None:
-                self._settle(connection, append.key, append.end, records[-1].id.seq)
-                _trim_thread(connection, append.key, 0, self._max_events)
-        return written
+                first, last = records[0].id.seq, records[-1].id.seq
+                self._settle(connection, append.key, append.end, first, last)
+                cut = retention.trim_thread(connection, stored, 0, self._max_events)
+                self._has_cut = self._has_cut or cut > 0
+        return [records for _, records in numbered]
 
-    def _number(self, append: _Append, connection: Connection) -> list[Record]:
-        head = self._heads.get(append.key) or _load_head(connection, append.key)
+    def _number(self, append: _Append, connection: Connection) -> tuple[ThreadKey, list[Record]]:
+        """Return the records of an append, and the key under which they are stored."""
+        head, stored = self._heads.get(append.key) or _load_head(connection, append.key)
         if append.epoch not in {None, head.epoch}:
             raise NotFound(f"thread {append.key.thread_id} was deleted, and made anew")
         first = head.seq + 1
         ids = [EventId(head.epoch, first + place) for place in range(len(append.payloads))]
         if ids:
-            self._heads[append.key] = ids[-1]
+            self._heads[append.key] = _Head(ids[-1], stored)
             self._heads.move_to_end(append.key)
         if len(self._heads) > HEADS_MAX:
             self._heads.popitem(last=False)
-        return [
+        return stored, [
             Record(append.key, event_id, append.run_id, payload)
             for event_id, payload in zip(ids, append.payloads, strict=True)
         ]
@@ -153,25 +190,72 @@ class DatabaseEventLog:
         self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int = sys.maxsize
     ) -> list[Record]:
         """Return up to `limit` records strictly after `after`; see `EventLog.read`."""
-        return await self._database.read(partial(_read, key, after, limit, max_bytes))
+        return await self._database.read(
+            partial(_read, key, after, limit, max_bytes), lane=key.user_id
+        )
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log holds now."""
-        return await self._database.read(partial(load_bounds, key))
+        return await self._database.read(partial(load_bounds, key), lane=key.user_id)
 
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""
-        return await self._database.write(partial(self._delete, key))
-
-    def _delete(self, key: ThreadKey, connection: Connection) -> frozenset[str]:
-        run_ids = self._erase(connection, key)
-        connection.execute(delete(events).where(_of(events, key)))
-        self._heads.pop(key, None)
+        run_ids, removal = await self._database.write(partial(self._delete, key), lane=key.user_id)
+        if not await self._remove_at_once(removal, key.user_id):
+            self._tasks.detach(self._sweep_beside(), name="log sweep")
         return run_ids
 
-    async def trim(self, *, older_than: int) -> int:
+    def _delete(self, key: ThreadKey, connection: Connection) -> tuple[frozenset[str], Removal]:
+        stored = load_stored(connection, key)
+        run_ids = self._erase(connection, key)
+        self._heads.pop(key, None)
+        return run_ids, find_removal(connection, stored)
+
+    async def _remove_at_once(self, removal: Removal, user_id: str) -> bool:
+        """Remove what a small thread has, so that its bytes count no more; say whether all went."""
+        if self._sweeping.locked():
+            return False
+        with suppress(IsolaneError):  # the thread is deleted, whatever becomes of its rows
+            for _ in range(STEPS_AT_ONCE):
+                if not await self._database.write(partial(remove_some, removal), lane=user_id):
+                    return True
+        return False
+
+    async def trim(
+        self, *, older_than: int, told: Callable[[ThreadKey], None] | None = None
+    ) -> int:
         """Let go of finished runs that ended before `older_than`; see `EventLog.trim`."""
-        return await self._database.write(partial(_trim, older_than, self._max_events))
+        gone, place = 0, retention.FIRST
+        while due := await self._database.read(partial(retention.load_due, older_than, place)):
+            place = due[-1].place
+            keys = {each.key for each in due}
+            try:
+                gone += await self._database.write(
+                    partial(retention.trim_threads, keys, older_than, self._max_events)
+                )
+            finally:
+                if told is not None:
+                    for user_id, stored in keys:
+                        told(ThreadKey(user_id, to_thread_id(stored)))
+            await asyncio.sleep(PAUSE_S)  # between two steps, for those who append
+        await self.sweep()
+        return gone
+
+    async def sweep(self) -> None:
+        """Delete from the disk what was let go and what was deleted; see `EventLog.sweep`."""
+        async with self._sweeping:
+            while (removal := await self._database.read(load_removal)) is not None:
+                await self._database.write(partial(remove_some, removal))
+                await asyncio.sleep(PAUSE_S)  # between two steps, for those who append
+            while (key := await self._database.read(retention.load_swept_next)) is not None:
+                await self._database.write(partial(retention.sweep, key))
+                await asyncio.sleep(PAUSE_S)  # between two steps, for those who append
+
+    async def _sweep_beside(self) -> None:
+        try:
+            await self.sweep()
+        except IsolaneError as error:  # the next round of retention goes on
+            _log.warning("retention put off", reason=str(error))
 
 
 def _resolve(append: _Append, records: list[Record]) -> None:
@@ -193,25 +277,28 @@ _INSERT: Final = (
 _KEYS: Final = select(threads.c.user_id, threads.c.thread_id)
 
 
-def _row(record: Record) -> tuple[str | int | bytes, ...]:
-    return (*record.key, record.id.seq, record.run_id, record.payload)
+class _Head(NamedTuple):
+    """Where a log ends, and the key under which its rows are stored."""
+
+    id: EventId
+    stored: ThreadKey
 
 
-def _of(table: Any, key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return and_(table.c.user_id == key.user_id, table.c.thread_id == key.thread_id)
+def _row(stored: ThreadKey, record: Record) -> tuple[str | int | bytes, ...]:
+    return (*stored, record.id.seq, record.run_id, record.payload)
 
 
-def _load_head(connection: Connection, key: ThreadKey) -> EventId:
+def _load_head(connection: Connection, key: ThreadKey) -> _Head:
     bounds = _load_kept_bounds(key, connection)
     if bounds is None:
         raise NotFound(f"thread {key.thread_id} was deleted")
-    return bounds.head
+    return _Head(bounds.head, load_stored(connection, key))
 
 
 def _load_kept_bounds(key: ThreadKey, connection: Connection) -> LogBounds | None:
-    newest = select(func.max(events.c.seq)).where(_of(events, key)).scalar_subquery()
+    newest = select(func.max(events.c.seq)).where(rows_of(events, key)).scalar_subquery()
     row = connection.execute(
-        select(threads.c.epoch, threads.c.trimmed_seq, newest).where(_of(threads, key))
+        select(threads.c.epoch, threads.c.trimmed_seq, newest).where(rows_of(threads, key))
     ).one_or_none()
     if row is None:
         return None
@@ -247,10 +334,10 @@ def renumber(connection: Connection) -> int:
     would give the same ids to other events.
     """
     connection.execute(update(meta).where(meta.c.name == "seed").values(value=new_seed()))
-    keys = [ThreadKey(*row) for row in connection.execute(_KEYS)]
+    keys = [ThreadKey(row[0], to_thread_id(row[1])) for row in connection.execute(_KEYS)]
     for key in keys:
         connection.execute(
-            update(threads).where(_of(threads, key)).values(epoch=next_epoch(connection, key))
+            update(threads).where(rows_of(threads, key)).values(epoch=next_epoch(connection, key))
         )
     return len(keys)
 
@@ -265,7 +352,7 @@ def _read(
     size = 0
     with connection.execute(
         select(events.c.seq, events.c.run_id, events.c.payload)
-        .where(_of(events, key), events.c.seq > after.seq)
+        .where(rows_of(events, key), events.c.seq > after.seq)
         .order_by(events.c.seq)
         .limit(limit)
     ) as rows:
@@ -275,39 +362,3 @@ def _read(
             if size >= max_bytes:
                 break
     return records
-
-
-def _trim(older_than: int, max_events: int, connection: Connection) -> int:
-    gone = 0
-    for row in connection.execute(_KEYS):
-        gone += _trim_thread(connection, ThreadKey(*row), older_than, max_events)
-    return gone
-
-
-def _trim_thread(connection: Connection, key: ThreadKey, older_than: int, max_events: int) -> int:
-    """Let go of the thread's oldest runs: the old ones, and what exceeds `max_events`.
-
-    The newest run stays whatever its size: somebody may be in the middle of it.
-    """
-    bounds = load_bounds(key, connection)
-    floor = bounds.head.seq - max_events
-    cut = bounds.trimmed_seq
-    for state, ended_at, first_seq, last_seq in connection.execute(
-        select(runs.c.state, runs.c.ended_at, runs.c.first_seq, runs.c.last_seq)
-        .where(_of(runs, key), runs.c.first_seq > bounds.trimmed_seq)
-        .order_by(runs.c.first_seq)
-    ):
-        is_surplus = first_seq <= floor and last_seq != bounds.head.seq
-        if state != RunState.ENDED or not (ended_at < older_than or is_surplus):
-            break
-        cut = last_seq
-    if cut > bounds.trimmed_seq:
-        _cut(connection, key, cut)
-    return int(cut - bounds.trimmed_seq)
-
-
-def _cut(connection: Connection, key: ThreadKey, cut: int) -> None:
-    connection.execute(delete(events).where(_of(events, key), events.c.seq <= cut))
-    connection.execute(update(threads).where(_of(threads, key)).values(trimmed_seq=cut))
-    # No kept entry is older than the cut, so nobody can ask for a message that was dropped before.
-    connection.execute(delete(messages).where(_of(messages, key), messages.c.until_seq <= cut))

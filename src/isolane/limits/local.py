@@ -6,30 +6,25 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
-
 from isolane.clock import Clock
 from isolane.errors import LimitExceeded
-from isolane.rates import get_wait_ms
+from isolane.rates import MINUTE_MS, SlidingWindow
 
 WEIGHT_BYTES: Final = 4 << 20
 WEIGHT_S: Final = 8
 """Frames of so many bytes in so many seconds are read at once: a handful of the largest. More are
 read as slowly, half a megabyte a second, for it is everybody's time in which they are."""
-_WEIGHT: Final = "bytes of frames"
 
 
 class LocalLimits:
     """Counters and rates per user, against the published limits."""
 
     def __init__(self, published: Mapping[str, int], *, clock: Clock) -> None:
-        """Enforce `published`, the very values that clients are told."""
+        """Enforce `published`, the very values that clients are told; nobody sets `clock`."""
         self._most = published
-        self._clock = clock
         self._held: Counter[tuple[str, str]] = Counter()
-        self._rates = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._events = SlidingWindow(MINUTE_MS, timer=clock)
+        self._bytes = SlidingWindow(WEIGHT_S * 1000, timer=clock)
 
     def take(self, user_id: str, limit: str) -> None:
         """Count one more; raises `LimitExceeded` when the user holds all there is."""
@@ -46,16 +41,11 @@ class LocalLimits:
 
     def hit(self, user_id: str, limit: str) -> None:
         """Count one event of the minute; raises `LimitExceeded` with when to come back."""
-        item = RateLimitItemPerMinute(self._most[limit])
-        if self._rates.hit(item, limit, user_id):
-            return
-        wait_ms = get_wait_ms(self._rates, item, limit, user_id, now_ms=self._clock())
-        raise LimitExceeded(limit, self._most[limit], retry_after_ms=wait_ms)
+        wait_ms = self._events.hit((limit, user_id), self._most[limit])
+        if wait_ms:
+            raise LimitExceeded(limit, self._most[limit], retry_after_ms=wait_ms)
 
     def weigh(self, user_id: str, size: int) -> float:
         """Count a frame's bytes, or return the seconds after which to ask again."""
         most = max(WEIGHT_BYTES, size)  # the largest frame may be larger by the settings
-        item = RateLimitItemPerSecond(most, WEIGHT_S)
-        if self._rates.hit(item, _WEIGHT, user_id, cost=size):
-            return 0.0
-        return get_wait_ms(self._rates, item, _WEIGHT, user_id, now_ms=self._clock()) / 1000
+        return self._bytes.hit(user_id, most, cost=size) / 1000

@@ -11,6 +11,12 @@ from typing import Final, cast
 
 LINGER_S: Final = 1.0
 """How long what still comes is read and dropped, so that the last word isn't lost to a reset."""
+REFUSAL_HEADERS: Final = (
+    b"Connection: close",
+    b"Content-Length: 0",
+    b"X-Content-Type-Options: nosniff",
+    b"Content-Security-Policy: frame-ancestors 'none'",
+)
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: closing resets the connection."""
 
@@ -49,4 +55,4 @@ def end(transport: asyncio.Transport) -> None:
 
 def refusal(status: bytes) -> bytes:
     """Return an answer without a body, after which the connection closes."""
-    return b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % status
+    return b"\r\n".join([b"HTTP/1.1 %b" % status, *REFUSAL_HEADERS, b"", b""])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,6 +22,17 @@ CHUNK_BYTES: Final = 64
 UNWANTED_BYTES: Final = 1 << 20
 """Of a body that is answered already: so much is read and dropped, so that simple clients, which
 send all before they read, get their answer."""
+
+
+class _Line:
+    """A transport as uvicorn's own code sees it: when that closes it, we say how."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        return getattr(self._transport, name)
 
 
 class HttpProtocol(H11Protocol):
@@ -44,10 +56,14 @@ class HttpProtocol(H11Protocol):
         self._is_over = False
         """Whether what still comes is dropped, or another protocol's."""
         self._leaving: asyncio.TimerHandle | None = None
+        self._dropped = 0
+        """Bytes that came since the line was let go."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a head; offer `isolane.transport` to the app, as for sockets."""
         super().connection_made(transport)
+        self._transport = transport
+        self.transport = cast("asyncio.Transport", _Line(transport, self._close))
         self._head.begin(HEAD_S)
         app: Any = self.app
         leave = partial(reset, transport)
@@ -69,6 +85,7 @@ class HttpProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came a slice at a time, so that a head is measured as it grows."""
         if self._is_over:
+            self._count_dropped(len(data))
             return
         self._backlog += data
         if not self._is_scheduled:
@@ -108,6 +125,7 @@ class HttpProtocol(H11Protocol):
         """Hand the connection over."""
         self._drop_rest()
         self._is_over = True
+        self.transport = self._transport
         self.transport.resume_reading()
         super().handle_websocket_upgrade(event)
 
@@ -183,14 +201,29 @@ class HttpProtocol(H11Protocol):
         self._is_over = True
         reset(self.transport)
 
-    def _let_go(self) -> None:
-        """Drop what still comes, and close a moment later."""
+    def _close(self) -> None:
+        """Close, but at first only half for a client that sends its body before it reads."""
+        if self.conn.their_state is h11.SEND_BODY and not self._is_over:
+            self._let_go(PROGRESS_S)
+        else:
+            self._transport.close()
+
+    def _let_go(self, linger_s: float = LINGER_S) -> None:
+        """Drop what still comes, and close `linger_s` later."""
         if self._is_over:
             return
         self._drop_rest()
         self._is_over = True
-        let_go(self.transport)
-        self._leaving = self.loop.call_later(LINGER_S, end, self.transport)
+        let_go(self._transport)
+        self._leaving = self.loop.call_later(linger_s, end, self._transport)
+
+    def _count_dropped(self, size: int) -> None:
+        """Bound what is dropped of a body, too."""
+        self._dropped += size
+        if self._dropped > UNWANTED_BYTES and self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+            end(self._transport)
 
     def _drop_rest(self) -> None:
         self._backlog.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Generator
 from functools import partial
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.streams import StreamReader
 
 from isolane.protocols.endings import LINGER_S, end, let_go, refusal, reset
 from isolane.protocols.watch import PROGRESS_S, SLICE, Progress
@@ -19,6 +22,23 @@ FRAGMENTS_MAX: Final = 1024
 CONTROLS_MAX: Final = 100
 CONTROLS_S: Final = 10.0
 """Pings and pongs of a peer in that time; clients send one in ten seconds or more."""
+LINE_MAX: Final = 64 * 1024
+"""Bytes of one line of an upgrade's head. A token may have 16 KiB; websockets stops at 8 KiB."""
+
+
+class LongLineReader(StreamReader):
+    """A reader of websockets that takes lines of up to `LINE_MAX` bytes."""
+
+    def read_line(self, m: int, *args: Any, **kwargs: Any) -> Generator[None, None, bytearray]:  # noqa: ANN401 - websockets'
+        """Read a line; whoever asks for shorter ones gets these as well."""
+        return super().read_line(max(m, LINE_MAX), *args, **kwargs)
+
+
+def take_long_lines(connection: ServerProtocol) -> None:
+    """Let a connection that has read nothing so far take lines of up to `LINE_MAX` bytes."""
+    connection.reader = LongLineReader()
+    connection.parser = connection.parse()  # the one that has begun holds the old reader
+    next(connection.parser)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -27,12 +47,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
         """Begin with nothing that waits."""
         super().__init__(*args, **kwargs)
+        take_long_lines(self.conn)
         self._backlog = bytearray()
         self._is_scheduled = False
         self._is_over = False
         """Whether what still comes is dropped."""
         self._message = Progress(lambda: self.read_paused, self._refuse_slow)
         self._fragments = 0
+        """Of the message that isn't whole yet."""
         self._controls = 0
         self._controls_since = 0.0
 
@@ -96,7 +118,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._refuse_head()
             return
-        if self.conn.current_size is not None or self.conn.reader.buffer:
+        if self._fragments or self.conn.reader.buffer:
             self._message.begin(PROGRESS_S)
         else:
             self._message.end()
@@ -125,12 +147,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_text(self, event: Frame) -> None:
         """Begin a message."""
-        self._fragments = 1
+        self._fragments = 0 if event.fin else 1
         super().handle_text(event)
 
     def handle_bytes(self, event: Frame) -> None:
         """Begin a message."""
-        self._fragments = 1
+        self._fragments = 0 if event.fin else 1
         super().handle_bytes(event)
 
     def handle_cont(self, event: Frame) -> None:
@@ -138,6 +160,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._fragments += 1
         if self._fragments > FRAGMENTS_MAX:
             self._refuse(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+        if event.fin:
+            self._fragments = 0
         if not self._is_over:
             super().handle_cont(event)
 

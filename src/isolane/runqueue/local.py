@@ -15,13 +15,17 @@ class LocalRunQueue:
         """Begin with every thread free."""
         self._lines: dict[ThreadKey, deque[str]] = {}
 
-    def enter(self, key: ThreadKey, run_id: str, *, most: int) -> int:
-        """Take a place and return it: 0 goes now, 1 is next. Raises `LimitExceeded` over `most`."""
+    def enter(self, key: ThreadKey, run_id: str, *, most: int, is_next: bool = False) -> int:
+        """Take a place and return it: 0 goes now, 1 is next. Raises `LimitExceeded` over `most`.
+
+        With `is_next` the place is before all who wait.
+        """
         line = self._lines.setdefault(key, deque())
         if len(line) > most:
             raise LimitExceeded("queuedRunsPerThread", most)
-        line.append(run_id)
-        return len(line) - 1
+        place = min(1, len(line)) if is_next else len(line)
+        line.insert(place, run_id)
+        return place
 
     def leave(self, key: ThreadKey, run_id: str) -> str | None:
         """Give the place up; return the run whose turn it is now, if that changed."""

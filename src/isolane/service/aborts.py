@@ -1,4 +1,4 @@
-"""Aborts that overtook their runs."""
+"""Runs that are remembered for a short while by their ids: those whose abort overtook them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,48 @@ REMEMBERED_MS: Final = 10_000
 REMEMBERED_PER_USER: Final = 100
 
 
-class EarlyAborts:
-    """Remembers for 10 s, 100 a user, which runs were stopped before they came."""
+class RecentRuns:
+    """Remembers ids of runs for 10 s, 100 a user."""
 
     def __init__(self, clock: Clock) -> None:
         """Begin with none."""
         self._clock = clock
         self._at: OrderedDict[RunKey, int] = OrderedDict()
+        self._of: dict[str, OrderedDict[RunKey, None]] = {}
 
     def remember(self, key: RunKey) -> None:
-        """Keep an abort; the user's oldest goes when there are too many."""
+        """Keep an id; the user's oldest goes when there are too many."""
         self._forget_old()
-        self._at.pop(key, None)
-        own = [other for other in self._at if other.user_id == key.user_id]
-        if len(own) >= REMEMBERED_PER_USER:
-            del self._at[own[0]]
+        self._remove(key)
+        own = self._of.setdefault(key.user_id, OrderedDict())
+        own[key] = None
         self._at[key] = self._clock()
+        if len(own) > REMEMBERED_PER_USER:
+            self._remove(next(iter(own)))
 
-    def take(self, key: RunKey) -> bool:
-        """Say whether the run was stopped before it came, and forget it."""
+    def __contains__(self, key: RunKey) -> bool:
+        """Tell whether an id is remembered."""
         self._forget_old()
-        return self._at.pop(key, None) is not None
+        return key in self._at
+
+    def take(self, key: RunKey) -> int | None:
+        """Forget an id; return for how many milliseconds it was kept, None when it wasn't."""
+        self._forget_old()
+        at = self._remove(key)
+        return None if at is None else self._clock() - at
 
     def _forget_old(self) -> None:
         oldest_kept = self._clock() - REMEMBERED_MS
         while self._at and next(iter(self._at.values())) < oldest_kept:
-            self._at.popitem(last=False)
+            self._remove(next(iter(self._at)))
+
+    def _remove(self, key: RunKey) -> int | None:
+        """Forget an id; return since when it was kept, None when it wasn't."""
+        at = self._at.pop(key, None)
+        if at is None:
+            return None
+        own = self._of[key.user_id]
+        del own[key]
+        if not own:
+            del self._of[key.user_id]
+        return at

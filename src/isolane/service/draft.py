@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ag_ui.core import RunAgentInput
+from pydantic import BaseModel
 
-from isolane.contracts import RunDraft
+from isolane.contracts import RunDraft, StoredRun
 from isolane.errors import InvalidInput
-from isolane.transcript import Message
+from isolane.service.question import Offer, check_doubles, question_of
+from isolane.service.readers import OnDisconnect
+from isolane.transcript import Message, fingerprint
 
 POLICIES: Final = ("queue", "reject", "interrupt")
 
 
-def policy_of(run_input: RunAgentInput, *, default: str) -> str:
-    """Return what the run wants done when its thread is busy; raises `InvalidInput`."""
-    policy = _props(run_input).get("policy", default)
-    if policy not in POLICIES:
+ROLES: Final = ("user", "tool")
+"""Whose messages are taken of a client's list; the server has the others."""
+_ASKED: Final = {"state", "tools", "context", "forwarded_props", "resume", "parent_run_id"}
+
+
+def to_offer(run_input: RunAgentInput, agent: str) -> Offer:
+    """Return what a run frame brings; raises `InvalidInput`."""
+    draft = to_draft(run_input, agent)
+    return Offer(
+        draft,
+        _policy_of(run_input),
+        question_of(run_input, draft.messages),
+        _on_disconnect_of(run_input),
+    )
+
+
+def _policy_of(run_input: RunAgentInput) -> str | None:
+    props = _props(run_input)
+    if "policy" not in props:
+        return None
+    if props["policy"] not in POLICIES:
         raise InvalidInput("forwardedProps.policy", f"must be one of {', '.join(POLICIES)}")
-    return str(policy)
+    return str(props["policy"])
+
+
+def _on_disconnect_of(run_input: RunAgentInput) -> OnDisconnect | None:
+    given = _props(run_input).get("onDisconnect")
+    if given is None:
+        return None
+    if given not in list(OnDisconnect):
+        raise InvalidInput("forwardedProps.onDisconnect", "must be continue or stop")
+    return OnDisconnect(given)
+
+
+def in_line(queued: Sequence[StoredRun], *, default: str) -> list[StoredRun]:
+    """Return runs that wait, which come oldest first, as their lines are: interrupters are next."""
+    interrupting: list[StoredRun] = []
+    others: list[StoredRun] = []
+    for run in queued:
+        props = run.draft.request.get("forwardedProps")
+        policy = props.get("policy", default) if isinstance(props, Mapping) else default
+        is_next = policy == "interrupt" or run.draft.asks_again
+        (interrupting if is_next else others).append(run)
+    return [*reversed(interrupting), *others]
 
 
 def _props(run_input: RunAgentInput) -> Mapping[str, Any]:
@@ -32,31 +73,39 @@ def to_draft(run_input: RunAgentInput, agent: str) -> RunDraft:
     rewind_to = _props(run_input).get("rewindTo")
     if rewind_to is not None and not isinstance(rewind_to, str):
         raise InvalidInput("forwardedProps.rewindTo", "must be the id of a message")
-    dumped = run_input.model_dump(mode="json", by_alias=True)
-    names = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")
+    dumped = run_input.model_dump(mode="json", by_alias=True, include=_ASKED)
+    messages = [
+        (place, _without_extras(message))
+        for place, message in enumerate(run_input.messages)
+        if message.role in ROLES
+    ]
+    check_doubles(messages)
     return RunDraft(
         agent=agent,
-        messages=list(_without_extras(run_input)),
+        messages=[message for _, message in messages],
         rewind_to=rewind_to,
-        request={name: dumped[name] for name in names if dumped.get(name) is not None},
+        request={name: value for name, value in dumped.items() if value is not None},
     )
 
 
-def _without_extras(run_input: RunAgentInput) -> Iterator[Message]:
-    """Yield the messages with AG-UI's own fields only; clients add copies of their own."""
-    for message in run_input.messages:
-        extras = set(message.model_extra or ())
-        yield message.model_dump(mode="json", by_alias=True, exclude=extras)
+def _without_extras(message: BaseModel) -> Message:
+    """Return a message with AG-UI's own fields only; clients add copies of their own."""
+    extras = set(message.model_extra or ())
+    return message.model_dump(mode="json", by_alias=True, exclude=extras)
 
 
-def differs(offered: RunDraft, stored: RunDraft, known: frozenset[str]) -> bool:
+def differs(offered: RunDraft, asked: Mapping[bytes, bytes], known: frozenset[str]) -> bool:
     """Say whether a second frame of one run id brings other new messages than the first did.
 
-    A list without any message never differs: it only asks to be attached.
+    `asked` are the fingerprints of what the first one brought, by those of the ids. A list without
+    any message never differs: it only asks to be attached.
     """
     if not offered.messages:
         return False
-    added = {message["id"]: message for message in stored.messages}
-    fresh = [m for m in offered.messages if m["id"] in added or m["id"] not in known]
-    fresh = [m for m in fresh if m["role"] != "tool" or m["id"] in added]
-    return {message["id"]: message for message in fresh} != added
+    fresh: dict[bytes, bytes] = {}
+    for message in offered.messages:
+        id_print, whole_print = fingerprint(message)
+        is_new = message["id"] not in known and message["role"] != "tool"
+        if id_print in asked or is_new:
+            fresh[id_print] = whole_print
+    return fresh != asked

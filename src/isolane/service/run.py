@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field
+import re
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from ag_ui.core import RunAgentInput
 
+from isolane.agents.exits import contain_exits, tell_of_exits
+from isolane.agents.foreign import UNKNOWN, Foreign
+from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
 from isolane.clock import Clock, now_ms
-from isolane.context import UserExecutionContext
+from isolane.context import RunIds, UserExecutionContext
 from isolane.contracts import Agent, BegunRun, RunDraft, RunStop, StoppedBy
 from isolane.errors import (
     AgentError,
+    AgentFailed,
     AgentProtocol,
     AgentTimeout,
+    DatabaseFailed,
     GoingAway,
     IsolaneError,
     NotFound,
@@ -31,13 +39,18 @@ from isolane.events import (
     RUN_FINISHED,
     RUN_STARTED,
     Event,
+    encode_mended,
     run_failed,
     run_finished,
     run_started,
 )
 from isolane.ids import new_error_id, new_message_id
-from isolane.service.writer import RunWriter
+from isolane.left_out import LeftOut
+from isolane.service.readers import OnDisconnect
+from isolane.service.writer import RunWriter, Share
+from isolane.surrogates import mend_text
 from isolane.tasks import TaskOwner
+from isolane.transcript import Message
 
 STOP_GRACE_S: Final = 1.0
 """How long an agent may take to end by itself after the stop signal."""
@@ -46,7 +59,11 @@ CANCEL_GRACE_S: Final = 2.0
 AFTER_END_S: Final = 1.0
 AFTER_END_MAX: Final = 1000
 BREATH_EVENTS: Final = 64
+RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 2.0
+PUBLIC_MAX_CHARACTERS: Final = 2000
+"""What is told of an agent's own error message, where the agent made that public."""
+_AGENT_CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = structlog.get_logger(__name__)
 
@@ -64,11 +81,11 @@ class Stop:
         self.by = StoppedBy.GATEWAY
         """What it takes; the gateway's own word does as long as there is no agent."""
 
-    def set(self, error: IsolaneError | None = None) -> None:
-        """Stop; the first call says why, and is when it was asked for."""
+    def set(self, error: IsolaneError | None = None, *, asked_at: int | None = None) -> None:
+        """Stop; the first call says why, and when it was asked for: now, if it names no time."""
         if not self._event.is_set():
             self.error = error
-            self._requested_at = self._clock()
+            self._requested_at = self._clock() if asked_at is None else asked_at
         self._event.set()
 
     def to_report(self) -> RunStop:
@@ -94,6 +111,8 @@ class Ending:
     error: IsolaneError | None = None
     is_stopped: bool = False
     """Whether it ends because it was stopped."""
+    share: int = Share.WHOLE
+    """The most of the run that its end may bring along."""
 
 
 CANCELLED: Final = Ending({"type": "cancelled"}, is_stopped=True)
@@ -111,13 +130,46 @@ class Run:
     begun: BegunRun | None = None
     is_deleted: bool = False
     """Whether its thread was deleted under it."""
+    is_lost: bool = False
+    """Whether it was under way when the process before this one died; all it gets is its end."""
     has_slot: bool = False
     """Whether it counts against its user's limit; what a restart found does not."""
     is_abandoned: bool = False
     """Whether its agent goes on although nobody hears it."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What its client and its agent sent, and nobody here knows."""
+    on_disconnect: OnDisconnect | None = None
+    """What becomes of it when nobody reads it; None when nobody has asked it over HTTP."""
+    is_revived: bool = False
+    """Whether it waited over a restart: which door it came through isn't known."""
+    unread: asyncio.TimerHandle | None = None
+    """Stops it soon, because its reader has left."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     taken_on_at: int = field(default_factory=now_ms)
     """Milliseconds since 1970; before a restart, if there was one since."""
+
+    @property
+    def asked(self) -> Sequence[Message]:
+        """The messages that it adds to its thread, or the question that it asks again."""
+        return self.draft.messages if self.begun is None else self.begun.added
+
+    def get_asked(self, message_id: str) -> Message | None:
+        """Return the one of `asked` that has this id."""
+        return next((one for one in self.asked if one["id"] == message_id), None)
+
+    @property
+    def has_question(self) -> bool:
+        """Whether a user's message is among `asked`."""
+        return any(one["role"] == "user" for one in self.asked)
+
+    def is_answered_by(self, agent: str) -> bool:
+        """Say whether its answer is what somebody waits for who asks its question of `agent`."""
+        return self.draft.agent == agent and not (self.stop.is_set() or self.is_lost)
+
+    def note_asked_again(self, on_disconnect: OnDisconnect | None) -> None:
+        """Note what a second frame says of readers that leave: the first one counts, if known."""
+        if self.is_revived and self.on_disconnect is None:
+            self.on_disconnect = on_disconnect
 
     @property
     def thread_id(self) -> str:
@@ -142,11 +194,14 @@ class RunLife:
         self._writer = writer
         self._tasks = tasks
         self._timeout_s = timeout_s
+        self._naming = _naming_of(run, begun)
         self._text_id: str | None = None
+        self._foreign = Foreign(run.left_out)
         self._ending: Ending | None = None
+        self._exited: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
-    async def live(self) -> None:
-        """Write RUN_STARTED, let the agent speak, write the end."""
+    async def live(self) -> Event | None:
+        """Write RUN_STARTED, let the agent speak, write the end; see `end_run`."""
         run = self._run
         started = run_started(
             thread_id=run.thread_id,
@@ -161,7 +216,8 @@ class RunLife:
             ending = Ending(error=error)
         except Exception as error:  # noqa: BLE001 - the top of the task that owns a run
             ending = Ending(error=_caused(IsolaneError("the run broke"), error))
-        await end_run(run, self._writer, ending)
+        _tell_left_out(run)
+        return await end_run(run, self._writer, ending)
 
     async def _supervise(self) -> Ending:
         if self._run.stop.is_set():
@@ -169,21 +225,43 @@ class RunLife:
         self._run.stop.by = StoppedBy.AGENT
         agent = self._tasks.start(self._drive(), name=f"agent of {self._run.run_id}")
         stop = self._tasks.start(self._run.stop.wait(), name=f"stop of {self._run.run_id}")
+        waits: set[asyncio.Future[Any]] = {agent, stop, self._exited}
         try:
-            await asyncio.wait(
-                {agent, stop}, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waits, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._exited.done():
+                return await self._end_exited(agent, self._exited.result())
             if agent.done():
                 return agent.result()
             if self._run.stop.is_set():
-                await asyncio.wait({agent}, timeout=STOP_GRACE_S)
+                await asyncio.wait({agent}, timeout=self._stop_grace_s)
                 if not agent.done():
                     self._run.stop.by = await self._end_agent(agent)
                 return self._stopped()
             await self._end_agent(agent)
+            if stop.done():  # whoever waits for a stop has broken: nobody would hear of one
+                stop.result()
             return Ending(error=AgentTimeout(f"no end within {self._timeout_s:g} s"))
         finally:
             stop.cancel()
+
+    @property
+    def _stop_grace_s(self) -> float:
+        """Seconds until a stopped agent is cancelled; none for one that can't hear the stop."""
+        return STOP_GRACE_S if getattr(self._run.agent, "hears_stop", True) else 0
+
+    async def _end_exited(self, agent: asyncio.Task[Ending], error: BaseException) -> Ending:
+        """End an agent of which a part asked for the end of the process."""
+        await self._end_agent(agent)
+        return self._ending_now(Ending(error=_caused(AgentError("the agent exited"), error)))
+
+    def _tell_of_exit(self, error: BaseException) -> None:
+        """Note an exit in what the agent started, on whichever thread that was."""
+        with suppress(RuntimeError):  # the loop is closed: the process is about to end
+            self._exited.get_loop().call_soon_threadsafe(self._note_exit, error)
+
+    def _note_exit(self, error: BaseException) -> None:
+        if not self._exited.done():
+            self._exited.set_result(error)
 
     def _ending_now(self, ending: Ending) -> Ending:
         """Return `ending`, unless the run was stopped: then that is why it ended."""
@@ -205,8 +283,11 @@ class RunLife:
     async def _drive(self) -> Ending:
         """Let the agent speak. The top of the task that owns it: nothing gets past here."""
         run, taken = self._run, 0
+        contain_exits(asyncio.get_running_loop())
+        tell_of_exits(self._tell_of_exit)
         try:
-            async with aclosing(run.agent.run(self._input(), run.context, run.stop)) as stream:
+            context = run.context.for_agent(self._begun.agent_ids)
+            async with aclosing(run.agent.run(self._input(), context, run.stop)) as stream:
                 async for value in stream:
                     taken += 1
                     if taken % BREATH_EVENTS == 0:
@@ -224,11 +305,14 @@ class RunLife:
         return self._ending or self._ending_now(Ending())
 
     def _input(self) -> RunAgentInput:
+        ids = self._naming.agent
         return RunAgentInput.model_validate(
             {
                 **self._run.draft.request,
-                "threadId": self._run.thread_id,
-                "runId": self._run.run_id,
+                **({} if self._begun.state is None else {"state": self._begun.state}),
+                "threadId": ids.thread_id,
+                "runId": ids.run_id,
+                "parentRunId": ids.parent_run_id,
                 "messages": list(self._begun.history),
             }
         )
@@ -237,12 +321,14 @@ class RunLife:
         if isinstance(value, str):
             await self._say(value)
             return
-        event = to_event(value, thread_id=self._run.thread_id, run_id=self._run.run_id)
+        known = self._foreign.adapt(value)
+        if known is UNKNOWN:
+            return
+        event = to_event(known, naming=self._naming)
         if event["type"] == RUN_FINISHED:
             self._ending = self._ending_now(_agents_ending(event))
         elif event["type"] == RUN_ERROR:
-            error = AgentError(f"the agent said: {event['message']}")
-            self._ending = self._ending_now(Ending(error=error))
+            self._ending = self._ending_now(Ending(error=_agents_error(event)))
         elif event["type"] != RUN_STARTED:
             await self._writer.write(event)
 
@@ -273,7 +359,15 @@ class RunLife:
             _log.warning("events after the end dropped", count=dropped, **_names(self._run))
 
 
+def _naming_of(run: Run, begun: BegunRun) -> Naming:
+    """Return both sides' ids of a run; one side's where the agent wants the client's."""
+    client = RunIds(run.thread_id, run.run_id, run.draft.request.get("parentRunId"))
+    is_raw = getattr(run.agent, "raw_ids", False) is True
+    return Naming(client, client if is_raw else begun.agent_ids)
+
+
 def _agents_ending(event: Event) -> Ending:
+    _, event = encode_mended(event, max_bytes=sys.maxsize)  # its interrupts are kept as well
     outcome = event.get("outcome") or {"type": "success"}
     kept: dict[str, Any] = {
         name: event[name] for name in ("result", "usage", "metadata") if name in event
@@ -281,40 +375,78 @@ def _agents_ending(event: Event) -> Ending:
     return Ending(outcome, kept)
 
 
+def _agents_error(event: Event) -> AgentFailed:
+    """Return the error that an agent told: its code, and its text where that may be read."""
+    code, message = event.get("code"), mend_text(event["message"])
+    is_public = (event.get("metadata") or {}).get("public") is True
+    return AgentFailed(
+        message,
+        agent_code=code if code is not None and _AGENT_CODE.fullmatch(code) else None,
+        agent_message=(message[:PUBLIC_MAX_CHARACTERS] or None) if is_public else None,
+    )
+
+
+def _tell_left_out(run: Run) -> None:
+    """Warn once of all that a run left out."""
+    left_out = run.left_out.to_report()
+    if left_out:
+        _log.warning("left_out", left_out=left_out, **_names(run))
+
+
 def _caused(error: IsolaneError, cause: BaseException) -> IsolaneError:
     error.__cause__ = cause
     return error
 
 
-async def end_run(run: Run, writer: RunWriter, ending: Ending) -> None:
-    """Write the run's one end; when the log can't be written, try until it can."""
+async def end_run(run: Run, writer: RunWriter, ending: Ending) -> Event | None:
+    """Write the run's one end. Returns the end when the database refuses even that for good.
+
+    What may pass is waited for. What can't be written whole is ended without it: first without
+    its messages, then without the events that wait.
+    """
     error_id = None if ending.error is None else new_error_id()
     terminal, outcome = _terminal(run, ending, error_id)
-    # Whose log is gone with its thread did no wrong. The log says so before the service is told.
-    is_deleted = run.is_deleted or isinstance(ending.error, NotFound)
-    if ending.error is not None and not is_deleted:
+    if ending.error is not None:
         _report(run, ending.error, error_id)
-    wait_s = 0.05
-    while True:
+    for share in Share:
+        if share < ending.share:
+            continue
+        end = partial(
+            writer.finish,
+            terminal,
+            outcome=outcome,
+            error_id=error_id,
+            failure=ending.error if isinstance(ending.error, AgentFailed) else None,
+            share=share,
+        )
         try:
-            await writer.finish(
-                terminal,
-                outcome=outcome,
-                error_id=error_id,
-                stop=run.stop.to_report() if ending.is_stopped else None,
-                interrupts=ending.outcome.get("interrupts", ()) if ending.error is None else (),
-            )
+            await _write_end(run, end, ending)
+        except NotFound:  # the thread was deleted under the run
+            return None
+        except AgentProtocol as error:  # the agent's own result is too large, or no JSON
+            return await end_run(run, writer, Ending(error=error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
+            refused = _caused(DatabaseFailed("the run's end can't be written whole"), error)
+            if ending.error is None:
+                return await end_run(run, writer, replace(ending, error=refused, share=share + 1))
+            _report_refused(run, refused, error_id)
+        else:
+            return None
+    return terminal
+
+
+async def _write_end(run: Run, end: Callable[..., Awaitable[None]], ending: Ending) -> None:
+    """Write the end; while the log can't be written for now, try until it can."""
+    wait_s = RETRY_FIRST_S
+    interrupts = ending.outcome.get("interrupts", ()) if ending.error is None else ()
+    while True:
+        stop = run.stop.to_report() if ending.is_stopped else None
+        try:
+            return await end(stop=stop, interrupts=interrupts)
         except Unavailable as error:
             _log.error("run's end can't be written", reason=str(error), **_names(run))
             await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
             wait_s = min(wait_s * 2, RETRY_MAX_S)
-        except NotFound:  # the thread was deleted under the run
-            return
-        except AgentProtocol as error:  # the agent's own result is too large, or no JSON
-            await end_run(run, writer, Ending(error=error))
-            return
-        else:
-            return
 
 
 def _terminal(run: Run, ending: Ending, error_id: str | None) -> tuple[Event, str]:
@@ -327,6 +459,9 @@ def _terminal(run: Run, ending: Ending, error_id: str | None) -> tuple[Event, st
 
 
 def _report(run: Run, error: IsolaneError, error_id: str | None) -> None:
+    # Whose log is gone with its thread did no wrong. The log says so before the service is told.
+    if run.is_deleted or isinstance(error, NotFound):
+        return
     level = _log.info if isinstance(error, GoingAway) else _log.error
     level(
         "run failed",
@@ -336,6 +471,10 @@ def _report(run: Run, error: IsolaneError, error_id: str | None) -> None:
         exception=traceback_of(error),
         **_names(run),
     )
+
+
+def _report_refused(run: Run, error: IsolaneError, error_id: str | None) -> None:
+    _log.error("run_end_refused", error_id=error_id, chain=chain_of(error), **_names(run))
 
 
 def _names(run: Run) -> dict[str, str]:

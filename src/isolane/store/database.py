@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import structlog
 from sqlalchemy import (
     Connection,
     Row,
     Select,
     and_,
     delete,
+    exists,
     func,
     insert,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
 
+from isolane import usage
 from isolane.clock import Clock
-from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import (
+    NO_DRAFT,
     BegunRun,
+    KnownMessage,
     LogBounds,
     RunDraft,
     RunEnd,
@@ -37,42 +44,103 @@ from isolane.contracts import (
     ThreadSnapshot,
     ThreadSummary,
 )
-from isolane.database import Database, deletions, messages, runs, threads
-from isolane.errors import InvalidCursor, NotFound
+from isolane.database import Database, events, messages, runs, threads
+from isolane.deletion import load_stored, note_removal, rows_of, to_thread_id
+from isolane.errors import AgentFailed, InvalidCursor, NotFound, RunConflict, TooLarge
+from isolane.ids import derive_stand_in, new_agent_id
 from isolane.interrupts import Interrupt, check_answers
-from isolane.transcript import Message
+from isolane.shared_state import decode_state, is_sent
+from isolane.store.pages import (
+    PAGE_BYTES,
+    PAGE_MAX,
+    LoadPage,
+    Place,
+    check_place,
+    load_page,
+    parse_place,
+)
+from isolane.store.states import keep_state, load_state, take_back_states
+from isolane.transcript import FINGERPRINT_BYTES, Message, calls_of, fingerprint
+from isolane.usage import Quotas
 
 TITLE_MAX_CHARACTERS: Final = 80
+_IS_UNDER_WAY: Final = text("runs.state = 'running'")
+"""As text: the condition of a partial index has to be spelled as there."""
 _CURSOR_TIME: Final = re.compile(r"[0-9]{1,15}")
 
+_log = structlog.get_logger(__name__)
+
+CheckQuestion = Callable[[UserExecutionContext, RunDraft], None]
+"""Raises when the messages of a draft are more than may be shown of a run's question."""
 LoadBounds = Callable[[ThreadKey, Connection], LogBounds]
 """Tells where a log ends, within the transaction of the asker."""
+
+
+class _Asked(NamedTuple):
+    """What a run adds to its thread, and what stands there then."""
+
+    added: Sequence[Message]
+    history: Sequence[Message]
+    place: tuple[int, int] | None
+    """The numbers of the first and the last of its messages' rows; None without any."""
+    rewound: frozenset[str] = frozenset()
 
 
 class DatabaseStore:
     """The tables `threads`, `runs` and `messages`."""
 
-    def __init__(self, database: Database, *, load_bounds: LoadBounds, clock: Clock) -> None:
-        """Keep everything in `database`; `load_bounds` ties a run to its place in the log."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        load_bounds: LoadBounds,
+        clock: Clock,
+        quotas: Quotas | None = None,
+        check_question: CheckQuestion = lambda _context, _draft: None,
+    ) -> None:
+        """Keep everything in `database`; `load_bounds` ties a run to its place in the log.
+
+        `quotas` bound what one user may keep; None bounds nothing. `check_question` sees what a run
+        adds to its thread, before that is kept.
+        """
         self._database = database
+        self._quotas = quotas or Quotas()
         self._load_bounds = load_bounds
         self._clock = clock
+        self._check_question = check_question
 
     async def load_run(self, key: RunKey) -> StoredRun | None:
-        """Return the user's run of that id, whatever its thread."""
-        return await self._database.read(partial(_load_run, key))
+        """Return the user's run of that id, whatever its thread; see `Store`."""
+        return await self._database.read(partial(_load_run, key), lane=key.user_id)
 
-    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> None:
-        """Keep a run that waits for its turn; its thread comes into being with it."""
-        await self._database.write(partial(self._add_run, context, draft))
+    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> RunDraft:
+        """Keep a run that waits for its turn, and return what is kept; see `Store`."""
+        return await self._database.write(
+            partial(self._add_run, context, draft), lane=context.user_id
+        )
 
     async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
         """Mark the run as running, apply its rewind, and join its new messages to the thread."""
-        return await self._database.write(partial(self._begin_run, context, draft))
+        return await self._database.write(
+            partial(self._begin_run, context, draft), lane=context.user_id
+        )
 
     async def begin_queued_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
         """Do the same for a run that waited; raises `NotFound` when its thread is gone."""
-        return await self._database.write(partial(self._begin_queued_run, context, draft))
+        return await self._database.write(
+            partial(self._begin_queued_run, context, draft), lane=context.user_id
+        )
+
+    async def add_attached(
+        self, context: UserExecutionContext, *, run_id: str, asked: Sequence[Message]
+    ) -> None:
+        """Let the context's run id lead to another run of its thread; see `Store`."""
+        work = partial(self._add_attached, context, run_id, asked)
+        await self._database.write(work, lane=context.user_id)
+
+    async def note_stop(self, key: RunKey, *, asked_at: int) -> None:
+        """Keep that a run was stopped while it waits; see `Store`."""
+        await self._database.write(partial(_note_stop, key, asked_at), lane=key.user_id)
 
     async def load_open_runs(self) -> list[StoredRun]:
         """Return every run that isn't ended, of all users, oldest first. For recovery only."""
@@ -80,74 +148,161 @@ class DatabaseStore:
 
     async def load_thread(self, key: ThreadKey) -> ThreadSummary | None:
         """Return the thread, or None when nobody used it yet."""
-        return await self._database.read(partial(_load_thread, key))
+        return await self._database.read(partial(_load_thread, key), lane=key.user_id)
 
     async def load_threads(self, user_id: str, *, before: str | None, limit: int) -> ThreadPage:
         """Return the user's threads, the newest change first; `before` is a page's own cursor."""
         place = None if before is None else _parse_cursor(before)
-        return await self._database.read(partial(_load_threads, user_id, place, limit))
+        return await self._database.read(
+            partial(_load_threads, user_id, place, limit), lane=user_id
+        )
 
-    async def load_snapshot(self, key: ThreadKey) -> ThreadSnapshot | None:
-        """Return the thread, its messages and the place to follow it from, of one moment."""
-        return await self._database.read(partial(self._load_snapshot, key))
+    async def load_snapshot(
+        self,
+        key: ThreadKey,
+        *,
+        before: str | None = None,
+        limit: int = PAGE_MAX,
+        max_bytes: int = PAGE_BYTES,
+    ) -> ThreadSnapshot | None:
+        """Return the thread and a page of its messages, of one moment; see `Store`."""
+        place = None if before is None else parse_place(before)
+        page = partial(load_page, limit=limit, max_bytes=max_bytes)
+        return await self._database.read(
+            partial(self._load_snapshot, key, place, page), lane=key.user_id
+        )
 
     async def add_thread(self, key: ThreadKey, *, title: str) -> ThreadSummary:
         """Make a thread, or return the one there is."""
-        return await self._database.write(partial(self._add_thread, key, title))
+        return await self._database.write(partial(self._add_thread, key, title), lane=key.user_id)
 
     async def set_title(self, key: ThreadKey, title: str) -> ThreadSummary:
         """Name a thread; raises `NotFound`."""
-        return await self._database.write(partial(self._set_title, key, title))
+        return await self._database.write(partial(self._set_title, key, title), lane=key.user_id)
 
     async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:
         """Return the ids of all messages that the thread ever had, rewound ones included."""
-        return await self._database.read(partial(_load_known_ids, key))
+        return await self._database.read(partial(_load_known_ids, key), lane=key.user_id)
 
     async def has_message(self, key: ThreadKey, message_id: str) -> bool:
         """Say whether the message stands now."""
-        return await self._database.read(partial(_has_message, key, message_id))
+        return await self._database.read(partial(_has_message, key, message_id), lane=key.user_id)
 
-    async def load_messages_before(self, key: ThreadKey, seq: int) -> list[Message]:
-        """Return the messages as they stood before the log entry `seq`."""
-        return await self._database.read(partial(_load_messages, key, seq))
+    async def load_known(
+        self, key: ThreadKey, message_id: str, *, rewind_to: str | None = None
+    ) -> KnownMessage | None:
+        """Return what the thread knows of a message's id; see `Store`."""
+        return await self._database.read(
+            partial(_load_known, key, message_id, rewind_to), lane=key.user_id
+        )
 
-    def settle(self, connection: Connection, key: ThreadKey, end: RunEnd, last_seq: int) -> None:
-        """Write a run's end and what it left behind, in the transaction of its last event."""
+    async def load_state(self, key: ThreadKey) -> bytes | None:
+        """Return the thread's shared state now, as JSON; None when it has none."""
+        return await self._database.read(lambda one: load_state(one, key), lane=key.user_id)
+
+    async def load_messages_before(
+        self, key: ThreadKey, seq: int, *, max_bytes: int = sys.maxsize
+    ) -> list[Message]:
+        """Return the messages as they stood before the log entry `seq`; see `Store`."""
+        return await self._database.read(
+            partial(_load_messages, key, seq, max_bytes=max_bytes), lane=key.user_id
+        )
+
+    def settle(
+        self, connection: Connection, key: ThreadKey, end: RunEnd, first_seq: int, last_seq: int
+    ) -> None:
+        """Write a run's end and what it left behind, in the transaction of its last events.
+
+        `first_seq` is the first of those: where a run begins that ends without having begun.
+        """
         run_key = RunKey(key.user_id, end.run_id)
-        first_seq = connection.execute(select(runs.c.first_seq).where(_run(run_key))).scalar_one()
+        begun, draft = connection.execute(
+            select(runs.c.first_seq, runs.c.draft).where(_run(run_key))
+        ).one()
+        first_seq = _find_first(connection, key, end.run_id, first_seq) if begun is None else begun
+        before = usage.load_run_bytes(connection, run_key)
         _add_messages(connection, key, end.run_id, end.messages, since=first_seq)
+        if end.state is not None:
+            keep_state(connection, key, end.state, since=first_seq)
         connection.execute(
             update(runs)
             .where(_run(run_key))
             .values(
                 state=RunState.ENDED,
+                is_logged=1,
+                draft=_narrowed(draft),
+                first_seq=first_seq,
                 last_seq=last_seq,
                 ended_at=end.ended_at,
                 outcome=end.outcome,
                 error_id=end.error_id,
+                **_told(end.failure),
                 stop=None if end.stop is None else msgspec.json.encode(end.stop),
                 interrupts=msgspec.json.encode(end.interrupts) if end.interrupts else None,
             )
         )
+        _count_run(connection, run_key, before=before)
         connection.execute(update(threads).where(_thread(key)).values(updated_at=end.ended_at))
 
     def _add_run(
         self, context: UserExecutionContext, draft: RunDraft, connection: Connection
+    ) -> RunDraft:
+        with usage.bounded(connection, context.user_id, self._quotas):
+            self._enter(connection, context, draft)
+            key = context.thread_key
+            standing = _load_messages(key, None, connection)
+            rewound = _load_rewound(key, draft, standing, connection)
+            history = _before(draft.rewind_to, standing)  # what is dropped may be brought anew
+            fresh = new_messages(draft.messages, history, rewound=rewound)
+            kept = replace(draft, messages=fresh)
+            self._check_question(context, kept)
+            row = {
+                "created_at": self._clock(),
+                "state": RunState.QUEUED,
+                "draft": msgspec.json.encode(kept),
+                "asked": _fingerprints(fresh),
+                "agent_run_id": new_agent_id(),
+            }
+            self._insert_run(connection, context, row)
+        return kept
+
+    def _add_attached(
+        self,
+        context: UserExecutionContext,
+        run_id: str,
+        asked: Sequence[Message],
+        connection: Connection,
     ) -> None:
-        key = context.thread_key
-        self._touch_thread(connection, key)
+        _found(context.thread_key, connection)
+        now = self._clock()
+        row = {
+            "created_at": now,
+            "ended_at": now,
+            "state": RunState.ENDED,
+            "draft": b"",
+            "asked": _fingerprints(asked),
+            "attached_to": run_id,
+        }
+        with usage.bounded(connection, context.user_id, self._quotas):
+            self._insert_run(connection, context, row)
+
+    def _enter(
+        self, connection: Connection, context: UserExecutionContext, draft: RunDraft
+    ) -> None:
+        """Make the thread of a new run, and let the run answer what is asked there."""
+        self._touch_thread(connection, context.thread_key)
         _take_answers(connection, context, draft.request.get("resume", ()))
-        fresh = new_messages(draft.messages, _load_messages(key, None, connection))
-        connection.execute(
-            insert(runs).values(
-                user_id=context.user_id,
-                run_id=context.run_id,
-                thread_id=context.thread_id,
-                state=RunState.QUEUED,
-                draft=msgspec.json.encode(replace(draft, messages=fresh)),
-                created_at=self._clock(),
-            )
-        )
+
+    def _insert_run(
+        self, connection: Connection, context: UserExecutionContext, row: Mapping[str, Any]
+    ) -> None:
+        # The id may be that of a run whose thread was deleted, and whose row is still there.
+        before = usage.load_run_bytes(connection, context.run_key)
+        connection.execute(delete(runs).where(_run(context.run_key), ~_IS_ALIVE))
+        stored = load_stored(connection, context.thread_key)
+        keys = {**context.run_key._asdict(), "thread_id": stored.thread_id}
+        connection.execute(insert(runs).values(**keys, **row))
+        _count_run(connection, context.run_key, before=before)
 
     def _begin_queued_run(
         self, context: UserExecutionContext, draft: RunDraft, connection: Connection
@@ -159,45 +314,95 @@ class DatabaseStore:
     def _begin_run(
         self, context: UserExecutionContext, draft: RunDraft, connection: Connection
     ) -> BegunRun:
-        key, run_key = context.thread_key, context.run_key
-        if _load_run(run_key, connection) is None:
-            self._add_run(context, draft, connection)
+        if _load_run(context.run_key, connection):  # it waited, and was let in when it came
+            before = usage.load_run_bytes(connection, context.run_key)
+            begun, row = self._join(context, draft, connection)
+            connection.execute(update(runs).where(_run(context.run_key)).values(**row))
+            _count_run(connection, context.run_key, before=before)
+            return begun
+        with usage.bounded(connection, context.user_id, self._quotas):
+            self._enter(connection, context, draft)
+            begun, row = self._join(context, draft, connection)
+            self._insert_run(connection, context, {**row, "created_at": row["started_at"]})
+        return begun
+
+    def _join(
+        self, context: UserExecutionContext, draft: RunDraft, connection: Connection
+    ) -> tuple[BegunRun, dict[str, Any]]:
+        """Apply a run's rewind and add its messages; return what its row holds from now on."""
+        key = context.thread_key
         head = self._load_bounds(key, connection).head
+        ask = self._ask_again if draft.asks_again else self._ask
+        asked = ask(connection, context, draft, head)
+        self._touch_thread(connection, key, title=_title_of(asked.added))
+        agent_ids = _load_agent_ids(connection, context, draft)
+        row = {
+            "state": RunState.RUNNING,
+            "draft": _joined(draft, asked.place),
+            "asked": _fingerprints(asked.added),
+            "first_seq": head.seq + 1,
+            "started_at": self._clock(),
+            "agent_run_id": agent_ids.run_id,
+        }
+        state = _state_for(draft, key, connection)
+        begun = BegunRun(asked.added, asked.history, head, agent_ids, asked.rewound, state)
+        return begun, row
+
+    def _ask(
+        self, connection: Connection, context: UserExecutionContext, draft: RunDraft, head: EventId
+    ) -> _Asked:
+        """Apply a run's rewind and add what is new."""
+        key, run_key = context.thread_key, context.run_key
         if draft.rewind_to is not None:
             _rewind(connection, key, draft.rewind_to, until=head.seq + 1)
         history = _load_messages(key, None, connection)
-        added = new_messages(draft.messages, history)
-        _add_messages(connection, key, run_key.run_id, added, since=head.seq + 1)
-        self._touch_thread(connection, key, title=_title_of(added))
-        connection.execute(
-            update(runs)
-            .where(_run(run_key))
-            .values(
-                state=RunState.RUNNING,
-                draft=msgspec.json.encode(replace(draft, messages=added)),
-                first_seq=head.seq + 1,
-                started_at=self._clock(),
-            )
-        )
-        return BegunRun(added, [*history, *added], head)
+        rewound = _load_rewound(key, draft, history, connection)
+        added = new_messages(draft.messages, history, rewound=rewound)
+        self._check_question(context, replace(draft, messages=added))
+        place = _add_messages(connection, key, run_key.run_id, added, since=head.seq + 1)
+        return _Asked(added, [*history, *added], place, rewound)
 
-    def _load_snapshot(self, key: ThreadKey, connection: Connection) -> ThreadSnapshot | None:
+    def _ask_again(
+        self, connection: Connection, context: UserExecutionContext, draft: RunDraft, head: EventId
+    ) -> _Asked:
+        """Take back what followed the thread's last question; else as `_ask`.
+
+        The question itself stays as it is: its row is neither dropped nor written anew.
+        """
+        key = context.thread_key
+        question = _load_last_question(key, connection)
+        if question is None or question.message_id != draft.rewind_to:
+            raise RunConflict("another question was asked after the one that is asked again")
+        number, since = question.number, question.since_seq
+        _take_back(connection, key, number + 1, since=since, until=head.seq + 1)
+        history = _load_messages(key, None, connection)
+        return _Asked(history[-1:], history, (number, number))
+
+    def _load_snapshot(
+        self, key: ThreadKey, place: Place | None, page: LoadPage, connection: Connection
+    ) -> ThreadSnapshot | None:
         thread = _load_thread(key, connection)
         if thread is None:
             return None
-        head = self._load_bounds(key, connection).head
-        first_seq = connection.execute(
-            select(runs.c.first_seq).where(_runs(key), runs.c.state == RunState.RUNNING)
-        ).scalar_one_or_none()
-        if first_seq is None:
-            standing = _load_messages(key, None, connection)
-            return ThreadSnapshot(thread, standing, head, _open_interrupts(key, connection)[1])
-        standing = _load_messages(key, first_seq, connection)
-        return ThreadSnapshot(thread, standing, EventId(head.epoch, first_seq - 1), ())
+        bounds = self._load_bounds(key, connection)
+        if place is not None:  # older messages, as of the moment when the first page was read
+            check_place(place, bounds)
+            return page(connection, key, place).of(thread, place.head, ())
+        # Two can be there after a run whose end the database refused; the newer one is under way.
+        # Not by SQL's max(): for that SQLite walks through all runs that the thread ever had.
+        under_way = connection.execute(select(runs.c.first_seq).where(_runs(key), _IS_UNDER_WAY))
+        first_seq = max(under_way.scalars(), default=None)
+        seq = bounds.head.seq if first_seq is None else first_seq - 1
+        head = EventId(bounds.head.epoch, seq)
+        interrupts = _open_interrupts(key, connection)[1] if first_seq is None else ()
+        state = load_state(connection, key, at_seq=seq)
+        newest = page(connection, key, Place.newest(head)).of(thread, head, interrupts)
+        return replace(newest, state=state)
 
     def _add_thread(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
         if _load_thread(key, connection) is None:
-            self._touch_thread(connection, key, title=title)
+            with usage.bounded(connection, key.user_id, self._quotas):
+                self._touch_thread(connection, key, title=title)
         return _found(key, connection)
 
     def _set_title(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
@@ -212,20 +417,32 @@ class DatabaseStore:
         if found is None:
             epoch = self._load_bounds(key, connection).head.epoch
             row = {"epoch": epoch, "trimmed_seq": 0, "created_at": now, "updated_at": now}
-            connection.execute(insert(threads).values(**key._asdict(), title=title, **row))
+            row |= load_stored(connection, key)._asdict()
+            row |= {"title": title, "agent_thread_id": new_agent_id()}
+            connection.execute(insert(threads).values(**row))
+            usage.add(connection, key.user_id, threads=1, size=usage.ROW_BYTES)
             return
-        values = {"updated_at": now, "title": found.title or title}
+        # A row that another program made has no id yet.
+        agent_id = func.coalesce(threads.c.agent_thread_id, new_agent_id())
+        values = {"updated_at": now, "title": found.title or title, "agent_thread_id": agent_id}
         connection.execute(update(threads).where(_thread(key)).values(values))
 
 
-def new_messages(offered: Sequence[Message], history: Iterable[Message]) -> list[Message]:
+def new_messages(
+    offered: Sequence[Message],
+    history: Iterable[Message],
+    *,
+    rewound: frozenset[str] = frozenset(),
+) -> list[Message]:
     """Return those of `offered` that `history` doesn't have yet, in order, each id once.
+
+    `rewound` are ids, of messages and of calls, that were edited away: they don't come back.
 
     A tool's answer is known by the call it answers, too: clients that rebuild their history give
     tool messages ids of their own, and a call answered twice is no conversation.
     """
-    known: set[str] = set()
-    answered: set[str] = set()
+    known: set[str] = set(rewound)
+    answered: set[str] = set(rewound)
     for message in history:
         known.add(message["id"])
         answered.add(message.get("toolCallId", ""))
@@ -240,6 +457,12 @@ def new_messages(offered: Sequence[Message], history: Iterable[Message]) -> list
     return fresh
 
 
+def _before(message_id: str | None, history: Sequence[Message]) -> Sequence[Message]:
+    """Return what a rewind to that message leaves standing; all of it without one."""
+    ids = [message["id"] for message in history]
+    return history[: ids.index(message_id)] if message_id in ids else history
+
+
 def _title_of(added: Sequence[Message]) -> str:
     """Return the first words of the first question, as a thread's name until it gets another."""
     for message in added:
@@ -250,7 +473,7 @@ def _title_of(added: Sequence[Message]) -> str:
 
 
 def _thread(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return and_(threads.c.user_id == key.user_id, threads.c.thread_id == key.thread_id)
+    return rows_of(threads, key)
 
 
 def _run(key: RunKey) -> Any:  # noqa: ANN401 - as above
@@ -258,29 +481,40 @@ def _run(key: RunKey) -> Any:  # noqa: ANN401 - as above
 
 
 def _runs(key: ThreadKey) -> Any:  # noqa: ANN401 - as above
-    return and_(runs.c.user_id == key.user_id, runs.c.thread_id == key.thread_id)
+    return rows_of(runs, key)
 
 
 def _messages(key: ThreadKey) -> Any:  # noqa: ANN401 - as above
-    return and_(messages.c.user_id == key.user_id, messages.c.thread_id == key.thread_id)
+    return rows_of(messages, key)
+
+
+_IS_ALIVE: Final = exists().where(
+    threads.c.user_id == runs.c.user_id, threads.c.thread_id == runs.c.thread_id
+)
+"""Of a run: its thread wasn't deleted. The rows of a deleted thread go one after the other."""
 
 
 def _load_run(key: RunKey, connection: Connection) -> StoredRun | None:
-    row = connection.execute(select(runs).where(_run(key))).one_or_none()
-    return None if row is None else _stored(row)
+    row = connection.execute(select(runs).where(_run(key), _IS_ALIVE)).one_or_none()
+    if row is None or row.attached_to is None:
+        return None if row is None else _stored(row, connection)
+    found = _load_run(RunKey(key.user_id, row.attached_to), connection)
+    return None if found is None else replace(found, asked=_to_asked(row.asked))
 
 
 def _load_open_runs(connection: Connection) -> list[StoredRun]:
-    query = select(runs).where(runs.c.state != RunState.ENDED).order_by(runs.c.created_at)
-    return [_stored(row) for row in connection.execute(query)]
+    open_states = [RunState.QUEUED, RunState.RUNNING]  # by an index, which "not ended" has none of
+    is_open = and_(runs.c.state.in_(open_states), _IS_ALIVE)
+    query = select(runs).where(is_open).order_by(runs.c.created_at)
+    return [_stored(row, connection) for row in connection.execute(query)]
 
 
-def _stored(row: Row[Any]) -> StoredRun:
+def _stored(row: Row[Any], connection: Connection) -> StoredRun:
     return StoredRun(
         key=RunKey(row.user_id, row.run_id),
-        thread_id=row.thread_id,
+        thread_id=to_thread_id(row.thread_id),
         state=RunState(row.state),
-        draft=msgspec.json.decode(row.draft, type=RunDraft),
+        draft=_to_draft(row, connection),
         first_seq=row.first_seq,
         last_seq=row.last_seq,
         created_at=row.created_at,
@@ -289,7 +523,145 @@ def _stored(row: Row[Any]) -> StoredRun:
         outcome=row.outcome,
         error_id=row.error_id,
         stop=None if row.stop is None else msgspec.json.decode(row.stop, type=RunStop),
+        agent_code=row.agent_code,
+        agent_message=None if row.agent_message is None else row.agent_message.decode(),
+        asked=_to_asked(row.asked or b""),
     )
+
+
+def _told(failure: AgentFailed | None) -> dict[str, Any]:
+    """Return what a run's row holds of the error that its agent ended it with."""
+    if failure is None:
+        return {}
+    message = failure.agent_message
+    return {
+        "agent_code": failure.agent_code,
+        "agent_message": None if message is None else message.encode(),
+    }
+
+
+# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
+_AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE user_id = ? AND thread_id = ?"
+_AGENT_RUN: Final = """
+SELECT coalesce(agent_run_id, (
+    SELECT joined.agent_run_id FROM runs AS joined
+    WHERE joined.user_id = runs.user_id AND joined.run_id = runs.attached_to
+))
+FROM runs JOIN threads USING (user_id, thread_id) WHERE user_id = ? AND run_id = ?
+"""
+
+
+def _load_agent_ids(
+    connection: Connection, context: UserExecutionContext, draft: RunDraft
+) -> RunIds:
+    """Return by which ids an agent knows the run, whose thread is there; a new run gets its own."""
+    stored = load_stored(connection, context.thread_key)
+    thread_id = str(connection.exec_driver_sql(_AGENT_THREAD, stored).scalar_one())
+    run_id = _load_agent_run_id(connection, context.run_key) or new_agent_id()
+    parent = draft.request.get("parentRunId")
+    if parent is None or parent == context.run_id:
+        return RunIds(thread_id, run_id, parent and run_id)
+    known = _load_agent_run_id(connection, RunKey(context.user_id, parent))
+    return RunIds(thread_id, run_id, known or derive_stand_in(thread_id, parent))
+
+
+def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
+    """Return by which id an agent knows one of the user's runs; None when there is no such run."""
+    return connection.exec_driver_sql(_AGENT_RUN, key).scalar_one_or_none()
+
+
+class _KeptDraft(msgspec.Struct):
+    """A draft as it stands in its run's row."""
+
+    agent: str
+    messages: list[Message]
+    rewind_to: str | None
+    request: dict[str, Any]
+    stopped_at: int | None = None
+    asks_again: bool = False
+    place: tuple[int, int] | None = None
+    """First and last number of its messages in their table, once they have joined the thread."""
+
+
+def _joined(draft: RunDraft, place: tuple[int, int] | None) -> bytes:
+    """Return what is kept of a draft whose messages stand in their own table."""
+    return msgspec.json.encode(
+        _KeptDraft(
+            draft.agent,
+            [],
+            draft.rewind_to,
+            dict(draft.request),
+            asks_again=draft.asks_again,
+            place=place,
+        )
+    )
+
+
+def _to_draft(row: Row[Any], connection: Connection) -> RunDraft:
+    """Return what a run asks for; one run that is damaged must not hide the others."""
+    try:
+        kept = msgspec.json.decode(row.draft, type=_KeptDraft)
+        key = ThreadKey(row.user_id, row.thread_id)
+        found = kept.messages if kept.place is None else _load_added(key, kept.place, connection)
+    except msgspec.DecodeError as error:
+        _log.error("draft_unreadable", run_id=row.run_id, reason=str(error))
+        return NO_DRAFT
+    return RunDraft(
+        kept.agent, found, kept.rewind_to, kept.request, kept.stopped_at, kept.asks_again
+    )
+
+
+def _note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
+    is_waiting = and_(_run(key), runs.c.state == RunState.QUEUED, _IS_ALIVE)
+    draft = connection.execute(select(runs.c.draft).where(is_waiting)).scalar_one_or_none()
+    if draft is None:  # it has begun meanwhile, or is gone
+        return
+    before = usage.load_run_bytes(connection, key)
+    kept = msgspec.json.decode(draft, type=_KeptDraft)
+    kept.stopped_at = asked_at
+    connection.execute(update(runs).where(_run(key)).values(draft=msgspec.json.encode(kept)))
+    _count_run(connection, key, before=before)
+
+
+class _AgentOf(msgspec.Struct):
+    """As much of a draft as outlives its run."""
+
+    agent: str
+
+
+def _narrowed(draft: bytes) -> bytes:
+    """Return what stays of a draft when its run has ended: the name of its agent."""
+    try:
+        agent = msgspec.json.decode(draft, type=_AgentOf).agent
+    except msgspec.DecodeError:
+        agent = NO_DRAFT.agent
+    return msgspec.json.encode(RunDraft(agent, (), None, {}))
+
+
+def _fingerprints(asked: Iterable[Message]) -> bytes:
+    return b"".join(part for message in asked for part in fingerprint(message))
+
+
+def _to_asked(prints: bytes) -> dict[bytes, bytes]:
+    size = FINGERPRINT_BYTES
+    parts = [prints[place : place + size] for place in range(0, len(prints), size)]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _find_first(connection: Connection, key: ThreadKey, run_id: str, known: int) -> int:
+    """Return the first log entry of a run that ends now without having begun; `known` is its own.
+
+    It may have written its start already. A thread has one run at a time, so its entries are the
+    last ones.
+    """
+    ours = select(events.c.seq).where(rows_of(events, key), events.c.seq < known)
+    newest = ours.add_columns(events.c.run_id).order_by(events.c.seq.desc())
+    with connection.execute(newest) as rows:
+        for seq, writer in rows:
+            if writer != run_id:
+                break
+            known = seq
+    return known
 
 
 def _take_answers(
@@ -321,24 +693,34 @@ def _open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Seque
 
 
 def erase(connection: Connection, key: ThreadKey) -> frozenset[str]:
-    """Remove a thread's row, runs and messages, in the transaction that removes its log.
+    """Delete a thread: nothing of it is there any more, and its rows are removed by and by.
 
-    Returns the ids of the runs. Counts the deletion, so that the thread's next numbering is of
-    another epoch. Raises `NotFound`.
+    Its rows count as the user's until they are removed. Returns the ids of its runs that somebody
+    may be about still: those that haven't ended, and the newest. Counts the deletion, so that the
+    thread's next numbering is of another epoch. Raises `NotFound`.
     """
+    stored = load_stored(connection, key)
+    run_ids = frozenset(connection.exec_driver_sql(_LATE_RUNS, (*stored, *stored)).scalars())
     if connection.execute(delete(threads).where(_thread(key))).rowcount == 0:
         raise NotFound(f"no thread {key.thread_id}")
-    run_ids = frozenset(connection.execute(select(runs.c.run_id).where(_runs(key))).scalars())
-    connection.execute(delete(runs).where(_runs(key)))
-    connection.execute(delete(messages).where(_messages(key)))
-    counted = (
-        update(deletions)
-        .where(deletions.c.user_id == key.user_id)
-        .values(generation=deletions.c.generation + 1)
-    )
-    if connection.execute(counted).rowcount == 0:
-        connection.execute(insert(deletions).values(user_id=key.user_id, generation=1))
+    usage.add(connection, key.user_id, threads=-1, size=-usage.ROW_BYTES)
+    generation = connection.exec_driver_sql(_COUNT_DELETION, (key.user_id,)).scalar_one()
+    note_removal(connection, key, stored, generation=generation)
     return run_ids
+
+
+# By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
+_LATE_RUNS: Final = """
+SELECT run_id FROM runs INDEXED BY runs_by_state
+WHERE state IN ('queued', 'running') AND user_id = ? AND thread_id = ?
+UNION SELECT run_id FROM (
+    SELECT run_id FROM runs WHERE user_id = ? AND thread_id = ? ORDER BY first_seq DESC LIMIT 1
+)
+"""
+_COUNT_DELETION: Final = """
+INSERT INTO deletions (user_id, generation) VALUES (?, 1)
+ON CONFLICT (user_id) DO UPDATE SET generation = generation + 1 RETURNING generation
+"""
 
 
 def _load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
@@ -359,7 +741,7 @@ def _select_threads() -> Select[Any]:
         .where(
             runs.c.user_id == threads.c.user_id,
             runs.c.thread_id == threads.c.thread_id,
-            runs.c.state == RunState.RUNNING,
+            _IS_UNDER_WAY,
         )
         .limit(1)
         .scalar_subquery()
@@ -369,7 +751,7 @@ def _select_threads() -> Select[Any]:
 
 def _summary(row: Row[Any]) -> ThreadSummary:
     return ThreadSummary(
-        row.thread_id, row.title, row.created_at, row.updated_at, row.active_run_id
+        to_thread_id(row.thread_id), row.title, row.created_at, row.updated_at, row.active_run_id
     )
 
 
@@ -381,10 +763,10 @@ def _load_threads(
     if before is not None:
         query = query.where(place < before)
     newest = query.order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
-    found = [_summary(row) for row in connection.execute(newest.limit(limit + 1))]
+    found = connection.execute(newest.limit(limit + 1)).all()
     page, rest = found[:limit], found[limit:]
     cursor = f"{page[-1].updated_at}~{page[-1].thread_id}" if rest else None
-    return ThreadPage(page, cursor)
+    return ThreadPage([_summary(row) for row in page], cursor)
 
 
 def _parse_cursor(cursor: str) -> tuple[int, str]:
@@ -394,17 +776,38 @@ def _parse_cursor(cursor: str) -> tuple[int, str]:
     return int(updated_at), thread_id
 
 
-def _load_messages(key: ThreadKey, before: int | None, connection: Connection) -> list[Message]:
-    """Return what stands now, or stood before the log entry `before`."""
+def _load_messages(
+    key: ThreadKey, before: int | None, connection: Connection, *, max_bytes: int = sys.maxsize
+) -> list[Message]:
+    """Return what stands now, or stood before the log entry `before`.
+
+    Raises `TooLarge` when that has more than `max_bytes` as a list.
+    """
     query = select(messages.c.payload).where(_messages(key)).order_by(messages.c.number)
     if before is None:
         query = query.where(messages.c.until_seq.is_(None))
     else:
         query = query.where(
             messages.c.since_seq < before,
+            messages.c.payload != b"",  # of these retention has kept the id only
             or_(messages.c.until_seq.is_(None), messages.c.until_seq >= before),
         )
-    return [msgspec.json.decode(payload) for payload in connection.execute(query).scalars()]
+    payloads: list[bytes] = []
+    size = 0
+    with connection.execute(query) as rows:
+        for (payload,) in rows:
+            size += len(payload) + 1
+            if size > max_bytes:
+                raise TooLarge(f"the messages have more than {max_bytes} bytes")
+            payloads.append(payload)
+    return [msgspec.json.decode(payload) for payload in payloads]
+
+
+def _load_added(key: ThreadKey, place: tuple[int, int], connection: Connection) -> list[Message]:
+    """Return the thread's messages from one number to another."""
+    query = select(messages.c.payload).where(_messages(key), messages.c.number.between(*place))
+    payloads = connection.execute(query.order_by(messages.c.number)).scalars()
+    return [msgspec.json.decode(payload) for payload in payloads]
 
 
 def _load_known_ids(key: ThreadKey, connection: Connection) -> frozenset[str]:
@@ -412,36 +815,154 @@ def _load_known_ids(key: ThreadKey, connection: Connection) -> frozenset[str]:
     return frozenset(connection.execute(query).scalars())
 
 
+def _load_rewound(
+    key: ThreadKey, draft: RunDraft, history: Iterable[Message], connection: Connection
+) -> frozenset[str]:
+    """Return the ids that a run may not bring back; one that rewinds itself may bring any.
+
+    Another device offers its old list in good faith. The calls of rewound messages are among the
+    ids, for devices give results ids of their own.
+    """
+    if draft.rewind_to is not None:
+        return frozenset()
+    standing = {one for message in history for one in (message["id"], *_calls_in(message))}
+    query = select(messages.c.message_id, messages.c.payload)
+    ids: set[str] = set()
+    for message_id, payload in connection.execute(
+        query.where(_messages(key), messages.c.until_seq.is_not(None))
+    ):
+        ids.add(message_id)
+        if payload:  # else only the id is kept
+            ids.update(_calls_in(msgspec.json.decode(payload)))
+    return frozenset(ids - standing)
+
+
+def _calls_in(message: Message) -> list[str]:
+    """Return the calls that a message makes or answers."""
+    answered = message.get("toolCallId")
+    return [call["id"] for call in calls_of(message)] + ([answered] if answered else [])
+
+
+def _load_known(
+    key: ThreadKey, message_id: str, rewind_to: str | None, connection: Connection
+) -> KnownMessage | None:
+    found = connection.execute(
+        select(messages.c.number, messages.c.payload, messages.c.until_seq)
+        .where(_messages(key), messages.c.message_id == message_id)
+        .order_by(messages.c.until_seq.is_not(None), messages.c.number.desc())
+        .limit(1)
+    ).one_or_none()
+    if found is None:
+        return None
+    cut = None if rewind_to is None else _find_standing(connection, key, rewind_to)
+    is_cut = cut is not None and found.number >= cut.number
+    stands = found.until_seq is None and not is_cut
+    last = _load_last_question(key, connection) if stands and cut is None else None
+    return KnownMessage(
+        msgspec.json.decode(found.payload) if found.payload else None,
+        stands,
+        last is not None and last.number == found.number,
+    )
+
+
+_PLACE: Final = (messages.c.number, messages.c.since_seq, messages.c.message_id)
+
+
+class _RoleOf(msgspec.Struct):
+    """As much of a message as tells who said it."""
+
+    role: str
+
+
+class _Standing(NamedTuple):
+    """Where a message stands: its number, and the first log entry of the run that added it."""
+
+    number: int
+    since_seq: int
+    message_id: str
+
+
+def _load_last_question(key: ThreadKey, connection: Connection) -> _Standing | None:
+    """Return where the newest message of a user stands."""
+    newest = select(*_PLACE, messages.c.payload).where(_standing(key))
+    with connection.execute(newest.order_by(messages.c.number.desc())) as rows:
+        for *place, payload in rows:
+            if msgspec.json.decode(payload, type=_RoleOf).role == "user":
+                return _Standing(*place)
+    return None
+
+
+def _state_for(draft: RunDraft, key: ThreadKey, connection: Connection) -> Any:  # noqa: ANN401
+    """Return the shared state for a run's agent; None when neither run nor thread has any."""
+    sent = draft.request.get("state")
+    if is_sent(sent):
+        return sent
+    kept = load_state(connection, key)
+    try:
+        return None if kept is None else decode_state(kept)
+    except (ValueError, RecursionError) as error:  # a damaged row must not end each run here
+        _log.error("state_unreadable", thread_id=key.thread_id, reason=str(error))
+        return None
+
+
 def _has_message(key: ThreadKey, message_id: str, connection: Connection) -> bool:
-    standing = and_(_messages(key), messages.c.until_seq.is_(None))
-    query = select(messages.c.number).where(standing, messages.c.message_id == message_id)
-    return connection.execute(query).first() is not None
+    return _find_standing(connection, key, message_id) is not None
+
+
+def _standing(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    return and_(_messages(key), messages.c.until_seq.is_(None))
+
+
+def _find_standing(connection: Connection, key: ThreadKey, message_id: str) -> _Standing | None:
+    """Return where the first message of that id stands: an agent may use one id twice."""
+    first = select(*_PLACE).where(_standing(key), messages.c.message_id == message_id)
+    found = connection.execute(first.order_by(messages.c.number).limit(1)).one_or_none()
+    return None if found is None else _Standing(*found)
 
 
 def _add_messages(
     connection: Connection, key: ThreadKey, run_id: str, added: Sequence[Message], *, since: int
-) -> None:
+) -> tuple[int, int] | None:
+    """Add messages and return the numbers of the first and the last one; None when none came."""
+    if not added:
+        return None
+    own = load_stored(connection, key)._asdict()
+    payloads = [msgspec.json.encode(message) for message in added]
     rows = [
         {
-            **key._asdict(),
+            **own,
             "message_id": message["id"],
             "run_id": run_id,
-            "payload": msgspec.json.encode(message),
+            "payload": payload,
             "since_seq": since,
         }
-        for message in added
+        for message, payload in zip(added, payloads, strict=True)
     ]
-    if rows:
-        connection.execute(insert(messages), rows)
+    connection.execute(insert(messages), rows)
+    usage.add(connection, key.user_id, size=usage.weigh(map(len, payloads)))
+    # Nobody else writes meanwhile, so they stand in a row.
+    last: int = connection.execute(select(func.max(messages.c.number))).scalar_one()
+    return last - len(rows) + 1, last
+
+
+def _count_run(connection: Connection, key: RunKey, *, before: int) -> None:
+    """Count a run's row anew, which counted `before` bytes until now."""
+    now = usage.load_run_bytes(connection, key)
+    usage.add(connection, key.user_id, size=now - before)
 
 
 def _rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: int) -> None:
     """Drop the message and what follows it, as of the log entry `until`."""
-    standing = and_(_messages(key), messages.c.until_seq.is_(None))
-    number = connection.execute(
-        select(func.min(messages.c.number)).where(standing, messages.c.message_id == message_id)
-    ).scalar_one()
-    if number is not None:
-        connection.execute(
-            update(messages).where(standing, messages.c.number >= number).values(until_seq=until)
-        )
+    found = _find_standing(connection, key, message_id)
+    if found is not None:
+        _take_back(connection, key, found.number, since=found.since_seq, until=until)
+
+
+def _take_back(
+    connection: Connection, key: ThreadKey, number: int, *, since: int, until: int
+) -> None:
+    """Take messages back from `number` on, and the shared state from the log entry `since` on."""
+    connection.execute(
+        update(messages).where(_standing(key), messages.c.number >= number).values(until_seq=until)
+    )
+    take_back_states(connection, key, since=since, until=until)

@@ -1,10 +1,11 @@
 """What helps to test what is built on Isolane; `docs/testing.md` shows each part in use.
 
-`isolane.testing.server` needs `isolane[testing]`; the pytest plugin loads itself.
+`isolane.testing.server` and `isolane.testing.plugin` need `isolane[testing]`.
 """
 
 from isolane.testing.agent import Gate, ScriptedAgent, UntilStopped
 from isolane.testing.conformance import assert_conforms
+from isolane.testing.memory import assert_keeps_users_apart
 from isolane.testing.websocket import ScriptedSocket
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "ScriptedSocket",
     "UntilStopped",
     "assert_conforms",
+    "assert_keeps_users_apart",
 ]

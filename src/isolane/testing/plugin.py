@@ -1,6 +1,7 @@
 """The pytest plugin: no test leaves anything un-awaited, and `isolane_server` is a fixture.
 
-Every pytest run loads this file where Isolane is installed, so it needs nothing of the extra.
+A project asks for it with `pytest -p isolane.testing.plugin`, or in its topmost conftest.py with
+`pytest_plugins = ["isolane.testing.plugin"]`. Without that it changes no run of pytest.
 """
 
 from __future__ import annotations

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import structlog
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity, Verdict
-from isolane.errors import ConnectionFailed, IsolaneError, SlowConsumer, traceback_of
+from isolane.errors import (
+    ConnectionFailed,
+    IsolaneError,
+    SlowConsumer,
+    chain_of,
+    traceback_of,
+)
 from isolane.events import Record
-from isolane.frames import encode_frame
+from isolane.frames import encode_frame, error_frame
+from isolane.ids import new_error_id
 from isolane.tasks import TaskOwner, end_task
 
 OUTBOX_MAX: Final = 256
@@ -160,6 +166,11 @@ class WebSocketConnection:
         return self._is_open
 
     @property
+    def is_closing(self) -> bool:
+        """Say whether we have ended it: what its peer has asked for meanwhile is not done."""
+        return self._close is not None
+
+    @property
     def is_idle(self) -> bool:
         """Say whether it wants nothing of any thread and nothing is done for it, for now."""
         if self._loop.time() - self._opened_at_s < NEWCOMER_S:
@@ -181,6 +192,11 @@ class WebSocketConnection:
         interest = self._interests.pop(thread_id, None)
         if interest is not None:
             interest.void()
+
+    def wants_run(self, thread_id: str, run_id: str) -> bool:
+        """Say whether that run's events go out here."""
+        interest = self._interests.get(thread_id)
+        return interest is not None and (interest.has_all or run_id in interest.run_ids())
 
     def wants(self, thread_id: str) -> bool:
         """Say whether anything of the thread is still to come."""
@@ -226,6 +242,25 @@ class WebSocketConnection:
         if self._abort is not None:
             self._abort()
 
+    def fail(self, served: str, cause: Exception) -> None:
+        """End the socket for what nobody foresaw, so that its client comes back and resumes.
+
+        The client is told an `errorId`; the log tells the rest, from surface to root.
+        """
+        failed = ConnectionFailed(f"connection {self.id} failed while serving {served}")
+        failed.__cause__ = cause
+        error_id = new_error_id()
+        _log.error(
+            "failed",
+            error_id=error_id,
+            code=failed.code,
+            chain=chain_of(failed),
+            exception=traceback_of(failed),
+            connection_id=self.id,
+        )
+        self.post(error_frame(failed, error_id))
+        self.request_close(failed.close_code or CLOSE_NORMAL, failed.code)
+
     async def dispose(self) -> None:
         """Let everything go, for the peer is gone. Idempotent."""
         self._is_open = False
@@ -251,6 +286,14 @@ class WebSocketConnection:
     async def _write(self) -> None:
         try:
             await self._write_until_closed()
+        except Exception as error:  # noqa: BLE001 - the top of the task that writes to a socket
+            _log.error(
+                "socket failed",
+                connection_id=self.id,
+                chain=chain_of(error),
+                exception=traceback_of(error),
+            )
+            await self._write_close(ConnectionFailed.close_code or CLOSE_NORMAL, "internal")
         finally:
             self._is_open = False
             self._drop_outbox(Verdict.CLOSED)
@@ -295,6 +338,12 @@ class WebSocketConnection:
         return verdict is Verdict.DELIVERED
 
     async def _write_close(self, code: int, reason: str) -> None:
-        with suppress(OSError, RuntimeError, TimeoutError):
+        try:
             async with asyncio.timeout(CLOSE_GRACE_S):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (OSError, RuntimeError, TimeoutError):  # the peer is gone, or takes nothing
+            return
+        except Exception as error:  # noqa: BLE001 - a peer that wasn't told may stay for ever
+            _log.error("close failed", connection_id=self.id, exception=traceback_of(error))
+            if self._abort is not None:
+                self._abort()

@@ -7,12 +7,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Final
+from unicodedata import normalize
 
 import structlog
 
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Delivery, Identity, Limits, WebSocketManagerProtocol, ensure
-from isolane.errors import ContractError, GoingAway, LimitExceeded, Unauthenticated, Unavailable
+from isolane.errors import (
+    ContractError,
+    GoingAway,
+    LimitExceeded,
+    Unauthenticated,
+    Unavailable,
+    chain_of,
+)
 from isolane.feed import Feed
 from isolane.frames import error_frame
 from isolane.ids import new_error_id
@@ -75,6 +83,9 @@ class WebSocketManagerFactory:
         self._sockets: defaultdict[str, dict[str, WebSocketConnection]] = defaultdict(dict)
         self._sweeper = Sweeper(self._all_managers, tasks=tasks, interval_s=sweep_interval_s)
         self._is_draining = False
+        self._is_shut = False
+        self._farewell: dict[str, object] | None = None
+        """What is told to whoever greets from now on: that the gateway drains, and until when."""
         self.shed_count = 0
         """Idle sockets so far that were closed because memory was short."""
 
@@ -127,8 +138,22 @@ class WebSocketManagerFactory:
             await asyncio.sleep(wait_s)  # the pace that is asked of the user
 
     def own(self, connection: WebSocketConnection) -> None:
-        """Take over a socket whose slot was reserved."""
+        """Take over a socket whose slot was reserved; one that comes after the end is closed."""
         self._sockets[connection.user_id][connection.id] = connection
+        if self._is_shut:
+            connection.request_close(GOING_AWAY, GoingAway.code)
+
+    def is_followed(self, key: ThreadKey, run_id: str) -> bool:
+        """Say whether an open socket of the user follows a run, alone or with its thread."""
+        return any(
+            socket.is_open and socket.wants_run(key.thread_id, run_id)
+            for socket in self._sockets_of(key.user_id)
+        )
+
+    def tell_drain(self, connection: WebSocketConnection) -> None:
+        """Tell a socket that has just greeted until when runs go on, if the gateway drains."""
+        if self._farewell is not None:
+            connection.post(self._farewell)
 
     async def release(self, connection: WebSocketConnection) -> None:
         """Let a socket go: out of every manager, its writer ended, its slot given back."""
@@ -183,7 +208,7 @@ class WebSocketManagerFactory:
 
     async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
         """Send a control frame to all greeted sockets of the user, wherever they follow."""
-        return await send_to_each(self._sockets_of(user_id), message)
+        return await send_to_each(self._sockets_of(normalize("NFC", user_id)), message)
 
     def revoke(self, is_revoked: Callable[[Identity], bool]) -> None:
         """Close the sockets whose credential counts no more; a renewed one's is the newer."""
@@ -210,19 +235,29 @@ class WebSocketManagerFactory:
     def begin_drain(self, *, deadline_ms: int) -> None:
         """Take nothing new, and tell who is here until when runs go on."""
         self._is_draining = True
+        self._farewell = {"type": "draining", "deadlineMs": deadline_ms}
         for user_id in tuple(self._sockets):
-            self.post_to_user(user_id, {"type": "draining", "deadlineMs": deadline_ms})
+            self.post_to_user(user_id, self._farewell)
 
     async def shutdown(self, *, spread_s: float = 0.0) -> None:
         """Close every socket with 1001 and every manager, and wait for it. Idempotent.
 
         Sockets close in batches of 100, spread over `spread_s` at most: their clients come back as
         they went. One that takes nothing is reset after 2 s; so this ends, whoever doesn't read.
+        A socket that was accepted meanwhile is closed too.
         """
-        self._is_draining = True
+        self._is_draining = self._is_shut = True
         if self._making:
             await asyncio.wait(tuple(self._making.values()))
-        sockets = [socket for user_id in self._sockets for socket in self._sockets_of(user_id)]
+        while sockets := [one for user_id in self._sockets for one in self._sockets_of(user_id)]:
+            await self._say_goodbye_to(sockets, spread_s=spread_s)
+            for socket in sockets:
+                await self.release(socket)
+        for manager in self._all_managers():
+            await manager.close()
+        self._sweeper.stop()
+
+    async def _say_goodbye_to(self, sockets: list[WebSocketConnection], *, spread_s: float) -> None:
         batches = [
             sockets[start : start + BYE_BATCH] for start in range(0, len(sockets), BYE_BATCH)
         ]
@@ -231,13 +266,7 @@ class WebSocketManagerFactory:
             if closing:
                 await asyncio.sleep(min(spread_s / len(batches), BYE_PAUSE_S))  # the point of it
             closing += [self._tasks.start(_say_goodbye(socket), name="bye") for socket in batch]
-        if closing:
-            await asyncio.wait(closing)
-        for socket in sockets:
-            await self.release(socket)
-        for manager in self._all_managers():
-            await manager.close()
-        self._sweeper.stop()
+        await asyncio.wait(closing)
 
     def _let_go_of_closed(self, user_id: str) -> bool:
         """Take the slot of the oldest socket that has ended already; False when there is none."""
@@ -334,6 +363,9 @@ async def _say_goodbye(socket: WebSocketConnection) -> None:
             await socket.close(GOING_AWAY, GoingAway.code)
     except TimeoutError:
         socket.give_up(GoingAway("the gateway shuts down, and the socket takes nothing"))
+    except Exception as error:  # noqa: BLE001 - the top of the task that closes a socket
+        _log.error("close failed", connection_id=socket.id, chain=chain_of(error))
+        socket.give_up(GoingAway("the gateway shuts down, and the socket can't be closed"))
 
 
 def _shed(socket: WebSocketConnection) -> None:

@@ -16,11 +16,11 @@ from isolane.errors import (
     ContractError,
     CursorExpired,
     GoingAway,
-    InvalidCursor,
     ManagerClosed,
     NoActiveRun,
     Unavailable,
 )
+from isolane.ids import is_same_user
 from isolane.tail import Tail
 from isolane.tasks import TaskOwner, end_task
 from isolane.websocket.connection import GOING_AWAY, WebSocketConnection
@@ -142,7 +142,9 @@ class IsolatedWebSocketManager:
     def get_connection_health(self, user_id: str) -> ConnectionHealth:
         """Return what is held for the user. Looking changes nothing."""
         own = list(self._of_user(user_id))
-        records, size = self._tail.window_size if user_id == self.key.user_id else (0, 0)
+        records, size = (
+            self._tail.window_size if is_same_user(user_id, self.key.user_id) else (0, 0)
+        )
         return ConnectionHealth(
             user_id=user_id,
             connections=len(own),
@@ -167,7 +169,7 @@ class IsolatedWebSocketManager:
     ) -> EventId:
         """Put a CUSTOM event into the run under way and return its id once it is committed."""
         self._check_open()
-        if user_id != self.key.user_id:
+        if not is_same_user(user_id, self.key.user_id):
             raise NoActiveRun("no run is under way")
         return await self._emit(self.key, event_type, data)
 
@@ -204,7 +206,8 @@ class IsolatedWebSocketManager:
 
     def _of_user(self, user_id: str) -> Iterable[WebSocketConnection]:
         self._check_open()
-        return tuple(self._connections.values()) if user_id == self.key.user_id else ()
+        is_own = is_same_user(user_id, self.key.user_id)
+        return tuple(self._connections.values()) if is_own else ()
 
     async def _end_follower(self, connection_id: str) -> None:
         follower = self._followers.get(connection_id)
@@ -226,29 +229,35 @@ class IsolatedWebSocketManager:
 
     async def _follow(self, follower: _Follower) -> None:
         """Feed one connection until it wants no more, or its socket is gone."""
-        connection, wait_s = follower.connection, RETRY_FIRST_S
-        while follower.position is not None:
-            try:
-                follower.position = await self._go_on(follower, follower.position)
-            except Unavailable as error:
-                _log.warning("follower waits", connection_id=connection.id, reason=str(error))
-                await asyncio.sleep(wait_s)  # between two tries; the log has what is missed
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
+        connection = follower.connection
+        try:
+            await self._go_on_until_spent(follower)
+        except Exception as error:  # noqa: BLE001 - the top of the task that feeds a socket
+            connection.fail(f"thread {self.key.thread_id}", error)
         is_replaced = self._followers.get(connection.id) is not asyncio.current_task()
         if is_replaced or (connection.is_open and connection.wants(self.key.thread_id)):
             return
         self._drop(connection.id)
 
+    async def _go_on_until_spent(self, follower: _Follower) -> None:
+        """Feed and go on after each gap; a log that can't be read now is tried again."""
+        wait_s = RETRY_FIRST_S
+        while follower.position is not None:
+            try:
+                follower.position = await self._go_on(follower, follower.position)
+            except Unavailable as error:
+                _log.warning(
+                    "follower waits", connection_id=follower.connection.id, reason=str(error)
+                )
+                await asyncio.sleep(wait_s)  # between two tries; the log has what is missed
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+
     async def _go_on(self, follower: _Follower, position: EventId) -> EventId | None:
         """Feed from `position`; return where to go on after a gap, None when there is no more."""
-        connection = follower.connection
         try:
             await self._feed(follower, position)
         except CursorExpired:
-            return await self._on_gap(self.key, connection)
-        except InvalidCursor as error:
-            _log.error("follower refused", connection_id=connection.id, reason=str(error))
-            connection.lose_interest(self.key.thread_id)
+            return await self._on_gap(self.key, follower.connection)
         return None
 
     async def _feed(self, follower: _Follower, position: EventId) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from isolane.errors import traceback_of
+from isolane.errors import chain_of, traceback_of
 from isolane.tasks import TaskOwner
 from isolane.websocket.manager import IsolatedWebSocketManager
 
@@ -93,4 +93,4 @@ class Sweeper:
 
     def _count(self, error: Exception) -> None:
         self._errors += 1
-        _log.error("sweep failed", exception=traceback_of(error))
+        _log.error("sweep failed", chain=chain_of(error), exception=traceback_of(error))

@@ -105,7 +105,7 @@ async def serve(scene: Scene, agent: str) -> set[str]:
     )
     _, err = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
     assert process.returncode not in {0, None}
-    assert err.startswith(b"Error: agent bad is a "), err
+    assert err.startswith(f"Error: --agent bad=hostile.misbehaving:{agent} is a ".encode()), err
     assert not any(mark in err for mark in (b"Traceback", b"never awaited")), err
     return {"refused"}
 

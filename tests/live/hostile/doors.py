@@ -84,17 +84,22 @@ async def huge_headers(scene: Scene) -> set[str]:
 async def many_subprotocols(scene: Scene) -> set[str]:
     token = scene.lane().token
     short = ", ".join([*(f"p{number}" for number in range(1000)), "agui.v1", f"bearer.{token}"])
-    long = ", ".join([*(f"protocol-{number}" for number in range(1000)), "agui.v1"])
+    long, too_long = (
+        ", ".join([*(f"protocol-{number}" for number in range(count)), "agui.v1"])
+        for count in (3000, 5000)
+    )
     lines = [f"Sec-WebSocket-Protocol: p{number}" for number in range(1000)]
-    answers: set[str] = set()
+    told: list[str] = []
     for headers in (
         [f"Sec-WebSocket-Protocol: {short}"],
         [bearer(token), f"Sec-WebSocket-Protocol: {long}"],
+        [bearer(token), f"Sec-WebSocket-Protocol: {too_long}"],
         [bearer(token), "Sec-WebSocket-Protocol: agui.v1", *lines],
     ):
         async with scene.wire() as wire:
-            answers.add(await wire.upgrade(*headers))
-    return answers
+            told.append(await wire.upgrade(*headers))
+    assert told == ["101", "101", "431", "431"]
+    return set(told)
 
 
 # --- heads that say where they come from ---------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, Final
 from tests.live.hostile.attack import Attack, Scene
 from tests.live.issuer import IssuerServer, new_key, running_issuer
 from tests.live.people import Browser, new_person
-from tests.live.server import POLL_S, Server
+from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, mint, own_server
 from tests.live.stopwatch import Turns
 
@@ -39,8 +39,8 @@ KINDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 USERS: Final = 12
 """Of the neighbour: so many share 50 pings a second without one of them coming near its limit."""
-WINDOW_S: Final = 2.0
-PINGS_MIN: Final = 50
+WINDOW_S: Final = 1.0
+PINGS_MIN: Final = 25
 NEIGHBOUR_S: Final = 0.25
 """What an honest client beside it must not wait longer for, at p99, where the server has a core.
 
@@ -156,13 +156,7 @@ class Siege:
     async def _settle(self) -> None:
         """Return once all that there was counts as before."""
         await self.server.wait_for_gauges(self.gauges, within_s=QUIET_WITHIN_S)
-        left: Counter[str] = Counter()
-        for _ in range(round(QUIET_WITHIN_S / POLL_S)):
-            left = self.server.descriptors() - self.descriptors
-            if not left:
-                return
-            await asyncio.sleep(POLL_S)
-        raise AssertionError(f"still open: {dict(left)}")
+        await self.server.wait_for_descriptors(self.descriptors, within_s=QUIET_WITHIN_S)
 
 
 def tell(line: str) -> None:

@@ -49,9 +49,9 @@ async def twenty(scene: Scene, texts: Sequence[str]) -> set[str]:
         async with scene.socket(scene.lane()) as wire:
             said = list(islice(cycle(texts), FORGIVEN + 1))
             await wire.push(b"".join(frame(TEXT, text) for text in said[:FORGIVEN]))
-            await wire.push(frame(TEXT, '{"type":"ping"}'))
-            answers = await wire.words(until=["pong"])
-            assert answers == ["invalid_frame"] * FORGIVEN + ["pong"]
+            await wire.push(frame(TEXT, '{"type":"unsubscribe","threadId":"fence"}'))
+            answers = await wire.words(until=["unsubscribed"])
+            assert answers == ["invalid_frame"] * FORGIVEN + ["unsubscribed"]
             await wire.push(frame(TEXT, said[-1]))
             return {*answers[:FORGIVEN], *await wire.words()}
 

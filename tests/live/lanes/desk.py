@@ -47,8 +47,11 @@ class Desk:
         return answer
 
     async def abort(self, run_id: str) -> None:
-        """Stop a run; unlike on a socket, one that isn't there is not remembered."""
-        status = 202 if self.ledger.abort(run_id) else STATUS["not_found"]
+        """Stop a run, also one that hasn't come yet."""
+        is_known = self.ledger.abort(run_id)
+        if not is_known:
+            self.ledger.stopped_early.add(run_id)
+        status = 202 if is_known else STATUS["not_found"]
         await self.request("POST", f"/api/runs/{run_id}/abort", status=status)
 
     async def create(self, thread_id: str) -> None:

@@ -86,8 +86,9 @@ class Ledger:
 
     def _line_up(self, device: Device, run: Run, policy: str) -> None:
         thread = self.threads.setdefault(run.thread_id, Thread())
-        ahead, position = thread.active, len(thread.line)
-        thread.line.append(run)
+        ahead = thread.active
+        position = min(1, len(thread.line)) if policy == "interrupt" else len(thread.line)
+        thread.line.insert(position, run)
         device.follow_run(run.thread_id, run.run_id, [])
         if ahead is None:
             self._accept(device, run, "started")

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from tests.live.lanes.guest import Deed, Guest
 from tests.live.lanes.ledger import DEVICES
-from tests.live.lanes.lines import Line
 from tests.live.lanes.thread import Run
 from tests.live.lanes.venue import Venue
 
@@ -33,12 +32,6 @@ async def at_once(deeds: Iterable[Deed]) -> None:
     await asyncio.gather(*deeds)
 
 
-async def _after(line: Line, trips: int, deed: Deed) -> None:
-    for _ in range(trips):
-        await line.pass_fence()
-    await deed
-
-
 class Party:
     """The users of one example, whom no other example knows."""
 
@@ -58,10 +51,7 @@ class Party:
         return [(guest, run) for guest in self.guests for run in guest.ledger.runs.values()]
 
     async def settle(self) -> None:
-        """Return when everybody has exactly what is due to them; fail when that doesn't come.
-
-        Runs that nobody follows have ended by then too, so what they held is free.
-        """
+        """Return when everybody has exactly what is due to them; fail when that doesn't come."""
         watches = [guest.watch for guest in self.guests]
         number = next(self._venue.numbers)
         for watch in watches:
@@ -73,8 +63,11 @@ class Party:
         for guest in self.guests:
             await guest.watch.pass_fences()
             await guest.hear_out()
-        if self._venue.server.is_running:
-            await self._venue.until_active(len(self.held))
+
+    async def rest(self) -> None:
+        """Settle, and let runs end that nobody follows: what they held is free for the next one."""
+        await self.settle()
+        await self._venue.until_active(len(self.held))
 
     def find(self, guest: Guest, on: int, thread_id: str, after: After) -> str | None:
         """Return the id of a place in a user's thread, or one that is none there."""
@@ -101,8 +94,12 @@ class Party:
         deeds = [move(), *self._joining(guest, others, thread_id, joins.ways)]
         lags = [place * max(joins.lag, 0) for place in range(len(deeds))]
         lags[0] = max(-joins.lag, 0)
-        line = guest.watch.lines[others[0]]
-        await at_once(_after(line, *each) for each in zip(lags, deeds, strict=True))
+        await at_once(self._after(*each) for each in zip(lags, deeds, strict=True))
+
+    async def _after(self, trips: int, deed: Deed) -> None:
+        for _ in range(trips):
+            await self._venue.make_round_trip()
+        await deed
 
     def _joining(
         self, guest: Guest, others: list[int], thread_id: str, ways: Iterable[tuple[After, bool]]

@@ -33,7 +33,8 @@ def make_plot(name: str, marker: str, gate: str) -> Plot:
     if name == "raise":
         fault = ["raise", "ValueError", "an error"]
         return Plot(_script(["say", word], fault), (word,), outcome="agent_error")
-    return Plot(_script(["say", word], ["recall"]), (word, RECALL))
+    script = _script(["remember", word], ["say", word], ["recall"], ["memory"])
+    return Plot(script, (word, RECALL, word))  # the memory of the thread has nobody else's words
 
 
 def _script(*steps: list[Any]) -> str:

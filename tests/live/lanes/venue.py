@@ -14,7 +14,7 @@ from typing import Final
 import httpx
 from tests.live.client import RECV_TIMEOUT_S, run_frame
 from tests.live.lanes.markers import addresses, find_markers, owners_of_markers
-from tests.live.server import GAUGES, POLL_S, Server
+from tests.live.server import GAUGES, Looks, Server
 from tests.live.stage import mint, steps
 
 QUIET_WITHIN_S: Final = 5.0
@@ -71,6 +71,10 @@ class Venue:
         if is_stream:  # which may be quiet for as long as it likes
             request.extensions["timeout"]["read"] = None
         return await self._http.send(request, stream=is_stream)
+
+    async def make_round_trip(self) -> None:
+        """Let the server answer something, which may be asked any number of times."""
+        (await self._http.get("/healthz")).raise_for_status()
 
     async def open_gate(self, gate: str) -> None:
         """Let the run go on that holds at a gate."""
@@ -149,25 +153,23 @@ class Venue:
     async def until_active(self, count: int) -> None:
         """Return once so many runs are under way; fail when they don't become so many."""
         active = -1.0
-        for _ in range(round(QUIET_WITHIN_S / POLL_S)):
+        async for _ in Looks(QUIET_WITHIN_S):
             active = _gauges(await self._load_metrics())["isolane_runs_active"]
             if active == count:
                 return
-            await asyncio.sleep(POLL_S)
         raise AssertionError(f"{active} runs under way instead of {count}")
 
     async def check_quiet(self, users: AbstractSet[str]) -> None:
         """Fail unless all counts fall to where they began, and metrics name nobody."""
         await self.request(KEEPER, "DELETE", f"/api/threads/{GATES}")
         gauges: dict[str, float] = {}
-        for _ in range(round(QUIET_WITHIN_S / POLL_S)):
+        async for _ in Looks(QUIET_WITHIN_S):
             metrics = await self._load_metrics()
             assert not find_markers(metrics)
             assert not [user for user in users if user in metrics]
             gauges = _gauges(metrics)
             if gauges == self._gauges:
                 return
-            await asyncio.sleep(POLL_S)
         raise AssertionError(f"{gauges} instead of {self._gauges}")
 
     async def _load_metrics(self) -> str:

@@ -88,8 +88,9 @@ class Watch:
         for on, line in self.lines.items():
             device = self.ledger.devices[on]
             if device.kind is Kind.GREETED and not device.ends:
-                device.expect("pong", t=number)
-                await line.send({"type": "ping", "t": number})
+                fence = f"fence-{number}"
+                device.expect("unsubscribed", threadId=fence)
+                await line.send({"type": "unsubscribe", "threadId": fence})
 
     async def pass_fences(self) -> None:
         """Do the same where no frame would be answered, and judge what came before."""

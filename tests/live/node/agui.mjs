@@ -12,6 +12,7 @@ import {
   transformHttpEventStream,
   verifyEvents,
 } from '@ag-ui/client'
+import { HttpAgent as OldHttpAgent } from '@ag-ui/client-0'
 
 const agents = new Map()
 let complaints = []
@@ -25,9 +26,10 @@ const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
 const bearer = (token) => ({ Authorization: `Bearer ${token}` })
 
 const orders = {
-  /** Open an agent for one thread; a name opened again begins anew. */
-  open({ agent, url, token, threadId }) {
-    agents.set(agent, new HttpAgent({ url, threadId, headers: bearer(token) }))
+  /** Open an agent for one thread; a name opened again begins anew. Old ones are of AG-UI 0.0.x. */
+  open({ agent, url, token, threadId, isOld }) {
+    const Agent = isOld ? OldHttpAgent : HttpAgent
+    agents.set(agent, new Agent({ url, threadId, headers: bearer(token) }))
     return {}
   },
 
@@ -48,6 +50,13 @@ const orders = {
       failures.push(String(error))
     }
     return { events, failures, newMessages, messages: asked.messages, state: asked.state }
+  },
+
+  /** Let an application change what the agent has: its messages, its state, or both. */
+  set({ agent, messages, state }) {
+    if (messages !== undefined) agents.get(agent).setMessages(messages)
+    if (state !== undefined) agents.get(agent).setState(state)
+    return {}
   },
 
   /** Stop listening to the run under way. */

@@ -5,7 +5,7 @@
 
 import { createInterface } from 'node:readline'
 import process from 'node:process'
-import { ChatClient, webSocket } from '@tanstack/ai-client'
+import { ChatClient, fetchHttpStream, fetchServerSentEvents, webSocket } from '@tanstack/ai-client'
 import WebSocket from 'ws'
 
 const sockets = new Set()
@@ -138,9 +138,21 @@ async function join({ runId }) {
   }
 }
 
+/** An adapter for `/agui`: over server-sent events, or over JSON lines. */
+function httpAdapter({ url, token, kind }) {
+  const headers = { Authorization: `Bearer ${token}` }
+  if (kind === 'events') return fetchServerSentEvents(url, { headers })
+  return fetchHttpStream(url, { headers: { ...headers, Accept: 'application/x-ndjson' } })
+}
+
 const commands = {
-  open({ url, token, tickets, threadId, resume }) {
+  open({ url, token, tickets, threadId, resume, kind }) {
     leavePage()
+    if (kind !== undefined) {
+      adapter = httpAdapter({ url, token, kind })
+      client = newClient({ threadId, resume })
+      return {}
+    }
     const protocols = token ? ['agui.v1', `bearer.${token}`] : ['agui.v1']
     const where = tickets ? ticketed(url, tickets) : url
     adapter = webSocket(where, { protocols, WebSocketImpl: ObservedSocket })
@@ -150,6 +162,10 @@ const commands = {
   },
   send({ text, forwardedProps }) {
     void watchTurn(client.sendMessage(text, forwardedProps))
+    return { runId: client.getCurrentRunId() }
+  },
+  reload() {
+    void watchTurn(client.reload())
     return { runId: client.getCurrentRunId() }
   },
   stop() {

@@ -140,3 +140,48 @@ async def test_a_future_is_no_agent() -> None:
     future: Awaitable[object] = asyncio.get_running_loop().create_future()
     with pytest.raises(AgentRefused, match="of type Future"):
         adapt_function(future, name="agent")
+
+
+# --- which ids it asks for -----------------------------------------------------------------------
+
+
+async def raw(input: object) -> AsyncIterator[object]:  # noqa: A002
+    yield input
+
+
+raw.raw_ids = True  # type: ignore[attr-defined]  # how a function says it
+
+
+class RawTalker(Talker):
+    raw_ids = True
+
+
+class RawMethodTalker:
+    async def run(self, input: object) -> AsyncIterator[object]:  # noqa: A002
+        yield input
+
+    run.raw_ids = True  # type: ignore[attr-defined]  # as above
+
+
+def test_an_agent_is_asked_for_the_ids_that_it_wants() -> None:
+    own = [one, Talker(), Talker().run, StaticTalker()]
+    clients = [raw, RawTalker(), RawTalker().run, RawMethodTalker(), RawMethodTalker().run]
+    assert [adapt_function(each, name="agent").raw_ids for each in own] == [False] * 4
+    assert [adapt_function(each, name="agent").raw_ids for each in clients] == [True] * 5
+
+
+def test_function_keeps_its_wish_through_a_decorator() -> None:
+    @functools.wraps(raw)
+    async def around(input: object) -> AsyncIterator[object]:  # noqa: A002
+        async for value in raw(input):
+            yield value
+
+    assert adapt_function(around, name="agent").raw_ids
+
+
+@pytest.mark.parametrize("wish", ["False", "no", 0, 1, None, []])
+def test_wish_that_is_neither_yes_nor_no_is_refused(wish: object) -> None:
+    agent = Talker()
+    agent.raw_ids = wish  # type: ignore[attr-defined]  # the mistake
+    with pytest.raises(AgentRefused, match=r"^agent of mine has a raw_ids of .*True or False"):
+        adapt_function(agent, name="agent of mine")

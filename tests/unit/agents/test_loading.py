@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.house import ask, context_of
 
-from isolane.agents.loading import adapt, load_agents
+from isolane.agents.loading import adapt, load_agents, load_checked_agents
 from isolane.errors import AgentRefused
 from isolane.service.run import Stop
 
@@ -31,7 +31,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
-    for name in ("agents_of_a_test", "broken_agents_of_a_test"):
+    for name in ("agents_of_a_test", "broken_agents_of_a_test", "inner_agents_of_a_test"):
         sys.modules.pop(name, None)
 
 
@@ -65,6 +65,69 @@ def test_what_is_not_there_is_named(spec: str, what: str) -> None:
     assert spec in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "source, fault",
+    [
+        ("x = 1\n\ndef agent(:\n", "SyntaxError: "),
+        ("x = 1\n\nimport no_such_thing\n", "ModuleNotFoundError: No module named"),
+        ("x = 1\n\nraise ValueError('two\\nlines')\n", "ValueError: two lines"),
+        ("import sys\n\nsys.exit(7)\n", "SystemExit: 7"),
+        ("x = 1\n\nraise KeyboardInterrupt\n", "KeyboardInterrupt: no reason given"),
+        ("import json\n\njson.loads('{')\n", "JSONDecodeError: "),  # raised in the library
+        ("import os\n\nos.no_such_thing\n", "AttributeError: module 'os' has no attribute"),
+        ("x = 1\n\neval('1 +')\n", "SyntaxError: "),
+    ],
+)
+def test_module_that_fails_at_its_import_is_told_by_file_and_line(
+    source: str, fault: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_agents_of_a_test.py").write_text(source)
+    with pytest.raises(AgentRefused) as caught:
+        load_agents(("me=broken_agents_of_a_test:agent",))
+    assert str(caught.value).startswith(
+        "--agent me=broken_agents_of_a_test:agent: importing broken_agents_of_a_test failed in "
+        f"broken_agents_of_a_test.py, line 3: {fault}"
+    )
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_line_is_that_of_the_module_that_the_named_one_imports(tmp_path: Path) -> None:
+    (tmp_path / "inner_agents_of_a_test.py").write_text("\n1 / 0\n")
+    (tmp_path / "broken_agents_of_a_test.py").write_text("import inner_agents_of_a_test\n")
+    with pytest.raises(AgentRefused, match=r"inner_agents_of_a_test\.py, line 2: ZeroDivision"):
+        load_agents(("broken_agents_of_a_test:agent",))
+
+
+@pytest.mark.parametrize(
+    "spec, instead",
+    [
+        ("examples/echo.py:agent", "write examples.echo:agent"),
+        ("./echo.py:agent", "write echo:agent"),
+        ("echo.py:agent", "write echo:agent"),
+        (".echo:agent", "write module:attribute"),
+    ],
+)
+def test_path_of_a_file_is_told_as_a_module(spec: str, instead: str) -> None:
+    with pytest.raises(AgentRefused, match=f"--agent {spec}: .*{instead}"):
+        load_agents((spec,))
+
+
+def test_what_is_no_agent_is_named_as_it_was_typed() -> None:
+    for spec in ("agents_of_a_test:Box", "me=agents_of_a_test:Box"):
+        with pytest.raises(AgentRefused, match=f"^--agent {spec} is the class Box"):
+            load_checked_agents((spec,))
+    assert list(load_checked_agents(("me=agents_of_a_test:agent",))) == ["me"]
+
+
+def test_attribute_whose_reading_fails_is_told(tmp_path: Path) -> None:
+    (tmp_path / "broken_agents_of_a_test.py").write_text(
+        "def __getattr__(name):\n    raise RuntimeError('not today')\n"
+    )
+    with pytest.raises(AgentRefused, match=r"agent can't be read in .*line 2: .*not today"):
+        load_agents(("broken_agents_of_a_test:agent",))
+
+
 def test_a_name_is_given_once() -> None:
     with pytest.raises(AgentRefused, match="the name default is taken"):
         load_agents(("agents_of_a_test:agent", "agents_of_a_test:agent"))
@@ -81,3 +144,18 @@ async def test_an_agent_of_pydantic_ai_is_known_by_its_type() -> None:
     assert "TEXT_MESSAGE_CONTENT" in kinds
     with pytest.raises(AgentRefused, match=r"^model is the class Agent"):
         adapt(Agent, name="model")
+
+
+async def test_an_agent_of_pydantic_ai_says_which_ids_it_wants_as_any_other() -> None:
+    from pydantic_ai import Agent  # noqa: PLC0415 - as above
+    from pydantic_ai.models.test import TestModel  # noqa: PLC0415 - as above
+
+    plain, raw, odd = (Agent(TestModel()) for _ in range(3))
+    raw.raw_ids = True  # type: ignore[attr-defined]  # how an object says it
+    odd.raw_ids = "no"  # type: ignore[attr-defined]  # the mistake
+    assert [getattr(adapt(each, name="model"), "raw_ids") for each in (plain, raw)] == [  # noqa: B009 - of an Agent none is known
+        False,
+        True,
+    ]
+    with pytest.raises(AgentRefused, match=r"^model has a raw_ids of 'no'"):
+        adapt(odd, name="model")

@@ -7,13 +7,17 @@ from types import MappingProxyType
 import ag_ui.core as agui
 import pytest
 
+from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
+from isolane.context import RunIds
 from isolane.errors import AgentProtocol
 from isolane.events import Event, encode_event
 
+NAMING = Naming(RunIds("t", "r", "p"), RunIds("agent-t", "agent-r", "agent-p"))
+
 
 def translated(value: object) -> Event:
-    return to_event(value, thread_id="t", run_id="r")
+    return to_event(value, naming=NAMING)
 
 
 MODELS: list[tuple[agui.BaseEvent, Event]] = [

@@ -19,7 +19,7 @@ from isolane.auth.guessing import (
     GuessGuard,
     network_of,
 )
-from isolane.clock import now_ms
+from isolane.clock import monotonic_ms
 from isolane.errors import LimitExceeded, Unauthenticated
 
 HERE = "192.0.2.1"
@@ -27,7 +27,7 @@ HERE = "192.0.2.1"
 
 @pytest.fixture
 def guard() -> GuessGuard:
-    return GuessGuard(clock=now_ms, delay_s=0.05)
+    return GuessGuard(clock=monotonic_ms, delay_s=0.05)
 
 
 async def guess(guard: GuessGuard, account: str = "ada", *, address: str = HERE) -> str | None:
@@ -76,22 +76,10 @@ async def test_it_is_told_when_to_come_back(guard: GuessGuard) -> None:
     assert 30_000 < caught.value.retry_after_ms <= 60_000
 
 
-async def test_nobody_is_sent_away_for_longer_than_the_window() -> None:
-    behind = GuessGuard(clock=lambda: now_ms() - 5_000, delay_s=0)
-    for _ in range(ATTEMPTS_PER_MINUTE):
-        await guess(behind)
-    with pytest.raises(LimitExceeded) as caught:
-        await succeed(behind)
-    assert caught.value.retry_after_ms == 60_000
-
-
-async def test_an_address_has_some_attempts_an_hour_at_an_account(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_address_has_some_attempts_an_hour_at_an_account() -> None:
     told = []
     start_s = 1_800_000_000.0
     now_s = start_s
-    monkeypatch.setattr("time.time", lambda: now_s)
     guard = GuessGuard(clock=lambda: round(now_s * 1000), delay_s=0)
     for number in range(ATTEMPTS_PER_HOUR + 5):
         now_s = start_s + number * 50  # so the minute never fills, and the hour does
@@ -162,7 +150,7 @@ async def test_account_under_attack_is_slowed_and_never_locked(guard: GuessGuard
 
 
 async def test_nobody_else_waits_beside_an_account_under_attack() -> None:
-    slow = GuessGuard(clock=now_ms, delay_s=3600)
+    slow = GuessGuard(clock=monotonic_ms, delay_s=3600)
     await attack(slow)
     slowed = asyncio.ensure_future(succeed(slow, address="203.0.113.7"))
     await succeed(slow, "bob", address="203.0.113.8")
@@ -185,7 +173,8 @@ async def test_names_that_hold_separators_meet_nobody_elses_count(guard: GuessGu
 async def test_long_names_are_not_kept(guard: GuessGuard) -> None:
     for _ in range(ATTEMPTS_PER_MINUTE + 1):
         await guess(guard, "x" * (1 << 20))
-    assert max(len(key) for key in guard._rates.storage.events) < 1000  # type: ignore[attr-defined]
+    assert all(len(str(key)) < 1000 for key in guard._at_accounts._moments)
+    assert all(len(str(key)) < 1000 for window in guard._of_pairs for key in window._moments)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tests.house import ManualClock
 
 from isolane.auth.keyring import FixedKey, SigningKey
-from isolane.auth.local import LocalIssuer
+from isolane.auth.local import OWN_MARK, LocalIssuer
 from isolane.clock import now_ms
 from isolane.errors import InvalidContext, Unauthenticated
+from isolane.ids import get_subject, to_user_id
 
 KEY = "k" * 43
 SECOND = 1000
@@ -60,6 +61,15 @@ async def test_what_was_issued_speaks_for_its_user() -> None:
     assert before + 60 <= identity.expires_at / SECOND <= before + 65
 
 
+@pytest.mark.parametrize("name", ["o'brien@example.com", "CN=Ada,OU=R&D", "100%", "a%2Fb", "~ ~"])
+async def test_any_name_may_be_issued_a_token(name: str) -> None:
+    issuer = issuer_of()
+    token = issuer.issue(name, expires_s=60)
+    assert jwt.decode(token, options={"verify_signature": False})["sub"] == name
+    user_id = (await issuer.authenticate(token)).user_id
+    assert (user_id, get_subject(user_id)) == (to_user_id("sub", name), name)
+
+
 async def test_a_token_of_negative_life_is_expired() -> None:
     assert await refusal(issuer_of().issue("alice", expires_s=-1)) == "expired"
 
@@ -75,8 +85,8 @@ def test_nobody_gets_a_token_for_what_names_nobody() -> None:
         {"exp": "soon"}, {"exp": 1e308}, {"exp": 10**30}, {"exp": None}, {"exp": []}, {"exp": {}},
         {"exp": float("inf")}, {"exp": float("nan")}, {"exp": str(2**33)},
         {"nbf": 2**33}, {"nbf": "later"}, {"nbf": []},
-        {"sub": ""}, {"sub": "  "}, {"sub": None}, {"sub": 5}, {"sub": ["alice"]}, {"sub": "a b"},
-        {"sub": "none"}, {"sub": "x" * 129}, {"sub": "\u0958" * 128},
+        {"sub": ""}, {"sub": "  "}, {"sub": None}, {"sub": 5}, {"sub": ["alice"]},
+        {"sub": "none"}, {"sub": "x" * 1025}, {"sub": "\u0958" * 513}, {"sub": "/" * 342},
     ],
     ids=lambda claims: ascii(claims)[:30],
 )  # fmt: skip
@@ -203,6 +213,62 @@ async def test_a_token_tells_to_the_millisecond_when_it_was_made() -> None:
     issuer = LocalIssuer(FixedKey((SigningKey(KEY),)), issuer=None, audience=None, clock=clock)
     identity = await issuer.authenticate(issuer.issue("alice", expires_s=60))
     assert identity.issued_at == clock.now
+
+
+# ---- the clocks of others that sign with the same key --------------------------------------------
+
+
+def with_leeway(leeway_s: float = 60) -> LocalIssuer:
+    ring = FixedKey((SigningKey(KEY),))
+    return LocalIssuer(ring, issuer=None, audience=None, clock=now_ms, leeway_s=leeway_s)
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+@pytest.mark.parametrize("ahead_s", [2, 30, 58, 62, 3600])
+async def test_clock_that_is_a_little_ahead_stamps_tokens_that_count(
+    claim: str, ahead_s: int
+) -> None:
+    claims: dict[str, Any] = {claim: int(time.time()) + ahead_s}
+    token = signed(**claims)
+    if ahead_s < 60:
+        assert (await with_leeway().authenticate(token)).user_id == "alice"
+    else:
+        with pytest.raises(Unauthenticated, match="refused"):
+            await with_leeway().authenticate(token)
+    with pytest.raises(Unauthenticated, match="refused"):
+        await with_leeway(0).authenticate(token)
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["its own", "another's"])
+async def test_token_of_the_local_key_ends_at_its_expiry(*, is_own: bool) -> None:
+    marked: dict[str, Any] = {OWN_MARK: True} if is_own else {}
+    for late_s in (1, 30):
+        with pytest.raises(Unauthenticated, match="expired"):
+            await with_leeway().authenticate(signed(exp=int(time.time()) - late_s, **marked))
+    expiry_s = int(time.time()) + 30
+    identity = await with_leeway().authenticate(signed(exp=expiry_s, **marked))
+    assert identity.expires_at == expiry_s * SECOND
+
+
+async def test_what_the_gateway_stamped_is_as_old_as_it_says_and_all_else_older() -> None:
+    issued_s = int(time.time())
+    issuer = with_leeway()
+    assert (await issuer.authenticate(signed(iat=issued_s, isolane=True))).issued_at == (
+        issued_s * SECOND
+    )
+    odds: list[dict[str, Any]] = [{}, {OWN_MARK: False}, {OWN_MARK: 1}, {OWN_MARK: "true"}]
+    for odd in odds:
+        identity = await issuer.authenticate(signed(iat=issued_s, **odd))
+        assert identity.issued_at == (issued_s - 60) * SECOND
+    own = await issuer.authenticate(issuer.issue("alice", expires_s=60))
+    assert own.issued_at is not None
+    assert now_ms() - own.issued_at < 60 * SECOND
+
+
+async def test_the_gateways_own_stamp_is_never_of_the_future() -> None:
+    ahead = signed(iat=int(time.time()) + 30, isolane=True)
+    with pytest.raises(Unauthenticated, match="refused"):
+        await with_leeway().authenticate(ahead)
 
 
 @pytest.mark.parametrize("issued", [None, "1000", True, -1, 1e300])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from functools import partial
 
 import pytest
-from tests.house import MEMORY, ManualClock
+from tests.house import MEMORY, ManualClock, count_lines
 
 from isolane.auth import revocations
 from isolane.auth.revocations import SESSION_KEPT_MS, Revocations
@@ -157,3 +157,63 @@ async def test_session_that_was_read_while_the_revocation_was_written_is_older(
     assert not known.is_revoked(again.identity)
     assert not known.is_revoked(await book.load(again.secret))
     await tasks.close()
+
+
+@pytest.mark.parametrize("is_read_before", [True, False])
+async def test_sign_out_while_the_clock_was_ahead_shuts_nobody_out(
+    database: Database, clock: ManualClock, *, is_read_before: bool
+) -> None:
+    timer = ManualClock(0)
+    known = Revocations(database, clock=clock, timer=timer)
+    clock.now += 2 * HOUR_MS
+    ahead = issued(clock.now - 1)
+    await revoke(database, clock.now)
+    if is_read_before:
+        await known.refresh()
+        assert known.is_revoked(ahead)
+        assert not known.is_revoked(issued(clock.now + 1))
+    clock.now -= 2 * HOUR_MS
+    await known.refresh()
+    for each in (clock, timer):
+        each.now += 10
+    assert not known.is_revoked(issued(clock.now))
+    assert known.is_revoked(ahead), "it was issued before, whatever it says"
+    assert known.is_revoked(issued(clock.now - HOUR_MS))
+    for each in (clock, timer):
+        each.now += HOUR_MS
+    assert not known.is_revoked(issued(clock.now))
+    assert not known.is_revoked(issued(clock.now - HOUR_MS))
+
+
+async def test_session_is_ended_after_a_sign_out_while_the_clock_was_ahead(
+    database: Database, known: Revocations, clock: ManualClock
+) -> None:
+    async def sign_in() -> Identity:
+        at = await database.read(partial(revocations.load_last, "ada"))
+        return Identity("ada", scopes=PLAIN, session_id="s", issued_at=at + 1)
+
+    clock.now += 2 * HOUR_MS
+    await revoke(database, clock.now)
+    await known.refresh()
+    session = await sign_in()
+    clock.now -= 2 * HOUR_MS
+    assert not known.is_revoked(session)
+    await revoke(database, clock.now)
+    await known.refresh()
+    assert known.is_revoked(session)
+    assert not known.is_revoked(await sign_in())
+
+
+async def test_rows_are_walked_through_once_when_a_clock_was_set_back(
+    database: Database, known: Revocations, clock: ManualClock
+) -> None:
+    for number in range(50):
+        await revoke(database, clock.now, user_id=f"user-{number}")
+    await known.refresh()
+    clock.now -= HOUR_MS
+    await known.refresh()
+    clock.now += 1
+    ada = issued(clock.now, user_id="user-7")
+    assert not known.is_revoked(ada)
+    first = count_lines(lambda: known.is_revoked(ada))
+    assert first == count_lines(lambda: known.is_revoked(ada)) < 20

@@ -7,17 +7,20 @@ from functools import partial
 
 import pytest
 from sqlalchemy import Connection, insert, text
-from tests.house import MEMORY, ManualClock
+from structlog.testing import capture_logs
+from tests.house import MEMORY, ManualClock, until
 
 from isolane.auth.accounts import Accounts
 from isolane.auth.sessions import (
     DEVICE_MAX_CHARACTERS,
+    ENDED_AT_ONCE,
+    SESSIONS_MAX,
     TOUCH_MS,
     SessionBook,
     session_id_of,
 )
 from isolane.contracts import PLAIN
-from isolane.database import Database, accounts, open_database
+from isolane.database import Database, accounts, open_database, sessions
 from isolane.errors import NotFound, Unauthenticated
 from isolane.tasks import TaskOwner
 
@@ -210,3 +213,63 @@ async def test_no_session_begins_for_an_account_that_was_removed(
         await book.begin(name)
     assert await book.load_all("ada") == []
     people.close()
+
+
+async def test_a_session_is_good_although_nobody_can_note_that_it_was_seen(
+    book: SessionBook, clock: ManualClock, tasks: TaskOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = await book.begin(ADA)
+    clock.now += TOUCH_MS
+
+    async def break_down(*_args: object) -> None:
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setattr(SessionBook, "_touch", break_down)
+    with capture_logs() as logs:
+        assert (await book.load(begun.secret)).user_id == ADA
+        await until(lambda: not len(tasks))
+    (told,) = logs
+    assert (told["event"], told["task"]) == ("task failed", "session seen")
+    assert told["chain"] == ["KeyError: 'nobody foresaw this'"]
+
+
+async def test_one_session_too_many_ends_the_one_that_was_used_longest_ago(
+    book: SessionBook, clock: ManualClock, database: Database
+) -> None:
+    begun = []
+    for _ in range(SESSIONS_MAX):
+        clock.now += 1
+        begun.append(await book.begin(ADA))
+    other = await book.begin("corp|bob")
+    clock.now += TOUCH_MS
+    await book.extend(begun[0].identity)  # the oldest, and in use
+    clock.now += 1
+    await book.begin(ADA)
+    assert len(await book.load_all(ADA)) == SESSIONS_MAX
+    assert await refusal(book, begun[1].secret) == "invalid"
+    for one in (begun[0], begun[2], other):
+        await book.load(one.secret)
+    ended = await database.read(
+        lambda connection: connection.execute(text("SELECT session_id FROM revocations")).scalars()
+    )
+    assert list(ended) == [session_id_of(begun[1].secret)]  # so that its sockets close
+
+
+async def test_sessions_of_before_the_bound_end_a_few_at_a_time(
+    book: SessionBook, clock: ManualClock, database: Database
+) -> None:
+    rows = [
+        {
+            "session_id": f"s-{number}",
+            "user_id": ADA,
+            "device": "",
+            "created_at": clock.now,
+            "last_seen_at": clock.now + number,
+        }
+        for number in range(SESSIONS_MAX + ENDED_AT_ONCE + 9)
+    ]
+    await database.write(lambda connection: connection.execute(insert(sessions), rows))
+    clock.now += 1000
+    for left in (SESSIONS_MAX + 10, SESSIONS_MAX):
+        await book.begin(ADA)
+        assert len(await book.load_all(ADA)) == left

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.house import ManualClock
+from tests.house import ManualClock, count_lines
 
 from isolane.auth.tickets import LIFETIME_MS, TICKETS_PER_USER, TicketBook
 from isolane.contracts import Identity
@@ -108,3 +108,37 @@ def test_a_user_holds_a_hundred_and_others_are_not_harmed() -> None:
     clock.now += LIFETIME_MS
     book.issue(ALICE)
     assert len(book._open) == 1  # the dead are let go
+
+
+def test_a_ticket_costs_the_same_beside_many_others() -> None:
+    def cost(others: int) -> int:
+        book = TicketBook(ManualClock())
+        for number in range(others):
+            book.issue(Identity(f"user-{number // 2}", None))
+        return count_lines(lambda: book.redeem(book.issue(ALICE).secret))
+
+    assert cost(10) == cost(2_000)
+
+
+def test_nothing_is_kept_of_spent_and_dead_tickets() -> None:
+    clock = ManualClock()
+    book = TicketBook(clock)
+    book.redeem(book.issue(ALICE).secret)
+    assert (book._open, book._open_of) == ({}, {})
+    for number in range(10):
+        book.issue(Identity(f"user-{number}", None))
+    clock.now += LIFETIME_MS
+    book.issue(ALICE)
+    assert book._open_of == {"alice": 1}
+
+
+@pytest.mark.parametrize("skew_ms", [-7_200_000, 7_200_000])
+def test_a_clock_that_is_set_changes_no_tickets_life(skew_ms: int) -> None:
+    clock, timer = ManualClock(), ManualClock(0)
+    book = TicketBook(clock, timer=timer)
+    one, other = book.issue(ALICE), book.issue(ALICE)
+    clock.now += skew_ms
+    timer.now += LIFETIME_MS - 1
+    assert book.redeem(one.secret) is ALICE
+    timer.now += 1
+    assert refusal(book, other.secret) == "expired"

@@ -54,8 +54,46 @@ def test_a_stop_ends_what_waits_and_what_comes_after(step: list[object]) -> None
     explorer.play(scenario, 0)
 
 
+async def remember(agent: check.CheckAgent, thread_id: str, *steps: object) -> list[object]:
+    """Return what an agent yields that is told of a thread by this id."""
+    question = ask(context_of("r", thread_id=thread_id), json.dumps(steps))
+    return [value async for value in agent.run(question, CONTEXT, Stop(lambda: 0))]
+
+
+async def test_it_remembers_by_the_thread_that_it_is_told_of() -> None:
+    agent = check.CheckAgent()
+    for thread_id, text in (("a", "one"), ("b", "two"), ("a", "three")):
+        assert await remember(agent, thread_id, ["remember", text]) == []
+    assert await remember(agent, "a", ["recall"]) == ["one three"]
+    assert await remember(agent, "b", ["recall"]) == ["two"]
+    assert await remember(agent, "c", ["recall"]) == [""]
+
+
+async def test_its_memory_has_bounds() -> None:
+    agent = check.CheckAgent()
+    for number in range(check.REMEMBERED_TEXTS_MAX + 1):
+        await remember(agent, "old", ["remember", f"{number}"])
+    (said,) = await remember(agent, "old", ["recall"])
+    assert str(said).split() == [str(n + 1) for n in range(check.REMEMBERED_TEXTS_MAX)]
+    for number in range(check.REMEMBERED_THREADS_MAX):
+        await remember(agent, f"t-{number}", ["recall"])
+    assert await remember(agent, "old", ["recall"]) == [""]
+    with pytest.raises(ValueError, match="none that this agent knows"):
+        await remember(agent, "t", ["remember", "x" * (check.REMEMBERED_MAX_CHARACTERS + 1)])
+
+
 @pytest.mark.parametrize(
-    "step", [["sing"], "say", ["say"], ["say", 1], ["count", 10**9, 0], ["count", 1, -1], {}]
+    "step",
+    [
+        ["sing"],
+        "say",
+        ["say"],
+        ["say", 1],
+        ["count", 10**9, 0],
+        ["count", 1, -1],
+        ["remember", 1],
+        {},
+    ],
 )
 async def test_a_step_that_is_none_raises_without_its_text(step: object) -> None:
     with pytest.raises(ValueError, match="r-0") as caught:

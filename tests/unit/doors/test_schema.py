@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import which
 from typing import Any, Final
 
 import msgspec
@@ -43,7 +44,7 @@ from isolane.websocket.resume import Resume
 
 ROOT: Final = Path(__file__).parents[3]
 CLIENT: Final = ROOT / "clients/typescript"
-NODE: Final = Path(sys.prefix) / "bin/node"
+NODE: Final = which("node") or "node"
 RUN: Final = {"threadId": "t", "runId": "r", "messages": []}
 
 
@@ -88,8 +89,11 @@ def test_errors_keep_the_schema(error: IsolaneError) -> None:
 
 def test_answers_to_subscribe_keep_the_schema() -> None:
     head = EventId("e", 3)
-    check_server(Resume(head, head, None).to_frame("t"))
-    check_server(Resume(head, head, [{"id": "m", "role": "user", "content": "hi"}]).to_frame("t"))
+    check_server(Resume(head, head).to_frame("t"))
+    said = [{"id": "m", "role": "user", "content": "hi"}]
+    for messages in (None, said):
+        gap = Resume(head, head, is_recovered=False, messages=messages)
+        check_server(gap.to_frame("t"))
 
 
 @pytest.mark.parametrize("active_run_id", ["r", None])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from tests.house import (
     ALICE,
     House,
@@ -18,14 +17,17 @@ from tests.house import (
     draft_of,
     key_of,
     open_house,
+    refuse_writes,
     says,
     sqlite_url,
     until,
     user_message,
 )
 
+from isolane.agents.function import adapt_function
+from isolane.agents.threads import AgentThreads
 from isolane.context import EventId, RunKey, UserExecutionContext
-from isolane.contracts import AgentServiceProtocol, Disposition, RunState, ensure
+from isolane.contracts import AgentServiceProtocol, Disposition, RunState, StoppedBy, ensure
 from isolane.errors import (
     InvalidContext,
     InvalidInput,
@@ -38,6 +40,7 @@ from isolane.errors import (
 )
 from isolane.events import Event
 from isolane.service import run as run_module
+from isolane.service.draft import to_draft
 
 Agent = Callable[..., AsyncIterator[object]]
 
@@ -68,8 +71,8 @@ class Gate:
         self.opened = asyncio.Event()
         self.entered: list[str] = []
 
-    async def run(self, input: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401
-        self.entered.append(input.run_id)
+    async def run(self, input: Any, context: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401, ARG002
+        self.entered.append(context.run_id)
         yield "waiting"
         await self.opened.wait()
         yield "done"
@@ -145,18 +148,20 @@ def _a_generator_that_ends_itself() -> Agent:
         (says(None), "agent_protocol"),
         (says(object()), "agent_protocol"),
         (says({}), "agent_protocol"),
-        (says({"type": "NO_SUCH"}), "agent_protocol"),
         (says({"type": "CUSTOM", "name": "n", "value": float("nan")}), "agent_protocol"),
         (says({"type": "CUSTOM", "name": "n", "value": object()}), "agent_protocol"),
-        (says("\ud800"), "agent_protocol"),
+        (says({"type": "STEP_STARTED", "stepName": 5}), "agent_protocol"),
+        (says({"type": "TEXT_MESSAGE_START", "messageId": "\ud800"}), "agent_protocol"),
         (says({"type": "TEXT_MESSAGE_END", "messageId": "m"}), "agent_protocol"),
-        (says("x" * 2000), "agent_protocol"),
+        (says({"type": "CUSTOM", "name": "n", "value": "x" * 2000}), "agent_protocol"),
+        (says({"type": "STATE_SNAPSHOT", "snapshot": "x" * 2000}), "agent_protocol"),
         (says({"type": "RUN_ERROR", "message": "hunter2", "code": "mine"}), "agent_error"),
         (says({"type": "RUN_STARTED", "threadId": "t", "runId": "r"}), "agent_protocol"),
     ],
     ids=["ValueError", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError",
-         "unspeakable", "StopAsyncIteration", "number", "None", "object", "empty", "unknown type",
-         "NaN", "not JSON", "surrogate", "end without start", "too large", "its own error",
+         "unspeakable", "StopAsyncIteration", "number", "None", "object", "empty", "NaN",
+         "not JSON", "malformed", "half an id", "end without start", "too large", "large snapshot",
+         "its own error",
          "another thread"],
 )  # fmt: skip
 async def test_a_bad_agent_ends_in_one_error_with_a_code_and_no_text(
@@ -360,6 +365,40 @@ async def test_a_queued_run_that_is_stopped_has_its_two_events_in_its_turn() -> 
         await assert_quiet(house)
 
 
+async def deaf_to_the_stop(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
+    yield "begun"
+    await asyncio.Event().wait()
+
+
+async def deaf_with_context(input: object, context: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
+    yield "begun"
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("agent", [deaf_to_the_stop, deaf_with_context])
+@pytest.mark.parametrize("threads", [0, 1], ids=["the gateway's loop", "a loop of its own"])
+async def test_an_agent_that_takes_no_stop_is_cancelled_at_once(
+    monkeypatch: pytest.MonkeyPatch, agent: Agent, threads: int
+) -> None:
+    monkeypatch.setattr(run_module, "STOP_GRACE_S", 3600.0)
+    places = AgentThreads(threads, watch=lambda _name: lambda: None)
+    adapted = adapt_function(agent, name="default")
+    served = places.wrap(adapted) if threads else adapted
+    async with open_house({"default": served}) as house:
+        context = context_of("r")
+        await house.service.start(context, ask(context, "hi"))
+        async for record in house.service.follow(context):
+            if b"CONTENT" in record.payload:
+                break
+        await house.service.abort(context)
+        async with asyncio.timeout(10):
+            assert outcome(await house.events(context)) == "cancelled"
+        stored = await house.service.load_run(context, "r")
+        assert stored.stop is not None
+        assert stored.stop.by is StoppedBy.CANCELLATION
+    places.close()
+
+
 # --- one at a time -------------------------------------------------------------------------------
 
 
@@ -383,6 +422,45 @@ async def test_runs_of_a_thread_wait_for_their_turn() -> None:
         ]
         assert records == sorted(records)  # no run's events within another's
         await assert_quiet(house)
+
+
+async def test_a_run_that_interrupts_is_next_in_line() -> None:
+    gate = Gate()
+    async with open_house({"default": gate.run}) as house:
+        runs = [context_of(str(number)) for number in range(4)]
+        for one in runs[:3]:
+            await house.service.start(one, ask(one, one.run_key.run_id))
+        props = {"policy": "interrupt"}
+        ticket = await house.service.start(runs[3], ask(runs[3], "3", forwardedProps=props))
+        assert (ticket.disposition, ticket.position) == (Disposition.QUEUED, 1)
+        assert outcome(await house.events(runs[0])) == "cancelled"
+        gate.opened.set()
+        for one in runs[1:]:
+            assert outcome(await house.events(one)) == "success"
+        assert gate.entered == ["0", "3", "1", "2"]
+        await assert_quiet(house)
+
+
+async def test_a_run_that_interrupts_is_next_after_a_restart_too(tmp_path: Path) -> None:
+    url, gate = sqlite_url(tmp_path), Gate()
+    runs = [context_of(str(number)) for number in range(3)]
+    props = {"policy": "interrupt"}
+    async with open_house({"default": gate.run}, url=url) as house:
+        for one in runs[:2]:
+            house.clock.now += 1
+            await house.service.start(one, ask(one, one.run_key.run_id))
+        house.service._is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.clock.now += 1
+        await house.ground.store.add_run(
+            runs[2], to_draft(ask(runs[2], "2", forwardedProps=props), "default")
+        )
+    gate.entered.clear()
+    gate.opened.set()
+    async with open_house({"default": gate.run}, url=url) as house:
+        await house.service.recover()
+        for one in runs[1:]:
+            assert outcome(await house.events(one)) == "success"
+    assert gate.entered == ["2", "1"]
 
 
 async def test_threads_and_users_do_not_wait_for_each_other() -> None:
@@ -410,7 +488,7 @@ async def test_a_full_queue_refuses_and_takes_nothing() -> None:
     ) as house:
         contexts = [context_of(str(number)) for number in range(2)]
         for one in contexts:
-            await house.service.start(one, ask(one, "hi"))
+            await house.service.start(one, ask(one, one.run_key.run_id))
         for number in range(5):
             refused = context_of(f"refused{number}")
             with pytest.raises(LimitExceeded, match="queuedRunsPerThread is limited to 1"):
@@ -438,14 +516,14 @@ async def test_without_room_new_runs_are_refused_and_those_taken_on_are_carried_
         house.service._check_room = check_room
         active, queued, late = context_of("a"), context_of("q"), context_of("l")
         for one in (active, queued):
-            await house.service.start(one, ask(one, "hi"))
+            await house.service.start(one, ask(one, one.run_key.run_id))
         shortage.append(Unavailable("short"))
         for thread in ("thread", "other"):
             for number in range(5):  # more than a user may have: a slot that is lost is missed
                 refused = context_of(f"{thread}{number}", thread_id=thread)
                 with pytest.raises(Unavailable, match="short"):
                     await house.service.start(refused, ask(refused, "hi"))
-        again = await house.service.start(active, ask(active, "hi"))
+        again = await house.service.start(active, ask(active, "a"))
         assert again.disposition is Disposition.ATTACHED
         gate.opened.set()
         assert outcome(await house.events(active)) == "success"
@@ -747,8 +825,8 @@ async def test_a_thread_deleted_as_its_next_run_begins_stays_deleted() -> None:
     opened, hold = asyncio.Event(), threading.Event()
     entered: list[str] = []
 
-    async def agent(input: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401
-        entered.append(input.run_id)
+    async def agent(input: Any, context: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401, ARG001
+        entered.append(context.run_id)
         yield "waiting"
         await opened.wait()
 
@@ -775,18 +853,14 @@ async def test_a_thread_deleted_as_its_next_run_begins_stays_deleted() -> None:
 # --- trouble below -------------------------------------------------------------------------------
 
 
-def rename(old: str, new: str) -> Any:  # noqa: ANN401 - what the database takes
-    return lambda connection: connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
-
-
 async def test_a_start_that_cannot_be_stored_takes_nothing() -> None:
     async with open_house({"default": echo}) as house:
-        await house.ground.database.write(rename("messages", "away"))
+        await refuse_writes(house.ground.database)
         for number in range(7):
             context = context_of(f"r{number}")
             with pytest.raises(Unavailable):
                 await house.service.start(context, ask(context, "hi"))
-        await house.ground.database.write(rename("away", "messages"))
+        await refuse_writes(house.ground.database, while_refused=False)
         assert outcome(await house.run(context_of("r"), "hi")) == "success"
         await assert_quiet(house)
 
@@ -797,11 +871,11 @@ async def test_a_run_whose_log_fails_ends_once_the_log_is_back() -> None:
         context = context_of("r")
         await house.service.start(context, ask(context, "hi"))
         await until(lambda: house.feed.appended >= 3)
-        await house.ground.database.write(rename("events", "away"))
+        await refuse_writes(house.ground.database)
         gate.opened.set()
         run = house.service._runs[context.run_key]
         await until(lambda: run.writer and run.writer._is_ended)
-        await house.ground.database.write(rename("away", "events"))
+        await refuse_writes(house.ground.database, while_refused=False)
         events = await house.events(context)
         assert_whole(events)
         await assert_quiet(house)
@@ -871,8 +945,8 @@ async def test_recovery_keeps_a_history_that_the_lost_run_had_repeated(tmp_path:
     url = sqlite_url(tmp_path)
     snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": [user_message("a"), user_message("b")]}
 
-    async def agent(input: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401
-        if input.run_id == "2":
+    async def agent(input: Any, context: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401, ARG001
+        if context.run_id == "2":
             yield snapshot
             await asyncio.Event().wait()
         yield "answer"

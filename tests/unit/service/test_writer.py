@@ -7,13 +7,30 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from tests.house import START, House, context_of, draft_of, key_of, open_house, says, until
+from tests.house import (
+    START,
+    House,
+    context_of,
+    draft_of,
+    key_of,
+    open_house,
+    refuse_writes,
+    says,
+    until,
+)
 
 from isolane.context import EventId
-from isolane.errors import AgentProtocol, NoActiveRun, Unavailable
+from isolane.errors import (
+    AgentProtocol,
+    EventTooLarge,
+    NoActiveRun,
+    NotFound,
+    RunTooLarge,
+    Unavailable,
+)
 from isolane.events import Event, decode_event, encode_event, run_finished, run_started
-from isolane.service.writer import UNCOMMITTED_MAX, RunWriter
+from isolane.service.writer import STEPS_AT_ONCE, UNCOMMITTED_MAX, RunWriter
+from isolane.shared_state import SharedState, decode_state
 
 END = run_finished(thread_id="thread", run_id="r", outcome={"type": "success"})
 BEGIN = run_started(thread_id="thread", run_id="r", messages=[], rewind_to=None)
@@ -27,7 +44,7 @@ async def house() -> AsyncIterator[House]:
         yield opened
 
 
-def writer_of(house: House, *, event_max_bytes: int = 1 << 20) -> RunWriter:
+def writer_of(house: House, *, event_max_bytes: int = 1 << 20, **more: Any) -> RunWriter:  # noqa: ANN401
     return RunWriter(
         house.feed,
         key_of(),
@@ -37,6 +54,7 @@ def writer_of(house: House, *, event_max_bytes: int = 1 << 20) -> RunWriter:
         event_max_bytes=event_max_bytes,
         tasks=house.tasks,
         clock=house.clock,
+        **more,
     )
 
 
@@ -52,10 +70,6 @@ async def written(house: House) -> list[Event]:
 
 def custom(name: str) -> Event:
     return {"type": "CUSTOM", "name": name, "value": None}
-
-
-def rename(old: str, new: str) -> Any:  # noqa: ANN401 - what the database takes
-    return lambda connection: connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
 
 
 async def test_events_are_written_in_order_from_start_to_end(house: House) -> None:
@@ -141,18 +155,57 @@ async def test_an_event_from_beside_gets_its_id_once_it_is_committed(house: Hous
     await finish(writer)
 
 
+def state_delta(count: int = 1, size: int = 1) -> Event:
+    steps = [{"op": "add", "path": f"/{n}", "value": "x" * size} for n in range(count)]
+    return {"type": "STATE_DELTA", "delta": steps}
+
+
+@pytest.mark.parametrize("steps", [1, STEPS_AT_ONCE + 1], ids=["on the loop", "beside it"])
+async def test_delta_is_written_behind_the_state_that_its_client_does_not_know(
+    house: House, steps: int
+) -> None:
+    kept = {"kept": True}
+    writer = writer_of(house, state=SharedState.of({}, kept=kept))
+    await writer.start(BEGIN)
+    await writer.write(state_delta(steps))
+    await writer.write(state_delta(steps))
+    await finish(writer)
+    types = [event["type"] for event in await written(house)]
+    assert types[1:-1] == ["STATE_SNAPSHOT", "STATE_DELTA", "STATE_DELTA"]
+    payload = await house.ground.store.load_state(key_of())
+    assert payload is not None
+    assert decode_state(payload) == {**kept, **{str(n): "x" for n in range(steps)}}
+
+
+async def test_state_that_deltas_make_too_large_ends_the_run_with_the_one_before(
+    house: House,
+) -> None:
+    writer = writer_of(house, event_max_bytes=500)
+    await writer.start(BEGIN)
+    await writer.write(state_delta(size=400))
+    with pytest.raises(EventTooLarge, match="at most 500 are allowed"):
+        await writer.write(
+            {"type": "STATE_DELTA", "delta": [{"op": "copy", "path": "/1", "from": "/0"}]}
+        )
+    await finish(writer)
+    assert [event["type"] for event in await written(house)].count("STATE_DELTA") == 1
+    payload = await house.ground.store.load_state(key_of())
+    assert payload is not None
+    assert decode_state(payload) == {"0": "x" * 400}
+
+
 async def test_what_could_not_be_written_is_written_before_the_end(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
     await until(lambda: not writer._uncommitted)
-    await house.ground.database.write(rename("events", "away"))
+    await refuse_writes(house.ground.database)
     await writer.write(custom("held back"))
     await until(lambda: writer._failure)
     with pytest.raises(Unavailable):
         await writer.write(custom("refused"))
     with pytest.raises(Unavailable):
         await finish(writer)
-    await house.ground.database.write(rename("away", "events"))
+    await refuse_writes(house.ground.database, while_refused=False)
     await finish(writer)
     assert [event.get("name") for event in await written(house)] == [None, "held back", None]
 
@@ -161,13 +214,13 @@ async def test_who_emits_while_nothing_can_be_written_is_told(house: House) -> N
     writer = writer_of(house)
     await writer.start(BEGIN)
     await until(lambda: not writer._uncommitted)
-    await house.ground.database.write(rename("events", "away"))
+    await refuse_writes(house.ground.database)
     early = asyncio.create_task(writer.emit(custom("early")))
     await asyncio.sleep(0)
     during = asyncio.create_task(writer.emit(custom("during")))
     await until(lambda: writer._failure)
     late = asyncio.create_task(writer.emit(custom("late")))
-    await house.ground.database.write(rename("away", "events"))
+    await refuse_writes(house.ground.database, while_refused=False)
     await finish(writer)
     async with asyncio.timeout(5):
         outcomes = await asyncio.gather(early, during, late, return_exceptions=True)
@@ -194,3 +247,62 @@ async def test_an_end_of_the_gateways_own_may_be_larger_than_its_start(house: Ho
     assert [event["type"] for event in await written(house)] == [
         "STEP_STARTED", "STEP_FINISHED", "RUN_FINISHED",
     ]  # fmt: skip
+
+
+async def emit(writer: RunWriter, *, after_passes: int = 0) -> EventId:
+    for _ in range(after_passes):
+        await asyncio.sleep(0)
+    return await writer.emit(custom("beside"))
+
+
+@pytest.mark.parametrize("passes", range(12))
+async def test_who_emits_into_a_thread_that_is_deleted_is_told_at_once(
+    house: House, passes: int
+) -> None:
+    writer = writer_of(house)
+    await writer.start(BEGIN)
+    waiting = [asyncio.create_task(emit(writer, after_passes=late)) for late in range(12)]
+    deletion = asyncio.create_task(house.feed.delete(key_of()))
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    writer.disown()
+    await deletion
+    async with asyncio.timeout(5):
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(answer, NotFound | EventId) for answer in told), told
+    with pytest.raises(NotFound):
+        await writer.emit(custom("late"))
+    with pytest.raises(NotFound):
+        await finish(writer)
+
+
+async def test_nobody_waits_for_an_event_of_a_run_that_is_over(house: House) -> None:
+    writer = writer_of(house)
+    await writer.start(BEGIN)
+    await refuse_writes(house.ground.database)
+    waiting = asyncio.create_task(emit(writer))
+    await asyncio.sleep(0)
+    writer.close()
+    async with asyncio.timeout(5):
+        with pytest.raises((NoActiveRun, Unavailable)):
+            await waiting
+    await refuse_writes(house.ground.database, while_refused=False)
+    await finish(writer)
+
+
+@pytest.mark.parametrize("limit", ["runBytes", "runEvents"])
+async def test_a_run_adds_no_more_than_its_bounds(house: House, limit: str) -> None:
+    size = len(encode_event(custom("0"), max_bytes=1000))
+    start = len(encode_event(BEGIN, max_bytes=1000))
+    bounds = {"runBytes": {"run_max_bytes": start + 3 * size}, "runEvents": {"run_max_events": 4}}
+    writer = writer_of(house, **bounds[limit])
+    await writer.start(BEGIN)
+    await writer.write(custom("0"))
+    await writer.emit(custom("1"))  # what comes from beside the agent counts, too
+    await writer.write(custom("2"))
+    (most,) = bounds[limit].values()
+    for write in (writer.write, writer.emit):
+        with pytest.raises(RunTooLarge, match=f"{limit}, which are {most}"):
+            await write(custom("3"))
+    await finish(writer)  # the gateway's own end always has room
+    assert [event.get("name") for event in await written(house)] == [None, "0", "1", "2", None]

@@ -20,7 +20,7 @@ def names_in(*texts: str) -> frozenset[str]:
 
 def test_the_pages_examples_pass(tmp_path: Path) -> None:
     files = dict(_FILE.findall((ROOT / "docs" / "testing.md").read_text(encoding="utf-8")))
-    assert len(files) == 7
+    assert len(files) == 9
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     inner = run_pytest(tmp_path, "-W", "error")

@@ -173,7 +173,7 @@ def names(source: str) -> set[str]:
 
 def run_source(folder: Path, source: str, *arguments: str) -> Inner:
     (folder / "test_it.py").write_text(HEAD + source)
-    return run_pytest(folder, *arguments)
+    return run_pytest(folder, "-p", "isolane.testing.plugin", *arguments)
 
 
 @pytest.mark.parametrize("forgetful, careful, arguments", RUNS.values(), ids=RUNS)
@@ -199,3 +199,30 @@ def test_a_marker_must_say_its_reason(tmp_path: Path) -> None:
     inner = run_source(tmp_path, "@pytest.mark.leaves_unawaited\ndef test_it(): ...")
     assert inner.code == pytest.ExitCode.USAGE_ERROR
     assert 'test_it.py::test_it: write leaves_unawaited("why it may")' in inner.output
+
+
+UNTOUCHED: Final = """
+def test_it_forgets():
+    make()
+    assert gc.get_freeze_count() == 0
+
+def test_the_fixture_is_unknown(request):
+    with pytest.raises(pytest.FixtureLookupError):
+        request.getfixturevalue("isolane_server")
+"""
+
+
+def test_a_run_that_asks_for_no_plugin_is_as_without_isolane(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(HEAD + UNTOUCHED)
+    inner = run_pytest(tmp_path)
+    assert inner.failed == {}, inner.output
+    assert inner.passed == {"test_it_forgets", "test_the_fixture_is_unknown"}
+    assert "isolane" not in inner.output.partition("collected")[0]
+
+
+def test_a_conftest_asks_for_the_plugin(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["isolane.testing.plugin"]')
+    (tmp_path / "test_it.py").write_text(HEAD + "def test_it_forgets(): make()")
+    inner = run_pytest(tmp_path)
+    assert "coroutine make was never awaited" in inner.failed["test_it_forgets"]
+    assert run_pytest(tmp_path, "-p", "no:isolane.testing.plugin").passed == {"test_it_forgets"}

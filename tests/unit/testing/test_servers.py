@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import sys
+
 import pytest
 
-from isolane.testing.server import Server, ServerError
+from isolane.testing.server import LOOPBACK, Server, ServerError, free_port
 from isolane.testing.servers import Servers
 
 ECHO = "examples.echo:agent"
@@ -52,6 +56,17 @@ async def test_servers_of_one_test_share_neither_data_nor_port(isolane_server: S
     async with isolane_server(ECHO) as server, isolane_server(ECHO) as other:
         assert server.data != other.data
         assert server.url != other.url
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a port can be kept on Linux only")
+def test_a_free_port_is_given_to_nobody_else_before_its_server_listens_and_after() -> None:
+    port = free_port()
+    for _ in range(2):
+        with socket.socket() as other, pytest.raises(OSError, match=r"in use") as refused:
+            other.bind((LOOPBACK, port))
+        assert refused.value.errno == errno.EADDRINUSE
+        with socket.create_server((LOOPBACK, port)):  # as servers do, with SO_REUSEADDR
+            pass
 
 
 async def test_a_server_that_does_not_start_says_why(isolane_server: Servers) -> None:

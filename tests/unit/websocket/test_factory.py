@@ -286,6 +286,37 @@ async def test_shutdown_says_goodbye_to_all_and_is_idempotent(house: House) -> N
     assert not house.limits._held
 
 
+async def test_socket_that_greets_during_a_drain_is_told_of_it(house: House) -> None:
+    (early, _), (late, socket) = own(house, "1"), own(house, "2", user_id="bob")
+    house.factory.tell_drain(early)  # nothing drains yet
+    late.has_greeted = False
+    house.factory.begin_drain(deadline_ms=7)
+    late.has_greeted = True
+    house.factory.tell_drain(late)
+    await late.close()
+    assert [json.loads(text) for text in socket.texts] == [{"type": "draining", "deadlineMs": 7}]
+
+
+async def test_socket_that_is_accepted_during_shutdown_is_closed(house: House) -> None:
+    _, first = own(house, "1")
+    for _ in range(2):
+        house.factory.reserve(ALICE)
+    first.is_taking.clear()  # so that the goodbye takes its time
+    shutting = asyncio.create_task(house.factory.shutdown())
+    await until(lambda: house.factory._is_shut)
+    late, last = Socket(), Socket()
+    house.factory.own(connect(late, house.tasks, connection_id="2"))
+    first.is_taking.set()
+    await shutting
+    assert house.factory.connection_count == 0
+    accepted = connect(last, house.tasks, connection_id="3")
+    house.factory.own(accepted)  # its accept took longer than the shutdown
+    await accepted.close()
+    assert [socket.closes for socket in (first, late, last)] == [[(1001, "going_away")]] * 3
+    await house.factory.release(accepted)
+    assert not house.limits._held
+
+
 async def test_shutdown_waits_for_nobody_who_takes_nothing(house: House) -> None:
     connection, socket = own(house, "1")
     socket.is_taking.clear()

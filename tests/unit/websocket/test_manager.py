@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -389,19 +390,14 @@ async def test_after_closing_every_method_says_so(house: House) -> None:
 async def test_a_log_that_cannot_be_read_for_a_while_costs_no_event(house: House) -> None:
     await begin(house)
     await append(house, "a")
-    database = house.ground.database
-
-    def rename(old: str, new: str) -> sa.TextClause:
-        return sa.text(f"ALTER TABLE {old} RENAME TO {new}")
-
-    await database.write(lambda connection: connection.execute(rename("events", "away")))
+    raw: Any = house.ground.database._writing.connection.driver_connection
+    raw.set_progress_handler(lambda: True, 1)  # each statement is interrupted
     manager = await manager_of(house)
     connection, socket = follower(house)
     await manager.add_connection(connection)
     reads = house.feed.log_reads
     await until(lambda: house.feed.log_reads > reads)
-    await database.read(lambda connection: connection.execute(sa.text("SELECT 1")).all())
-    await database.write(lambda connection: connection.execute(rename("away", "events")))
+    raw.set_progress_handler(None, 0)
     await append(house, "b")
     # Either the events come after all, or the socket is closed so that its client resumes.
     await until(lambda: names(socket) == ["a", "b"] or socket.closes)
@@ -413,3 +409,19 @@ async def test_a_cursor_ahead_of_the_log_is_no_silent_follower(house: House) -> 
     head = (await house.feed.load_bounds(key_of())).head
     await manager.add_connection(connection, after=EventId(head.epoch, 7))
     await until(lambda: manager.is_closed or manager.follower_count == 0 or socket.sent)
+
+
+async def test_a_user_may_be_named_with_accents_apart(house: House) -> None:
+    composed, apart = "\u00e9ve", "e\u0301ve"
+    context = context_of(user_id=apart)
+    manager = await house.factory.create_manager(context)
+    connection = connect(Socket(), house.tasks, user_id=composed)
+    connection.has_greeted = True
+    house.factory.own(connection)
+    await manager.add_connection(connection)
+    for name in (composed, apart):
+        assert manager.get_user_connections(name) == {"conn"}
+        assert manager.get_connection_health(name).followers == 1
+        assert await house.factory.send_to_user(name, {"type": "x"}) == {"conn": Verdict.DELIVERED}
+    assert manager.get_user_connections("eve") == frozenset()
+    await connection.dispose()

@@ -22,9 +22,9 @@ GREETING: Final = (
     "there are."
 )
 NOT_COVERED: Final = (
-    "The documentation of Isolane doesn't cover this, and I answer from nothing else. It tells of "
-    "the wire protocol, agents, guarantees, operations, the architecture, and how to mount Isolane "
-    "in an app."
+    "I answer questions about Isolane from its documentation, which doesn't cover this. It tells "
+    "of the wire protocol, agents, guarantees, operations, the architecture, and how to mount "
+    "Isolane in an app."
 )
 
 _LINK: Final = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]+\)")

@@ -10,6 +10,7 @@ from math import log
 from pathlib import Path
 from typing import Final
 
+from isolane.agents.guide.topics import TOPICS, find_names, is_close_code
 from isolane.agents.guide.words import find_content_words
 
 FOUND_MAX: Final = 4
@@ -21,6 +22,9 @@ _HEADING: Final = re.compile(r"(#{1,3}) +(.+)")
 _FENCE: Final = "```"
 _TABLE: Final = "CREATE VIRTUAL TABLE passages USING fts5(page, heading, text, tokenize='porter')"
 _ADD: Final = "INSERT INTO passages VALUES (?, ?, ?)"
+_TOPICS: Final = "CREATE VIRTUAL TABLE topics USING fts5(words, tokenize='porter')"
+_ADD_TOPICS: Final = "INSERT INTO topics VALUES (?)"
+_IS_TOPIC: Final = "SELECT rowid FROM topics WHERE topics MATCH ?"
 _HOLDING: Final = "SELECT rowid FROM passages WHERE passages MATCH ?"
 # A word in a heading says what the whole passage is about, so it counts for more.
 _RANKED: Final = (
@@ -73,6 +77,9 @@ class Library:
         rows = [(passage.page, passage.heading, passage.text) for passage in passages]
         self._connection.executemany(_ADD, rows)
         self._size = len(rows)
+        self._connection.execute(_TOPICS)
+        self._connection.execute(_ADD_TOPICS, (TOPICS,))
+        self._names = {name for *_, text in rows for name in find_names(text)}
 
     def close(self) -> None:
         """Let the index go."""
@@ -95,6 +102,15 @@ class Library:
         ]
         found.sort(key=lambda pair: -pair[0])  # of equals the one that is more about it stays first
         return [passage for _, passage in found[:FOUND_MAX]]
+
+    def knows_topic(self, query: str) -> bool:
+        """Say whether any word of `query` is a topic of Isolane's, or a name that its pages use."""
+        return any(self._is_topic(word) for word in find_content_words(query))
+
+    def _is_topic(self, word: str) -> bool:
+        if word in self._names or is_close_code(word):
+            return True
+        return self._connection.execute(_IS_TOPIC, (_quoted(word),)).fetchone() is not None
 
     def _find_covering(self, words: Iterable[str]) -> dict[int, float]:
         """Return the rows of the passages that hold enough of `words`, and how much they hold."""

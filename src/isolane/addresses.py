@@ -1,0 +1,171 @@
+"""Where visitors find the gateway, and whose word on visitors counts: what two settings hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+Address = IPv4Address | IPv6Address
+
+ANYBODY: Final = "*"
+LOOPBACK: Final = ("127.0.0.0/8", "::1")
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_PATH_SAFE: Final = "/:@!$&'()*+,;=~"
+"""What a path may hold as it is (RFC 3986, 3.3)."""
+_UNUSABLE: Final = re.compile(r"[\s\x00-\x1f\x7f\\]")
+_UNUSABLE_DECODED: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicUrl:
+    """Where visitors find the gateway."""
+
+    scheme: str
+    host: str
+    """As browsers send it in `Host`: in lower case, with the port unless it is the scheme's own."""
+    path: str
+    """Empty, or what all paths begin with, without a slash at its end, percent-decoded."""
+
+    @property
+    def text(self) -> str:
+        """The address without a slash at its end."""
+        return f"{self.scheme}://{self.host}{quote_path(self.path)}"
+
+
+def parse_public_url(text: str) -> PublicUrl:
+    """Return what the address says; raises `ValueError` with what it must be."""
+    if _UNUSABLE.search(text):
+        raise ValueError("must have no blanks and no backslashes")
+    parts = urlsplit(text)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("must begin with http:// or https:// and name a host")
+    if "@" in parts.netloc:
+        raise ValueError("must have no user name and no password")
+    if "?" in text or "#" in text:
+        raise ValueError("must have scheme, host, port and path only: no query and no fragment")
+    path = unquote(parts.path).rstrip("/")
+    if not is_plain_path(path):
+        raise ValueError("must have a path without empty and dotted parts")
+    port = parts.port  # raises a ValueError with a sentence of its own
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else _to_ascii(parts.hostname)
+    shown = "" if port in {None, DEFAULT_PORTS[parts.scheme]} else f":{port}"
+    if not is_host(f"{host}{shown}"):
+        raise ValueError("must name a host that a browser can ask for")
+    return PublicUrl(parts.scheme, f"{host}{shown}", path)
+
+
+def _to_ascii(host: str) -> str:
+    """Return a host's name as browsers send it."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError("must name a host that a browser can ask for") from error
+
+
+def is_host(text: str) -> bool:
+    """Say whether `text` is what a `Host` header may hold: a name or an address, perhaps a port."""
+    return _HOST.fullmatch(text) is not None
+
+
+def is_plain_path(path: str) -> bool:
+    """Say whether `path` is empty or made of parts, each after one slash and none of them dots."""
+    if _UNUSABLE_DECODED.search(path):
+        return False
+    first, *parts = path.split("/")
+    return not first and all(part not in {"", ".", ".."} for part in parts)
+
+
+def parse_origin(text: str) -> tuple[str, str, int | None] | None:
+    """Return scheme, host and port of an origin; None for `null` and what is none."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.path not in {"", "/"} or parts.query or parts.username:
+        return None
+    return parts.scheme, parts.hostname, port or DEFAULT_PORTS.get(parts.scheme)
+
+
+def parse_web_proxy(text: str) -> str:
+    """Return the address of a proxy for requests to elsewhere; raises `ValueError`."""
+    parts = urlsplit(text)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path not in {"", "/"}:
+        raise ValueError("must be an address like http://proxy.example.org:3128")
+    _ = parts.port  # raises a ValueError with a sentence of its own
+    return text
+
+
+def quote_path(path: str) -> str:
+    """Return a decoded path as it stands in an address."""
+    return quote(path, safe=_PATH_SAFE)
+
+
+class TrustedProxies:
+    """The proxies whose word counts on whom they speak for."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        """Trust these addresses and networks; `*` is everybody. Raises `ValueError` for others."""
+        entries = tuple(entries)
+        self._is_anybody = ANYBODY in entries
+        self._networks = tuple(_to_network(each) for each in entries if each != ANYBODY)
+
+    def trusts(self, address: Address | None) -> bool:
+        """Say whether to believe what comes from there."""
+        if self._is_anybody:
+            return True
+        return address is not None and any(address in network for network in self._networks)
+
+    def find_client(self, chain: Iterable[str]) -> tuple[Address | None, int]:
+        """Return whom a trusted proxy speaks for, and how many of the chain's entries were used.
+
+        Each proxy writes behind the others whom it heard. So the chain is read from its end, to
+        the first who isn't trusted, or to what is no address.
+        """
+        found: Address | None = None
+        used = 0
+        for entry in reversed(tuple(chain)):
+            address = parse_address(entry)
+            if address is None:
+                break
+            found, used = address, used + 1
+            if not self.trusts(address):
+                break
+        return found, used
+
+
+def _to_network(entry: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(entry)
+    except ValueError as error:
+        raise ValueError(
+            f"must be addresses or networks like 10.0.0.0/8, with commas between them, or {ANYBODY}"
+            f" for everybody: {error}"
+        ) from error
+
+
+def parse_address(text: str) -> Address | None:
+    """Return the address that `text` holds, with or without a port; None when there is none."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:  # an address of version 4, and a port
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,160 @@
+"""Adapts events that AG-UI 1.0 doesn't know: they are translated, or left out.
+
+AG-UI's own client does the same. Events of older versions get today's names, and types that only a
+newer version may know are left out. A malformed value of a known type stays, and is refused later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from ag_ui.core import BaseEvent, Message, RunFinishedOutcome, SubagentFinishedOutcome
+from ag_ui.core import Event as AnyEvent
+
+from isolane.fitting import FILLS
+from isolane.grammar import KINDS
+from isolane.ids import new_message_id
+from isolane.left_out import Kind, LeftOut
+from isolane.parts import known_parts, tags_of
+
+Fields = Mapping[Any, Any]
+
+UNKNOWN: Final = object()
+"""Stands for an event of an unknown type, which was left out."""
+
+_RETIRED: Final = {
+    "THINKING_START": "REASONING_START",
+    "THINKING_END": "REASONING_END",
+    "THINKING_TEXT_MESSAGE_START": "REASONING_MESSAGE_START",
+    "THINKING_TEXT_MESSAGE_CONTENT": "REASONING_MESSAGE_CONTENT",
+    "THINKING_TEXT_MESSAGE_END": "REASONING_MESSAGE_END",
+}
+_EVENTS: Final = tags_of(AnyEvent, "type") & KINDS
+_ROLES: Final = tags_of(Message, "role")
+_OUTCOMES: Final = {
+    "RUN_FINISHED": tags_of(RunFinishedOutcome, "type"),
+    "SUBAGENT_FINISHED": tags_of(SubagentFinishedOutcome, "type"),
+}
+_OPERATIONS: Final = frozenset({"add", "remove", "replace", "move", "copy", "test"})
+"""Those of RFC 6902, which is closed."""
+
+
+class Foreign:
+    """Adapts what the agent of one run yields."""
+
+    def __init__(self, left_out: LeftOut) -> None:
+        """Note in `left_out` what is left out."""
+        self._left_out = left_out
+        self._ids: dict[str, str] = {}
+        """Ids for retired events, which have none: of the open message, and of the open span."""
+
+    def adapt(self, value: object) -> object:
+        """Return an event in today's words; `UNKNOWN` when there are none for it.
+
+        A value that is no event comes back as it is, because the next step refuses it.
+        """
+        if isinstance(value, BaseEvent):
+            kind = str(getattr(value.type, "value", value.type))
+            return value if kind in _EVENTS else self._adapt(kind, value.model_dump(by_alias=True))
+        if not isinstance(value, Mapping):
+            return value
+        name = value.get("type")
+        return self._adapt(name, value) if isinstance(name, str) else value
+
+    def _adapt(self, kind: str, event: Fields) -> object:
+        if kind in FILLS:
+            return event
+        if kind in _RETIRED:
+            return self._renew(kind, event)
+        if kind not in _EVENTS:
+            self._left_out.note(Kind.EVENT, kind)
+            return UNKNOWN
+        strip = _STRIPS.get(kind)
+        return event if strip is None else {**event, **strip(event, self._left_out)}
+
+    def _renew(self, kind: str, event: Fields) -> Fields:
+        """Return an event of AG-UI before 1.0, which had no ids for what a model thinks."""
+        place = "message" if "MESSAGE" in kind else "span"
+        if kind.endswith("_START"):
+            self._ids[place] = new_message_id()
+        own: dict[str, Any] = {"type": _RETIRED[kind]}
+        own["messageId"] = self._ids.get(place) or new_message_id()
+        if own["type"] == "REASONING_MESSAGE_START":
+            own["role"] = "reasoning"
+        if event.get("title"):  # there is no field for it any more
+            own["metadata"] = {**(event.get("metadata") or {}), "title": event["title"]}
+        kept = {name: value for name, value in event.items() if name != "title"}
+        return {**kept, **own}
+
+
+def _strip_result(event: Fields, left_out: LeftOut) -> Fields:
+    content = event.get("content")
+    return {"content": _strip_content(content, left_out)} if isinstance(content, list) else {}
+
+
+def _strip_content(content: Sequence[Any], left_out: LeftOut) -> list[Any]:
+    return list(known_parts(content, left_out).values())
+
+
+def _strip_messages(event: Fields, left_out: LeftOut) -> Fields:
+    messages = event.get("messages")
+    if not isinstance(messages, list):
+        return {}
+    return {"messages": list(_known_messages(messages, left_out))}
+
+
+def _strip_input(event: Fields, left_out: LeftOut) -> Fields:
+    """Strip what a run was asked: the gateway knows that better, but checks what it is told."""
+    asked = event.get("input")
+    if not isinstance(asked, Mapping):
+        return {}
+    return {"input": {**asked, **_strip_messages(asked, left_out)}}
+
+
+def _known_messages(messages: Sequence[Any], left_out: LeftOut) -> Iterator[Any]:
+    for message in messages:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if isinstance(role, str) and role not in _ROLES:
+            left_out.note(Kind.MESSAGE, role)
+        elif isinstance(message, Mapping) and isinstance(message.get("content"), list):
+            yield {**message, "content": _strip_content(message["content"], left_out)}
+        else:
+            yield message
+
+
+def _strip_outcome(event: Fields, left_out: LeftOut) -> Fields:
+    outcome = event.get("outcome")
+    kind = outcome.get("type") if isinstance(outcome, Mapping) else None
+    if not isinstance(kind, str) or kind in _OUTCOMES[event["type"]]:
+        return {}
+    left_out.note(Kind.OUTCOME, kind)
+    return {"outcome": None}
+
+
+def _strip_patch(name: str) -> Callable[[Fields, LeftOut], Fields]:
+    def strip(event: Fields, left_out: LeftOut) -> Fields:
+        patch = event.get(name)
+        if not isinstance(patch, list):
+            return {}
+        kept = []
+        for operation in patch:
+            kind = operation.get("op") if isinstance(operation, Mapping) else None
+            if isinstance(kind, str) and kind not in _OPERATIONS:
+                left_out.note(Kind.OPERATION, kind)
+            else:
+                kept.append(operation)
+        return {name: kept}
+
+    return strip
+
+
+_STRIPS: Final[Mapping[str, Callable[[Fields, LeftOut], Fields]]] = {
+    "TOOL_CALL_RESULT": _strip_result,
+    "MESSAGES_SNAPSHOT": _strip_messages,
+    "RUN_STARTED": _strip_input,
+    "RUN_FINISHED": _strip_outcome,
+    "SUBAGENT_FINISHED": _strip_outcome,
+    "STATE_DELTA": _strip_patch("delta"),
+    "ACTIVITY_DELTA": _strip_patch("patch"),
+}

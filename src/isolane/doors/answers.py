@@ -1,0 +1,116 @@
+"""Large answers over HTTP: sent in pieces, and counted by user until they are read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from isolane.doors.transport import get_abort
+from isolane.errors import LimitExceeded, SlowConsumer
+
+UNREAD_BYTES: Final = 4 << 20
+"""Bytes of large answers that one user may leave unread. One answer may always have more."""
+PIECE_BYTES: Final = 1 << 16
+"""Bytes handed to the server at once: what it takes beyond the socket's buffer is a copy."""
+
+Load = Callable[[], Awaitable[bytes]]
+"""Reads the body of an answer, JSON in UTF-8; raises what the client is to be told."""
+
+_log = structlog.get_logger(__name__)
+
+
+class UnreadAnswers:
+    """How many bytes of large answers wait for their readers, by user."""
+
+    def __init__(self, *, most_bytes: int = UNREAD_BYTES) -> None:
+        """Let each user leave `most_bytes` unread, or one answer that has more."""
+        self._most_bytes = most_bytes
+        self._held: defaultdict[str, int] = defaultdict(int)
+
+    @property
+    def total_bytes(self) -> int:
+        """What waits of all users."""
+        return sum(self._held.values())
+
+    def check(self, user_id: str) -> None:
+        """Raise `LimitExceeded` while the user leaves as much unread as there may be."""
+        if self._held.get(user_id, 0) >= self._most_bytes:
+            raise self._exceeded()
+
+    @contextmanager
+    def hold(self, user_id: str, size: int) -> Iterator[None]:
+        """Count `size` bytes for the block's time; raises `LimitExceeded` when they are too many.
+
+        A user with nothing unread may have an answer of any size: else nobody could read it.
+        """
+        held = self._held.get(user_id, 0)
+        if held and held + size > self._most_bytes:
+            raise self._exceeded()
+        self._held[user_id] += size
+        try:
+            yield
+        finally:
+            self._held[user_id] -= size
+            if not self._held[user_id]:
+                del self._held[user_id]
+
+    def _exceeded(self) -> LimitExceeded:
+        return LimitExceeded("bytes of answers that are not read yet", self._most_bytes)
+
+
+class LargeAnswer(Response):
+    """An answer that is read from the database when its turn comes, and counted until it is sent.
+
+    A reader who takes no piece of it for the send timeout is let go of, as on every other line.
+    """
+
+    media_type = "application/json"
+
+    def __init__(
+        self, unread: UnreadAnswers, user_id: str, load: Load, *, send_timeout_s: float
+    ) -> None:
+        """Answer `user_id` with what `load` returns."""
+        super().__init__()
+        self._unread = unread
+        self._user_id = user_id
+        self._load = load
+        self._send_timeout_s = send_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Load, count and send; raises what `load` raises, and `LimitExceeded`, before it sends."""
+        del receive
+        self._unread.check(self._user_id)
+        body = await self._load()
+        with self._unread.hold(self._user_id, len(body)):
+            try:
+                await self._send(body, send)
+            except TimeoutError:
+                self._give_up(scope)
+
+    async def _send(self, body: bytes, send: Send) -> None:
+        self.headers["content-length"] = str(len(body))
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        for place in range(0, len(body), PIECE_BYTES):
+            end = place + PIECE_BYTES
+            piece = {
+                "type": "http.response.body",
+                "body": body[place:end],
+                "more_body": end < len(body),
+            }
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(piece)
+
+    def _give_up(self, scope: Scope) -> None:
+        """Reset the line: half an answer must not look like a whole one."""
+        abort = get_abort(scope)
+        if abort is not None:
+            abort()
+        _log.info("answer given up", code=SlowConsumer.code, user_id=self._user_id)

@@ -1,0 +1,153 @@
+"""The frames of one socket that wait for their turn, and which of them need not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+from isolane.doors.handshake import Message
+from isolane.doors.room import SMALL_BYTES, Room
+from isolane.errors import IsolaneError
+from isolane.frames import Abort, Ping, Run, decode_frame
+
+WAITING_MAX: Final = 64
+"""So many frames of a socket may wait; nothing more is read of it while they do."""
+URGENT_CHARACTERS: Final = 1024
+"""An abort or a ping with more than this waits like any other frame."""
+PATIENCE_S: Final = 0.25
+"""Seconds that a ping waits for the frames before it. Most of them take milliseconds, so that
+answers come in the order of the questions; a frame that takes longer holds up no ping."""
+
+
+class _Frame:
+    """A frame that waits, or is just carried out."""
+
+    __slots__ = ("_run_id", "held", "message", "text")
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.text: str = message.get("text") or ""
+        self.held = len(self.text) if len(self.text) > SMALL_BYTES else 0
+        self._run_id: str | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Which run it wants to start. Found once only: a large frame takes a while to read."""
+        if self._run_id is None:
+            frame = _decode(self.text)
+            self._run_id = frame.run_id if isinstance(frame, Run) else ""
+        return self._run_id
+
+
+class Line:
+    """The frames of one socket in their order. Who puts one in waits while the line is full."""
+
+    def __init__(self, most_bytes: int, *, room: Room, user_id: str) -> None:
+        """Have room for that many characters; a single frame always has room.
+
+        A large frame needs the user's `room` as well, which all their sockets share.
+        """
+        self._most = most_bytes
+        self._room = room
+        self._user_id = user_id
+        self._frames: deque[_Frame] = deque()
+        self._size = 0
+        self._current: _Frame | None = None
+        self._is_over = False
+        self._busy_since = 0.0
+        self._changed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        """Say whether a frame waits."""
+        return bool(self._frames)
+
+    async def put(self, message: Message) -> None:
+        """Put a frame last in the line, once there is room."""
+        frame = _Frame(message)
+        while self._frames and not self._has_room(len(frame.text)):
+            await self._wait()
+        if frame.held:
+            await self._room.take(self._user_id, frame.held)
+        if self._is_idle:
+            self._busy_since = asyncio.get_running_loop().time()
+        self._frames.append(frame)
+        self._size += len(frame.text)
+        self._changed.set()
+
+    async def take(self) -> Message | None:
+        """Return the next frame, which is carried out until `take` is called again.
+
+        None when the line is over and all of it was carried out.
+        """
+        self.finish()
+        while not self._frames:
+            if self._is_over:
+                return None
+            await self._wait()
+        self._current = self._frames.popleft()
+        self._size -= len(self._current.text)
+        self._changed.set()
+        return self._current.message
+
+    def finish(self) -> None:
+        """Say that the frame that was taken is carried out."""
+        self._let_go_of(self._current)
+        self._current = None
+        self._changed.set()
+
+    async def pass_by(self) -> None:
+        """Return when all frames are carried out, or don't come to that within `PATIENCE_S`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._busy_since + PATIENCE_S):
+                while not self._is_idle:
+                    await self._wait()
+
+    def end(self) -> None:
+        """Say that no frame comes any more."""
+        self._is_over = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """Give back all room: nothing that waits is carried out any more."""
+        while self._frames:
+            self._let_go_of(self._frames.popleft())
+        self.finish()
+
+    def holds_run(self, run_id: str) -> bool:
+        """Say whether a frame that waits, or is just carried out, is to start that run."""
+        held = self._frames if self._current is None else (self._current, *self._frames)
+        return any(run_id in frame.text and frame.run_id == run_id for frame in held)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._frames and self._current is None
+
+    def _let_go_of(self, frame: _Frame | None) -> None:
+        if frame is not None and frame.held:
+            self._room.give_back(self._user_id, frame.held)
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._frames) < WAITING_MAX and self._size + size <= self._most
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+def find_urgent(message: Message) -> Abort | Ping | None:
+    """Return the frame when it is one that overtakes those that take long, else None."""
+    text = message.get("text") or ""
+    if len(text) > URGENT_CHARACTERS or not ('"abort"' in text or '"ping"' in text):
+        return None
+    frame = _decode(text)
+    return frame if isinstance(frame, Abort | Ping) else None
+
+
+def _decode(text: str) -> object:
+    """Return the frame that `text` is; None for none, of which the client is told in its turn."""
+    try:
+        return decode_frame(text)
+    except IsolaneError:
+        return None

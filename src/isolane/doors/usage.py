@@ -1,0 +1,36 @@
+"""A route that tells those who run the gateway how much one user keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel
+
+from isolane.doors.credentials import Admin
+from isolane.doors.gateway import OpenGateway
+from isolane.ids import NAME_WRITTEN_MAX, check_user_id
+
+router = APIRouter(tags=["operations"])
+
+# ruff: noqa: N815 - the fields below are the wire's names
+
+
+class UserUsage(BaseModel):
+    """The threads and bytes that a user keeps, counted as for the quotas."""
+
+    userId: str
+    storedThreads: int
+    storedBytes: int
+
+
+@router.get("/api/users/{user_id}/usage")
+async def get_usage(
+    gateway: OpenGateway,
+    _admin: Admin,
+    user_id: Annotated[str, Path(max_length=NAME_WRITTEN_MAX)],
+) -> UserUsage:
+    """Say how much a user keeps; nothing for one who is unknown."""
+    name = check_user_id("userId", user_id)
+    kept = await gateway.usage.load(name)
+    return UserUsage(userId=name, storedThreads=kept.threads, storedBytes=kept.bytes)

@@ -1,0 +1,457 @@
+"""Every public coroutine is cancelled at each of its awaits, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from types import coroutine
+from typing import Any, Final
+
+import pytest
+from tests.house import (
+    ALICE,
+    START,
+    House,
+    Socket,
+    ask,
+    connect,
+    context_of,
+    draft_of,
+    key_of,
+    open_house,
+)
+from tests.interleaving.agents import AGENTS
+from tests.interleaving.explorer import Scenario, play
+from tests.interleaving.place import open_empty
+from tests.interleaving.scheduler import ShuffledLoop
+
+from isolane.auth.revocations import Revocations
+from isolane.auth.sessions import SessionBook
+from isolane.auth.tickets import TicketBook
+from isolane.bell.local import LocalBell
+from isolane.context import RunKey
+from isolane.database import READERS, Database
+from isolane.doors.room import Room
+from isolane.errors import IsolaneError
+from isolane.eventlog.database import DatabaseEventLog
+from isolane.feed import Feed
+from isolane.lanes import Gate
+from isolane.limits.local import WEIGHT_BYTES
+from isolane.service import AgentService
+from isolane.store.database import DatabaseStore
+from isolane.tail import Tail
+from isolane.turns import Turns
+from isolane.websocket.connection import WebSocketConnection
+from isolane.websocket.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
+from isolane.websocket.manager import IsolatedWebSocketManager
+
+SEEDS: Final = range(2)
+AWAITS_MAX: Final = 60
+"""No coroutine here awaits more often; one that does is a loop without an end."""
+PUBLIC: Final = (
+    AgentService,
+    Database,
+    DatabaseEventLog,
+    DatabaseStore,
+    Feed,
+    Gate,
+    IsolatedWebSocketManager,
+    LocalBell,
+    Revocations,
+    Room,
+    SessionBook,
+    Tail,
+    TicketBook,
+    Turns,
+    WebSocketConnection,
+    WebSocketManagerFactory,
+)
+ELSEWHERE: Final = {"Database.close", "Tail.listen"}
+"""What is called once, when a database is closed, and by `Feed.open_tail` alone."""
+
+
+PLAIN: Final = {"AgentService.abort", "Feed.open_tail", "Feed.reading", "LocalBell.listen"}
+"""What awaits nothing in this process, though engines of another kind may."""
+ENDLESS: Final = {"WebSocketManagerFactory.pace"}
+"""What waits for a clock that stands still here."""
+ENDLESS_AWAITS: Final = 4
+
+
+@dataclass
+class Scene:
+    """A house with a socket, a run that waits to be stopped, and what else is worked on."""
+
+    house: House
+    connection: WebSocketConnection
+    manager: IsolatedWebSocketManager
+    sessions: SessionBook
+    secret: str
+    turns: Turns
+    room: Room
+    gate: Gate
+
+
+Act = Callable[[Scene], Coroutine[Any, Any, object]]
+
+live = context_of("live", thread_id="live")
+"""A run that is under way in each scene but a quiet one."""
+quiet: Final = {"AgentService.recover"}
+"""What belongs to a start: no run is under way then."""
+
+
+async def consume(records: Any) -> None:  # noqa: ANN401 - any asynchronous generator
+    """Take the first thing that comes."""
+    async with aclosing(records) as coming:
+        async for _ in coming:
+            return
+
+
+async def start(scene: Scene) -> object:
+    context = context_of("new", thread_id="new")
+    return await scene.house.service.start(context, ask(context, "Hi"), agent="talker")
+
+
+async def open_tail(scene: Scene) -> None:
+    (await scene.house.feed.open_tail(key_of())).close()
+
+
+async def read_tail(scene: Scene) -> None:
+    async with scene.house.feed.reading(key_of()):
+        return
+
+
+async def load_tail_bounds(scene: Scene) -> None:
+    async with scene.house.feed.reading(key_of()) as tail:
+        await tail.load_bounds(None)
+
+
+async def follow_tail(scene: Scene) -> None:
+    async with scene.house.feed.reading(key_of()) as tail:
+        await consume(tail.follow(START))
+
+
+async def listen(scene: Scene) -> None:
+    (await scene.house.bell.listen(key_of(), lambda _records: None))()
+
+
+async def enter(scene: Scene) -> None:
+    await scene.gate.enter(ALICE)
+    scene.gate.leave(ALICE)
+
+
+async def hold(scene: Scene) -> None:
+    async with scene.room.hold(ALICE, 10):
+        return
+
+
+async def take_room(scene: Scene) -> None:
+    await scene.room.take(ALICE, 10)
+    scene.room.give_back(ALICE, 10)
+
+
+async def take_turn(scene: Scene) -> None:
+    await scene.turns.take("bob")
+    await scene.turns.take(ALICE)
+
+
+async def discard(scene: Scene) -> None:
+    context = scene.connection.context.for_thread("other")
+    manager = await scene.house.factory.create_manager(context)
+    await scene.house.factory.discard(manager, context)
+
+
+async def deliver(scene: Scene) -> object:
+    records = await scene.house.ground.log.read(key_of(), after=START, limit=10)
+    interest = scene.connection.get_interest("thread")
+    interest.want_all()
+    return await scene.connection.deliver(interest, records)
+
+
+async def extend(scene: Scene) -> object:
+    return await scene.sessions.extend(await scene.sessions.load(scene.secret))
+
+
+async def end_session(scene: Scene) -> None:
+    (one,) = await scene.sessions.load_all(ALICE)
+    await scene.sessions.end(ALICE, one.session_id)
+
+
+ACTS: Final[dict[str, Act]] = {
+    "AgentService.abort": lambda scene: scene.house.service.abort(live),
+    "AgentService.delete_thread": lambda scene: scene.house.service.delete_thread(live),
+    "AgentService.drain": lambda scene: scene.house.service.drain(timeout_s=1),
+    "AgentService.emit": lambda scene: scene.house.service.emit(live.thread_key, "news", {}),
+    "AgentService.follow": lambda scene: consume(scene.house.service.follow(live)),
+    "AgentService.load_run": lambda scene: scene.house.service.load_run(live, "live"),
+    "AgentService.load_start": lambda scene: scene.house.service.load_start(live),
+    "AgentService.locate": lambda scene: scene.house.service.locate(live, "old"),
+    "AgentService.recover": lambda scene: scene.house.service.recover(),
+    "AgentService.start": start,
+    "AgentService.tell_thread": lambda scene: scene.house.service.tell_thread(live),
+    "Database.probe": lambda scene: scene.house.ground.database.probe(),
+    "Database.read": lambda scene: scene.house.ground.database.read(lambda _: None, lane=ALICE),
+    "Database.write": lambda scene: scene.house.ground.database.write(lambda _: None, lane=ALICE),
+    "DatabaseEventLog.append": lambda scene: scene.house.ground.log.append(
+        key_of("open"), "open", [b"{}"]
+    ),
+    "DatabaseEventLog.delete": lambda scene: scene.house.ground.log.delete(key_of()),
+    "DatabaseEventLog.load_bounds": lambda scene: scene.house.ground.log.load_bounds(key_of()),
+    "DatabaseEventLog.read": lambda scene: scene.house.ground.log.read(
+        key_of(), after=START, limit=10
+    ),
+    "DatabaseEventLog.sweep": lambda scene: scene.house.ground.log.sweep(),
+    "DatabaseEventLog.trim": lambda scene: scene.house.ground.log.trim(
+        older_than=scene.house.clock.now + 1
+    ),
+    "DatabaseStore.add_attached": lambda scene: scene.house.ground.store.add_attached(
+        context_of("more"), run_id="live", asked=[]
+    ),
+    "DatabaseStore.add_run": lambda scene: scene.house.ground.store.add_run(
+        context_of("more"), draft_of("Hi")
+    ),
+    "DatabaseStore.add_thread": lambda scene: scene.house.ground.store.add_thread(
+        key_of("more"), title=""
+    ),
+    "DatabaseStore.begin_queued_run": lambda scene: scene.house.ground.store.begin_queued_run(
+        context_of("queued", thread_id="open"), draft_of()
+    ),
+    "DatabaseStore.begin_run": lambda scene: scene.house.ground.store.begin_run(
+        context_of("more"), draft_of("Hi")
+    ),
+    "DatabaseStore.has_message": lambda scene: scene.house.ground.store.has_message(key_of(), "m"),
+    "DatabaseStore.load_known": lambda scene: scene.house.ground.store.load_known(key_of(), "m"),
+    "DatabaseStore.load_known_ids": lambda scene: scene.house.ground.store.load_known_ids(key_of()),
+    "DatabaseStore.load_messages_before": (
+        lambda scene: scene.house.ground.store.load_messages_before(key_of(), 2)
+    ),
+    "DatabaseStore.note_stop": lambda scene: scene.house.ground.store.note_stop(
+        RunKey("alice", "unknown"), asked_at=0
+    ),
+    "DatabaseStore.load_state": lambda scene: scene.house.ground.store.load_state(key_of()),
+    "DatabaseStore.load_open_runs": lambda scene: scene.house.ground.store.load_open_runs(),
+    "DatabaseStore.load_run": lambda scene: scene.house.ground.store.load_run(live.run_key),
+    "DatabaseStore.load_snapshot": lambda scene: scene.house.ground.store.load_snapshot(key_of()),
+    "DatabaseStore.load_thread": lambda scene: scene.house.ground.store.load_thread(key_of()),
+    "DatabaseStore.load_threads": lambda scene: scene.house.ground.store.load_threads(
+        ALICE, before=None, limit=5
+    ),
+    "DatabaseStore.set_title": lambda scene: scene.house.ground.store.set_title(key_of(), "Name"),
+    "Feed.append": lambda scene: scene.house.feed.append(key_of("open"), "open", [b"{}"]),
+    "Feed.delete": lambda scene: scene.house.feed.delete(key_of()),
+    "Feed.follow": lambda scene: consume(scene.house.feed.follow(key_of(), after=START)),
+    "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),
+    "Feed.load_bounds_for": lambda scene: scene.house.feed.load_bounds_for(key_of(), None),
+    "Feed.open_tail": open_tail,
+    "Feed.reading": read_tail,
+    "Feed.trim": lambda scene: scene.house.feed.trim(older_than=scene.house.clock.now + 1),
+    "Gate.enter": enter,
+    "IsolatedWebSocketManager.add_connection": (
+        lambda scene: scene.manager.add_connection(scene.connection, after=START)
+    ),
+    "IsolatedWebSocketManager.close": lambda scene: scene.manager.close(),
+    "IsolatedWebSocketManager.emit_critical_event": (
+        lambda scene: scene.manager.emit_critical_event(ALICE, "news", {})
+    ),
+    "IsolatedWebSocketManager.remove_connection": (
+        lambda scene: scene.manager.remove_connection(scene.connection.id)
+    ),
+    "IsolatedWebSocketManager.send_to_thread": (
+        lambda scene: scene.manager.send_to_thread("live", {"type": "ping"})
+    ),
+    "IsolatedWebSocketManager.send_to_user": (
+        lambda scene: scene.manager.send_to_user(ALICE, {"type": "ping"})
+    ),
+    "LocalBell.listen": listen,
+    "Revocations.refresh": lambda scene: Revocations(
+        scene.house.ground.database, clock=scene.house.clock
+    ).refresh(),
+    "Room.hold": hold,
+    "Room.take": take_room,
+    "SessionBook.begin": lambda scene: scene.sessions.begin(ALICE),
+    "SessionBook.end": end_session,
+    "SessionBook.end_all": lambda scene: scene.sessions.end_all(ALICE),
+    "SessionBook.extend": extend,
+    "SessionBook.load": lambda scene: scene.sessions.load(scene.secret),
+    "SessionBook.load_all": lambda scene: scene.sessions.load_all(ALICE),
+    "Tail.follow": follow_tail,
+    "Tail.load_bounds": load_tail_bounds,
+    "Turns.take": take_turn,
+    "WebSocketConnection.close": lambda scene: scene.connection.close(),
+    "WebSocketConnection.deliver": deliver,
+    "WebSocketConnection.dispose": lambda scene: scene.connection.dispose(),
+    "WebSocketConnection.send": lambda scene: scene.connection.send({"type": "ping"}),
+    "WebSocketManagerFactory.close_thread": (
+        lambda scene: scene.house.factory.close_thread(live.thread_key)
+    ),
+    "WebSocketManagerFactory.create_manager": lambda scene: scene.house.factory.create_manager(
+        scene.connection.context.for_thread("other")
+    ),
+    "WebSocketManagerFactory.discard": discard,
+    "WebSocketManagerFactory.pace": lambda scene: scene.house.factory.pace(ALICE, 1 << 20),
+    "WebSocketManagerFactory.release": lambda scene: scene.house.factory.release(scene.connection),
+    "WebSocketManagerFactory.send_to_user": (
+        lambda scene: scene.house.factory.send_to_user(ALICE, {"type": "ping"})
+    ),
+    "WebSocketManagerFactory.shutdown": lambda scene: scene.house.factory.shutdown(),
+}
+
+
+def coroutines_of(cls: type) -> set[str]:
+    """Return the public asynchronous functions of a class."""
+
+    def is_asynchronous(value: object) -> bool:
+        inner = inspect.unwrap(value) if callable(value) else value
+        return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+
+    found = vars(cls).items()
+    return {f"{cls.__name__}.{name}" for name, value in found if is_asynchronous(value)} - {
+        f"{cls.__name__}.{name}" for name, _ in found if name.startswith("_")
+    }
+
+
+def test_every_public_coroutine_is_here() -> None:
+    assert set[str]().union(*map(coroutines_of, PUBLIC)) == {*ACTS, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_cancelled_at_each_await_it_leaves_nothing_behind(name: str) -> None:
+    for seed in SEEDS:
+        place = 1
+        while await_count(name, place, seed) >= place:
+            place += 1
+            if name in ENDLESS and place > ENDLESS_AWAITS:
+                return
+            assert place < AWAITS_MAX
+        assert place > 1 or name in PLAIN
+
+
+def await_count(name: str, place: int, seed: int) -> int:
+    """Cancel a coroutine at its await of that number, and return at how many it came."""
+    awaits: list[int] = []
+    play(cancelling(name, place, awaits), seed)
+    return len(awaits)
+
+
+def cancelling(name: str, place: int, awaits: list[int]) -> Scenario:
+    """Return a scenario in which the coroutine is cancelled at its await of that number."""
+
+    async def scenario(loop: ShuffledLoop) -> None:
+        async with opened(has_run=name not in quiet) as scene:
+            task = loop.create_task(until_await(ACTS[name](scene), place, awaits))
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is not None:
+                assert isinstance(task.exception(), IsolaneError), task.exception()
+            await leave(scene)
+            assert_nothing_is_left(scene)
+
+    return scenario
+
+
+@coroutine
+def until_await(
+    work: Coroutine[Any, Any, object], place: int, awaits: list[int]
+) -> Generator[Any, Any, object]:
+    """Carry `work` out, and cancel the task that does at its await of that number."""
+    send, value = work.send, None
+    while True:
+        try:
+            waits_for = send(value)
+        except StopIteration as stop:
+            return stop.value
+        awaits.append(1)
+        if len(awaits) == place:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        try:
+            value = yield waits_for
+            send = work.send
+        except BaseException as error:  # noqa: BLE001 - the cancellation among others
+            send, value = work.throw, error
+
+
+@asynccontextmanager
+async def opened(*, has_run: bool) -> AsyncIterator[Scene]:
+    async with open_house(AGENTS, open_at=open_empty, run_timeout_s=8.0) as house:
+        await house.service.start(context_of("old"), ask(context_of("old"), "Hi"), agent="talker")
+        await house.events(context_of("old"))
+        await house.ground.store.begin_run(context_of("open", thread_id="open"), draft_of())
+        await house.ground.store.add_run(context_of("queued", thread_id="open"), draft_of("Hi"))
+        if has_run:
+            await house.service.start(live, ask(live, "Hi"), agent="heeder")
+        yield await furnished(house)
+
+
+async def furnished(house: House) -> Scene:
+    house.factory.reserve(ALICE)
+    connection = connect(Socket(), house.tasks, connection_id="socket")
+    connection.has_greeted = True
+    house.factory.own(connection)
+    context = connection.context.for_thread("live")
+    manager = await house.factory.create_manager(context)
+    connection.get_interest("live").want_all()
+    await manager.add_connection(connection, after=START)
+    sessions = SessionBook(
+        house.ground.database, clock=house.clock, tasks=house.tasks, idle_ms=1 << 30, max_ms=1 << 40
+    )
+    await house.ground.database.write(_add_account)
+    begun = await sessions.begin(ALICE)
+    turns, room, gate = Turns(), Room(10), Gate(1, most_of_lane=1)
+    scene = Scene(
+        house,
+        connection,
+        manager,
+        sessions,
+        begun.secret,
+        turns,
+        room,
+        gate,
+    )
+    await crowd(scene)
+    return scene
+
+
+def _add_account(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    connection.exec_driver_sql(
+        "INSERT INTO accounts (user_id, password_hash, created_at, scopes)"
+        " VALUES ('alice', '', 0, 'runs:write')"
+    )
+
+
+async def crowd(scene: Scene) -> None:
+    """Let others be everywhere for a second of this world, so that whoever comes has to wait."""
+    later = asyncio.get_running_loop().call_later
+    await scene.gate.enter("bob")
+    later(1, scene.gate.leave, "bob")
+    await scene.room.take(ALICE, 5)
+    later(1, scene.room.give_back, ALICE, 5)
+    scene.house.limits.weigh(ALICE, WEIGHT_BYTES)
+
+
+async def leave(scene: Scene) -> None:
+    """Do what the callers of all this do in the end, whatever became of the call."""
+    house = scene.house
+    await house.factory.release(scene.connection)
+    await house.service.abort(live)
+    await asyncio.sleep(3 * SWEEP_INTERVAL_S)  # of this world: all that is still to come comes
+
+
+def assert_nothing_is_left(scene: Scene) -> None:
+    house, service, factory = scene.house, scene.house.service, scene.house.factory
+    assert not service._runs
+    assert not any((service._starting, service._beginning, service._deleting))
+    assert not house.limits._held
+    assert not house.bell._listeners
+    assert not house.feed._tails
+    assert (len(house.tasks), house.feed.readers) == (0, 0)
+    assert (factory.connection_count, factory.manager_count, factory.follower_count) == (0, 0, 0)
+    assert not any((factory._making, factory._awaited))
+    for gate, most in ((house.ground.database._gate, READERS - 1), (scene.gate, 1)):
+        assert (gate._free, bool(gate._inside), bool(gate._waiting)) == (most, False, False)
+    commits = house.ground.database._commits
+    assert commits._under_way is None
+    assert not any((commits._house, commits._lanes))
+    assert not any((scene.room._held, scene.room._lines, scene.turns._lines))

@@ -1,0 +1,99 @@
+"""An agent whose module breaks one place of the server that loads it, once, when it is told to.
+
+Served as `--agent talker=task_faults:talker`. The file that `TASK_FAULT` names holds the place that
+breaks next: the one that finds its own name there removes the file and raises what nobody foresaw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from ag_ui.core import RunAgentInput
+
+from isolane import app
+from isolane.auth.judge import Judge
+from isolane.auth.revocations import Revocations
+from isolane.doors import sse
+from isolane.doors.line import Line
+from isolane.doors.session import Session
+from isolane.eventlog.database import DatabaseEventLog
+from isolane.feed import Feed
+from isolane.pressure import Pressure
+from isolane.service import recovery
+from isolane.service.run import RunLife, Stop
+from isolane.service.service import AgentService
+from isolane.service.writer import RunWriter
+from isolane.store.database import DatabaseStore
+from isolane.watchdog import Watchdog
+from isolane.websocket.connection import WebSocketConnection
+
+VARIABLE: Final = "TASK_FAULT"
+UNFORESEEN: Final = "nobody foresaw this"
+
+PLACES: Final[dict[str, tuple[Any, str]]] = {
+    "agent": (RunLife, "_take"),
+    "authentication": (Judge, "_catch"),
+    "commits": (DatabaseEventLog, "_write"),
+    "deletion": (Feed, "delete"),
+    "drain": (AgentService, "_drain"),
+    "event stream": (sse, "_check_credential"),
+    "event stream's reader": (sse.EventStream, "listen_for_disconnect"),
+    "farewell": (WebSocketConnection, "close"),
+    "follower": (WebSocketConnection, "deliver"),
+    "line": (Line, "take"),
+    "manager": (Feed, "open_tail"),
+    "news": (DatabaseStore, "load_thread"),
+    "pressure": (Pressure, "look"),
+    "pulse": (Session, "_until_expiry_s"),
+    "recovery": (recovery, "_go_on"),
+    "retention": (Feed, "trim"),
+    "revocations": (Revocations, "refresh"),
+    "run": (AgentService, "_open_writer"),
+    "start": (AgentService, "_take_on"),
+    "stop": (Stop, "wait"),
+    "sweep of the log": (DatabaseEventLog, "sweep"),
+    "watchdog": (Watchdog, "_judge"),
+    "writer of a run": (RunWriter, "_commit_batch"),
+    "writer of a socket": (WebSocketConnection, "_write_batch"),
+}
+"""What breaks, inside of the task that it stands for."""
+
+
+def _break(place: str) -> None:
+    file = Path(os.environ[VARIABLE])
+    if file.exists() and file.read_text(encoding="utf-8") == place:
+        file.unlink()
+        raise KeyError(UNFORESEEN)
+
+
+def _plant(place: str, owner: Any, name: str) -> None:  # noqa: ANN401 - a class, or a module
+    found: Callable[..., Any] = getattr(owner, name)
+
+    async def break_or_wait(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as it is there
+        _break(place)
+        return await found(*args, **kwargs)
+
+    def break_or_return(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as it is there
+        _break(place)
+        return found(*args, **kwargs)
+
+    is_async = inspect.iscoroutinefunction(found)
+    setattr(owner, name, break_or_wait if is_async else break_or_return)
+
+
+if VARIABLE in os.environ:  # in the server, and not in the tests, which read `PLACES` only
+    for _place, (_owner, _name) in PLACES.items():
+        _plant(_place, _owner, _name)
+    app.TRIM_INTERVAL_S = 0.3  # type: ignore[misc]  # so that nobody waits a minute for retention
+
+
+async def talker(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002  # AG-UI's name for it
+    """Say a word; asked to linger, go on until somebody ends it."""
+    yield "word"
+    if input.messages[-1].content == "linger":
+        await asyncio.Event().wait()

@@ -1,0 +1,165 @@
+"""No cost grows with what is stored: SQLite's own steps are counted, by no clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+from tests.house import ALICE, START, Ground, context_of, draft_of, key_of, open_ground
+
+from isolane.context import RunKey
+
+FEW, MANY = 60, 3_000
+RATIO_MAX = 1.2
+EVERY = 10
+"""SQLite counts its steps in tens here."""
+
+QUIET = (
+    """
+    INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, title, created_at, updated_at)
+    VALUES ('alice', 't-' || ?, '0', 0, '', 0, ?)
+    """,
+    """
+    INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
+        ended_at, is_logged)
+    VALUES ('alice', 'r-' || ?, 't-' || ?, 'ended', '', 1, 1, 0, 1, 1)
+    """,
+    "INSERT INTO events VALUES ('alice', 't-' || ?, 1, 'r-' || ?, x'7b7d')",
+    """
+    INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
+    VALUES ('alice', 't-' || ?, 'm', 'r-' || ?, '{"id":"m","role":"user"}', 1)
+    """,
+)
+
+Work = Callable[[Ground], Awaitable[object]]
+
+WORKS: dict[str, Work] = {
+    "thread list": lambda ground: ground.store.load_threads(ALICE, before=None, limit=20),
+    "next page of it": lambda ground: ground.store.load_threads(
+        ALICE, before=f"{FEW // 2}~t", limit=20
+    ),
+    "one thread": lambda ground: ground.store.load_thread(key_of("t-1")),
+    "its page": lambda ground: ground.store.load_snapshot(key_of("t-1")),
+    "runs under way": lambda ground: ground.store.load_open_runs(),
+    "one run": lambda ground: ground.store.load_run(RunKey(ALICE, "r-1")),
+    "bounds of a log": lambda ground: ground.log.load_bounds(key_of("t-1")),
+    "entries of a log": lambda ground: ground.log.read(key_of("t-1"), after=START, limit=10),
+    "append": lambda ground: ground.log.append(key_of("t-1"), "r-1", [b"{}"]),
+    "start of a run": lambda ground: ground.store.begin_run(
+        context_of("another", thread_id="t-1"), draft_of("Well?")
+    ),
+}
+
+
+@pytest.fixture
+async def ground() -> AsyncIterator[Ground]:
+    async with open_ground() as opened:
+        yield opened
+
+
+async def add_threads(ground: Ground, first: int, last: int) -> None:
+    """Add quiet threads, each with a run that has ended, one entry and one message."""
+
+    def add(connection: Connection) -> None:
+        for statement in QUIET:
+            connection.exec_driver_sql(statement, [(n, n) for n in range(first, last)])
+
+    await ground.database.write(add)
+
+
+@contextmanager
+def counting(ground: Ground) -> Iterator[list[int]]:
+    """Give a list with an entry for each ten steps that SQLite takes meanwhile."""
+    steps: list[int] = []
+    raw: Any = ground.database._writing.connection.driver_connection
+    raw.set_progress_handler(lambda: steps.append(1), EVERY)
+    try:
+        yield steps
+    finally:
+        raw.set_progress_handler(None, 0)
+
+
+async def count_steps(ground: Ground, work: Work) -> int:
+    with counting(ground) as steps:
+        await work(ground)
+    return len(steps)
+
+
+@pytest.mark.parametrize("name", WORKS)
+async def test_work_takes_as_many_steps_beside_many_threads_as_beside_few(
+    ground: Ground, name: str
+) -> None:
+    async def count_once() -> int:
+        if name == "start of a run":  # each begins a run that is not there yet
+            await ground.database.write(
+                lambda connection: connection.exec_driver_sql(
+                    "DELETE FROM runs WHERE run_id = 'another'"
+                )
+            )
+        return await count_steps(ground, WORKS[name])
+
+    await add_threads(ground, 0, FEW)
+    await count_once()  # the first time is of caches
+    few = await count_once()
+    await add_threads(ground, FEW, MANY)
+    many = await count_once()
+    assert few > 0
+    assert many <= RATIO_MAX * few + 2, (few, many)
+
+
+OF_ONE_THREAD = (
+    """
+    INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
+        ended_at, is_logged)
+    VALUES ('alice', 'run-' || ?, 't-0', 'ended', '', ?, ?, 0, 1, 1)
+    """,
+    "INSERT INTO events VALUES ('alice', 't-0', ?, 'run-' || ?, x'7b7d')",
+    """
+    INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
+    VALUES ('alice', 't-0', 'm-' || ?, 'run-' || ?, '{"id":"m","role":"user"}', ?)
+    """,
+)
+
+WORKS_IN_IT: dict[str, Work] = {
+    "thread": lambda ground: ground.store.load_thread(key_of("t-0")),
+    "page": lambda ground: ground.store.load_snapshot(key_of("t-0"), limit=20),
+    "state": lambda ground: ground.store.load_state(key_of("t-0")),
+    "one message": lambda ground: ground.store.has_message(key_of("t-0"), "m-9"),
+    "question that is known": lambda ground: ground.store.load_known(
+        key_of("t-0"), "m-9", rewind_to=None
+    ),
+    "question that is new": lambda ground: ground.store.load_known(
+        key_of("t-0"), "new", rewind_to=None
+    ),
+    "run": lambda ground: ground.store.load_run(RunKey(ALICE, "run-9")),
+    "bounds of its log": lambda ground: ground.log.load_bounds(key_of("t-0")),
+    "append": lambda ground: ground.log.append(key_of("t-0"), "run-9", [b"{}"]),
+}
+
+
+async def add_runs(ground: Ground, first: int, last: int) -> None:
+    """Add runs that have ended to one thread, each with an entry and a message."""
+
+    def add(connection: Connection) -> None:
+        for statement in OF_ONE_THREAD:
+            count = statement.count("?")
+            connection.exec_driver_sql(statement, [(n,) * count for n in range(first, last)])
+
+    await ground.database.write(add)
+
+
+@pytest.mark.parametrize("name", WORKS_IN_IT)
+async def test_work_in_a_thread_takes_as_many_steps_after_many_runs_as_after_few(
+    ground: Ground, name: str
+) -> None:
+    await add_threads(ground, 0, 1)
+    await add_runs(ground, 2, FEW)
+    await count_steps(ground, WORKS_IN_IT[name])  # the first time is of caches
+    few = await count_steps(ground, WORKS_IN_IT[name])
+    await add_runs(ground, FEW + 9, MANY)  # what is appended here has the next numbers
+    many = await count_steps(ground, WORKS_IN_IT[name])
+    assert few > 0
+    assert many <= RATIO_MAX * few + 2, (few, many)

@@ -1,0 +1,105 @@
+"""Rates: what is counted for how long, and at what cost beside many others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.house import ManualClock, count_lines
+
+from isolane.rates import HOUR_MS, MINUTE_MS, MovingWindow, SlidingWindow
+
+MOST = 4
+
+
+def moving(timer: ManualClock) -> Callable[[str], int]:
+    return MovingWindow(MOST, MINUTE_MS, timer=timer).hit
+
+
+def sliding(timer: ManualClock) -> Callable[[str], int]:
+    window = SlidingWindow(MINUTE_MS, timer=timer)
+    return lambda key: window.hit(key, MOST)
+
+
+def fixed(timer: ManualClock) -> Callable[[str], int]:
+    window = SlidingWindow(MINUTE_MS, timer=timer, is_fixed=True)
+    return lambda key: window.hit(key, MOST)
+
+
+each = pytest.mark.parametrize("make", [moving, sliding, fixed])
+
+
+@each
+def test_as_many_pass_as_it_says_and_no_more(
+    make: Callable[[ManualClock], Callable[[str], int]],
+) -> None:
+    timer = ManualClock()
+    hit = make(timer)
+    assert [hit("ada") for _ in range(MOST)] == [0] * MOST
+    assert hit("ada") == MINUTE_MS
+    assert hit("bob") == 0
+    timer.now += HOUR_MS
+    assert [hit("ada") for _ in range(MOST)] == [0] * MOST
+    assert hit("ada") > 0
+
+
+@each
+def test_who_comes_back_when_told_to_is_let_in(
+    make: Callable[[ManualClock], Callable[[str], int]],
+) -> None:
+    timer = ManualClock()
+    hit = make(timer)
+    for _ in range(5 * MOST):
+        while wait_ms := hit("ada"):
+            assert 0 < wait_ms <= MINUTE_MS
+            timer.now += wait_ms
+        timer.now += 7_001
+
+
+@each
+def test_one_costs_the_same_beside_many_others(
+    make: Callable[[ManualClock], Callable[[str], int]],
+) -> None:
+    def cost(others: int) -> int:
+        hit = make(ManualClock())
+        for number in range(others):
+            hit(f"user-{number}")
+        return count_lines(lambda: hit("ada"))
+
+    assert cost(10) == cost(2_000)
+
+
+def test_a_moving_window_is_exact() -> None:
+    timer = ManualClock()
+    window = MovingWindow(2, MINUTE_MS, timer=timer)
+    assert window.hit("ada") == 0
+    timer.now += 20_000
+    assert window.hit("ada") == 0
+    assert window.hit("ada") == 40_000
+    timer.now += 40_000
+    assert window.hit("ada") == 0
+    assert window.hit("ada") == 20_000
+    window.clear("ada")
+    assert window.hit("ada") == 0
+
+
+def test_a_sliding_window_counts_the_last_one_by_what_is_left_of_it() -> None:
+    timer = ManualClock()
+    window = SlidingWindow(MINUTE_MS, timer=timer)
+    assert window.hit("ada", 100, cost=100) == 0
+    timer.now += MINUTE_MS
+    assert window.hit("ada", 100, cost=50) == MINUTE_MS // 2
+    timer.now += MINUTE_MS // 2
+    assert window.hit("ada", 100, cost=50) == 0
+
+
+def test_nothing_is_kept_of_windows_that_are_over() -> None:
+    timer = ManualClock()
+    few, many = MovingWindow(2, MINUTE_MS, timer=timer), SlidingWindow(MINUTE_MS, timer=timer)
+    for number in range(100):
+        few.hit(number)
+        many.hit(number, 2)
+    timer.now += 2 * MINUTE_MS
+    few.hit("ada")
+    many.hit("ada", 2)
+    assert (len(few), len(many)) == (1, 1)
