@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import pytest
 from ag_ui.core import RunAgentInput
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import Connection
 
 from isolane.agents.function import adapt_function
 from isolane.bell.local import LocalBell
@@ -25,6 +27,7 @@ from isolane.eventlog.database import DatabaseEventLog, load_bounds, sow_seed
 from isolane.events import Event, Record, decode_event
 from isolane.feed import QUIET_S, Feed
 from isolane.limits.local import LocalLimits
+from isolane.packing import references_of
 from isolane.runqueue.local import LocalRunQueue
 from isolane.service import AgentService
 from isolane.settings import Settings
@@ -48,11 +51,47 @@ SELECT user_id, sum(threads), sum(size) FROM (
     UNION ALL SELECT user_id, 0, 100 + length(payload) FROM events
     UNION ALL SELECT user_id, 0, 100 + length(payload) FROM messages
     UNION ALL SELECT user_id, 0, 100 + length(payload) FROM states
+    UNION ALL SELECT user_id, 0, 100 + length(bytes)
+        FROM attachments JOIN attachment_bytes USING (number)
     UNION ALL SELECT user_id, 0, 100 + length(draft) + ifnull(length(asked), 0)
         + ifnull(length(interrupts), 0) + ifnull(length(agent_message), 0) FROM runs
 ) GROUP BY user_id
 """
 """Counts what each user keeps by a walk over everything: threads and bytes."""
+_PAYLOADS = (
+    "SELECT user_id, thread_id, payload FROM events",
+    "SELECT user_id, thread_id, payload FROM messages",
+    "SELECT user_id, thread_id, payload FROM states",
+    "SELECT user_id, thread_id, draft FROM runs",
+)
+_DELETED = "SELECT user_id, thread_id FROM removals"
+_ATTACHMENTS = """
+SELECT user_id, thread_id, digest, uses FROM attachments JOIN attachment_bytes USING (number)
+"""
+Attached = dict[tuple[str, str, bytes], int]
+"""Attachments by user, name of their thread's rows and digest; the number counts references."""
+
+
+def count_attachments(connection: Connection) -> tuple[Attached, Attached]:
+    """Return what the rows of all threads refer to, and what is kept: the same, if all is well.
+
+    Deleted threads are left out, for they lose both step by step.
+    """
+    deleted = {tuple(row) for row in connection.exec_driver_sql(_DELETED)}
+    referred = Counter(
+        (user_id, thread_id, each.digest)
+        for query in _PAYLOADS
+        for user_id, thread_id, payload in connection.exec_driver_sql(query)
+        for each in references_of(payload)
+    )
+    kept = {
+        (user, name, dig): uses
+        for user, name, dig, uses in connection.exec_driver_sql(_ATTACHMENTS)
+    }
+    return (
+        {key: uses for key, uses in referred.items() if key[:2] not in deleted},
+        {key: uses for key, uses in kept.items() if key[:2] not in deleted},
+    )
 
 
 @dataclass

@@ -218,6 +218,25 @@ states = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 
+# Large attachments of threads, by the name of a thread's rows, and how many references there are.
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("thread_id", String, nullable=False),
+    # SHA-256 of the bytes.
+    Column("digest", LargeBinary, nullable=False),
+    Column("uses", Integer, nullable=False),
+    Index("attachments_by_digest", "user_id", "thread_id", "digest", unique=True),
+)
+attachment_bytes = Table(
+    "attachment_bytes",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("bytes", LargeBinary, nullable=False),
+)
+
 # Threads and bytes that each user keeps; a row with an empty name has the sums of all users.
 # `isolane.usage` counts them.
 usage = Table(

@@ -7,6 +7,7 @@ the same id is stored under another name, so the rows of both can be there at on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, and_, column, func, select, table
@@ -47,11 +48,14 @@ WHERE user_id = ? AND thread_id = ? ORDER BY since_seq LIMIT ?
 _DELETE_STATES: Final = """
 DELETE FROM states WHERE user_id = ? AND thread_id = ? AND since_seq <= ?
 """
-_SOME_RUNS: Final = """
-SELECT rowid, length(draft) + coalesce(length(asked), 0) + coalesce(length(interrupts), 0) FROM runs
+_SOME_RUNS: Final = f"""
+SELECT rowid, {usage.RUN_PAYLOAD} FROM runs WHERE user_id = ? AND thread_id = ? LIMIT ?
+"""  # noqa: S608 - no user's words
+_DELETE_RUN: Final = "DELETE FROM runs WHERE rowid = ?"
+_SOME_ATTACHMENTS: Final = """
+SELECT number, length(bytes) FROM attachments JOIN attachment_bytes USING (number)
 WHERE user_id = ? AND thread_id = ? LIMIT ?
 """
-_DELETE_RUN: Final = "DELETE FROM runs WHERE rowid = ?"
 _FORGET: Final = "DELETE FROM removals WHERE number = ?"
 _UNNAME: Final = """
 DELETE FROM thread_names WHERE user_id = ? AND thread_id = ?
@@ -119,24 +123,34 @@ def find_removal(connection: Connection, stored: ThreadKey) -> Removal:
     return Removal(connection.exec_driver_sql(_FIND, stored).scalar_one(), stored)
 
 
-def remove_some(removal: Removal, connection: Connection) -> bool:
-    """Delete a few rows of a deleted thread: events, messages, states, runs, and then the note.
+def delete_attachments(connection: Connection, numbers: Sequence[int]) -> None:
+    """Delete attachments and the counts of their references, by their numbers."""
+    for table_name in ("attachments", "attachment_bytes"):
+        statement = f"DELETE FROM {table_name} WHERE number = ?"  # noqa: S608 - named above
+        connection.exec_driver_sql(statement, [(number,) for number in numbers])
 
-    Return whether anything is left.
+
+def remove_some(removal: Removal, connection: Connection) -> bool:
+    """Delete a few rows of a deleted thread, one table after the other, and in the end the note.
+
+    References to attachments aren't counted down, for all of them go. Return whether anything is
+    left.
     """
     stored = removal.stored
     if rows := load_some(connection, _SOME_EVENTS, stored):
-        connection.exec_driver_sql(_DELETE_EVENTS, (*stored, rows[-1][0]))
+        connection.exec_driver_sql(_DELETE_EVENTS, (*stored, rows[-1].place))
     elif rows := load_some(connection, _SOME_MESSAGES, stored):
-        connection.exec_driver_sql(_DELETE_MESSAGES, (*stored, rows[-1][0]))
+        connection.exec_driver_sql(_DELETE_MESSAGES, (*stored, rows[-1].place))
     elif rows := load_some(connection, _SOME_STATES, stored):
-        connection.exec_driver_sql(_DELETE_STATES, (*stored, rows[-1][0]))
+        connection.exec_driver_sql(_DELETE_STATES, (*stored, rows[-1].place))
     elif rows := load_some(connection, _SOME_RUNS, stored):
-        connection.exec_driver_sql(_DELETE_RUN, [(place,) for place, _ in rows])
+        connection.exec_driver_sql(_DELETE_RUN, [(row.place,) for row in rows])
+    elif rows := load_some(connection, _SOME_ATTACHMENTS, stored):
+        delete_attachments(connection, [row.place for row in rows])
     else:
         connection.exec_driver_sql(_FORGET, (removal.number,))
         own = ThreadKey(stored.user_id, to_thread_id(stored.thread_id))
         connection.exec_driver_sql(_UNNAME, own)
         return False
-    usage.add(connection, stored.user_id, size=-usage.weigh(size for _, size in rows))
+    usage.add(connection, stored.user_id, size=-usage.weigh(row.size for row in rows))
     return True

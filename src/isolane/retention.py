@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from isolane import usage
+from isolane import attachments, usage
 from isolane.context import ThreadKey
 from isolane.contracts import RunState
 from isolane.steps import load_some
@@ -59,15 +59,15 @@ _SWEPT: Final = """
 SELECT swept_seq, trimmed_seq FROM threads WHERE user_id = ? AND thread_id = ?
 """
 _ENTRIES: Final = """
-SELECT seq, length(payload) FROM events
+SELECT seq, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END FROM events
 WHERE user_id = ? AND thread_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """
 _DELETE_ENTRIES: Final = """
 DELETE FROM events WHERE user_id = ? AND thread_id = ? AND seq > ? AND seq <= ?
 """
 _DROPPED: Final = """
-SELECT number, length(payload) FROM messages
-WHERE user_id = ? AND thread_id = ? AND until_seq <= ? AND payload != x''
+SELECT number, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END
+FROM messages WHERE user_id = ? AND thread_id = ? AND until_seq <= ? AND payload != x''
 ORDER BY until_seq LIMIT ?
 """
 _EMPTY_MESSAGE: Final = "UPDATE messages SET payload = x'' WHERE number = ?"
@@ -130,8 +130,9 @@ def sweep(key: ThreadKey, connection: Connection) -> None:
     span = (*key, swept_seq, trimmed_seq)
     entries = load_some(connection, _ENTRIES, span)
     if entries:
-        last_seq = entries[-1][0]
-        usage.add(connection, key.user_id, size=-usage.weigh(size for _, size in entries))
+        last_seq = entries[-1].place
+        usage.add(connection, key.user_id, size=-usage.weigh(entry.size for entry in entries))
+        attachments.release(connection, key, (entry.packed for entry in entries))
         connection.exec_driver_sql(_DELETE_ENTRIES, (*key, swept_seq, last_seq))
         # One less while messages are left: the thread has to come here again for them.
         connection.exec_driver_sql(_SET_SWEPT, (min(last_seq, trimmed_seq - 1), *key))
@@ -140,7 +141,8 @@ def sweep(key: ThreadKey, connection: Connection) -> None:
     # Its id stays, because other devices may still offer it in their lists.
     dropped = load_some(connection, _DROPPED, (*key, trimmed_seq))
     if dropped:
-        usage.add(connection, key.user_id, size=-sum(size for _, size in dropped))  # the rows stay
-        connection.exec_driver_sql(_EMPTY_MESSAGE, [(number,) for number, _ in dropped])
+        usage.add(connection, key.user_id, size=-sum(row.size for row in dropped))  # the rows stay
+        attachments.release(connection, key, (row.packed for row in dropped))
+        connection.exec_driver_sql(_EMPTY_MESSAGE, [(row.place,) for row in dropped])
         return
     connection.exec_driver_sql(_SET_SWEPT, (trimmed_seq, *key))

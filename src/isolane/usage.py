@@ -1,8 +1,8 @@
 """What each user keeps: one narrow row, changed in the transaction that changes what it counts.
 
-Counted are threads, log entries, messages, shared states and runs: the bytes of their payloads, and
-100 for each row. So a quota is one look at one row, however much is kept. One more row holds the
-totals.
+Counted are threads, log entries, messages, shared states, runs and attachments: the bytes of their
+payloads as they are written, and 100 for each of them. So a quota is one look at one row, however
+much is kept. One more row holds the totals.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ INSERT INTO usage (user_id, threads, bytes) VALUES (?, ?, ?) ON CONFLICT (user_i
 SET threads = threads + excluded.threads, bytes = bytes + excluded.bytes
 """
 _LOAD: Final = "SELECT threads, bytes FROM usage WHERE user_id = ?"
-_RUN_BYTES: Final = (
-    f"{ROW_BYTES} + length(draft) + coalesce(length(asked), 0) + coalesce(length(interrupts), 0)"
+RUN_PAYLOAD: Final = (
+    "length(draft) + coalesce(length(asked), 0) + coalesce(length(interrupts), 0)"
     " + coalesce(length(agent_message), 0)"
 )
-_RUN: Final = f"SELECT {_RUN_BYTES} FROM runs WHERE user_id = ? AND run_id = ?"  # noqa: S608 - no user's words
+"""Bytes of a run's row beside those of its keys, in SQL."""
+_RUN: Final = f"SELECT {ROW_BYTES} + {RUN_PAYLOAD} FROM runs WHERE user_id = ? AND run_id = ?"  # noqa: S608 - no user's words
 
 
 @dataclass(frozen=True, slots=True)

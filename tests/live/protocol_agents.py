@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from unittest.mock import Mock
 
@@ -101,7 +102,10 @@ def _steps(question: str) -> list[Any]:
 
 
 def _question(input: RunAgentInput) -> str:  # noqa: A002
-    return next(str(m.content) for m in reversed(input.messages) if m.role == "user")
+    content = next(m.content for m in reversed(input.messages) if m.role == "user")
+    if isinstance(content, str):
+        return content
+    return "".join(part.text for part in content if part.type == "text")
 
 
 def _values(
@@ -149,6 +153,11 @@ def _rarer_values(
         case "remember", [text]:
             _memory[input.thread_id][text] = None
             return []
+        case "attachments", []:
+            return [json.dumps(_attachments(input))]
+        case "snapshot", []:
+            messages = [m.model_dump(by_alias=True, exclude_none=True) for m in input.messages]
+            return [{"type": "MESSAGES_SNAPSHOT", "messages": messages}]
         case "long", [what, count]:
             return _long(what, count)
         case "memory", []:
@@ -169,6 +178,18 @@ def _long(what: str, count: int) -> list[object]:
         {"type": "TOOL_CALL_START", "toolCallName": "f", **call},
         {"type": "TOOL_CALL_ARGS", "delta": arguments, **call},
     ]
+
+
+def _attachments(input: RunAgentInput) -> list[str]:  # noqa: A002
+    """Return a digest of each attachment in the messages that the agent was given."""
+    parts = [
+        part
+        for message in input.messages
+        if message.role == "user" and not isinstance(message.content, str)
+        for part in message.content
+        if part.type != "text"
+    ]
+    return [sha256(part.source.value.encode()).hexdigest() for part in parts]
 
 
 def _ids(input: RunAgentInput, context: UserExecutionContext) -> dict[str, str | None]:  # noqa: A002

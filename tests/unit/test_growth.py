@@ -25,12 +25,12 @@ QUIET = (
     """
     INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
         ended_at, is_logged)
-    VALUES ('alice', 'r-' || ?, 't-' || ?, 'ended', '', 1, 1, 0, 1, 1)
+    VALUES ('alice', 'r-' || ?, 't-' || ?, 'ended', x'', 1, 1, 0, 1, 1)
     """,
     "INSERT INTO events VALUES ('alice', 't-' || ?, 1, 'r-' || ?, x'7b7d')",
     """
     INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
-    VALUES ('alice', 't-' || ?, 'm', 'r-' || ?, '{"id":"m","role":"user"}', 1)
+    VALUES ('alice', 't-' || ?, 'm', 'r-' || ?, CAST('{"id":"m","role":"user"}' AS BLOB), 1)
     """,
 )
 
@@ -114,12 +114,12 @@ OF_ONE_THREAD = (
     """
     INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
         ended_at, is_logged)
-    VALUES ('alice', 'run-' || ?, 't-0', 'ended', '', ?, ?, 0, 1, 1)
+    VALUES ('alice', 'run-' || ?, 't-0', 'ended', x'', ?, ?, 0, 1, 1)
     """,
     "INSERT INTO events VALUES ('alice', 't-0', ?, 'run-' || ?, x'7b7d')",
     """
     INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
-    VALUES ('alice', 't-0', 'm-' || ?, 'run-' || ?, '{"id":"m","role":"user"}', ?)
+    VALUES ('alice', 't-0', 'm-' || ?, 'run-' || ?, CAST('{"id":"m","role":"user"}' AS BLOB), ?)
     """,
 )
 

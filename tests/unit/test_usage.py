@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from tests.house import (
@@ -19,6 +20,7 @@ from tests.house import (
     COUNT_KEPT,
     Ground,
     context_of,
+    count_attachments,
     draft_of,
     key_of,
     open_ground,
@@ -67,6 +69,8 @@ async def assert_exact(ground: Ground) -> dict[str, Kept]:
     """Fail unless the narrow rows say what there is, and return it."""
     noted, there = await ground.database.read(lambda one: (load_all(one), count_all(one)))
     assert noted == there
+    referred, kept = await ground.database.read(count_attachments)
+    assert kept == referred
     return there
 
 
@@ -102,6 +106,8 @@ class Users:
         rewind_to = first[0]["id"] if first and self.chance.random() < 0.3 else None
         draft = draft_of(*texts, rewind_to=rewind_to)
         draft = replace(draft, request={"state": "s" * self.chance.randrange(500)})
+        if self.chance.random() < 0.4:
+            draft = replace(draft, messages=[*draft.messages, self.picture(f"{number}.p")])
         if key in self.running and self.chance.random() < 0.2:
             running = self.running[key].run_key.run_id
             await self.ground.store.add_attached(context, run_id=running, asked=draft.messages)
@@ -112,12 +118,22 @@ class Users:
             await self.ground.store.begin_run(context, draft)
             self.running[key] = context
 
+    def picture(self, message_id: str) -> dict[str, object]:
+        """Return a message with one of three pictures."""
+        source = {"type": "data", "value": self.chance.choice("abc") * 5000}
+        parts = [{"type": "image", "source": source}]
+        return {"id": message_id, "role": "user", "content": parts}
+
+    def event(self) -> bytes:
+        """Return an event, which has a picture at times."""
+        if self.chance.random() < 0.2:
+            return msgspec.json.encode(self.picture("m"))
+        return b"\xc3\xa9" * self.chance.randrange(99)
+
     async def speak(self, _key: ThreadKey) -> None:
         """Let the run under way say something, at once with others."""
         said = [
-            self.ground.log.append(
-                own, context.run_key.run_id, [b"\xc3\xa9" * self.chance.randrange(99)]
-            )
+            self.ground.log.append(own, context.run_key.run_id, [self.event()])
             for own, context in self.running.items()
             for _ in range(self.chance.randrange(3))
         ]
@@ -131,7 +147,8 @@ class Users:
         run_id = context.run_key.run_id
         messages = [user_message("!" * self.chance.randrange(500), message_id=f"m-{run_id}")]
         interrupts = [{"id": run_id, "reason": "why"}] if self.chance.random() < 0.5 else []
-        state = b"s" * self.chance.randrange(300) if self.chance.random() < 0.5 else None
+        states = (None, b"s" * self.chance.randrange(300), msgspec.json.encode(self.picture("s")))
+        state = self.chance.choice(states)
         now = self.ground.clock()
         end = RunEnd(run_id, "success", None, messages, now, None, interrupts, state)
         await self.ground.log.append(key, run_id, [b"over"], end=end)
@@ -203,6 +220,8 @@ async def test_text_of_an_agents_error_counts_to_the_byte() -> None:
         assert stored is not None
         assert (stored.agent_code, stored.agent_message) == ("x", "é" * 10)
         await assert_exact(house.ground)
+        await house.ground.log.delete(key_of())
+        assert await assert_exact(house.ground) == {EVERYBODY: Kept(0, 0)}
 
 
 # --- the quotas ----------------------------------------------------------------------------------

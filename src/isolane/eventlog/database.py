@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 from sqlalchemy import Connection, func, insert, select, update
 
-from isolane import retention, usage
+from isolane import attachments, retention, usage
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, RunEnd
 from isolane.database import Database, deletions, events, meta, threads
@@ -150,17 +150,12 @@ class DatabaseEventLog:
 
     def _write(self, batch: Sequence[_Append], connection: Connection) -> list[list[Record]]:
         numbered = [self._number(append, connection) for append in batch]
-        rows = [_row(stored, record) for stored, records in numbered for record in records]
+        rows = [
+            _row(connection, stored, record) for stored, records in numbered for record in records
+        ]
         if rows:
             connection.exec_driver_sql(_INSERT, rows)
-            usage.add_rows(
-                connection,
-                (
-                    (record.key.user_id, len(record.payload))
-                    for _, records in numbered
-                    for record in records
-                ),
-            )
+            usage.add_rows(connection, ((row[0], len(row[-1])) for row in rows))
         for append, (stored, records) in zip(batch, numbered, strict=True):
             if append.end is not None:
                 first, last = records[0].id.seq, records[-1].id.seq
@@ -284,8 +279,12 @@ class _Head(NamedTuple):
     stored: ThreadKey
 
 
-def _row(stored: ThreadKey, record: Record) -> tuple[str | int | bytes, ...]:
-    return (*stored, record.id.seq, record.run_id, record.payload)
+_Row = tuple[str, str, int, str, bytes]
+
+
+def _row(connection: Connection, stored: ThreadKey, record: Record) -> _Row:
+    payload = attachments.keep(connection, stored, record.payload)
+    return stored.user_id, stored.thread_id, record.id.seq, record.run_id, payload
 
 
 def _load_head(connection: Connection, key: ThreadKey) -> _Head:
@@ -356,7 +355,8 @@ def _read(
         .order_by(events.c.seq)
         .limit(limit)
     ) as rows:
-        for seq, run_id, payload in rows:
+        for seq, run_id, written in rows:
+            payload = attachments.load_whole(connection, key, written)
             records.append(Record(key, EventId(epoch, seq), run_id, payload))
             size += len(payload)
             if size >= max_bytes:

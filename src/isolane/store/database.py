@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from isolane import usage
+from isolane import attachments, usage
 from isolane.clock import Clock
 from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import (
@@ -46,9 +46,17 @@ from isolane.contracts import (
 )
 from isolane.database import Database, events, messages, runs, threads
 from isolane.deletion import load_stored, note_removal, rows_of, to_thread_id
-from isolane.errors import AgentFailed, InvalidCursor, NotFound, RunConflict, TooLarge
+from isolane.errors import (
+    AgentFailed,
+    DatabaseFailed,
+    InvalidCursor,
+    NotFound,
+    RunConflict,
+    TooLarge,
+)
 from isolane.ids import derive_stand_in, new_agent_id
 from isolane.interrupts import Interrupt, check_answers
+from isolane.packing import bare, size_of
 from isolane.shared_state import decode_state, is_sent
 from isolane.store.pages import (
     PAGE_BYTES,
@@ -221,6 +229,7 @@ class DatabaseStore:
         ).one()
         first_seq = _find_first(connection, key, end.run_id, first_seq) if begun is None else begun
         before = usage.load_run_bytes(connection, run_key)
+        stored = load_stored(connection, key)
         _add_messages(connection, key, end.run_id, end.messages, since=first_seq)
         if end.state is not None:
             keep_state(connection, key, end.state, since=first_seq)
@@ -230,7 +239,7 @@ class DatabaseStore:
             .values(
                 state=RunState.ENDED,
                 is_logged=1,
-                draft=_narrowed(draft),
+                draft=attachments.replace(connection, stored, draft, _narrowed(draft)),
                 first_seq=first_seq,
                 last_seq=last_seq,
                 ended_at=end.ended_at,
@@ -301,7 +310,8 @@ class DatabaseStore:
         connection.execute(delete(runs).where(_run(context.run_key), ~_IS_ALIVE))
         stored = load_stored(connection, context.thread_key)
         keys = {**context.run_key._asdict(), "thread_id": stored.thread_id}
-        connection.execute(insert(runs).values(**keys, **row))
+        draft = attachments.keep(connection, stored, row["draft"])
+        connection.execute(insert(runs).values({**keys, **row, "draft": draft}))
         _count_run(connection, context.run_key, before=before)
 
     def _begin_queued_run(
@@ -317,6 +327,7 @@ class DatabaseStore:
         if _load_run(context.run_key, connection):  # it waited, and was let in when it came
             before = usage.load_run_bytes(connection, context.run_key)
             begun, row = self._join(context, draft, connection)
+            row["draft"] = _replace_draft(connection, context, row["draft"])
             connection.execute(update(runs).where(_run(context.run_key)).values(**row))
             _count_run(connection, context.run_key, before=before)
             return begun
@@ -600,10 +611,11 @@ def _joined(draft: RunDraft, place: tuple[int, int] | None) -> bytes:
 def _to_draft(row: Row[Any], connection: Connection) -> RunDraft:
     """Return what a run asks for; one run that is damaged must not hide the others."""
     try:
-        kept = msgspec.json.decode(row.draft, type=_KeptDraft)
         key = ThreadKey(row.user_id, row.thread_id)
+        written = attachments.load_whole(connection, key, row.draft)
+        kept = msgspec.json.decode(written, type=_KeptDraft)
         found = kept.messages if kept.place is None else _load_added(key, kept.place, connection)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, DatabaseFailed) as error:
         _log.error("draft_unreadable", run_id=row.run_id, reason=str(error))
         return NO_DRAFT
     return RunDraft(
@@ -613,14 +625,25 @@ def _to_draft(row: Row[Any], connection: Connection) -> RunDraft:
 
 def _note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
     is_waiting = and_(_run(key), runs.c.state == RunState.QUEUED, _IS_ALIVE)
-    draft = connection.execute(select(runs.c.draft).where(is_waiting)).scalar_one_or_none()
-    if draft is None:  # it has begun meanwhile, or is gone
+    waiting = select(runs.c.thread_id, runs.c.draft).where(is_waiting)
+    found = connection.execute(waiting).one_or_none()
+    if found is None:  # it has begun meanwhile, or is gone
         return
     before = usage.load_run_bytes(connection, key)
-    kept = msgspec.json.decode(draft, type=_KeptDraft)
+    stored = ThreadKey(key.user_id, found.thread_id)
+    whole = attachments.load_whole(connection, stored, found.draft)
+    kept = msgspec.json.decode(whole, type=_KeptDraft)
     kept.stopped_at = asked_at
-    connection.execute(update(runs).where(_run(key)).values(draft=msgspec.json.encode(kept)))
+    draft = attachments.replace(connection, stored, found.draft, msgspec.json.encode(kept))
+    connection.execute(update(runs).where(_run(key)).values(draft=draft))
     _count_run(connection, key, before=before)
+
+
+def _replace_draft(connection: Connection, context: UserExecutionContext, draft: bytes) -> bytes:
+    """Keep what a run asks for in the place of what its row has, and return it to be written."""
+    query = select(runs.c.draft).where(_run(context.run_key))
+    old = connection.execute(query).scalar_one()
+    return attachments.replace(connection, load_stored(connection, context.thread_key), old, draft)
 
 
 class _AgentOf(msgspec.Struct):
@@ -632,7 +655,7 @@ class _AgentOf(msgspec.Struct):
 def _narrowed(draft: bytes) -> bytes:
     """Return what stays of a draft when its run has ended: the name of its agent."""
     try:
-        agent = msgspec.json.decode(draft, type=_AgentOf).agent
+        agent = msgspec.json.decode(bare(draft), type=_AgentOf).agent
     except msgspec.DecodeError:
         agent = NO_DRAFT.agent
     return msgspec.json.encode(RunDraft(agent, (), None, {}))
@@ -796,18 +819,23 @@ def _load_messages(
     size = 0
     with connection.execute(query) as rows:
         for (payload,) in rows:
-            size += len(payload) + 1
+            size += size_of(payload) + 1
             if size > max_bytes:
                 raise TooLarge(f"the messages have more than {max_bytes} bytes")
             payloads.append(payload)
-    return [msgspec.json.decode(payload) for payload in payloads]
+    return [_to_message(connection, key, payload) for payload in payloads]
+
+
+def _to_message(connection: Connection, key: ThreadKey, written: bytes) -> Message:
+    message: Message = msgspec.json.decode(attachments.load_whole(connection, key, written))
+    return message
 
 
 def _load_added(key: ThreadKey, place: tuple[int, int], connection: Connection) -> list[Message]:
     """Return the thread's messages from one number to another."""
     query = select(messages.c.payload).where(_messages(key), messages.c.number.between(*place))
-    payloads = connection.execute(query.order_by(messages.c.number)).scalars()
-    return [msgspec.json.decode(payload) for payload in payloads]
+    payloads = connection.execute(query.order_by(messages.c.number)).scalars().all()
+    return [_to_message(connection, key, payload) for payload in payloads]
 
 
 def _load_known_ids(key: ThreadKey, connection: Connection) -> frozenset[str]:
@@ -833,7 +861,7 @@ def _load_rewound(
     ):
         ids.add(message_id)
         if payload:  # else only the id is kept
-            ids.update(_calls_in(msgspec.json.decode(payload)))
+            ids.update(_calls_in(msgspec.json.decode(bare(payload))))
     return frozenset(ids - standing)
 
 
@@ -859,7 +887,7 @@ def _load_known(
     stands = found.until_seq is None and not is_cut
     last = _load_last_question(key, connection) if stands and cut is None else None
     return KnownMessage(
-        msgspec.json.decode(found.payload) if found.payload else None,
+        _to_message(connection, key, found.payload) if found.payload else None,
         stands,
         last is not None and last.number == found.number,
     )
@@ -887,7 +915,7 @@ def _load_last_question(key: ThreadKey, connection: Connection) -> _Standing | N
     newest = select(*_PLACE, messages.c.payload).where(_standing(key))
     with connection.execute(newest.order_by(messages.c.number.desc())) as rows:
         for *place, payload in rows:
-            if msgspec.json.decode(payload, type=_RoleOf).role == "user":
+            if msgspec.json.decode(bare(payload), type=_RoleOf).role == "user":
                 return _Standing(*place)
     return None
 
@@ -926,11 +954,13 @@ def _add_messages(
     """Add messages and return the numbers of the first and the last one; None when none came."""
     if not added:
         return None
-    own = load_stored(connection, key)._asdict()
-    payloads = [msgspec.json.encode(message) for message in added]
+    stored = load_stored(connection, key)
+    payloads = [
+        attachments.keep(connection, stored, msgspec.json.encode(message)) for message in added
+    ]
     rows = [
         {
-            **own,
+            **stored._asdict(),
             "message_id": message["id"],
             "run_id": run_id,
             "payload": payload,

@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 from sqlalchemy import Connection, func, or_, select, tuple_
 
+from isolane.attachments import load_whole
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, ThreadSnapshot, ThreadSummary
 from isolane.database import messages
 from isolane.deletion import rows_of
 from isolane.errors import InvalidCursor
 from isolane.interrupts import Interrupt
+from isolane.packing import size_of
 
 PAGE_MAX: Final = 200
 """Messages of a page."""
@@ -115,7 +117,8 @@ def load_page(
     with connection.execute(query) as found:
         rows, is_last = _take(found, limit, max_bytes)
     before = None if is_last else str(_place_of(connection, key, place.head, rows[-1]))
-    return Page([payload for _, _, payload in reversed(rows)], before)
+    newest_last = [load_whole(connection, key, payload) for _, _, payload in reversed(rows)]
+    return Page(newest_last, before)
 
 
 _Row = tuple[int, int, bytes]
@@ -126,7 +129,7 @@ def _take(found: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[_Row],
     rows: list[_Row] = []
     size = 0
     for since_seq, number, payload in found:
-        size += len(payload)
+        size += size_of(payload)
         if len(rows) == limit or (rows and size > max_bytes):
             return rows, False
         rows.append((since_seq, number, payload))

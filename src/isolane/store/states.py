@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from isolane import usage
+from isolane import attachments, usage
 from isolane.context import ThreadKey
 from isolane.deletion import load_stored
 
@@ -23,7 +23,7 @@ _INSERT: Final = """
 INSERT INTO states (user_id, thread_id, since_seq, payload) VALUES (?, ?, ?, ?)
 """
 _TAKEN_BACK: Final = """
-SELECT length(payload) FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
+SELECT payload FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
 """
 _FORGET: Final = """
 DELETE FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
@@ -38,7 +38,7 @@ def load_state(connection: Connection, key: ThreadKey, *, at_seq: int = _NOW) ->
     """Return the state as JSON: as it is now, or as it was at the log entry `at_seq`."""
     stored = load_stored(connection, key)
     found = connection.exec_driver_sql(_NEWEST, (*stored, at_seq, at_seq)).scalar_one_or_none()
-    return None if found is None else bytes(found)
+    return None if found is None else attachments.load_whole(connection, key, found)
 
 
 def keep_state(connection: Connection, key: ThreadKey, payload: bytes, *, since: int) -> None:
@@ -46,8 +46,9 @@ def keep_state(connection: Connection, key: ThreadKey, payload: bytes, *, since:
     if load_state(connection, key) == payload:
         return
     stored = load_stored(connection, key)
-    connection.exec_driver_sql(_INSERT, (*stored, since, payload))
-    usage.add(connection, key.user_id, size=usage.ROW_BYTES + len(payload))
+    written = attachments.keep(connection, stored, payload)
+    connection.exec_driver_sql(_INSERT, (*stored, since, written))
+    usage.add(connection, key.user_id, size=usage.ROW_BYTES + len(written))
 
 
 def take_back_states(connection: Connection, key: ThreadKey, *, since: int, until: int) -> None:
@@ -59,5 +60,6 @@ def take_back_states(connection: Connection, key: ThreadKey, *, since: int, unti
     gone = connection.exec_driver_sql(_TAKEN_BACK, stored).scalars().all()
     if gone:
         connection.exec_driver_sql(_FORGET, stored)
-        usage.add(connection, key.user_id, size=-usage.weigh(gone))
+        usage.add(connection, key.user_id, size=-usage.weigh(map(len, gone)))
+        attachments.release(connection, stored, gone)
     connection.exec_driver_sql(_TAKE_BACK, (until, *stored, since))
