@@ -109,8 +109,8 @@ class TanStackPage:
         names: JsonObject = {"url": url, "threadId": thread_id, "token": token, "resume": resume}
         await self._order("open", kind=kind, **names)
 
-    async def send(self, text: str, **forwarded_props: object) -> str:
-        """Send a user message and return the run id that the client gave its turn."""
+    async def send(self, text: str | JsonObject, **forwarded_props: object) -> str:
+        """Send a user message, or content with parts, and return the run id of its turn."""
         answer = await self._order("send", text=text, forwardedProps=forwarded_props)
         return str(answer["runId"])
 

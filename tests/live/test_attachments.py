@@ -29,6 +29,7 @@ from tests.live.stage import (
     steps,
     text_of,
 )
+from tests.live.tanstack import tanstack_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -192,6 +193,36 @@ async def test_published_client_asks_shows_and_asks_again(driver: AguiClient, la
     starts = [event for event in heard.events if event["type"] == "RUN_STARTED"]
     assert [start["input"]["messages"] for start in starts] == [[question]] * 3
     assert rows_of(lane) == [(len(PICTURE), 4)]
+
+
+async def test_older_client_sends_it_in_older_words(driver: AguiClient, lane: Lane) -> None:
+    part = {"type": "binary", "mimeType": "image/png", "data": PICTURE}
+    question = {**shows("q"), "content": [{"type": "text", "text": LOOK}, part]}
+    await driver.open(lane.user, f"{lane.server.url}/agui", lane.token, "t", is_old=True)
+    for number in range(2):
+        await driver.set(lane.user, messages=[question])
+        heard = await driver.run(lane.user, None, run_id=f"r-{number}")
+        assert given(heard.events) == digests(PICTURE)
+    assert (await load(lane))[0] == shows("q", PICTURE)
+    assert rows_of(lane) == [(len(PICTURE), 3)]
+
+
+async def test_published_page_shows_a_picture_and_reloads(lane: Lane) -> None:
+    content = shows("q", PICTURE)["content"]
+    parts = [{"type": "text", "content": LOOK}, *content[1:]]
+    async with tanstack_page() as page:
+        await page.open(lane.server.websocket_url(), "t", token=lane.token)
+        await page.send({"content": parts})
+        first = await page.idle()
+        assert json.loads(first.answer) == digests(PICTURE)
+        for _ in range(2):
+            await page.reload()
+            assert json.loads((await page.idle()).answer) == digests(PICTURE)
+        await page.send("and now?")
+        await page.idle()
+    assert rows_of(lane) == [(len(PICTURE), 4)]
+    (kept,) = [m for m in await load(lane) if isinstance(m["content"], list)]
+    assert kept["content"][1]["source"]["value"] == PICTURE
 
 
 async def test_waiting_run_keeps_it_over_a_kill(tmp_path: Path) -> None:
