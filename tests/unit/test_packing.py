@@ -23,7 +23,7 @@ from isolane.packing import (
     unpack,
 )
 
-LARGE: Final = base64.b64encode(bytes(range(256)) * 20).decode()
+LARGE: Final = base64.b64encode(bytes(range(256)) * 60).decode()
 OTHER: Final = "data:image/png;base64," + "A" * LEAST_BYTES
 
 
@@ -68,14 +68,14 @@ def test_small_attachments_stay(size: int) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        {"type": "text", "text": "A" * 9000},
-        {"type": "text", "value": "A" * 9000},
-        {"value": "A" * 9000},
-        {"type": "data", "value": "A" * 9000 + '"'},
-        {"type": "data", "value": "A" * 9000 + "\\"},
-        {"numbers": [1] * 9000},
-        {"type": "file", "value": "A" * 9000},
-        '"type":"data","value":"' + "A" * 9000,
+        {"type": "text", "text": "A" * 2 * LEAST_BYTES},
+        {"type": "text", "value": "A" * 2 * LEAST_BYTES},
+        {"value": "A" * 2 * LEAST_BYTES},
+        {"type": "data", "value": "A" * 2 * LEAST_BYTES + '"'},
+        {"type": "data", "value": "A" * 2 * LEAST_BYTES + "\\"},
+        {"numbers": [1] * LEAST_BYTES},
+        {"type": "file", "value": "A" * 2 * LEAST_BYTES},
+        '"type":"data","value":"' + "A" * 2 * LEAST_BYTES,
     ],
 )
 def test_other_words_stay_where_they_are(value: object) -> None:
@@ -103,7 +103,7 @@ def test_missing_attachment_is_an_error() -> None:
 
 WORDS: Final = (
     *("A" * LEAST_BYTES, "A" * (LEAST_BYTES - 1), LARGE, OTHER),
-    *('"' * 5000, "\\" * 5000, '"type":"data","value":"'),
+    *('"' * LEAST_BYTES, "\\" * LEAST_BYTES, '"type":"data","value":"'),
 )
 words = st.text(max_size=30) | st.integers(0, len(WORDS) - 1).map(WORDS.__getitem__)
 sources = st.builds(part, words, st.sampled_from(["data", "url", "file"]))

@@ -36,6 +36,7 @@ from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import RunDraft, RunEnd
 from isolane.errors import LimitExceeded
 from isolane.eventlog.database import renumber
+from isolane.packing import LEAST_BYTES
 from isolane.usage import EVERYBODY, Kept, Quotas, Usage
 
 OLDER: Final = (
@@ -120,7 +121,7 @@ class Users:
 
     def picture(self, message_id: str) -> dict[str, object]:
         """Return a message with one of three pictures."""
-        source = {"type": "data", "value": self.chance.choice("abc") * 5000}
+        source = {"type": "data", "value": self.chance.choice("abc") * LEAST_BYTES}
         parts = [{"type": "image", "source": source}]
         return {"id": message_id, "role": "user", "content": parts}
 
@@ -177,7 +178,7 @@ class Users:
 async def test_rows_agree_with_a_count_of_everything_after_any_deeds(
     tmp_path: Path, seed: int
 ) -> None:
-    quotas = Quotas(threads=3, size=60_000)
+    quotas = Quotas(threads=3, size=90_000)
     async with open_ground(sqlite_url(tmp_path), max_events=20, quotas=quotas) as ground:
         users = Users(ground, random.Random(seed))  # noqa: S311 - chance that can be repeated, no secrets
         for number in range(STEPS):
