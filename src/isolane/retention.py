@@ -58,6 +58,7 @@ _NEXT: Final = "SELECT user_id, thread_id FROM threads WHERE swept_seq < trimmed
 _SWEPT: Final = """
 SELECT swept_seq, trimmed_seq FROM threads WHERE user_id = ? AND thread_id = ?
 """
+# The payload itself is taken only where it refers to attachments: it begins with NUL then.
 _ENTRIES: Final = """
 SELECT seq, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END FROM events
 WHERE user_id = ? AND thread_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
