@@ -329,6 +329,7 @@ def _check_question(settings: Settings, context: UserExecutionContext, draft: Ru
         context.run_key.run_id,
         draft.messages,
         rewind_to=draft.rewind_to,
+        request=draft.request,
         frame_max_bytes=settings.limit_frame_bytes,
     )
 

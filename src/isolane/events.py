@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,8 @@ RUN_FINISHED: Final = "RUN_FINISHED"
 RUN_ERROR: Final = "RUN_ERROR"
 TERMINAL: Final = frozenset({RUN_FINISHED, RUN_ERROR})
 
+NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
+"""Stands for the rest of a run's input where a run has messages only."""
 _TEXT_ONLY: Final = frozenset(
     {"TEXT_MESSAGE_CONTENT", "TOOL_CALL_ARGS", "REASONING_MESSAGE_CONTENT"}
 )
@@ -153,9 +156,18 @@ def decode_event(payload: bytes) -> Event:
 
 
 def run_started(
-    *, thread_id: str, run_id: str, messages: Iterable[Mapping[str, Any]], rewind_to: str | None
+    *,
+    thread_id: str,
+    run_id: str,
+    messages: Iterable[Mapping[str, Any]],
+    rewind_to: str | None,
+    request: Mapping[str, Any] = NOTHING_MORE,
 ) -> Event:
-    """Return the first event of a run; its input shows other devices the question."""
+    """Return the first event of a run; its input shows other devices what the run brings.
+
+    `request` is the rest of the run's input. Its answers to interrupts (`resume`) are shown whole.
+    Its tools are shown by their names only, because the schema of a tool can be large.
+    """
     props = {} if rewind_to is None else {"rewindTo": rewind_to}
     return {
         "type": RUN_STARTED,
@@ -167,11 +179,28 @@ def run_started(
             "runId": run_id,
             "state": {},
             "messages": list(messages),
-            "tools": [],
+            "tools": _names_of(request.get("tools") or ()),
             "context": [],
             "forwardedProps": props,
+            **_answers_of(request.get("resume") or ()),
         },
     }
+
+
+def _names_of(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return tools in AG-UI's shape, with nothing in them but their names."""
+    return [{"name": tool["name"], "description": "", "parameters": {}} for tool in tools]
+
+
+def _answers_of(resume: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the field that shows answers; without any there is no such field.
+
+    Fields that are null are left out: the schemas of published clients refuse most of them.
+    """
+    answers = [
+        {name: value for name, value in answer.items() if value is not None} for answer in resume
+    ]
+    return {"resume": answers} if answers else {}
 
 
 def check_question(
@@ -180,20 +209,25 @@ def check_question(
     messages: Sequence[Mapping[str, Any]],
     *,
     rewind_to: str | None,
+    request: Mapping[str, Any] = NOTHING_MORE,
     frame_max_bytes: int,
 ) -> None:
-    """Raise `TooLarge` when the event that shows a run's question makes no frame."""
-    # The other encoder may write a number with twice as many characters, and no text longer.
-    if 2 * len(msgspec.json.encode(messages)) + 4 * ENVELOPE_BYTES <= frame_max_bytes:
-        return
+    """Raise `TooLarge` when the event that shows what a run brings makes no frame."""
     event = run_started(
-        thread_id=key.thread_id, run_id=run_id, messages=messages, rewind_to=rewind_to
+        thread_id=key.thread_id,
+        run_id=run_id,
+        messages=messages,
+        rewind_to=rewind_to,
+        request=request,
     )
+    # The other encoder may write a number with twice as many characters, and no text longer.
+    if 2 * len(msgspec.json.encode(event["input"])) + 2 * ENVELOPE_BYTES <= frame_max_bytes:
+        return
     size = len(encode_event(event, max_bytes=sys.maxsize)) + ENVELOPE_BYTES
     if size > frame_max_bytes:
         raise TooLarge(
-            f"messages: the event that shows them has {size} bytes, and a frame may have "
-            f"{frame_max_bytes}"
+            f"messages, tools and resume: the event that shows them has {size} bytes, and a frame "
+            f"may have {frame_max_bytes}"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.live.client import Client, Frame
+from tests.live.judge import Recording, judge
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, own_server, shared_server, steps, text_of
 
@@ -64,6 +65,24 @@ async def test_a_question_is_shown_to_whoever_opens_the_thread_until_it_is_answe
     events = await lane.play("t", "r-2", steps(["input"]), resume=answers("i-1"))
     assert json.loads(text_of(events))["resume"] == answers("i-1")
     assert await shown(lane) == []
+
+
+async def test_start_shows_answers_and_names_of_tools_as_the_published_client_takes_them(
+    lane: Lane,
+) -> None:
+    await ask(lane, "r-1", TWO)
+    given = [
+        {"interruptId": "i-1", "status": "resolved", "payload": {"approved": None}},
+        {"interruptId": "i-2", "status": "cancelled", "payload": None, "metadata": None},
+    ]
+    tools = [{"name": "lookup", "description": "Looks up", "parameters": {"type": "object"}}]
+    events = await lane.play("t", "r-2", steps(["input"]), resume=given, tools=tools)
+    shown = events[0]["input"]
+    assert shown["resume"] == [given[0], {"interruptId": "i-2", "status": "cancelled"}]
+    assert shown["tools"] == [{"name": "lookup", "description": "", "parameters": {}}]
+    assert json.loads(text_of(events))["tools"][0]["parameters"] == {"type": "object"}
+    (verdict,) = await asyncio.to_thread(judge, [Recording.of(events)])
+    assert (verdict.failure, verdict.malformed) == (None, [])
 
 
 async def test_a_question_waits_over_a_restart(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ag_ui.core import RunStartedEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isolane.context import EventId, ThreadKey
-from isolane.errors import AgentError, AgentFailed, AgentProtocol
+from isolane.errors import AgentError, AgentFailed, AgentProtocol, TooLarge
 from isolane.events import (
     Record,
+    check_question,
     decode_event,
     encode_event,
     encode_mended,
@@ -169,6 +172,53 @@ def test_a_start_shows_other_devices_the_question() -> None:
     assert event["protocolVersion"] == "1.0"
     assert event["input"]["messages"] == [{"id": "m", "role": "user"}]
     assert event["input"]["forwardedProps"] == {"rewindTo": "m0"}
+    assert event["input"]["tools"] == []
+    assert "resume" not in event["input"]
+
+
+REQUEST = {
+    "tools": [{"name": "lookup", "description": "long", "parameters": {"type": "object"}}],
+    "resume": [
+        {"interruptId": "i", "status": "resolved", "payload": [1, None], "metadata": None},
+        {"interruptId": "j", "status": "cancelled", "payload": None},
+    ],
+}
+
+
+def test_a_start_shows_answers_and_the_names_of_tools() -> None:
+    event = run_started(thread_id="t", run_id="r", messages=[], rewind_to=None, request=REQUEST)
+    assert event["input"]["tools"] == [{"name": "lookup", "description": "", "parameters": {}}]
+    assert event["input"]["resume"] == [
+        {"interruptId": "i", "status": "resolved", "payload": [1, None]},
+        {"interruptId": "j", "status": "cancelled"},
+    ]
+    RunStartedEvent.model_validate(event)
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda size: {"tools": [{"name": "n" * size}]},
+        lambda size: {"resume": [{"interruptId": "i", "payload": "p" * size}]},
+    ],
+    ids=["tools", "resume"],
+)
+def test_what_is_shown_beside_messages_counts_as_they_do(
+    request_of: Callable[[int], dict[str, object]],
+) -> None:
+    def check(size: int) -> None:
+        check_question(
+            ThreadKey("u", "t"),
+            "r",
+            [],
+            rewind_to=None,
+            request=request_of(size),
+            frame_max_bytes=4096,
+        )
+
+    check(2048)
+    with pytest.raises(TooLarge, match="tools and resume"):
+        check(4096)
 
 
 def test_an_end_keeps_what_the_agents_own_end_carried() -> None:

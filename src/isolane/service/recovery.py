@@ -20,7 +20,7 @@ from isolane.errors import (
     Unavailable,
     chain_of,
 )
-from isolane.events import Event, decode_event, run_started
+from isolane.events import Event, decode_event
 from isolane.feed import Feed
 from isolane.service.run import RETRY_FIRST_S, RETRY_MAX_S, Ending, Run, end_run
 from isolane.service.writer import RunWriter, Share
@@ -73,7 +73,7 @@ async def _go_on(run: Run, writer: RunWriter, written: Sequence[Event]) -> Event
     """End a run that got as far as `written`."""
     try:
         if not written:
-            await writer.start(_started(run))
+            await writer.start(run.to_started())
         writer.replay(written[1:])
     except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
         return await _end_lost(run, writer, error)
@@ -94,17 +94,8 @@ async def end_unbegun(run: Run, writer: RunWriter, error: Exception) -> Event | 
     else:
         refused = DatabaseFailed("the run can't begin")
         refused.__cause__ = error
-    writer.start_with_end(_started(run))
+    writer.start_with_end(run.to_started())
     return await end_run(run, writer, Ending(error=refused, share=Share.EVENTS))
-
-
-def _started(run: Run) -> Event:
-    return run_started(
-        thread_id=run.thread_id,
-        run_id=run.run_id,
-        messages=run.draft.messages,
-        rewind_to=run.draft.rewind_to,
-    )
 
 
 async def _written(run: Run, stored: StoredRun, feed: Feed) -> AsyncIterator[Event]:

@@ -157,6 +157,16 @@ class Run:
         """Return the one of `asked` that has this id."""
         return next((one for one in self.asked if one["id"] == message_id), None)
 
+    def to_started(self) -> Event:
+        """Return its first event, which shows what it brings."""
+        return run_started(
+            thread_id=self.thread_id,
+            run_id=self.run_id,
+            messages=self.asked,
+            rewind_to=self.draft.rewind_to,
+            request=self.draft.request,
+        )
+
     @property
     def has_question(self) -> bool:
         """Whether a user's message is among `asked`."""
@@ -203,14 +213,8 @@ class RunLife:
     async def live(self) -> Event | None:
         """Write RUN_STARTED, let the agent speak, write the end; see `end_run`."""
         run = self._run
-        started = run_started(
-            thread_id=run.thread_id,
-            run_id=run.run_id,
-            messages=self._begun.added,
-            rewind_to=run.draft.rewind_to,
-        )
         try:
-            await self._writer.start(started)
+            await self._writer.start(run.to_started())
             ending = await self._supervise()
         except IsolaneError as error:  # the log can't be written
             ending = Ending(error=error)
