@@ -47,6 +47,7 @@ from isolane.contracts import (
     RunDraft,
     RunQueue,
     Store,
+    TurnBook,
     ensure,
 )
 from isolane.database import Database, hold_place, open_database, path_of
@@ -78,6 +79,7 @@ from isolane.service import AgentService
 from isolane.settings import KEY_NAME, Settings, load_settings
 from isolane.spelling import warn_of_unknown
 from isolane.store.database import DatabaseStore, erase
+from isolane.store.turns import DatabaseTurnBook
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
 from isolane.usage import Quotas, Usage
@@ -305,6 +307,7 @@ def _wire(
         tickets=TicketBook(clock.now_ms, timer=clock.monotonic_ms),
         links=TicketBook(clock.now_ms, timer=clock.monotonic_ms, lifetime_ms=LINK_LIFETIME_MS),
         store=store,
+        turn_book=ensure(DatabaseTurnBook(database), TurnBook),
         factory=factory,
         service=ensure(service, AgentServiceProtocol),
         feed=feed,

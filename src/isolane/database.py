@@ -175,6 +175,25 @@ runs = Table(
     Column("attached_to", String),
     # By which its agent knows the run: a random UUID that lives and dies with this row.
     Column("agent_run_id", String),
+    # The run that began its turn. None while it waits and adds no message of a user: such a run
+    # goes on with the turn that it finds.
+    Column("turn_id", String),
+    # Whether a rewind took back all that it said.
+    Column("is_rewound", Integer, nullable=False, server_default="0"),
+    Index(
+        "runs_standing",
+        "user_id",
+        "thread_id",
+        "first_seq",
+        sqlite_where=text("is_rewound = 0"),
+    ),
+    Index(
+        "runs_waiting",
+        "user_id",
+        "thread_id",
+        "created_at",
+        sqlite_where=text("state = 'queued'"),
+    ),
     Index("runs_logged", "ended_at", "user_id", "run_id", sqlite_where=text("is_logged")),
     Index("runs_by_thread", "user_id", "thread_id", "first_seq"),
     Index("runs_by_state", "state"),
@@ -195,6 +214,7 @@ messages = Table(
     Column("until_seq", BigInteger),
     Index("messages_by_thread", "user_id", "thread_id", "number"),
     Index("messages_by_id", "user_id", "thread_id", "message_id"),
+    Index("messages_by_run", "user_id", "thread_id", "run_id", "number", "until_seq"),
     # For pages. It says which messages stood at a moment, so that no payload is read for others.
     Index("messages_by_place", "user_id", "thread_id", "since_seq", "number", "until_seq"),
     Index(

@@ -12,9 +12,10 @@ from sqlalchemy import event
 from tests.house import MEMORY, Ground, ManualClock, draft_of, open_ground, sqlite_url
 
 from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import EventLog, RunEnd, RunStop, Store
+from isolane.contracts import EventLog, RunEnd, RunStop, Store, TurnBook
 from isolane.events import Record
 from isolane.interrupts import Interrupt
+from isolane.store.turns import DatabaseTurnBook
 from isolane.transcript import Message
 
 Reopen = Callable[..., Awaitable["Engines"]]
@@ -26,6 +27,7 @@ class Engines:
 
     log: EventLog
     store: Store
+    turns: TurnBook
     clock: ManualClock
     reopen: Reopen | None
     """Ends this life and begins another on the same place; None where nothing outlives a life."""
@@ -90,7 +92,9 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         )
         life.append(stack)
         reopen = None if in_memory else open_life
-        opened = Engines(ground.log, ground.store, clock, reopen, ground)
+        opened = Engines(
+            ground.log, ground.store, DatabaseTurnBook(ground.database), clock, reopen, ground
+        )
 
         def count(_connection: object) -> None:
             opened.transactions[0] += 1
@@ -106,4 +110,5 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 async def small_engines(tmp_path: Path) -> AsyncIterator[Engines]:
     """Give engines whose logs keep five events of a thread."""
     async with open_ground(sqlite_url(tmp_path / "small"), max_events=5) as ground:
-        yield Engines(ground.log, ground.store, ground.clock, None, ground)
+        turns = DatabaseTurnBook(ground.database)
+        yield Engines(ground.log, ground.store, turns, ground.clock, None, ground)

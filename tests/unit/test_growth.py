@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from tests.house import ALICE, START, Ground, context_of, draft_of, key_of, open_ground
 
 from isolane.context import RunKey
+from isolane.store.turns import DatabaseTurnBook
 
 FEW, MANY = 60, 3_000
 RATIO_MAX = 1.2
@@ -36,6 +37,12 @@ QUIET = (
 
 Work = Callable[[Ground], Awaitable[object]]
 
+
+def turns_of(ground: Ground) -> DatabaseTurnBook:
+    """Return the book of turns on a database."""
+    return DatabaseTurnBook(ground.database)
+
+
 WORKS: dict[str, Work] = {
     "thread list": lambda ground: ground.store.load_threads(ALICE, before=None, limit=20),
     "next page of it": lambda ground: ground.store.load_threads(
@@ -51,6 +58,10 @@ WORKS: dict[str, Work] = {
     "start of a run": lambda ground: ground.store.begin_run(
         context_of("another", thread_id="t-1"), draft_of("Well?")
     ),
+    "one turn": lambda ground: turns_of(ground).load_turn(key_of("t-1"), "r-1"),
+    "last turn": lambda ground: turns_of(ground).load_last_turn(key_of("t-1")),
+    "open turn": lambda ground: turns_of(ground).load_open_turn(key_of("t-1")),
+    "page of turns": lambda ground: turns_of(ground).load_turns(key_of("t-1")),
 }
 
 
@@ -137,6 +148,16 @@ WORKS_IN_IT: dict[str, Work] = {
     "run": lambda ground: ground.store.load_run(RunKey(ALICE, "run-9")),
     "bounds of its log": lambda ground: ground.log.load_bounds(key_of("t-0")),
     "append": lambda ground: ground.log.append(key_of("t-0"), "run-9", [b"{}"]),
+    "turn": lambda ground: turns_of(ground).load_turn(key_of("t-0"), "run-9"),
+    "last turn": lambda ground: turns_of(ground).load_last_turn(key_of("t-0")),
+    "open turn": lambda ground: turns_of(ground).load_open_turn(key_of("t-0")),
+    "page of turns": lambda ground: turns_of(ground).load_turns(key_of("t-0"), limit=5),
+    "older turns": lambda ground: turns_of(ground).load_turns(
+        key_of("t-0"), before="run-30", limit=5
+    ),
+    "older turns than a message": lambda ground: turns_of(ground).load_turns(
+        key_of("t-0"), before="m-30", limit=5
+    ),
 }
 
 
@@ -160,6 +181,35 @@ async def test_work_in_a_thread_takes_as_many_steps_after_many_runs_as_after_few
     await count_steps(ground, WORKS_IN_IT[name])  # the first time is of caches
     few = await count_steps(ground, WORKS_IN_IT[name])
     await add_runs(ground, FEW + 9, MANY)  # what is appended here has the next numbers
+    many = await count_steps(ground, WORKS_IN_IT[name])
+    assert few > 0
+    assert many <= RATIO_MAX * few + 2, (few, many)
+
+
+async def add_rewound(ground: Ground, first: int, last: int) -> None:
+    """Add runs that have ended to one thread, each taken back by the next one."""
+    await add_runs(ground, first, last)
+
+    def take_back(connection: Connection) -> None:
+        for statement in (
+            "UPDATE runs SET is_rewound = 1 WHERE run_id LIKE 'run-%' AND first_seq >= ?",
+            "UPDATE messages SET until_seq = since_seq + 1 WHERE since_seq >= ?",
+        ):
+            connection.exec_driver_sql(statement, (first,))
+
+    await ground.database.write(take_back)
+
+
+@pytest.mark.parametrize("name", ["last turn", "open turn", "page of turns"])
+async def test_turns_are_found_as_fast_behind_many_that_were_taken_back(
+    ground: Ground, name: str
+) -> None:
+    await add_threads(ground, 0, 1)
+    await add_runs(ground, 2, 20)
+    await add_rewound(ground, 20, FEW)
+    await count_steps(ground, WORKS_IN_IT[name])  # the first time is of caches
+    few = await count_steps(ground, WORKS_IN_IT[name])
+    await add_rewound(ground, FEW, MANY)
     many = await count_steps(ground, WORKS_IN_IT[name])
     assert few > 0
     assert many <= RATIO_MAX * few + 2, (few, many)

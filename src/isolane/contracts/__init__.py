@@ -14,6 +14,7 @@ from isolane.contracts.engines import (
     RunQueue,
     StopSignal,
     Store,
+    TurnBook,
 )
 from isolane.contracts.ensure import ensure
 from isolane.contracts.rooms import AgentServiceProtocol, WebSocketManagerProtocol
@@ -33,11 +34,16 @@ from isolane.contracts.shapes import (
     RunStop,
     RunTicket,
     Scope,
+    StandingRun,
+    StandingTurn,
     StoppedBy,
     StoredRun,
     ThreadPage,
     ThreadSnapshot,
     ThreadSummary,
+    Turn,
+    TurnPage,
+    TurnRun,
     Verdict,
 )
 
@@ -64,6 +70,8 @@ __all__ = [
     "RunStop",
     "RunTicket",
     "Scope",
+    "StandingRun",
+    "StandingTurn",
     "StopSignal",
     "StoppedBy",
     "Store",
@@ -71,6 +79,10 @@ __all__ = [
     "ThreadPage",
     "ThreadSnapshot",
     "ThreadSummary",
+    "Turn",
+    "TurnBook",
+    "TurnPage",
+    "TurnRun",
     "Verdict",
     "WebSocketManagerProtocol",
     "ensure",

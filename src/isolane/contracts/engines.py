@@ -20,6 +20,8 @@ from isolane.contracts.shapes import (
     ThreadPage,
     ThreadSnapshot,
     ThreadSummary,
+    Turn,
+    TurnPage,
 )
 from isolane.events import Record
 from isolane.transcript import Message
@@ -253,6 +255,54 @@ class Store(Protocol):
         """Return the messages as they stood before the log entry `seq`.
 
         Raises `TooLarge` when they have more than `max_bytes` as JSON.
+        """
+        ...
+
+
+@runtime_checkable
+class TurnBook(Protocol):
+    """The turns of threads: each is what was asked at once, and the runs that answered it.
+
+    A run that adds a message of a user begins a turn, also when it asks a known question again.
+    Runs after it that add none belong to the same turn. So does the first run of a thread to its
+    own. A turn that was rewound is not told any more. Every method changes nothing, is safe to
+    cancel, and raises `Unavailable` when the store can't be reached.
+    """
+
+    async def load_turn(self, key: ThreadKey, run_id: str) -> Turn | None:
+        """Return the turn of a run of the thread, with all of its runs that stand.
+
+        The id of a run that attached leads to the run that it attached to. A run that waits is the
+        last one of the turn that it will belong to, as things are now. None for an unknown run,
+        and for one that was rewound.
+        """
+        ...
+
+    async def load_last_turn(self, key: ThreadKey) -> Turn | None:
+        """Return the thread's newest turn that stands; None when there is none."""
+        ...
+
+    async def load_open_turn(self, key: ThreadKey) -> Turn | None:
+        """Return the turn of the thread's oldest unfinished run, which is the last of its runs.
+
+        That is the run under way; without one, the run that has waited longest. None when all runs
+        have ended.
+        """
+        ...
+
+    async def load_turns(
+        self,
+        key: ThreadKey,
+        *,
+        before: str | None = None,
+        limit: int = 200,
+        max_bytes: int = 1 << 20,
+    ) -> TurnPage | None:
+        """Return turns that stand, the newest first, with their messages; None without a thread.
+
+        A page has `limit` turns (a count) and `max_bytes` of their messages' JSON at most, but one
+        turn always. `before` names a turn, or a message of one: the page has older ones then.
+        Raises `InvalidCursor` when it names nothing that stands.
         """
         ...
 

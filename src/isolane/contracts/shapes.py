@@ -242,6 +242,59 @@ class ThreadSnapshot:
     """Its shared state as JSON in UTF-8; None when it has none, and on pages of older messages."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnRun:
+    """A run as part of a turn. One that waits has no place in the log yet."""
+
+    run_id: str
+    state: RunState
+    first_seq: int | None
+    last_seq: int | None
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was asked at once, and the runs that answered it, the oldest first.
+
+    Its id is that of the run that began it.
+    """
+
+    turn_id: str
+    runs: Sequence[TurnRun]
+
+
+@dataclass(frozen=True, slots=True)
+class StandingRun:
+    """A run of a turn with those of its messages that stand, in order."""
+
+    run: TurnRun
+    added: Sequence[Message]
+    """What its client brought: messages of users and results of tools."""
+    left: Sequence[Message]
+    """What its agent said; nothing before the run has ended."""
+    is_whole: bool
+    """Whether no rewind took back a part of it. Otherwise its log tells more than what stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingTurn:
+    """A turn with its messages. `runs` are the oldest first."""
+
+    turn_id: str
+    runs: Sequence[StandingRun]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPage:
+    """Some turns of a thread, the newest first."""
+
+    turns: Sequence[StandingTurn]
+    has_older: bool
+    seed: Sequence[Message] = ()
+    """Messages that the thread began with and no run of it added. They are on the last page."""
+
+
 class Scope(StrEnum):
     """What a credential may do."""
 

@@ -19,7 +19,7 @@ from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
-from isolane.contracts import EventLog, Identity, Limits, Store
+from isolane.contracts import EventLog, Identity, Limits, Store, TurnBook
 from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
 from isolane.doors.room import Room
 from isolane.errors import Forbidden, Unauthenticated, Unavailable
@@ -77,6 +77,7 @@ class Gateway:
     factory: WebSocketManagerFactory
     service: AgentService
     store: Store
+    turn_book: TurnBook
     feed: Feed
     log: EventLog
     resumer: Resumer

@@ -68,6 +68,7 @@ from isolane.store.pages import (
     parse_place,
 )
 from isolane.store.states import keep_state, load_state, take_back_states
+from isolane.store.turns import find_turn, move_question, take_back_turns
 from isolane.transcript import FINGERPRINT_BYTES, Message, calls_of, fingerprint
 from isolane.usage import Quotas
 
@@ -227,6 +228,9 @@ class DatabaseStore:
         begun, draft = connection.execute(
             select(runs.c.first_seq, runs.c.draft).where(_run(run_key))
         ).one()
+        if begun is None:  # a run that could not begin goes on with a turn all the same
+            turn_id = func.coalesce(runs.c.turn_id, find_turn(connection, key, end.run_id))
+            connection.execute(update(runs).where(_run(run_key)).values(turn_id=turn_id))
         first_seq = _find_first(connection, key, end.run_id, first_seq) if begun is None else begun
         before = usage.load_run_bytes(connection, run_key)
         stored = load_stored(connection, key)
@@ -271,6 +275,7 @@ class DatabaseStore:
                 "draft": msgspec.json.encode(kept),
                 "asked": _fingerprints(fresh),
                 "agent_run_id": new_agent_id(),
+                "turn_id": context.run_id if _has_question(fresh) else None,
             }
             self._insert_run(connection, context, row)
         return kept
@@ -354,6 +359,7 @@ class DatabaseStore:
             "first_seq": head.seq + 1,
             "started_at": self._clock(),
             "agent_run_id": agent_ids.run_id,
+            "turn_id": _turn_for(connection, context, asked.added),
         }
         state = _state_for(draft, key, connection)
         begun = BegunRun(asked.added, asked.history, head, agent_ids, asked.rewound, state)
@@ -385,6 +391,7 @@ class DatabaseStore:
         if question is None or question.message_id != draft.rewind_to:
             raise RunConflict("another question was asked after the one that is asked again")
         number, since = question.number, question.since_seq
+        move_question(connection, number, context.run_key.run_id)
         _take_back(connection, key, number + 1, since=since, until=head.seq + 1)
         history = _load_messages(key, None, connection)
         return _Asked(history[-1:], history, (number, number))
@@ -466,6 +473,20 @@ def new_messages(
         answered.add(call_id or "")
         fresh.append(message)
     return fresh
+
+
+def _has_question(added: Iterable[Message]) -> bool:
+    return any(message["role"] == "user" for message in added)
+
+
+def _turn_for(
+    connection: Connection, context: UserExecutionContext, added: Iterable[Message]
+) -> str:
+    """Return the turn of a run that begins now, whose messages have joined the thread."""
+    run_id = context.run_key.run_id
+    if _has_question(added):
+        return run_id
+    return find_turn(connection, context.thread_key, run_id)
 
 
 def _before(message_id: str | None, history: Sequence[Message]) -> Sequence[Message]:
@@ -996,3 +1017,4 @@ def _take_back(
         update(messages).where(_standing(key), messages.c.number >= number).values(until_seq=until)
     )
     take_back_states(connection, key, since=since, until=until)
+    take_back_turns(connection, key, since=since)
