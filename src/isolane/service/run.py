@@ -172,9 +172,14 @@ class Run:
         """Whether a user's message is among `asked`."""
         return any(one["role"] == "user" for one in self.asked)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it still answers, or will: nobody stopped it, and it outlived no process."""
+        return not (self.stop.is_set() or self.is_lost)
+
     def is_answered_by(self, agent: str) -> bool:
         """Say whether its answer is what somebody waits for who asks its question of `agent`."""
-        return self.draft.agent == agent and not (self.stop.is_set() or self.is_lost)
+        return self.draft.agent == agent and self.goes_on
 
     def note_asked_again(self, on_disconnect: OnDisconnect | None) -> None:
         """Note what a second frame says of readers that leave: the first one counts, if known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -59,6 +59,7 @@ from isolane.settings import Settings
 from isolane.shared_state import SharedState
 from isolane.subjects import Subject, Subjects
 from isolane.tasks import TaskOwner
+from isolane.transcript import Message
 
 DRAIN_MARGIN_S: Final = 10.0
 """How long ended runs may take to write their end; the agents' own grace is well below."""
@@ -154,6 +155,19 @@ class AgentService:
         if run is None or run.begun is None:
             return None
         return (run.writer.head if run.writer is not None else None) or run.begun.after
+
+    def find_run_of(self, context: UserExecutionContext, message_id: str) -> str | None:
+        """Return the unfinished run, under way or waiting, that adds a message to the thread.
+
+        `message_id` is the id that the message's client gave it. Of several such runs it is the
+        newest that nobody stopped, and of those that were stopped the oldest. Also finds runs that
+        waited over a restart. None for a message that no unfinished run adds.
+        """
+        found: Run | None = None
+        for run, _ in self._get_holders(context.thread_key, message_id):
+            if found is None or run.goes_on:
+                found = run
+        return None if found is None else found.run_id
 
     def check_agent(self, name: str | None) -> str:
         """Return the agent's name, the default's for None; raises `UnknownAgent`."""
@@ -547,12 +561,18 @@ class AgentService:
         if offer.question is None or offer.draft.rewind_to is not None:
             return None
         found: Run | None = None
-        for run in self._of_thread.get(key, {}).values():
-            asked = run.get_asked(offer.question.message_id)
-            if asked is not None and (found is None or run.is_answered_by(offer.draft.agent)):
+        for run, asked in self._get_holders(key, offer.question.message_id):
+            if found is None or run.is_answered_by(offer.draft.agent):
                 offer.question.check_same(asked)
                 found = run
         return found
+
+    def _get_holders(self, key: ThreadKey, message_id: str) -> Iterator[tuple[Run, Message]]:
+        """Yield the unfinished runs that ask the message of that id, with the message."""
+        for run in self._of_thread.get(key, {}).values():
+            asked = run.get_asked(message_id)
+            if asked is not None:
+                yield run, asked
 
     def _holds_newer(self, key: ThreadKey, holder: Run | None) -> bool:
         """Say whether the run whose turn it is asks a question, and is not `holder`.

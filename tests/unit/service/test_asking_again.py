@@ -294,3 +294,48 @@ async def test_run_that_joins_counts_as_kept_and_is_refused_above_the_quota() ->
         assert stored.state is RunState.RUNNING
         talker.let_go("1")
         await house.events(own)
+
+
+async def test_unfinished_run_is_found_by_a_message_that_it_adds(tmp_path: Path) -> None:
+    talker, url = Talker(), sqlite_url(tmp_path)
+    async with open_house({"default": talker.run}, url=url) as house:
+        first, second = context_of("1"), context_of("2")
+
+        def find(message_id: str, **of: str) -> str | None:
+            return house.service.find_run_of(context_of(**of), message_id)
+
+        assert find("q") is None
+        await house.service.start(first, ask(first, "q"))
+        await house.service.start(second, ask(second, "q2", "q3"))
+        assert [find(one) for one in ("q", "q2", "q3", "q4")] == ["1", "2", "2", None]
+        assert find("q", user_id="bob") is None
+        assert find("q", thread_id="other") is None
+        await talker.until_begun("1")
+        talker.let_go("1")
+        await house.events(first)
+        assert find("q") is None
+        await talker.until_begun("2")
+        third = context_of("3")
+        await house.service.start(third, ask(third, "q5"))
+        await house.service.drain(timeout_s=0)
+    async with open_house({"default": talker.run}, url=url) as house:
+        await house.service.recover()
+        assert house.service.find_run_of(third, "q5") == "3"
+        talker.let_go("3")
+        await house.events(third)
+        assert house.service.find_run_of(third, "q5") is None
+
+
+async def test_of_two_runs_that_ask_a_message_the_one_that_goes_on_is_found() -> None:
+    talker = Talker("1")
+    async with open_house({"default": talker.run}) as house:
+        first, second = context_of("1"), context_of("2")
+        await house.service.start(first, ask(first, "q"))
+        await talker.until_begun("1")
+        await house.service.abort(first)
+        assert house.service.find_run_of(first, "q") == "1"
+        edit = ask(second, "q", forwardedProps={"rewindTo": "q"})
+        await house.service.start(second, edit)
+        assert house.service.find_run_of(first, "q") == "2"
+        talker.let_go("1", "2")
+        await house.events(second)
