@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from isolane.contracts import RunDraft, StoredRun
 from isolane.errors import InvalidInput
-from isolane.service.question import Offer, check_doubles, question_of
+from isolane.service.question import Offer, Question, check_doubles, question_of
 from isolane.service.readers import OnDisconnect
 from isolane.transcript import Message, fingerprint
 
@@ -27,14 +27,62 @@ def to_offer(run_input: RunAgentInput, agent: str) -> Offer:
     draft = to_draft(run_input, agent)
     return Offer(
         draft,
-        _policy_of(run_input),
+        _policy_of(_props(run_input)),
         question_of(run_input, draft.messages),
         _on_disconnect_of(run_input),
     )
 
 
-def _policy_of(run_input: RunAgentInput) -> str | None:
-    props = _props(run_input)
+def make_offer(
+    *,
+    agent: str,
+    messages: Sequence[Message],
+    policy: str | None = None,
+    rewind_to: str | None = None,
+    resume: Sequence[Mapping[str, Any]] = (),
+    tools: Sequence[Mapping[str, Any]] = (),
+    context: Sequence[Mapping[str, Any]] = (),
+    state: object = None,
+    forwarded_props: Mapping[str, Any] | None = None,
+    parent_run_id: str | None = None,
+    on_disconnect: OnDisconnect | None = None,
+) -> Offer:
+    """Return what a run brings that a door reads from something else than a RunAgentInput.
+
+    Everything has AG-UI's shapes and wire names, and the door has checked it. `messages` are those
+    of users and tools only; the last one is the question when a user said it. The agent finds
+    `policy` and `rewind_to` in its `forwardedProps`, as a client of AG-UI sends them.
+
+    Raises:
+        InvalidInput: the policy is unknown, or two messages of users have one id and differ.
+
+    """
+    own = {"policy": policy, "rewindTo": rewind_to}
+    props = {
+        **(forwarded_props or {}),
+        **{name: value for name, value in own.items() if value is not None},
+    }
+    request: dict[str, Any] = {
+        "state": {} if state is None else state,
+        "tools": list(tools),
+        "context": list(context),
+        "forwardedProps": props,
+    }
+    if resume:
+        request["resume"] = list(resume)
+    if parent_run_id is not None:
+        request["parentRunId"] = parent_run_id
+    check_doubles(list(enumerate(messages)))
+    asks = bool(messages) and messages[-1]["role"] == "user"
+    return Offer(
+        RunDraft(agent, list(messages), rewind_to, request),
+        _policy_of(props),
+        Question(len(messages) - 1, messages[-1]) if asks else None,
+        on_disconnect,
+    )
+
+
+def _policy_of(props: Mapping[str, Any]) -> str | None:
     if "policy" not in props:
         return None
     if props["policy"] not in POLICIES:

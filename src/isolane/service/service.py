@@ -199,6 +199,18 @@ class AgentService:
         changes nothing for the run: it is taken on, and the same id attaches to it.
         """
         offer = to_offer(run_input, self.check_agent(agent))
+        return await self.start_offer(context, offer, left_out=left_out, over_http=over_http)
+
+    async def start_offer(
+        self,
+        context: UserExecutionContext,
+        offer: Offer,
+        *,
+        left_out: LeftOut | None = None,
+        over_http: bool = False,
+    ) -> RunTicket:
+        """Take on what `make_offer` has made; all else is as in `start`."""
+        self.check_agent(offer.draft.agent)
         chosen = offer.on_disconnect or OnDisconnect(self._settings.on_disconnect)
         offer = replace(offer, on_disconnect=chosen if over_http else None)
         told = asyncio.Event()
