@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -76,6 +77,7 @@ from isolane.pressure import Acts, Pressure, relieve_for_ever
 from isolane.resources import Resources, give_back_memory
 from isolane.runqueue.local import LocalRunQueue
 from isolane.service import AgentService
+from isolane.service.requests import remove_for_ever
 from isolane.settings import KEY_NAME, Settings, load_settings
 from isolane.spelling import warn_of_unknown
 from isolane.store.database import DatabaseStore, erase
@@ -176,6 +178,14 @@ async def open_gateway(
         await gateway.enforce_revocations()
         tasks.detach(_trim_for_ever(settings, gateway), name="retention")
         tasks.detach(_enforce_for_ever(gateway), name="revocations")
+        removal = remove_for_ever(
+            gateway.store,
+            gateway.service,
+            gateway.factory.close_thread,
+            kept_s=settings.request_threads_kept_s,
+            clock=gateway.clock,
+        )
+        tasks.detach(removal, name="removal of requests")
         acts = Acts(
             shed_sockets=gateway.factory.shed_idle,
             shrink_windows=partial(gateway.feed.resize_windows, SMALL_WINDOW),
@@ -327,12 +337,15 @@ def _wire(
 
 
 def _check_question(settings: Settings, context: UserExecutionContext, draft: RunDraft) -> None:
+    # What the gateway itself has kept was bounded when it came.
+    claimed = draft.seed.messages if draft.seed is not None and draft.seed.is_claimed else ()
     check_question(
         context.thread_key,
         context.run_key.run_id,
         draft.messages,
         rewind_to=draft.rewind_to,
         request=draft.request,
+        beside_bytes=len(msgspec.json.encode(claimed)) if claimed else 0,
         frame_max_bytes=settings.limit_frame_bytes,
     )
 

@@ -86,6 +86,9 @@ class UserExecutionContext:
     user brings, None where nobody says one, and the subject as it is before `to_user_id` makes a
     user id of it. Without a `subject` that is the one of the whole `user_id`.
 
+    `is_history_claimed` tells an agent that a part of its history is only the caller's word. The
+    gateway has not seen anybody say it.
+
     Raises `InvalidContext`, which names field, type and rule, for anything else that is not as it
     should be.
     """
@@ -102,6 +105,7 @@ class UserExecutionContext:
     agent_run_id: str | None = None
     issuer: str | None = None
     subject: str = ""
+    is_history_claimed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can't be a context."""
@@ -146,18 +150,27 @@ class UserExecutionContext:
     def for_thread(self, thread_id: str) -> Self:
         """Return a context for one of the user's threads."""
         return self._descend(
-            thread_id=thread_id, run_id=None, agent_thread_id=None, agent_run_id=None
+            thread_id=thread_id,
+            run_id=None,
+            agent_thread_id=None,
+            agent_run_id=None,
+            is_history_claimed=False,
         )
 
     def for_run(self, run_id: str) -> Self:
         """Return a context for a run of this context's thread."""
         return self._descend(run_id=run_id, agent_run_id=None)
 
-    def for_agent(self, ids: RunIds) -> Self:
+    def for_agent(self, ids: RunIds, *, is_history_claimed: bool = False) -> Self:
         """Return this context for the agent of its run, which knows thread and run by `ids`."""
-        return replace(self, agent_thread_id=ids.thread_id, agent_run_id=ids.run_id)
+        return replace(
+            self,
+            agent_thread_id=ids.thread_id,
+            agent_run_id=ids.run_id,
+            is_history_claimed=is_history_claimed,
+        )
 
-    def _descend(self, **changes: str | None) -> Self:
+    def _descend(self, **changes: str | bool | None) -> Self:
         return replace(
             self,
             request_id=new_request_id(),

@@ -109,7 +109,16 @@ threads = Table(
         "thread_id",
         sqlite_where=text("swept_seq < trimmed_seq"),
     ),
-    Index("threads_by_change", "user_id", "updated_at", "thread_id"),
+    # What it is for: a `ThreadKind`.
+    Column("kind", String, nullable=False, server_default="chat"),
+    Index(
+        "threads_by_change",
+        "user_id",
+        "updated_at",
+        "thread_id",
+        sqlite_where=text("kind = 'chat'"),
+    ),
+    Index("threads_of_requests", "updated_at", sqlite_where=text("kind = 'request'")),
 )
 # How often a user deleted a thread: what makes the next numbering of an id another epoch.
 deletions = Table(
@@ -208,10 +217,13 @@ messages = Table(
     Column("user_id", String, nullable=False),
     Column("thread_id", String, nullable=False),
     Column("message_id", String, nullable=False),
+    # The run that added it; empty for a message that was there before the first run.
     Column("run_id", String, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("since_seq", BigInteger, nullable=False),
     Column("until_seq", BigInteger),
+    # Whether it is only a caller's word that it was said.
+    Column("is_claimed", Integer, nullable=False, server_default="0"),
     Index("messages_by_thread", "user_id", "thread_id", "number"),
     Index("messages_by_id", "user_id", "thread_id", "message_id"),
     Index("messages_by_run", "user_id", "thread_id", "run_id", "number", "until_seq"),

@@ -139,6 +139,8 @@ class Settings(BaseSettings):
     run_timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     drain_timeout_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     log_retention_s: float = Field(default=86400.0, gt=0, allow_inf_nan=False)
+    request_threads_kept_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    """Seconds for which the thread of a single request is kept after its run has ended."""
 
     limit_connections_per_user: int = Field(default=20, ge=1)
     limit_threads_per_user: int = Field(default=20, ge=1)

@@ -100,6 +100,16 @@ def test_agents_context_has_both_ids_and_hands_none_to_another_thread_or_run() -
     assert (other_thread.agent_thread_id, other_thread.agent_run_id) == (None, None)
 
 
+def test_agents_context_says_whether_the_history_is_the_callers_word() -> None:
+    run = UserExecutionContext(user_id="alice").for_thread("t").for_run("r")
+    given = run.for_agent(RunIds("agent-t", "agent-r"), is_history_claimed=True)
+    assert given.is_history_claimed
+    assert given.child().is_history_claimed
+    assert not given.for_thread("u").is_history_claimed
+    assert not run.is_history_claimed
+    assert not run.for_agent(RunIds("agent-t", "agent-r")).is_history_claimed
+
+
 def test_contexts_descend_ten_times_and_no_further() -> None:
     context = UserExecutionContext(user_id="alice")
     for _ in range(DEPTH_MAX):

@@ -217,7 +217,7 @@ def test_what_is_shown_beside_messages_counts_as_they_do(
         )
 
     check(2048)
-    with pytest.raises(TooLarge, match="tools and resume"):
+    with pytest.raises(TooLarge, match="what the run brings"):
         check(4096)
 
 

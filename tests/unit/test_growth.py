@@ -62,6 +62,9 @@ WORKS: dict[str, Work] = {
     "last turn": lambda ground: turns_of(ground).load_last_turn(key_of("t-1")),
     "open turn": lambda ground: turns_of(ground).load_open_turn(key_of("t-1")),
     "page of turns": lambda ground: turns_of(ground).load_turns(key_of("t-1")),
+    "requests to remove": lambda ground: ground.store.load_ended_requests(
+        older_than=2**50, limit=10
+    ),
 }
 
 
@@ -211,5 +214,38 @@ async def test_turns_are_found_as_fast_behind_many_that_were_taken_back(
     few = await count_steps(ground, WORKS_IN_IT[name])
     await add_rewound(ground, FEW, MANY)
     many = await count_steps(ground, WORKS_IN_IT[name])
+    assert few > 0
+    assert many <= RATIO_MAX * few + 2, (few, many)
+
+
+@pytest.mark.parametrize("name", ["thread list", "next page of it"])
+async def test_list_of_threads_takes_as_many_steps_beside_many_requests(
+    ground: Ground, name: str
+) -> None:
+    await add_threads(ground, 0, FEW)
+    await count_steps(ground, WORKS[name])  # the first time is of caches
+    few = await count_steps(ground, WORKS[name])
+    await add_threads(ground, FEW, MANY)
+    await ground.database.write(
+        lambda connection: connection.exec_driver_sql(
+            "UPDATE threads SET kind = 'request' WHERE updated_at >= ?", (FEW,)
+        )
+    )
+    many = await count_steps(ground, WORKS[name])
+    assert few > 0
+    assert many <= RATIO_MAX * few + 2, (few, many)
+
+
+async def test_requests_to_remove_are_found_as_fast_beside_many_chats(ground: Ground) -> None:
+    await add_threads(ground, 0, FEW)
+    await ground.database.write(
+        lambda connection: connection.exec_driver_sql(
+            "UPDATE threads SET kind = 'request' WHERE updated_at < 10"
+        )
+    )
+    await count_steps(ground, WORKS["requests to remove"])  # the first time is of caches
+    few = await count_steps(ground, WORKS["requests to remove"])
+    await add_threads(ground, FEW, MANY)
+    many = await count_steps(ground, WORKS["requests to remove"])
     assert few > 0
     assert many <= RATIO_MAX * few + 2, (few, many)

@@ -181,6 +181,7 @@ def test_settings_never_change() -> None:
         ("DRAIN_TIMEOUT_S", "inf", "finite"),
         ("LOG_RETENTION_S", "0", "greater than 0"),
         ("LOG_RETENTION_S", "inf", "finite"),
+        ("REQUEST_THREADS_KEPT_S", "-1", "greater than or equal to 0"),
         ("LOG_MAX_EVENTS", "0", "greater than or equal to 1"),
         ("LIMIT_CONNECTIONS_PER_USER", "0", "greater than or equal to 1"),
         ("LIMIT_THREADS_PER_USER", "1.5", "integer"),

@@ -146,7 +146,7 @@ class Store(Protocol):
         A run with answers takes the thread's open interrupts. Raises `RunConflict` when they were
         answered already, `InvalidInput` when it leaves one out, `TooLarge` when what it adds is
         more than a frame can show, `LimitExceeded` when the run doesn't fit into what its user may
-        keep; nothing is kept then.
+        keep; nothing is kept then. A run that brings a seed can't wait: `RunConflict`.
         """
         ...
 
@@ -156,8 +156,10 @@ class Store(Protocol):
         All in one transaction. The thread comes into being with its first run. A message that was
         edited away is new only to a run that rewinds itself. Thread and run have random ids for the
         agent, made with them and kept as long as they are; a parent that the user has no run of is
-        told by an id that no run has. Raises what `add_run` raises, and `RunConflict` when the run
-        asks a question again that isn't the thread's last one now.
+        told by an id that no run has. The seed that a run brings stands before its messages.
+
+        Raises what `add_run` raises, and `RunConflict` when the run asks a question again that
+        isn't the thread's last one now, or brings a seed to a thread that has a run.
         """
         ...
 
@@ -195,7 +197,15 @@ class Store(Protocol):
         """Return up to `limit` (a count) of the user's threads, the newest change first.
 
         `before` is a page's own cursor, None for the first page. Raises `InvalidCursor` for a
-        cursor that no page gave out.
+        cursor that no page gave out. Threads of requests are not among them.
+        """
+        ...
+
+    async def load_ended_requests(self, *, older_than: int, limit: int) -> list[ThreadKey]:
+        """Return up to `limit` (a count) threads of requests of all users, the oldest first.
+
+        Their runs have ended, and nothing of them has changed since `older_than`, in milliseconds
+        since 1970. For their removal only.
         """
         ...
 

@@ -64,6 +64,37 @@ class RunState(StrEnum):
     ENDED = "ended"
 
 
+class ThreadKind(StrEnum):
+    """What a thread is for."""
+
+    CHAT = "chat"
+    """A conversation: in the list of threads, and kept until somebody deletes it."""
+    REQUEST = "request"
+    """One request: in no list, told to nobody, and removed some time after its run ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A history that a thread begins with: messages of all roles, which no run of it added."""
+
+    messages: Sequence[Message]
+    is_claimed: bool
+    """Whether it is the caller's word only. False for what the gateway itself has kept."""
+
+    def to_stand_in(self) -> Message:
+        """Return what stands for the seed among the messages that its run asked."""
+        return {"id": "\0seed", "messages": list(self.messages)}
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a thread begins with its first run. Only a door may say it, never a client's input."""
+
+    kind: ThreadKind = ThreadKind.CHAT
+    """Counts for a thread that comes into being with the run; another one stays what it is."""
+    seed: Seed | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunDraft:
     """What a run frame asks for: kept whole until the run starts, for a restart may come first."""
@@ -79,6 +110,13 @@ class RunDraft:
     asks_again: bool = False
     """Whether it asks the thread's last question once more, and takes back what followed that.
     `messages` is that question alone then, and `rewind_to` its id."""
+    opening: Opening | None = None
+    """How the thread begins with this run. It isn't kept with the run."""
+
+    @property
+    def seed(self) -> Seed | None:
+        """The history that the thread is to begin with."""
+        return None if self.opening is None else self.opening.seed
 
 
 NO_DRAFT: Final = RunDraft("", (), None, {})
@@ -165,6 +203,10 @@ class BegunRun:
     state: Any = None
     """AG-UI's shared state that the agent gets: what the run brings, else what the thread has.
     None when there is neither."""
+    kind: ThreadKind = ThreadKind.CHAT
+    """What the thread is for."""
+    is_history_claimed: bool = False
+    """Whether a part of `history` is what a caller claims that was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +258,7 @@ class ThreadSummary:
     created_at: int
     updated_at: int
     active_run_id: str | None = None
+    kind: ThreadKind = ThreadKind.CHAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ag_ui.core import RunAgentInput
 from pydantic import BaseModel
 
-from isolane.contracts import RunDraft, StoredRun
+from isolane.contracts import Opening, RunDraft, StoredRun
 from isolane.errors import InvalidInput
 from isolane.service.question import Offer, Question, check_doubles, question_of
 from isolane.service.readers import OnDisconnect
@@ -46,12 +46,14 @@ def make_offer(
     forwarded_props: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
     on_disconnect: OnDisconnect | None = None,
+    opening: Opening | None = None,
 ) -> Offer:
     """Return what a run brings that a door reads from something else than a RunAgentInput.
 
     Everything has AG-UI's shapes and wire names, and the door has checked it. `messages` are those
     of users and tools only; the last one is the question when a user said it. The agent finds
-    `policy` and `rewind_to` in its `forwardedProps`, as a client of AG-UI sends them.
+    `policy` and `rewind_to` in its `forwardedProps`, as a client of AG-UI sends them. `opening`
+    says how the thread begins, where this is its first run.
 
     Raises:
         InvalidInput: the policy is unknown, or two messages of users have one id and differ.
@@ -75,7 +77,7 @@ def make_offer(
     check_doubles(list(enumerate(messages)))
     asks = bool(messages) and messages[-1]["role"] == "user"
     return Offer(
-        RunDraft(agent, list(messages), rewind_to, request),
+        RunDraft(agent, list(messages), rewind_to, request, opening=opening),
         _policy_of(props),
         Question(len(messages) - 1, messages[-1]) if asks else None,
         on_disconnect,
@@ -146,11 +148,13 @@ def differs(offered: RunDraft, asked: Mapping[bytes, bytes], known: frozenset[st
     """Say whether a second frame of one run id brings other new messages than the first did.
 
     `asked` are the fingerprints of what the first one brought, by those of the ids. A list without
-    any message never differs: it only asks to be attached.
+    any message never differs: it only asks to be attached. A seed is compared as a whole.
     """
     if not offered.messages:
         return False
     fresh: dict[bytes, bytes] = {}
+    if offered.seed is not None:
+        fresh.update([fingerprint(offered.seed.to_stand_in())])
     for message in offered.messages:
         id_print, whole_print = fingerprint(message)
         is_new = message["id"] not in known and message["role"] != "tool"

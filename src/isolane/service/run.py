@@ -295,7 +295,9 @@ class RunLife:
         contain_exits(asyncio.get_running_loop())
         tell_of_exits(self._tell_of_exit)
         try:
-            context = run.context.for_agent(self._begun.agent_ids)
+            context = run.context.for_agent(
+                self._begun.agent_ids, is_history_claimed=self._begun.is_history_claimed
+            )
             async with aclosing(run.agent.run(self._input(), context, run.stop)) as stream:
                 async for value in stream:
                     taken += 1

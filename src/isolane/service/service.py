@@ -30,6 +30,7 @@ from isolane.contracts import (
     RunTicket,
     Store,
     StoredRun,
+    ThreadKind,
 )
 from isolane.errors import (
     DatabaseFailed,
@@ -142,11 +143,13 @@ class AgentService:
         return sum(run.begun is not None for run in self._runs.values())
 
     def get_active_runs(self, user_id: str) -> list[UserExecutionContext]:
-        """Return the contexts of the user's runs that are under way."""
+        """Return the contexts of the user's runs that are under way, in chats."""
         return [
             run.context
             for key, run in self._runs.items()
-            if key.user_id == user_id and run.begun is not None
+            if key.user_id == user_id
+            and run.begun is not None
+            and run.begun.kind is ThreadKind.CHAT
         ]
 
     def get_head(self, context: UserExecutionContext) -> EventId | None:
@@ -376,9 +379,12 @@ class AgentService:
         await self._until_deleted(key)
         self._deleting[key] = asyncio.Event()
         try:
+            thread = await self._store.load_thread(key)
             self._let_go(key, await self._feed.delete(key))
         finally:
             self._deleting.pop(key).set()
+        if thread is None or thread.kind is ThreadKind.REQUEST:
+            return
         frame = thread_frame(
             thread_id=key.thread_id,
             title="",
@@ -387,6 +393,24 @@ class AgentService:
             is_deleted=True,
         )
         self._notify(context.user_id, frame)
+
+    async def remove_request(self, key: ThreadKey, *, older_than: int) -> bool:
+        """Delete a thread of a request, unless it is in use; say whether it was deleted.
+
+        It is in use while it has an unfinished run, and when it has changed since `older_than`, in
+        milliseconds since 1970. Cancelling the caller doesn't take it back.
+        """
+        work = self._remove_request(key, older_than)
+        return await self._tasks.complete(work, name=f"removal of {key.thread_id}")
+
+    async def _remove_request(self, key: ThreadKey, older_than: int) -> bool:
+        async with _alone(self._admitting, key):  # no run is placed there meanwhile
+            thread = await self._store.load_thread(key)
+            if thread is None or thread.updated_at >= older_than or key in self._of_thread:
+                return False
+            user = UserExecutionContext(user_id=key.user_id)
+            await self._delete_thread(user.for_thread(key.thread_id))
+            return True
 
     def _let_go(self, key: ThreadKey, run_ids: Iterable[str]) -> None:
         """End runs that were deleted with their thread, without another event."""
@@ -527,6 +551,8 @@ class AgentService:
         if is_known and await self._brings_more(context.thread_key, offer):
             offer = replace(offer, question=None)
         head = await self._load_head(context.thread_key)
+        if offer.draft.seed is not None and context.thread_key in self._of_thread:
+            raise RunConflict("a thread that has a run takes no history from outside")
         # Nothing is awaited from here until the run has its place in line.
         holder = self._find_holder(context.thread_key, offer)
         agent = offer.draft.agent
@@ -802,7 +828,7 @@ class AgentService:
         except IsolaneError as error:  # news is no reason for a run to fail
             _log.warning("thread's change not told", reason=str(error))
             return
-        if thread is not None:
+        if thread is not None and thread.kind is ThreadKind.CHAT:
             frame = thread_frame(
                 thread_id=thread.thread_id,
                 title=thread.title,

@@ -40,6 +40,7 @@ from isolane.contracts import (
     RunState,
     RunStop,
     StoredRun,
+    ThreadKind,
     ThreadPage,
     ThreadSnapshot,
     ThreadSummary,
@@ -58,6 +59,15 @@ from isolane.ids import derive_stand_in, new_agent_id
 from isolane.interrupts import Interrupt, check_answers
 from isolane.packing import bare, size_of
 from isolane.shared_state import decode_state, is_sent
+from isolane.store.openings import (
+    BEFORE_THE_LOG,
+    check_seed,
+    claim_seed,
+    is_history_claimed,
+    kind_of,
+    load_ended_requests,
+    load_kind,
+)
 from isolane.store.pages import (
     PAGE_BYTES,
     PAGE_MAX,
@@ -68,13 +78,15 @@ from isolane.store.pages import (
     parse_place,
 )
 from isolane.store.states import keep_state, load_state, take_back_states
-from isolane.store.turns import find_turn, move_question, take_back_turns
+from isolane.store.turns import NO_RUN, find_turn, move_question, take_back_turns
 from isolane.transcript import FINGERPRINT_BYTES, Message, calls_of, fingerprint
 from isolane.usage import Quotas
 
 TITLE_MAX_CHARACTERS: Final = 80
 _IS_UNDER_WAY: Final = text("runs.state = 'running'")
 """As text: the condition of a partial index has to be spelled as there."""
+_IS_LISTED: Final = text("threads.kind = 'chat'")
+"""As text for the same reason."""
 _CURSOR_TIME: Final = re.compile(r"[0-9]{1,15}")
 
 _log = structlog.get_logger(__name__)
@@ -165,6 +177,10 @@ class DatabaseStore:
         return await self._database.read(
             partial(_load_threads, user_id, place, limit), lane=user_id
         )
+
+    async def load_ended_requests(self, *, older_than: int, limit: int) -> list[ThreadKey]:
+        """Return threads of requests that may be removed; see `Store`."""
+        return await self._database.read(partial(load_ended_requests, older_than, limit))
 
     async def load_snapshot(
         self,
@@ -267,7 +283,7 @@ class DatabaseStore:
             rewound = _load_rewound(key, draft, standing, connection)
             history = _before(draft.rewind_to, standing)  # what is dropped may be brought anew
             fresh = new_messages(draft.messages, history, rewound=rewound)
-            kept = replace(draft, messages=fresh)
+            kept = replace(draft, messages=fresh, opening=None)
             self._check_question(context, kept)
             row = {
                 "created_at": self._clock(),
@@ -304,7 +320,13 @@ class DatabaseStore:
         self, connection: Connection, context: UserExecutionContext, draft: RunDraft
     ) -> None:
         """Make the thread of a new run, and let the run answer what is asked there."""
-        self._touch_thread(connection, context.thread_key)
+        key = context.thread_key
+        self._touch_thread(connection, key, kind=kind_of(draft.opening))
+        if draft.seed is not None:
+            check_seed(connection, key)
+            _add_messages(connection, key, NO_RUN, draft.seed.messages, since=BEFORE_THE_LOG)
+            if draft.seed.is_claimed:
+                claim_seed(connection, key)
         _take_answers(connection, context, draft.request.get("resume", ()))
 
     def _insert_run(
@@ -355,14 +377,17 @@ class DatabaseStore:
         row = {
             "state": RunState.RUNNING,
             "draft": _joined(draft, asked.place),
-            "asked": _fingerprints(asked.added),
+            "asked": _fingerprints(_asked_of(draft, asked.added)),
             "first_seq": head.seq + 1,
             "started_at": self._clock(),
             "agent_run_id": agent_ids.run_id,
             "turn_id": _turn_for(connection, context, asked.added),
         }
         state = _state_for(draft, key, connection)
-        begun = BegunRun(asked.added, asked.history, head, agent_ids, asked.rewound, state)
+        kind, is_claimed = load_kind(connection, key), is_history_claimed(connection, key)
+        begun = BegunRun(
+            asked.added, asked.history, head, agent_ids, asked.rewound, state, kind, is_claimed
+        )
         return begun, row
 
     def _ask(
@@ -429,14 +454,21 @@ class DatabaseStore:
         connection.execute(update(threads).where(_thread(key)).values(values))
         return _found(key, connection)
 
-    def _touch_thread(self, connection: Connection, key: ThreadKey, *, title: str = "") -> None:
+    def _touch_thread(
+        self,
+        connection: Connection,
+        key: ThreadKey,
+        *,
+        title: str = "",
+        kind: ThreadKind = ThreadKind.CHAT,
+    ) -> None:
         now = self._clock()
         found = _load_thread(key, connection)
         if found is None:
             epoch = self._load_bounds(key, connection).head.epoch
             row = {"epoch": epoch, "trimmed_seq": 0, "created_at": now, "updated_at": now}
             row |= load_stored(connection, key)._asdict()
-            row |= {"title": title, "agent_thread_id": new_agent_id()}
+            row |= {"title": title, "agent_thread_id": new_agent_id(), "kind": kind}
             connection.execute(insert(threads).values(**row))
             usage.add(connection, key.user_id, threads=1, size=usage.ROW_BYTES)
             return
@@ -686,6 +718,11 @@ def _fingerprints(asked: Iterable[Message]) -> bytes:
     return b"".join(part for message in asked for part in fingerprint(message))
 
 
+def _asked_of(draft: RunDraft, added: Sequence[Message]) -> Sequence[Message]:
+    """Return what tells a second frame of a run from another: what it added, and its seed."""
+    return added if draft.seed is None else [*added, draft.seed.to_stand_in()]
+
+
 def _to_asked(prints: bytes) -> dict[bytes, bytes]:
     size = FINGERPRINT_BYTES
     parts = [prints[place : place + size] for place in range(0, len(prints), size)]
@@ -795,7 +832,12 @@ def _select_threads() -> Select[Any]:
 
 def _summary(row: Row[Any]) -> ThreadSummary:
     return ThreadSummary(
-        to_thread_id(row.thread_id), row.title, row.created_at, row.updated_at, row.active_run_id
+        to_thread_id(row.thread_id),
+        row.title,
+        row.created_at,
+        row.updated_at,
+        row.active_run_id,
+        ThreadKind(row.kind),
     )
 
 
@@ -803,7 +845,7 @@ def _load_threads(
     user_id: str, before: tuple[int, str] | None, limit: int, connection: Connection
 ) -> ThreadPage:
     place = tuple_(threads.c.updated_at, threads.c.thread_id)
-    query = _select_threads().where(threads.c.user_id == user_id)
+    query = _select_threads().where(threads.c.user_id == user_id, _IS_LISTED)
     if before is not None:
         query = query.where(place < before)
     newest = query.order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())

@@ -1,8 +1,9 @@
-"""The turn of each run, and whether a rewind took the run back.
+"""The turn of each run, whether a rewind took it back, and how its thread began.
 
-Both are found out for older runs, as far as their messages still tell. A run whose messages were
-all taken back was rewound. So was each run between a message that was taken back and the run that
-took it back. A message of which only the id is left counts as a user's: it was rewound anyway.
+The first two are found out for older runs, as far as their messages still tell. A run whose
+messages were all taken back was rewound. So was each run between a message that was taken back and
+the run that took it back. A message of which only the id is left counts as a user's: it was rewound
+anyway.
 """
 
 from typing import Any
@@ -85,6 +86,23 @@ def upgrade() -> None:
         "runs",
         ["user_id", "thread_id", "first_seq"],
         sqlite_where=sa.text("is_rewound = 0"),
+    )
+    op.add_column("threads", sa.Column("kind", sa.String, nullable=False, server_default="chat"))
+    op.add_column(
+        "messages", sa.Column("is_claimed", sa.Integer, nullable=False, server_default="0")
+    )
+    op.drop_index("threads_by_change")
+    op.create_index(
+        "threads_by_change",
+        "threads",
+        ["user_id", "updated_at", "thread_id"],
+        sqlite_where=sa.text("kind = 'chat'"),
+    )
+    op.create_index(
+        "threads_of_requests",
+        "threads",
+        ["updated_at"],
+        sqlite_where=sa.text("kind = 'request'"),
     )
     op.create_index(
         "runs_waiting",
