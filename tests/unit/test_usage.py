@@ -344,6 +344,7 @@ async def test_quota_is_one_look_however_much_is_kept(tmp_path: Path) -> None:
         taken: list[int] = []
         for most in (10, 10_000):
             await ground.database.write(partial(fill_up, most))
+            await ground.store.add_thread(key_of(f"first-{most}"), title="")  # it is of caches
             steps = count()
             raw.set_progress_handler(lambda each=steps: next(each) < 0, 10)
             await ground.store.add_thread(key_of(f"new-{most}"), title="")
@@ -355,5 +356,9 @@ async def test_quota_is_one_look_however_much_is_kept(tmp_path: Path) -> None:
 def fill_up(most: int, connection: sa.Connection) -> None:
     """Give Alice so many threads with an entry each."""
     rows = [(ALICE, f"t{most}-{number}") for number in range(most)]
-    connection.exec_driver_sql("INSERT INTO threads VALUES (?, ?, 'e', 0, 0, '', 0, 0, '')", rows)
+    connection.exec_driver_sql(
+        "INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, title, created_at, "
+        "updated_at) VALUES (?, ?, 'e', 0, '', 0, 0)",
+        rows,
+    )
     connection.exec_driver_sql("INSERT INTO events VALUES (?, ?, 1, 'r', x'00')", rows)
