@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection
 
+from isolane.attachments import load_whole
 from isolane.context import ThreadKey
 from isolane.contracts import RunState, StandingRun, StandingTurn, Turn, TurnPage, TurnRun
 from isolane.database import Database
@@ -246,7 +247,8 @@ def _ids_in(asked: bytes) -> frozenset[bytes]:
 
 def _load_payloads(connection: Connection, stored: ThreadKey, run_id: str) -> list[bytes | None]:
     """Return a run's messages in order, as JSON; None for one that was taken back."""
-    return list(connection.exec_driver_sql(_OF_RUN, (*stored, run_id)).scalars())
+    written = connection.exec_driver_sql(_OF_RUN, (*stored, run_id)).scalars().all()
+    return [each and load_whole(connection, stored, each) for each in written]
 
 
 def _decode(payload: bytes) -> Message:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 
 _REWOUND_WITH_ITS_MESSAGES = """
 UPDATE runs SET is_rewound = 1 WHERE first_seq IS NOT NULL AND EXISTS (
