@@ -13,6 +13,7 @@ from tests.house import ALICE, context_of, draft_of, key_of, user_message
 
 from isolane.context import EventId, RunKey
 from isolane.contracts import (
+    Conversation,
     KnownMessage,
     RunDraft,
     RunState,
@@ -73,6 +74,7 @@ async def test_what_nobody_used_is_not_there(engines: Engines) -> None:
     assert await store.load_run(RunKey(ALICE, "r")) is None
     assert await store.load_thread(KEY) is None
     assert await store.load_snapshot(KEY) is None
+    assert await store.load_conversation(KEY) is None
     assert await store.load_known_ids(KEY) == frozenset()
     assert await store.load_open_runs() == []
     assert await store.load_messages_before(KEY, 1) == []
@@ -667,3 +669,97 @@ async def test_the_state_outlives_a_restart_and_the_log_and_goes_with_its_thread
     await engines.log.delete(KEY)
     assert await engines.store.load_state(KEY) is None
     assert await live(engines, "2", None) is None
+
+
+# ---- whole runs ----------------------------------------------------------------------------------
+
+
+async def converse(engines: Engines, before: str | None = None, **bounds: int) -> Conversation:
+    found = await engines.store.load_conversation(KEY, before=before, **bounds)
+    assert found is not None
+    return found
+
+
+def runs_of(found: Conversation) -> list[list[str]]:
+    return [[json.loads(message)["content"] for message in run] for run in found.runs]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8, 9])
+async def test_conversation_comes_in_pages_of_whole_runs(limit: int, engines: Engines) -> None:
+    for number in range(4):
+        await talk(engines, str(number), f"q{number}", f"a{number}")
+        await talk_elsewhere(engines, number)
+    wanted = [[f"q{number}", f"a{number}"] for number in range(4)]
+    page = await converse(engines, limit=limit)
+    assert runs_of(page) == wanted[-((limit + 1) // 2) :]
+    found = runs_of(page)
+    while page.before is not None:
+        page = await converse(engines, page.before, limit=limit)
+        found = runs_of(page) + found
+    assert found == wanted
+
+
+async def test_conversation_ends_a_page_at_its_bytes(engines: Engines) -> None:
+    for number in range(3):
+        await talk(engines, str(number), f"q{number}", "a" * 1000)
+    page = await converse(engines, max_bytes=500)
+    assert [run[0] for run in runs_of(page)] == ["q2"]
+
+
+async def test_answers_stay_beside_what_they_answer(engines: Engines) -> None:
+    """A run of a person's answer or a tool's adds no question: its page has what came before it."""
+    await talk(engines, "0", "older", "answer")
+    await talk(engines, "1", "q", "call")
+    for number in range(2):
+        context = context_of(f"resume-{number}")
+        await engines.store.begin_run(context, replace(draft_of("x"), messages=[]))
+        await engines.end(context, messages=[said(f"more {number}")])
+    together = [["q", "call"], ["more 0"], ["more 1"]]
+    page = await converse(engines, limit=2)
+    assert runs_of(page) == together
+    assert runs_of(await converse(engines, page.before)) == [["older", "answer"]]
+    assert runs_of(await converse(engines, limit=1)) == together[1:]  # or it would be doubled
+
+
+async def test_conversation_has_the_question_of_the_run_under_way(engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    await talk(engines, "2", "c", "d")
+    await engines.begin(context_of("3"), "e")
+    await engines.append(KEY, 2, run_id="3")
+    page = await converse(engines, limit=1)
+    assert (runs_of(page), page.active_run_id) == ([["c", "d"], ["e"]], "3")
+    older = await converse(engines, page.before, limit=1)
+    assert (runs_of(older), older.active_run_id) == ([["a", "b"]], None)
+    await engines.end(context_of("3"), messages=[said("f")])
+    assert runs_of(await converse(engines)) == [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert runs_of(await converse(engines, page.before)) == [["a", "b"]]
+
+
+async def test_conversation_is_without_what_the_run_under_way_takes_back(engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    await talk(engines, "2", "c", "d")
+    again = RunDraft("echo", [user_message("c")], "c", {}, asks_again=True)
+    await engines.store.begin_run(context_of("3"), again)
+    found = await converse(engines)
+    assert (runs_of(found), found.active_run_id) == ([["a", "b"], ["c"]], "3")
+    await engines.end(context_of("3"), messages=[said("e")])
+    await engines.store.begin_run(context_of("4"), draft_of("f", rewind_to="a"))
+    assert runs_of(await converse(engines)) == [["f"]]
+
+
+async def test_conversation_says_which_run_asks(engines: Engines) -> None:
+    await engines.begin(context_of("1"), "a")
+    asked = [{"id": "i", "reason": "r"}]
+    await engines.end(context_of("1"), outcome="interrupt", interrupts=asked)
+    found = await converse(engines)
+    assert (found.asking_run_id, found.interrupts) == ("1", asked)
+    await engines.begin(context_of("2"), "b")
+    found = await converse(engines)
+    assert (found.asking_run_id, found.interrupts) == (None, ())
+
+
+@pytest.mark.parametrize("before", ["", "x", "e-1~0", "e-1~0~0~0"])
+async def test_conversation_refuses_a_place_of_no_page(before: str, engines: Engines) -> None:
+    await talk(engines, "1", "a", "b")
+    with pytest.raises(InvalidCursor):
+        await converse(engines, before)

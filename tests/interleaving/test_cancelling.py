@@ -233,6 +233,9 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseStore.load_state": lambda scene: scene.house.ground.store.load_state(key_of()),
     "DatabaseStore.load_open_runs": lambda scene: scene.house.ground.store.load_open_runs(),
     "DatabaseStore.load_run": lambda scene: scene.house.ground.store.load_run(live.run_key),
+    "DatabaseStore.load_conversation": (
+        lambda scene: scene.house.ground.store.load_conversation(key_of())
+    ),
     "DatabaseStore.load_snapshot": lambda scene: scene.house.ground.store.load_snapshot(key_of()),
     "DatabaseStore.load_thread": lambda scene: scene.house.ground.store.load_thread(key_of()),
     "DatabaseStore.load_threads": lambda scene: scene.house.ground.store.load_threads(

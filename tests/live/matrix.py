@@ -192,6 +192,26 @@ PUBLIC: Final[dict[str, Row]] = {
 }
 """What asks for no credential, and answers everyone alike."""
 
+
+def _come_back(path: str) -> Iterator[tuple[str, Row]]:
+    """Yield what TanStack AI's client asks for when it comes back; a name alone fits a thread."""
+    thread: Fields = lambda n: {"params": {"threadId": n.thread}}  # noqa: E731
+    run: Fields = lambda n: {"params": {"runId": n.run}}  # noqa: E731
+    asks: dict[str, Fields] = {
+        "threadId": thread,
+        "limit": lambda n: {"params": {"threadId": n.thread, "limit": 1}},
+        "before": lambda n: {
+            "params": {"threadId": n.thread, "before": f"{n.cursor}~{n.seq + 1}~0"}
+        },
+        "runId": run,
+        "offset": lambda n: {"params": {"runId": n.run, "offset": n.cursor}},
+        "last-event-id": lambda n: {**run(n), "headers": {"Last-Event-ID": n.cursor}},
+    }
+    yield from _http(f"GET {path}", "422 invalid_input").items()
+    for name, more in asks.items():
+        yield from _http(f"GET {path} {name}", "200", UNKNOWN, more, shows=True).items()
+
+
 _LIST: Final = "/api/threads"
 _THREAD: Final = "/api/threads/{thread_id}"
 _REQUESTS: Final[dict[str, Row]] = {
@@ -235,6 +255,8 @@ _REQUESTS: Final[dict[str, Row]] = {
         lambda n: {"headers": {"Last-Event-ID": n.cursor}},
         shows=True,
     ),
+    **dict(_come_back("/agui")),
+    **dict(_come_back("/agui/{agent}")),
     **_http("GET /api/runs/{run_id}", "200", UNKNOWN, shows=True),
     **_http("POST /api/runs/{run_id}/abort", "202", UNKNOWN),
 }

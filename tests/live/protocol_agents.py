@@ -160,10 +160,21 @@ def _rarer_values(
             return [{"type": "MESSAGES_SNAPSHOT", "messages": messages}]
         case "long", [what, count]:
             return _long(what, count)
+        case "ask", [interrupt]:
+            return _ask(interrupt, input)
         case "memory", []:
             return [" ".join(_memory[input.thread_id])]
         case _:
             raise LookupError(f"no step is called {name}")
+
+
+def _ask(interrupt: dict[str, Any], input: RunAgentInput) -> list[object]:  # noqa: A002
+    """Return a question to the person, or what they answered."""
+    if input.resume:
+        return [f"answered {json.dumps(entry.payload)} " for entry in input.resume]
+    outcome = {"type": "interrupt", "interrupts": [interrupt]}
+    ids = {"threadId": input.thread_id, "runId": input.run_id}
+    return [{"type": "RUN_FINISHED", **ids, "outcome": outcome}]
 
 
 def _long(what: str, count: int) -> list[object]:
@@ -229,9 +240,11 @@ async def _pass_gate(name: str, gate: str, stop: StopSignal) -> None:
         _gates[gate].set()
         return
     waits = [asyncio.ensure_future(_gates[gate].wait()), asyncio.ensure_future(stop.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _sleep_for_ever() -> NoReturn:

@@ -103,11 +103,28 @@ class TanStackPage:
         await self._order("open", **names)
 
     async def open_http(
-        self, url: str, thread_id: str, *, token: str, kind: str, resume: str | None = None
+        self, url: str, thread_id: str, *, token: str, kind: str, **options: object
     ) -> None:
-        """Open the page on `/agui`: its `kind` is `events` (server-sent ones) or `lines` (JSON)."""
-        names: JsonObject = {"url": url, "threadId": thread_id, "token": token, "resume": resume}
+        """Open the page on `/agui`: its `kind` is `events` (server-sent ones) or `lines` (JSON).
+
+        With `persistence` it asks the server for the thread, with `pageSize` in pages.
+        """
+        names: JsonObject = {"url": url, "threadId": thread_id, "token": token, **options}
         await self._order("open", kind=kind, **names)
+
+    async def hydrate(self, thread_id: str) -> JsonObject:
+        """Return what the adapter's own hydrate gets; raises `PageError` for a refusal."""
+        answer = await self._order("hydrate", threadId=thread_id)
+        hydrated: JsonObject = answer["hydrated"]
+        return hydrated
+
+    async def load_older(self) -> bool:
+        """Scroll up: show the page of older messages, and say whether there are more."""
+        return bool((await self._order("older"))["hasOlder"])
+
+    async def resolve(self, payload: object) -> None:
+        """Answer everything that the page asks the person."""
+        await self._order("resolve", payload=payload)
 
     async def send(self, text: str | JsonObject, **forwarded_props: object) -> str:
         """Send a user message, or content with parts, and return the run id of its turn."""

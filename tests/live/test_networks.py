@@ -141,6 +141,10 @@ async def test_each_kind_of_answer_is_for_a_listed_page(
         ("HEAD", "/api/threads/t", {}, 200),
         ("PATCH", "/api/threads/t", {"json": {"title": "new"}}, 200),
         ("POST", "/agui", {"json": run_frame("t", "r-1", "hello")}, 200),
+        ("GET", "/agui?threadId=t", {}, 200),
+        ("GET", "/agui/script?runId=r-1", {}, 200),
+        ("GET", "/agui?runId=nowhere", {}, 404),
+        ("GET", "/agui?threadId=", {}, 422),
         ("GET", "/api/threads/nowhere/events", {}, 404),
         ("GET", "/api/threads/t/events?after=odd", {}, 422),
         ("POST", "/agui", {"content": b"{"}, 400),
@@ -321,7 +325,9 @@ async def test_head_is_answered_wherever_get_is(lane: Lane, http_of: httpx.Async
             assert head.status_code == got.status_code, path
             kind = "content-type"
             assert head.headers.get(kind) == got.headers.get(kind), path
-    assert (await http_of.head("/agui")).status_code == 405
+    assert (await http_of.head("/agui?threadId=t")).status_code == 200
+    assert (await http_of.head("/agui?runId=r-1")).status_code == 200
+    assert (await http_of.head("/api/session")).status_code == 405
     async for _ in Looks(5):  # until the streams, of which nobody read more than the head, ended
         if (await lane.server.gauges())["isolane_followers"] == 0:
             return

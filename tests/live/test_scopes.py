@@ -56,6 +56,8 @@ READING: Final = [
     Ask("GET", "/api/threads/t/events?after=bad", None, (READ,)),
     Ask("GET", "/api/runs/r-1", None, (READ,)),
     Ask("GET", "/agui/script/capabilities", None, (READ,)),
+    Ask("GET", "/agui?threadId=t", None, (READ,)),
+    Ask("GET", "/agui/script?runId=r-1", None, (READ,)),
 ]
 WRITING: Final = [
     Ask("POST", "/api/threads", {"threadId": "made"}, (WRITE,)),
@@ -71,6 +73,7 @@ RUNNING: Final = [
 CHECKING: Final = [
     Ask("POST", "/agui/check", run_frame("t", "r-4", '[["say", "hello"]]'), (WRITE, "check")),
     Ask("GET", "/agui/check/capabilities", None, (READ, "check")),
+    Ask("GET", "/agui/check?threadId=t", None, (READ, "check")),
 ]
 RULING: Final = [
     Ask("GET", "/api/users/nobody-here/usage", None, ("admin",)),

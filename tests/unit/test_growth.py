@@ -50,6 +50,7 @@ WORKS: dict[str, Work] = {
     ),
     "one thread": lambda ground: ground.store.load_thread(key_of("t-1")),
     "its page": lambda ground: ground.store.load_snapshot(key_of("t-1")),
+    "its conversation": lambda ground: ground.store.load_conversation(key_of("t-1")),
     "runs under way": lambda ground: ground.store.load_open_runs(),
     "one run": lambda ground: ground.store.load_run(RunKey(ALICE, "r-1")),
     "bounds of a log": lambda ground: ground.log.load_bounds(key_of("t-1")),
@@ -140,6 +141,7 @@ OF_ONE_THREAD = (
 WORKS_IN_IT: dict[str, Work] = {
     "thread": lambda ground: ground.store.load_thread(key_of("t-0")),
     "page": lambda ground: ground.store.load_snapshot(key_of("t-0"), limit=20),
+    "page of runs": lambda ground: ground.store.load_conversation(key_of("t-0"), limit=20),
     "state": lambda ground: ground.store.load_state(key_of("t-0")),
     "one message": lambda ground: ground.store.has_message(key_of("t-0"), "m-9"),
     "question that is known": lambda ground: ground.store.load_known(

@@ -11,6 +11,7 @@ from ag_ui.core import RunAgentInput
 from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts.shapes import (
     BegunRun,
+    Conversation,
     Identity,
     KnownMessage,
     LogBounds,
@@ -224,6 +225,23 @@ class Store(Protocol):
         page's own place, it has the messages before that, as of the moment of the first page: what
         is added or rewound meanwhile changes nothing. Raises `InvalidCursor` for a place that no
         page gave out, `CursorExpired` when that moment is no longer kept or the thread is another.
+        """
+        ...
+
+    async def load_conversation(
+        self,
+        key: ThreadKey,
+        *,
+        before: str | None = None,
+        limit: int = 200,
+        max_bytes: int = 1 << 20,
+    ) -> Conversation | None:
+        """Return the thread's messages as they stand now, in whole runs; None without a thread.
+
+        What the run under way was asked is among them. A page ends before a run that a user's
+        message begins, once it has `limit` messages (a count) or `max_bytes` of their JSON, and
+        before any run once it has twice as much. `before` is as with `load_snapshot`; so is what
+        is raised.
         """
         ...
 

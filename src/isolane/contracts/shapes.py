@@ -338,6 +338,23 @@ class TurnPage:
     """Messages that the thread began with and no run of it added. They are on the last page."""
 
 
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A page of a thread's messages as they stand now, by the runs that added them."""
+
+    runs: Sequence[Sequence[bytes]]
+    """The messages of each run, as JSON in UTF-8; the oldest run first. Of a run under way they are
+    what it was asked."""
+    before: str | None
+    """Asks for the page of the older runs; None when there are none."""
+    active_run_id: str | None = None
+    """The run under way, if there is one; None on pages of older runs, as is what follows."""
+    asking_run_id: str | None = None
+    """The last run, where it asks something of a person that nobody answered."""
+    interrupts: Sequence[Interrupt] = ()
+    """What it asks."""
+
+
 class Scope(StrEnum):
     """What a credential may do."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
 
 from isolane.context import EventId
@@ -45,3 +46,45 @@ def framing_of(request: Request) -> Framing:
     named = {each.partition(";")[0].strip() for each in ranges}
     wants_lines = JSON_LINES.media_type in named and SERVER_SENT.media_type not in named
     return JSON_LINES if wants_lines else SERVER_SENT
+
+
+class _Type(msgspec.Struct):
+    """As much of an event as tells what it is."""
+
+    type: str
+
+
+class _Rebuilding:
+    """Makes bytes of a run's events for a client that builds its answer anew.
+
+    TanStack AI's (0.33.2) takes the message that stands last for the beginning of that answer, and
+    drops it with the first event of `_REBUILD`. A thought is none of these: the client begins the
+    answer with it, and then drops that, so that no word of the run is ever shown. An empty word
+    before the first thought makes it drop what it means to.
+    """
+
+    def __init__(self, frame: Callable[[EventId | None, bytes], bytes]) -> None:
+        self._frame = frame
+        self._is_rebuilt = False
+
+    def __call__(self, event_id: EventId | None, payload: bytes) -> bytes:
+        """Return the bytes of an event, behind those of an empty word where it needs one."""
+        framed = self._frame(event_id, payload)
+        if self._is_rebuilt:
+            return framed
+        kind = msgspec.json.decode(payload, type=_Type).type
+        self._is_rebuilt = kind in _REBUILD or kind in _THOUGHTS
+        return self._frame(None, _EMPTY_WORD) + framed if kind in _THOUGHTS else framed
+
+
+_REBUILD: Final = frozenset(
+    {"TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TOOL_CALL_START", "MESSAGES_SNAPSHOT"}
+)
+_THOUGHTS: Final = frozenset({"REASONING_MESSAGE_CONTENT", "REASONING_ENCRYPTED_VALUE"})
+_EMPTY_WORD: Final = b'{"type":"TEXT_MESSAGE_CONTENT","messageId":"thought","delta":""}'
+"""The client gives the message that it opens the id of what is said in it first."""
+
+
+def rebuilding(framing: Framing) -> Framing:
+    """Return a framing for one stream that begins with the first event of its run."""
+    return replace(framing, frame=_Rebuilding(framing.frame))

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from isolane.agents import check
-from isolane.context import EventId, ThreadKey
+from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.contracts import Identity
 from isolane.doors.bodies import reading
 from isolane.doors.credentials import (
@@ -386,3 +386,36 @@ def _later(asked: EventId | None, begin: EventId) -> EventId:
     if asked is None or asked.epoch != begin.epoch:
         return begin
     return max(asked, begin, key=lambda event_id: event_id.seq)
+
+
+async def join_run(
+    gateway: Gateway,
+    identity: Identity,
+    context: UserExecutionContext,
+    *,
+    after: EventId | None,
+    framing: Framing,
+) -> EventStream:
+    """Return the events of the context's run, from its start or strictly after an id, and live.
+
+    Whoever joins by an address has said no version of the protocol, so `cancelled` is left out.
+    Raises `NotFound`, `CursorExpired`, `InvalidCursor`, `LimitExceeded`.
+    """
+    key = context.thread_key
+
+    async def start(_reader: HttpReader) -> Records:
+        begin = await gateway.service.load_start(context)
+        bounds = await gateway.feed.load_bounds(key)
+        bounds.check_cursor(begin if after is None else after)
+        place = begin if after is None else max(begin, after, key=lambda one: one.seq)
+        return gateway.service.follow(context, after=place)
+
+    return await _open_stream(
+        gateway,
+        identity,
+        key,
+        start,
+        run_id=context.run_id,
+        dress=_without_cancelled,
+        framing=framing,
+    )

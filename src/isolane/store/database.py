@@ -33,6 +33,7 @@ from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionCon
 from isolane.contracts import (
     NO_DRAFT,
     BegunRun,
+    Conversation,
     KnownMessage,
     LogBounds,
     RunDraft,
@@ -72,9 +73,12 @@ from isolane.store.pages import (
     PAGE_BYTES,
     PAGE_MAX,
     LoadPage,
+    LoadRuns,
     Place,
+    RoleOf,
     check_place,
     load_page,
+    load_runs,
     parse_place,
 )
 from isolane.store.states import keep_state, load_state, take_back_states
@@ -195,6 +199,21 @@ class DatabaseStore:
         page = partial(load_page, limit=limit, max_bytes=max_bytes)
         return await self._database.read(
             partial(self._load_snapshot, key, place, page), lane=key.user_id
+        )
+
+    async def load_conversation(
+        self,
+        key: ThreadKey,
+        *,
+        before: str | None = None,
+        limit: int = PAGE_MAX,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Conversation | None:
+        """Return the thread's messages as they stand now, in whole runs; see `Store`."""
+        place = None if before is None else parse_place(before)
+        load = partial(load_runs, limit=limit, max_bytes=max_bytes)
+        return await self._database.read(
+            partial(self._load_conversation, key, place, load), lane=key.user_id
         )
 
     async def add_thread(self, key: ThreadKey, *, title: str) -> ThreadSummary:
@@ -431,16 +450,27 @@ class DatabaseStore:
         if place is not None:  # older messages, as of the moment when the first page was read
             check_place(place, bounds)
             return page(connection, key, place).of(thread, place.head, ())
-        # Two can be there after a run whose end the database refused; the newer one is under way.
-        # Not by SQL's max(): for that SQLite walks through all runs that the thread ever had.
-        under_way = connection.execute(select(runs.c.first_seq).where(_runs(key), _IS_UNDER_WAY))
-        first_seq = max(under_way.scalars(), default=None)
-        seq = bounds.head.seq if first_seq is None else first_seq - 1
-        head = EventId(bounds.head.epoch, seq)
-        interrupts = _open_interrupts(key, connection)[1] if first_seq is None else ()
-        state = load_state(connection, key, at_seq=seq)
+        head, active_run_id = _load_moment(connection, key, bounds)
+        interrupts = _open_interrupts(key, connection)[1] if active_run_id is None else ()
+        state = load_state(connection, key, at_seq=head.seq)
         newest = page(connection, key, Place.newest(head)).of(thread, head, interrupts)
         return replace(newest, state=state)
+
+    def _load_conversation(
+        self, key: ThreadKey, place: Place | None, load: LoadRuns, connection: Connection
+    ) -> Conversation | None:
+        if _load_thread(key, connection) is None:
+            return None
+        bounds = self._load_bounds(key, connection)
+        if place is not None:
+            check_place(place, bounds)
+            return Conversation(*load(connection, key, place))
+        head, active_run_id = _load_moment(connection, key, bounds)
+        page = load(connection, key, Place.newest(head))
+        if active_run_id is not None:
+            return Conversation(*page, active_run_id)
+        asking_run_id, interrupts = _open_interrupts(key, connection)
+        return Conversation(*page, None, asking_run_id or None, interrupts)
 
     def _add_thread(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
         if _load_thread(key, connection) is None:
@@ -476,6 +506,22 @@ class DatabaseStore:
         agent_id = func.coalesce(threads.c.agent_thread_id, new_agent_id())
         values = {"updated_at": now, "title": found.title or title, "agent_thread_id": agent_id}
         connection.execute(update(threads).where(_thread(key)).values(values))
+
+
+def _load_moment(
+    connection: Connection, key: ThreadKey, bounds: LogBounds
+) -> tuple[EventId, str | None]:
+    """Return where the log ended before the run under way, and that run's id, if there is one."""
+    # Two can be there after a run whose end the database refused; the newer one is under way.
+    # Not by SQL's max(): for that SQLite walks through all runs that the thread ever had.
+    under_way = connection.execute(
+        select(runs.c.first_seq, runs.c.run_id).where(_runs(key), _IS_UNDER_WAY)
+    )
+    newest = max(map(tuple, under_way), default=None)
+    if newest is None:
+        return bounds.head, None
+    first_seq, run_id = newest
+    return EventId(bounds.head.epoch, first_seq - 1), run_id
 
 
 def new_messages(
@@ -959,12 +1005,6 @@ def _load_known(
 _PLACE: Final = (messages.c.number, messages.c.since_seq, messages.c.message_id)
 
 
-class _RoleOf(msgspec.Struct):
-    """As much of a message as tells who said it."""
-
-    role: str
-
-
 class _Standing(NamedTuple):
     """Where a message stands: its number, and the first log entry of the run that added it."""
 
@@ -978,7 +1018,7 @@ def _load_last_question(key: ThreadKey, connection: Connection) -> _Standing | N
     newest = select(*_PLACE, messages.c.payload).where(_standing(key))
     with connection.execute(newest.order_by(messages.c.number.desc())) as rows:
         for *place, payload in rows:
-            if msgspec.json.decode(bare(payload), type=_RoleOf).role == "user":
+            if msgspec.json.decode(bare(payload), type=RoleOf).role == "user":
                 return _Standing(*place)
     return None
 

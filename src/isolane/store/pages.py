@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, Self
 
+import msgspec
 from sqlalchemy import Connection, func, or_, select, tuple_
 
 from isolane.attachments import load_whole
@@ -71,6 +72,16 @@ class LoadPage(Protocol):
         ...
 
 
+class LoadRuns(Protocol):
+    """Reads a page of whole runs whose size is decided."""
+
+    def __call__(
+        self, connection: Connection, key: ThreadKey, place: Place
+    ) -> tuple[list[list[bytes]], str | None]:
+        """Return the messages before `place`, and where the older ones are."""
+        ...
+
+
 def parse_place(text: str) -> Place:
     """Return the place that a page gave out; raises `InvalidCursor` for any other text."""
     found = _PLACE.fullmatch(text)
@@ -100,20 +111,8 @@ def load_page(
     connection: Connection, key: ThreadKey, place: Place, *, limit: int, max_bytes: int
 ) -> Page:
     """Return up to `limit` messages before `place`, fewer when their payloads pass `max_bytes`."""
-    until = place.head.seq + 1  # a message that was dropped by then is none
-    row = tuple_(messages.c.since_seq, messages.c.number)
-    query = (
-        select(messages.c.since_seq, messages.c.number, messages.c.payload)
-        .where(
-            rows_of(messages, key),
-            messages.c.since_seq < until,
-            row < (place.since_seq, _load_number(connection, key, place)),
-            or_(messages.c.until_seq.is_(None), messages.c.until_seq >= until),
-            messages.c.payload != b"",  # of these retention has kept the id only
-        )
-        .order_by(messages.c.since_seq.desc(), messages.c.number.desc())
-        .limit(limit + 1)
-    )
+    edge = (place.since_seq, _load_number(connection, key, place))
+    query = _select_before(key, edge, until=place.head.seq + 1).limit(limit + 1)
     with connection.execute(query) as found:
         rows, is_last = _take(found, limit, max_bytes)
     before = None if is_last else str(_place_of(connection, key, place.head, rows[-1]))
@@ -121,7 +120,89 @@ def load_page(
     return Page(newest_last, before)
 
 
+def load_runs(
+    connection: Connection, key: ThreadKey, place: Place, *, limit: int, max_bytes: int
+) -> tuple[list[list[bytes]], str | None]:
+    """Return the messages before `place` in whole runs, and where the older ones are.
+
+    Behind the newest place stands what the run under way was asked. It comes on top of the rest.
+    """
+    until = place.head.seq + 1
+    edge = (place.since_seq, _load_number(connection, key, place))
+    if place == Place.newest(place.head):
+        until, edge = until + 1, (until + 1, 0)
+    taken = _Runs(limit, max_bytes)
+    with connection.execute(_select_before(key, edge, until=until)) as found:
+        for row in found:
+            if taken.are_a_page_before(row.since_seq):
+                return taken.oldest_first(), str(Place(place.head, taken.since_seq, 0))
+            payload = load_whole(connection, key, row.payload)
+            taken.add(row.since_seq, payload, counts=row.since_seq <= place.head.seq)
+    return taken.oldest_first(), None
+
+
+class _Runs:
+    """Messages by the runs that added them, taken from the newest back until they are a page."""
+
+    def __init__(self, limit: int, max_bytes: int) -> None:
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._runs: list[list[bytes]] = []
+        self._count = self._size = 0
+        self.since_seq = 0
+        """The first entry of the oldest run that was taken."""
+
+    def are_a_page_before(self, since_seq: int) -> bool:
+        """Say whether a page ends before another run, which has its first entry there.
+
+        Answers to a question or a call stay beside it, unless that doubles the page.
+        """
+        share = max(self._count / self._limit, self._size / self._max_bytes)
+        if since_seq == self.since_seq or share < 1:
+            return False
+        first = msgspec.json.decode(self._runs[-1][-1], type=RoleOf)
+        return first.role == "user" or share >= 2  # noqa: PLR2004 - double
+
+    def add(self, since_seq: int, payload: bytes, *, counts: bool) -> None:
+        """Take the message that stands before those that were taken."""
+        if since_seq != self.since_seq:
+            self._runs.append([])
+            self.since_seq = since_seq
+        self._runs[-1].append(payload)
+        if counts:
+            self._count += 1
+            self._size += len(payload)
+
+    def oldest_first(self) -> list[list[bytes]]:
+        """Return the runs, and in each its messages, in the order of the conversation."""
+        return [run[::-1] for run in reversed(self._runs)]
+
+
+class RoleOf(msgspec.Struct):
+    """As much of a message as tells who said it."""
+
+    role: str
+
+
 _Row = tuple[int, int, bytes]
+
+
+def _select_before(key: ThreadKey, edge: tuple[int, int], *, until: int) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    """Select what stood before the log entry `until`, from before a row on, the newest first.
+
+    `edge` is that row: the first entry of the run that added it, and its number.
+    """
+    return (
+        select(messages.c.since_seq, messages.c.number, messages.c.payload)
+        .where(
+            rows_of(messages, key),
+            messages.c.since_seq < until,
+            tuple_(messages.c.since_seq, messages.c.number) < edge,
+            or_(messages.c.until_seq.is_(None), messages.c.until_seq >= until),
+            messages.c.payload != b"",  # of these retention has kept the id only
+        )
+        .order_by(messages.c.since_seq.desc(), messages.c.number.desc())
+    )
 
 
 def _take(found: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[_Row], bool]:

@@ -91,15 +91,20 @@ function leavePage() {
   turns.clear()
 }
 
-function newClient({ threadId, resume }) {
+function newClient({ threadId, resume, persistence, pageSize }) {
   const page = pageCount
   const tell = (event, detail) => page === pageCount && report(event, detail)
   return new ChatClient({
     threadId,
     connection: adapter,
+    ...(persistence && { persistence: true }),
+    ...(pageSize && { history: { pageSize } }),
     ...(resume && { initialResumeSnapshot: { resumeState: { threadId, runId: resume } } }),
     onChunk: (chunk) => tell('chunk', { chunk }),
     onStatusChange: (status) => tell('status', { status }),
+    onMessagesChange: (messages) => tell('messages', { ids: messages.map(({ id }) => id) }),
+    onInterruptStateChange: ({ interrupts }) =>
+      tell('interrupts', { ids: interrupts.map(({ id, canResolve }) => [id, canResolve]) }),
     onErrorChange: (error) => error && tell('error', { error: describe(error) }),
     onFinish: (message) => tell('finish', { message }),
     onRunIdChange: (runId) => tell('run', { runId }),
@@ -146,11 +151,12 @@ function httpAdapter({ url, token, kind }) {
 }
 
 const commands = {
-  open({ url, token, tickets, threadId, resume, kind }) {
+  open({ url, token, tickets, threadId, resume, kind, persistence, pageSize }) {
     leavePage()
     if (kind !== undefined) {
       adapter = httpAdapter({ url, token, kind })
-      client = newClient({ threadId, resume })
+      client = newClient({ threadId, resume, persistence, pageSize })
+      if (persistence) client.attach()
       return {}
     }
     const protocols = token ? ['agui.v1', `bearer.${token}`] : ['agui.v1']
@@ -173,6 +179,17 @@ const commands = {
     return {}
   },
   join,
+  async hydrate({ threadId }) {
+    return { hydrated: await adapter.hydrate(threadId) }
+  },
+  async older() {
+    await client.loadOlderMessages()
+    return { hasOlder: client.getHasOlderMessages() }
+  },
+  resolve({ payload }) {
+    for (const interrupt of client.getInterrupts()) interrupt.resolveInterrupt(payload)
+    return {}
+  },
   state,
   async idle() {
     if (!isIdle()) await new Promise((resolve) => idleWaiters.push(resolve))

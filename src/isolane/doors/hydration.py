@@ -1,0 +1,183 @@
+"""What TanStack AI's client asks at `/agui` when its page was loaded anew, or was cut off.
+
+By `threadId` it asks for the conversation, by `runId` for the events of the run under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from isolane.agents import check
+from isolane.context import EventId
+from isolane.contracts import Conversation, Identity
+from isolane.doors.credentials import Reader, make_context, require_agent
+from isolane.doors.framing import JSON_LINES, SERVER_SENT, framing_of, rebuilding
+from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.request import UserRoute
+from isolane.doors.sse import LastEventId, join_run
+from isolane.errors import InvalidInput, NotFound
+from isolane.ids import check_wire_id
+from isolane.ui_message import UiMessage, to_ui_messages
+
+router = APIRouter(route_class=UserRoute, tags=["agui"])
+
+MESSAGES_MAX: Final = 200
+"""Messages that a page aims at, whatever its client asks for, and as many without a `limit`."""
+FROM_START: Final = "-1"
+"""The offset of a run's first event."""
+
+# ruff: noqa: N815 - the fields below are the wire's names
+
+
+class Wanted(BaseModel):
+    """What a client asks for: a thread's messages, or a run's events."""
+
+    threadId: str | None = None
+    limit: Annotated[int | None, Field(ge=1)] = None
+    before: str | None = None
+    runId: str | None = None
+    offset: str | None = None
+
+
+class ActiveRun(BaseModel):
+    """The run under way, whose events `runId` asks for."""
+
+    runId: str
+
+
+class Pending(BaseModel):
+    """What the last run asks of a person, as AG-UI's interrupts."""
+
+    runId: str
+    pending: list[dict[str, Any]]
+
+
+class HistoryPage(BaseModel):
+    """Whether there are older messages, and what asks for them, as `before`."""
+
+    truncated: bool
+    cursor: str | None = None
+
+
+class Hydration(BaseModel):
+    """A thread's newest messages, or older ones, as TanStack AI's client keeps them."""
+
+    messages: list[dict[str, Any]]
+    activeRun: ActiveRun | None
+    interrupts: Pending | None
+    page: HistoryPage
+
+
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "model": Hydration,
+        "content": {SERVER_SENT.media_type: {}, JSON_LINES.media_type: {}},
+    }
+}
+
+
+@router.get("/agui", response_class=Response, responses=ANSWERS)
+async def hydrate_default_agent(
+    gateway: OpenGateway,
+    identity: Reader,
+    request: Request,
+    *,
+    wanted: Annotated[Wanted, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Return a thread's messages by `threadId`, or by `runId` the events of one run, and live.
+
+    Messages are TanStack AI's, with the question of the run under way. A page has whole runs:
+    about `limit` messages, at most 200 unless one run has more. `before` asks for older ones.
+    Events come strictly after `Last-Event-ID` or `offset`, or from the start (`-1`).
+    """
+    return await _answer(gateway, identity, request, wanted, agent=None, last=last_event_id)
+
+
+@router.get("/agui/{agent}", response_class=Response, responses=ANSWERS)
+async def hydrate_agent(
+    gateway: OpenGateway,
+    identity: Reader,
+    request: Request,
+    *,
+    wanted: Annotated[Wanted, Query()],
+    agent: str,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Do the same at the address of an agent; threads and runs are the user's, whoever answered."""
+    return await _answer(gateway, identity, request, wanted, agent=agent, last=last_event_id)
+
+
+async def _answer(
+    gateway: Gateway,
+    identity: Identity,
+    request: Request,
+    wanted: Wanted,
+    *,
+    agent: str | None,
+    last: str | None,
+) -> Response:
+    chosen = gateway.service.check_agent(agent)
+    if chosen == check.NAME:
+        require_agent(identity, chosen)
+    if wanted.runId is not None:
+        if wanted.threadId is not None:
+            raise InvalidInput("runId", "asks for events and threadId for messages: send only one")
+        own = make_context(identity, request.scope)
+        context = await gateway.service.locate(own, check_wire_id("runId", wanted.runId))
+        after = _parse_offset(wanted.offset if last is None else last)
+        framing = framing_of(request)
+        framing = rebuilding(framing) if after is None else framing
+        return await join_run(gateway, identity, context, after=after, framing=framing)
+    if wanted.threadId is None:
+        raise InvalidInput("threadId", "is missing; it asks for messages, and runId for events")
+    return _answer_messages(gateway, identity, request, wanted, wanted.threadId)
+
+
+def _parse_offset(text: str | None) -> EventId | None:
+    return None if text is None or text == FROM_START else EventId.parse(text)
+
+
+def _answer_messages(
+    gateway: Gateway, identity: Identity, request: Request, wanted: Wanted, thread_id: str
+) -> Response:
+    key = make_context(identity, request.scope).for_thread(thread_id).thread_key
+    limit = min(wanted.limit or MESSAGES_MAX, MESSAGES_MAX)
+
+    async def load() -> bytes:
+        found = await gateway.store.load_conversation(key, before=wanted.before, limit=limit)
+        if found is None:
+            raise NotFound(f"no thread {thread_id}")
+        return await asyncio.to_thread(_encode, found)
+
+    return gateway.answer_largely(identity.user_id, load)
+
+
+def _encode(found: Conversation) -> bytes:
+    """Return a `Hydration`."""
+    active, asking = found.active_run_id, found.asking_run_id
+    pending = {"runId": asking, "pending": found.interrupts}
+    return msgspec.json.encode(
+        {
+            "messages": _to_messages(found),
+            "activeRun": None if active is None else {"runId": active},
+            "interrupts": None if asking is None else pending,
+            "page": {"truncated": found.before is not None, "cursor": found.before},
+        }
+    )
+
+
+def _to_messages(found: Conversation) -> list[UiMessage]:
+    runs = [[msgspec.json.decode(message) for message in run] for run in found.runs]
+    shown = to_ui_messages(runs, found.interrupts)
+    # When the client joins the run under way it drops an assistant's message that stands last,
+    # as the beginning of that run's answer. So an answer before it must not stand last.
+    if found.active_run_id is not None and shown and shown[-1]["role"] == "assistant":
+        shown.append({"id": f"{found.active_run_id}~", "role": "assistant", "parts": []})
+    return shown
