@@ -30,6 +30,7 @@ PROTOCOL_VERSION: Final = "1.0"
 RUN_STARTED: Final = "RUN_STARTED"
 RUN_FINISHED: Final = "RUN_FINISHED"
 RUN_ERROR: Final = "RUN_ERROR"
+SUBAGENT_ERROR: Final = "SUBAGENT_ERROR"
 TERMINAL: Final = frozenset({RUN_FINISHED, RUN_ERROR})
 
 NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})

@@ -286,6 +286,33 @@ async def test_an_agents_own_error_is_told_by_code_and_in_public_words(
     assert run["errorId"] == ends[0]["metadata"]["errorId"]
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told({"message": "hunter2", "code": "quota.exceeded"}, "quota.exceeded"),
+        Told({"message": "hunter2", "code": "no hunter2", "rawEvent": {"error": "hunter2"}}),
+        Told({"message": "hunter2", "metadata": {"public": "true"}}),
+        Told({"message": "Later", "code": "B-1", "metadata": {"public": True}}, "B-1", "Later"),
+        Told({"message": "é" * 3000, "metadata": {"public": True}}, message="é" * 2000),
+    ],
+    ids=["code", "raw", "not public", "public", "long"],
+)
+async def test_error_of_a_subagent_is_told_as_that_of_its_agent(
+    driver: AguiClient, lane: Lane, told: Told
+) -> None:
+    await driver.open(lane.user, f"{lane.server.url}/agui", lane.token, "t")
+    begun = event("SUBAGENT_STARTED", subagentRunId="s-1", name="helper")
+    failed = event("SUBAGENT_ERROR", subagentRunId="s-1", **told.fields)
+    heard = await driver.run(lane.user, steps(begun, failed, ["say", "well"]), run_id="r-1")
+    for events in (heard.events, (await lane.load_log("t")).events):
+        (error,) = [each for each in events if each["type"] == "SUBAGENT_ERROR"]
+        assert error["message"] == (told.message or "The agent failed.")
+        assert error.get("code") == told.code
+        assert error["metadata"]["errorId"].startswith("err_")
+        assert "hunter2" not in json.dumps(error)
+        assert events[-1]["type"] == "RUN_FINISHED"
+
+
 # --- too much at once ----------------------------------------------------------------------------
 
 

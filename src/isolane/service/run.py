@@ -38,6 +38,7 @@ from isolane.events import (
     RUN_ERROR,
     RUN_FINISHED,
     RUN_STARTED,
+    SUBAGENT_ERROR,
     Event,
     encode_mended,
     run_failed,
@@ -340,6 +341,8 @@ class RunLife:
             self._ending = self._ending_now(_agents_ending(event))
         elif event["type"] == RUN_ERROR:
             self._ending = self._ending_now(Ending(error=_agents_error(event)))
+        elif event["type"] == SUBAGENT_ERROR:
+            await self._writer.write(_subagents_error(event, self._run))
         elif event["type"] != RUN_STARTED:
             await self._writer.write(event)
 
@@ -395,6 +398,20 @@ def _agents_error(event: Event) -> AgentFailed:
         agent_code=code if code is not None and _AGENT_CODE.fullmatch(code) else None,
         agent_message=(message[:PUBLIC_MAX_CHARACTERS] or None) if is_public else None,
     )
+
+
+def _subagents_error(event: Event, run: Run) -> Event:
+    """Return what a client may read of a subagent's error, and log the rest; its run goes on.
+
+    What the agent didn't make public may be the text of any exception, also in `rawEvent`.
+    """
+    error, error_id = _agents_error(event), new_error_id()
+    _log.warning("subagent_failed", error_id=error_id, reason=str(error), **_names(run))
+    metadata = {**(event.get("metadata") or {}), "errorId": error_id}
+    told = {**event, "message": error.message, "code": error.agent_code, "metadata": metadata}
+    if error.agent_message is None:
+        told["rawEvent"] = None
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _tell_left_out(run: Run) -> None:
