@@ -57,6 +57,12 @@ def lane(server: Server) -> Lane:
     return Lane(server)
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def http(lane: Lane) -> AsyncIterator[httpx.AsyncClient]:
+    async with lane.server.http(lane.token) as client:
+        yield client
+
+
 def user(message_id: str, text: str) -> Frame:
     return {"id": message_id, "role": "user", "content": text}
 
@@ -516,3 +522,65 @@ async def test_attached_run_and_waiting_retry_outlive_a_restart(tmp_path: Path) 
         async with lane.server.http(lane.token) as http:
             await http.delete("/api/threads/t")
             assert (await http.get("/api/runs/r-2")).status_code == 404
+
+
+# --- answers of tools ----------------------------------------------------------------------------
+
+
+def found(message_id: str, call_id: str) -> Frame:
+    return {"id": message_id, "role": "tool", "toolCallId": call_id, "content": "42"}
+
+
+async def call_twice(lane: Lane) -> Frame:
+    """Let the agent make the calls `c-1` and `c-2`, which nobody answers; return the question."""
+    calls = [
+        ["event", {"type": f"TOOL_CALL_{act}", "toolCallId": call_id, **more}]
+        for call_id in ("c-1", "c-2")
+        for act, more in (("START", {"toolCallName": "pick"}), ("END", {}))
+    ]
+    question = user("q", steps(*calls))
+    await lane.play("t", "r-1", "", messages=[question])
+    return question
+
+
+@pytest.mark.parametrize("path", ["/agui", "/ws"])
+async def test_answer_of_a_tool_under_the_id_of_another_message_is_refused(
+    lane: Lane, http: httpx.AsyncClient, path: str
+) -> None:
+    question = await call_twice(lane)
+    await lane.play("t", "r-2", "", messages=[question, found("x", "c-1")])
+    wrong: list[tuple[list[Frame], str]] = [
+        ([question, found("x", "c-1"), found("x", "c-2")], "messages.2.id"),
+        ([question, found("q", "c-2")], "messages.1.id"),
+        ([found("x", "c-2"), {"id": "s", "role": "system", "content": "be"}], "messages.0.id"),
+        ([found("y", "c-2"), found("y", "c-3")], "messages.1.id"),
+    ]
+    for number, (messages, field) in enumerate(wrong):
+        frame = run_frame("t", f"w-{number}", "", messages=messages)
+        if path == "/agui":
+            answer = await http.post(path, json=frame)
+            assert (answer.status_code, answer.json()["field"]) == (422, field), answer.text
+            continue
+        async with lane.connect() as client:
+            await client.send(frame)
+            error = await client.until_type("error")
+        assert (error["code"], error["field"]) == ("invalid_input", field)
+    kept = (await load(lane))["messages"]
+    assert [m["toolCallId"] for m in kept if m["role"] == "tool"] == ["c-1"]
+
+
+async def test_answer_of_a_tool_that_is_known_is_taken_as_ever(
+    lane: Lane, http: httpx.AsyncClient
+) -> None:
+    question = await call_twice(lane)
+    lists = [
+        [found("x", "c-1")],
+        [found("x", "c-1")],
+        [found("x", "c-1"), found("y", "c-2")],
+        [found("of my own", "c-1"), found("x", "c-2")],  # both were answered: nothing is lost
+    ]
+    for number, messages in enumerate(lists):
+        frame = run_frame("t", f"a-{number}", "", messages=[question, *messages])
+        assert (await http.post("/agui", json=frame)).status_code == 200
+    kept = (await load(lane))["messages"]
+    assert [m["id"] for m in kept if m["role"] == "tool"] == ["x", "y"]

@@ -10,7 +10,13 @@ from pydantic import BaseModel
 
 from isolane.contracts import Opening, RunDraft, StoredRun
 from isolane.errors import InvalidInput
-from isolane.service.question import Offer, Question, check_doubles, question_of
+from isolane.service.question import (
+    Offer,
+    Question,
+    check_doubles,
+    question_of,
+    results_of,
+)
 from isolane.service.readers import OnDisconnect
 from isolane.transcript import Message, fingerprint
 
@@ -29,6 +35,7 @@ def to_offer(run_input: RunAgentInput, agent: str) -> Offer:
         draft,
         _policy_of(_props(run_input)),
         question_of(run_input, draft.messages),
+        results_of(run_input, draft.messages),
         _on_disconnect_of(run_input),
     )
 
@@ -80,7 +87,7 @@ def make_offer(
         RunDraft(agent, list(messages), rewind_to, request, opening=opening),
         _policy_of(props),
         Question(len(messages) - 1, messages[-1]) if asks else None,
-        on_disconnect,
+        on_disconnect=on_disconnect,
     )
 
 

@@ -6,7 +6,7 @@ asks it again: its answer was taken out of the list, or a lost line kept it from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -42,6 +42,39 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """A tool's answer among those that end a frame's list, and its place there."""
+
+    place: int
+    message: Message
+
+    @property
+    def message_id(self) -> str:
+        """Its id, which its client chose."""
+        return str(self.message["id"])
+
+    @property
+    def call_id(self) -> str:
+        """The call that it answers."""
+        return str(self.message["toolCallId"])
+
+    def is_same(self, known: Message | None) -> bool:
+        """Say whether a message with its id answers the same call; None is one nobody knows."""
+        return known is None or known.get("toolCallId") == self.call_id
+
+    def check_answered(self, messages: Iterable[Message]) -> None:
+        """Raise `InvalidInput` unless its call has an answer already, under whatever id.
+
+        Its own id is that of another message, so it can't join the thread.
+        """
+        if all(message.get("toolCallId") != self.call_id for message in messages):
+            raise InvalidInput(
+                f"messages.{self.place}.id",
+                "is that of another message; a tool's answer needs an id of its own",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """What a run frame brings: a draft, what it wants of a busy thread, and its question."""
 
@@ -50,6 +83,8 @@ class Offer:
     """None when the frame names none."""
     question: Question | None
     """None when its list ends in anything but a message of a user."""
+    results: Sequence[Result] = ()
+    """What tools answered, where its list ends in that."""
     on_disconnect: OnDisconnect | None = None
     """What becomes of its run when nobody reads that; None when the frame doesn't say."""
 
@@ -112,6 +147,18 @@ def question_of(run_input: RunAgentInput, messages: Sequence[Message]) -> Questi
         if role not in INSTRUCTIONS:
             return Question(place, messages[-1]) if role == "user" else None
     return None
+
+
+def results_of(run_input: RunAgentInput, messages: Sequence[Message]) -> list[Result]:
+    """Return the answers of tools that end a list; `messages` are those of its users and tools."""
+    results: list[Result] = []
+    for place in reversed(range(len(run_input.messages))):
+        role = run_input.messages[place].role
+        if role == "tool":
+            results.append(Result(place, messages[-1 - len(results)]))
+        elif role not in INSTRUCTIONS:
+            break
+    return results[::-1]
 
 
 def check_doubles(places: Sequence[tuple[int, Message]]) -> None:

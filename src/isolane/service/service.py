@@ -547,6 +547,7 @@ class AgentService:
         asks = offer.question is not None and offer.on_disconnect is not None
         known = await self._load_known(context.thread_key, offer)
         offer.check_content(known)
+        await self._check_results(context.thread_key, offer)
         is_known = known is not None or self._find_holder(context.thread_key, offer) is not None
         if is_known and await self._brings_more(context.thread_key, offer):
             offer = replace(offer, question=None)
@@ -580,6 +581,19 @@ class AgentService:
         return await self._store.load_known(
             key, offer.question.message_id, rewind_to=offer.draft.rewind_to
         )
+
+    async def _check_results(self, key: ThreadKey, offer: Offer) -> None:
+        """Raise `InvalidInput` for a tool's answer that would be lost: its id is another's."""
+        fresh: dict[str, Message] = {}
+        for result in offer.results:
+            found = await self._store.load_known(
+                key, result.message_id, rewind_to=offer.draft.rewind_to
+            )
+            known = fresh.setdefault(result.message_id, result.message)
+            if found is not None and (found.stands or offer.draft.rewind_to is None):
+                known = found.message or result.message
+            if not result.is_same(known):
+                result.check_answered(await self._store.load_messages_before(key, sys.maxsize))
 
     async def _brings_more(self, key: ThreadKey, offer: Offer) -> bool:
         """Say whether a list has a new question before a known one: it is asked as any other."""
