@@ -115,6 +115,13 @@ async def test_published_clients_work_from_a_listed_page(
     assert await call(page, "rest", elsewhere.server, token) == done
 
 
+async def test_tanstack_comes_back_to_its_thread_from_a_listed_page(
+    elsewhere: Elsewhere, page: Device
+) -> None:
+    answers = await call(page, "hydration", elsewhere.server, Lane(elsewhere.server).token)
+    assert [answer.strip() for answer in answers] == ["hello there"] * 4
+
+
 async def test_ticket_that_a_listed_page_buys_opens_its_socket(
     elsewhere: Elsewhere, page: Device
 ) -> None:

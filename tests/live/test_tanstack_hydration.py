@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from tests.live import assistant
 from tests.live.client import run_frame
 from tests.live.proxy import proxy_to
 from tests.live.server import Server
-from tests.live.stage import SCRIPT, Lane, shared_server, steps
+from tests.live.stage import SCRIPT, Lane, kept_events, own_server, shared_server, steps
 from tests.live.tanstack import JsonObject, PageError, PageState, TanStackPage, tanstack_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -238,6 +239,34 @@ async def test_reload_in_mid_answer_shows_every_word_once(
     ]
     await page.send("after")
     assert (await page.idle()).answer == "after "
+
+
+async def test_run_that_the_page_remembers_is_joined_without_its_thread(
+    page: TanStackPage, lane: Lane, kind: str
+) -> None:
+    gate = f"{lane.user} go"
+    await open_page(page, lane, kind)
+    run_id = await page.send(steps(["say", "a "], ["hold", gate], ["say", "b "]))
+    await page.wait_for_chunk("TEXT_MESSAGE_CONTENT")
+    page.events.clear()
+    url = f"{lane.server.url}/agui"
+    await page.open_http(url, "t", token=lane.token, kind=kind, resume=run_id)
+    await page.wait_for_chunk("TEXT_MESSAGE_CONTENT")
+    await lane.open_gate(gate)
+    assert (await page.idle()).outline == [("assistant", "a b ")]
+
+
+async def test_run_whose_events_are_gone_is_told_and_its_messages_stay(
+    tmp_path: Path, page: TanStackPage, kind: str
+) -> None:
+    async with own_server(tmp_path / "data", SCRIPT, env=kept_events(20)) as server:
+        lane = Lane(server)
+        await lane.play("t", "r-1", steps(["count", 10]))
+        await lane.play("t", "r-2", steps(["count", 15]))
+        await open_page(page, lane, kind)
+        assert [role for role, _ in (await shown(page)).outline] == ["user", "assistant"] * 2
+        assert "410" in str((await page.join("r-1")).error)
+        assert (await page.join("r-2")).error is None
 
 
 async def test_reload_in_mid_answer_keeps_thoughts_and_words(

@@ -2,7 +2,7 @@
 // browser's own means. A test bundles this, serves it to a browser, and calls `elsewhere`.
 
 import { HttpAgent } from '@ag-ui/client'
-import { ChatClient, fetchServerSentEvents } from '@tanstack/ai-client'
+import { ChatClient, fetchServerSentEvents, xhrServerSentEvents } from '@tanstack/ai-client'
 
 const bearer = (token) => ({ Authorization: `Bearer ${token}` })
 const question = 'hello there'
@@ -35,6 +35,24 @@ globalThis.elsewhere = {
     await client.sendMessage(question)
     const { parts } = client.getMessages().at(-1)
     return parts.map((part) => part.content ?? '').join('')
+  },
+
+  /** Ask by each of TanStack's connections, then for the thread and for its run: the answers. */
+  async hydration({ url, token }) {
+    const answers = []
+    for (const connect of [fetchServerSentEvents, xhrServerSentEvents]) {
+      const threadId = `hydration-${answers.length}`
+      const connection = connect(`${url}/agui`, { headers: bearer(token) })
+      let runId
+      const onChunk = (chunk) => (runId = chunk.runId ?? runId)
+      await new ChatClient({ threadId, connection, onChunk }).sendMessage(question)
+      const { messages } = await connection.hydrate(threadId)
+      answers.push(messages.at(-1).parts.map((part) => part.content).join(''))
+      let joined = ''
+      for await (const chunk of connection.joinRun(runId)) joined += chunk.delta ?? ''
+      answers.push(joined)
+    }
+    return answers
   },
 
   /** Make, read, rename and delete a thread, and read its events: the statuses. */

@@ -156,7 +156,7 @@ const commands = {
     if (kind !== undefined) {
       adapter = httpAdapter({ url, token, kind })
       client = newClient({ threadId, resume, persistence, pageSize })
-      if (persistence) client.attach()
+      if (persistence || resume) client.attach()
       return {}
     }
     const protocols = token ? ['agui.v1', `bearer.${token}`] : ['agui.v1']
