@@ -21,6 +21,8 @@ Address = IPv4Address | IPv6Address
 ANYBODY: Final = "*"
 LOOPBACK: Final = ("127.0.0.0/8", "::1")
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+MAPPED_BITS: Final = 96
+"""Bits that come before the address of version 4 in one of version 6, as in `::ffff:10.0.0.1`."""
 _PATH_SAFE: Final = "/:@!$&'()*+,;=~"
 """What a path may hold as it is (RFC 3986, 3.3)."""
 _UNUSABLE: Final = re.compile(r"[\s\x00-\x1f\x7f\\]")
@@ -99,6 +101,25 @@ def parse_origin(text: str) -> tuple[str, str, int | None] | None:
     return parts.scheme, parts.hostname, port or DEFAULT_PORTS.get(parts.scheme)
 
 
+def write_origin(scheme: str, host: str, port: int | None) -> str:
+    """Return an origin as browsers write it."""
+    shown = "" if port in {None, DEFAULT_PORTS.get(scheme)} else f":{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}{shown}"
+
+
+def to_origin(text: str) -> str:
+    """Return an origin as browsers write it, also that of an app, such as `capacitor://localhost`.
+
+    Raises `ValueError` for what is none, and for a pattern of several.
+    """
+    scheme, host, port = parse_origin(text) or ("", "", None)
+    named = host if ":" in host else _to_ascii(host)
+    origin = write_origin(scheme, named, port)
+    if not scheme or "#" in text or not is_host(origin.partition("://")[2]):
+        raise ValueError("must be scheme, host and port, without a pattern")
+    return origin
+
+
 def parse_web_proxy(text: str) -> str:
     """Return the address of a proxy for requests to elsewhere; raises `ValueError`."""
     parts = urlsplit(text)
@@ -148,7 +169,12 @@ class TrustedProxies:
 
 def _to_network(entry: str) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(entry)
+        network = ip_network(entry)
+        first = network.network_address
+        mapped = first.ipv4_mapped if isinstance(first, IPv6Address) else None
+        if mapped is None or network.prefixlen < MAPPED_BITS:
+            return network
+        return ip_network((mapped, network.prefixlen - MAPPED_BITS))
     except ValueError as error:
         raise ValueError(
             f"must be addresses or networks like 10.0.0.0/8, with commas between them, or {ANYBODY}"

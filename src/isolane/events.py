@@ -129,7 +129,8 @@ def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
 def without_cancelled(payload: bytes) -> bytes:
     """Return the end of a run without the outcome `cancelled`, if it has that."""
     event = decode_event(payload)
-    if event.get("type") != RUN_FINISHED or event.get("outcome") != {"type": "cancelled"}:
+    outcome = event.get("outcome") or {}  # an agent may say more beside the type
+    if event["type"] != RUN_FINISHED or outcome.get("type") != "cancelled":
         return payload
     return msgspec.json.encode({name: event[name] for name in event if name != "outcome"})
 

@@ -261,8 +261,8 @@ def _check_unicode(text: str) -> None:
 def _mend_contents(body: dict[str, Any]) -> bool:
     """Let U+FFFD stand for half a surrogate pair in what messages say; say whether any did.
 
-    People type and paste such halves. In ids and keys they stay, to be refused: two that differ
-    would become one.
+    People type and paste such halves, and pages cut what they tell as context. In ids and keys they
+    stay, to be refused: two that differ would become one.
     """
     has_mended = False
     for holder, name in _find_said(body):
@@ -273,7 +273,12 @@ def _mend_contents(body: dict[str, Any]) -> bool:
 
 
 def _find_said(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield where the messages of a frame hold text that is read by people."""
+    """Yield where the messages and the context of a frame hold text that is only read."""
+    context = body.get("context")
+    for entry in context if isinstance(context, list) else ():
+        for name in ("description", "value"):
+            if isinstance(entry, dict) and isinstance(entry.get(name), str):
+                yield entry, name
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None

@@ -20,7 +20,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from isolane.addresses import LOOPBACK, TrustedProxies, parse_public_url, parse_web_proxy
+from isolane.addresses import (
+    LOOPBACK,
+    TrustedProxies,
+    parse_public_url,
+    parse_web_proxy,
+    to_origin,
+)
 from isolane.ids import ENVELOPE_BYTES
 from isolane.spelling import PREFIX as PREFIX  # noqa: PLC0414 - told to importers of this
 from isolane.spelling import find_typo, to_instead
@@ -30,7 +36,6 @@ KEY_NAME: Final = "signing.key"
 SINGLE_PROVIDER: Final = "oidc"
 RUN_EVENTS_DEFAULT: Final = 100_000
 COOKIE_NAME: Final = "isolane_session"
-_ORIGIN: Final = re.compile(r"https?://[^\s/@?#,]+")
 _ANCESTOR: Final = re.compile(r"self|https?://(\*\.)?[A-Za-z0-9._-]+(:(\d{1,5}|\*))?")
 """What may stand behind `frame-ancestors` here (Content Security Policy 3, 2.3.1)."""
 
@@ -188,10 +193,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        origins = tuple(part.strip() for part in value.split(",") if part.strip())
-        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
-            raise ValueError("must be origins like https://example.org, with commas between them")
-        return origins
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(map(to_origin, value))
+        except ValueError as error:
+            raise ValueError(
+                "must be origins like https://example.org, with commas between them"
+            ) from error
 
     @field_validator("frame_ancestors", mode="before")
     @classmethod

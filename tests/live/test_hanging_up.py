@@ -282,6 +282,18 @@ async def test_cancelled_is_left_out_for_clients_that_name_no_version(
     assert (await lane.load_log("t")).events[-1] == ends[1]
 
 
+async def test_cancelled_is_left_out_whatever_an_agent_says_beside_it(
+    http: httpx.AsyncClient,
+) -> None:
+    outcome = {"type": "cancelled", "reason": "the budget is spent"}
+    end = {"type": "RUN_FINISHED", "threadId": "t", "runId": "r-1", "outcome": outcome}
+    async with open_stream(http, "/agui", run_frame("t", "r-1", steps(["event", end]))) as old:
+        assert "outcome" not in (await old.rest())[-1].event
+    again = run_frame("t", "r-1", steps(["event", end]), protocolVersion="1.0")
+    async with open_stream(http, "/agui", again) as new:
+        assert (await new.rest())[-1].event["outcome"] == outcome
+
+
 async def test_other_outcomes_are_told_to_every_client(http: httpx.AsyncClient) -> None:
     ask = {"type": "interrupt", "interrupts": [{"id": "i-1", "reason": "approval"}]}
     event = {"type": "RUN_FINISHED", "threadId": "t", "runId": "r-1", "outcome": ask}

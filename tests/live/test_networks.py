@@ -24,6 +24,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FRIEND: Final = "https://friend.example"
 LOCAL_FRIEND: Final = "http://127.0.0.1:5173"
+APP: Final = "capacitor://localhost"
+"""What a web view on a phone sends, whose page comes with the app."""
 STRANGERS: Final = (
     "https://evil.example",
     "https://friend.example.evil.example",
@@ -41,7 +43,7 @@ server = shared_server(
     SCRIPT,
     "crash=agents:crash",
     env={
-        "ISOLANE_ALLOWED_ORIGINS": f"{FRIEND}, {LOCAL_FRIEND}",
+        "ISOLANE_ALLOWED_ORIGINS": f"{FRIEND}, {LOCAL_FRIEND}, {APP}",
         "ISOLANE_LIMIT_FRAME_BYTES": str(FRAME_BYTES),
         "ISOLANE_LIMIT_CONNECTIONS_PER_USER": "2",
         "ISOLANE_FRAME_ANCESTORS": "self, https://*.portal.example, https://b.example:8443",
@@ -97,6 +99,14 @@ async def test_preflight_of_a_listed_page_is_answered(server: Server, path: str)
     assert answer.headers["access-control-allow-headers"] == asked["Access-Control-Request-Headers"]
     assert int(answer.headers["access-control-max-age"]) > 0
     assert "Access-Control-Request-Headers" in answer.headers["vary"]
+
+
+async def test_page_of_an_app_reads_and_a_browsers_other_spelling_is_the_same(
+    http_of: httpx.AsyncClient,
+) -> None:
+    assert_open(await http_of.get("/api/me", headers={"Origin": APP}), APP)
+    assert_shut(await http_of.get("/api/me", headers={"Origin": "capacitor://elsewhere"}))
+    assert_open(await http_of.get("/api/me", headers={"Origin": FRIEND.upper() + ":443"}))
 
 
 async def test_preflight_that_names_no_header_is_answered(server: Server) -> None:
@@ -270,6 +280,21 @@ async def test_refusal_of_the_server_itself_has_the_rules_too(server: Server) ->
     assert said.startswith(b"HTTP/1.1 431 ")
     assert b"\r\nX-Content-Type-Options: nosniff\r\n" in said
     assert b"frame-ancestors 'none'" in said
+
+
+@pytest.mark.parametrize(
+    "path, version, status", [("/nowhere", 13, 403), ("/api/me", 13, 403), ("/ws", 8, 400)]
+)
+async def test_refused_upgrade_has_the_rules_too(
+    server: Server, path: str, version: int, status: int
+) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    keyed = {**upgrade, "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    async with server.http() as http:
+        answer = await http.get(path, headers={**keyed, "Sec-WebSocket-Version": str(version)})
+    assert answer.status_code == status
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
 
 
 async def test_nothing_is_loaded_from_elsewhere_to_describe_the_api(server: Server) -> None:

@@ -93,6 +93,28 @@ async def test_what_is_no_text_message_is_read_whole_too(
     assert [m["id"] for m in await kept(http)] == [m["id"] for m in heard.messages]
 
 
+async def test_a_key_that_was_cut_is_found_again_by_a_patch(
+    driver: AguiClient, lane: Lane, http: httpx.AsyncClient
+) -> None:
+    patch = [{"op": "replace", "path": f"/k{HIGH}", "value": 2}]
+    activity = {"messageId": "a", "activityType": "plan"}
+    await driver.open(lane.user, f"{lane.server.url}/agui", lane.token, "t")
+    heard = await driver.run(
+        lane.user,
+        steps(
+            event("STATE_SNAPSHOT", snapshot={f"k{HIGH}": 1}),
+            event("STATE_DELTA", delta=patch),
+            event("ACTIVITY_SNAPSHOT", **activity, content={f"k{HIGH}": 1}),
+            event("ACTIVITY_DELTA", **activity, patch=patch),
+        ),
+        run_id="r-1",
+    )
+    assert (heard.failures, heard.types[-1], heard.state) == ([], "RUN_FINISHED", {"k�": 2})
+    assert heard.messages[-1]["content"] == {"k�": 2}
+    thread = (await http.get("/api/threads/t")).raise_for_status().json()
+    assert (thread["state"], thread["messages"][-1]["content"]) == ({"k�": 2}, {"k�": 2})
+
+
 @pytest.mark.parametrize("step", [["hold", "never"], ["raise", "ValueError", "x"]], ids=str)
 async def test_a_half_that_waits_goes_out_when_its_run_is_ended(
     lane: Lane, http: httpx.AsyncClient, step: list[str]
@@ -118,6 +140,17 @@ async def test_a_question_with_half_a_character_is_asked(
     assert (answer.status_code, "RUN_FINISHED" in answer.text) == (200, True)
     asked = [m["content"] for m in await kept(http) if m["role"] == "user"]
     assert asked == ["a �", [{"type": "text", "text": "�b"}], "b � c"]
+
+
+async def test_context_with_half_a_character_reaches_the_agent(
+    lane: Lane, http: httpx.AsyncClient
+) -> None:
+    selection = {"description": f"What is selected{LOW}", "value": f"cut at 100 {HIGH}"}
+    body = run_frame("t", "r-1", steps(["input"]), context=[selection])
+    answer = await http.post("/agui", content=json.dumps(body))
+    assert answer.status_code == 200
+    seen = json.loads(text_of((await lane.load_log("t")).events))["context"]
+    assert seen == [{"description": "What is selected�", "value": "cut at 100 �"}]
 
 
 @pytest.mark.parametrize("field", ["id", "key", "threadId"])

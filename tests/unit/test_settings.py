@@ -80,6 +80,22 @@ def test_origins_stand_with_commas_between_them(monkeypatch: pytest.MonkeyPatch)
     assert load_settings({}).allowed_origins == ("https://a.example", "https://b.example:8443")
 
 
+def test_origins_are_kept_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = "HTTPS://App.Example:443/,https://b\u00fccher.example,http://[::1]:3000"
+    monkeypatch.setenv("ISOLANE_ALLOWED_ORIGINS", f"{held},capacitor://localhost")
+    kept = ("https://app.example", "https://xn--bcher-kva.example", "http://[::1]:3000")
+    assert load_settings({}).allowed_origins == (*kept, "capacitor://localhost")
+
+
+def test_origins_of_a_file_are_checked_too(tmp_path: Path) -> None:
+    file = tmp_path / "isolane.toml"
+    file.write_text('allowed_origins = ["https://A.example"]')
+    assert load_settings({}, config=file).allowed_origins == ("https://a.example",)
+    file.write_text('allowed_origins = ["https://a.example/chat"]')
+    with pytest.raises(InvalidSettings, match="ISOLANE_ALLOWED_ORIGINS"):
+        load_settings({}, config=file)
+
+
 @pytest.mark.parametrize(
     "given, kept",
     [
@@ -199,6 +215,13 @@ def test_settings_never_change() -> None:
         ("REVOKED_RUNS", "stop", "continue.*abort"),
         ("ALLOWED_ORIGINS", "https://a.example/path", "origins like https://example.org"),
         ("ALLOWED_ORIGINS", "*", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "null", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "https://*.a.example", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "//a.example", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "file://", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "https://a b.example", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "https://a.example#b", "origins like https://example.org"),
+        ("ALLOWED_ORIGINS", "https://a.example:99999", "origins like https://example.org"),
         ("CLOCK_LEEWAY_S", "-1", "greater than or equal to 0"),
         ("CLOCK_LEEWAY_S", "nan", "finite number|greater than or equal"),
         ("COOKIE_NAME", "a b", "pattern"),

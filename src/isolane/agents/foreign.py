@@ -17,6 +17,7 @@ from isolane.grammar import KINDS
 from isolane.ids import new_message_id
 from isolane.left_out import Kind, LeftOut
 from isolane.parts import known_parts, tags_of
+from isolane.surrogates import mend_text
 
 Fields = Mapping[Any, Any]
 
@@ -38,6 +39,8 @@ _OUTCOMES: Final = {
 }
 _OPERATIONS: Final = frozenset({"add", "remove", "replace", "move", "copy", "test"})
 """Those of RFC 6902, which is closed."""
+_POINTERS: Final = ("path", "from")
+"""Fields of a step that lead to a place in the document."""
 
 
 class Foreign:
@@ -143,10 +146,18 @@ def _strip_patch(name: str) -> Callable[[Fields, LeftOut], Fields]:
             if isinstance(kind, str) and kind not in _OPERATIONS:
                 left_out.note(Kind.OPERATION, kind)
             else:
-                kept.append(operation)
+                kept.append(_with_whole_pointers(operation))
         return {name: kept}
 
     return strip
+
+
+def _with_whole_pointers(operation: Any) -> Any:  # noqa: ANN401 - what an agent sent
+    """Return a step that leads to the same keys, which are mended in the state as well."""
+    if not isinstance(operation, Mapping):
+        return operation
+    pointers = {name: operation[name] for name in _POINTERS if isinstance(operation.get(name), str)}
+    return {**operation, **{name: mend_text(pointer) for name, pointer in pointers.items()}}
 
 
 _STRIPS: Final[Mapping[str, Callable[[Fields, LeftOut], Fields]]] = {

@@ -13,7 +13,7 @@ from typing import Any, Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from isolane.addresses import DEFAULT_PORTS, parse_origin
+from isolane.addresses import parse_origin, write_origin
 from isolane.doors.credentials import get_headers
 
 OPEN_PATHS: Final = ("/agui/", "/api/")
@@ -58,17 +58,12 @@ class Cors:
         """Return the origin that asks, as browsers write it; None for one that isn't listed."""
         named = get_headers(scope, b"origin")
         origin = parse_origin(named[0]) if len(named) == 1 else None
-        return _to_text(*origin) if origin is not None and origin in self._origins else None
+        return write_origin(*origin) if origin is not None and origin in self._origins else None
 
 
 def _is_open(scope: Mapping[str, Any]) -> bool:
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return f"{path}/".startswith(OPEN_PATHS)
-
-
-def _to_text(scheme: str, host: str, port: int | None) -> str:
-    shown = "" if port in {None, DEFAULT_PORTS.get(scheme)} else f":{port}"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}{shown}"
 
 
 def _is_preflight(scope: Mapping[str, Any]) -> bool:

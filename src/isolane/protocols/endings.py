@@ -11,11 +11,15 @@ from typing import Final, cast
 
 LINGER_S: Final = 1.0
 """How long what still comes is read and dropped, so that the last word isn't lost to a reset."""
+RULES: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "frame-ancestors 'none'"),
+)
+"""What an answer tells browsers that no part of the app has given."""
 REFUSAL_HEADERS: Final = (
     b"Connection: close",
     b"Content-Length: 0",
-    b"X-Content-Type-Options: nosniff",
-    b"Content-Security-Policy: frame-ancestors 'none'",
+    *(f"{name}: {value}".encode() for name, value in RULES),
 )
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: closing resets the connection."""

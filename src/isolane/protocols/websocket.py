@@ -10,11 +10,11 @@ from typing import Any, Final
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import CloseCode, Frame
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
-from isolane.protocols.endings import LINGER_S, end, let_go, refusal, reset
+from isolane.protocols.endings import LINGER_S, RULES, end, let_go, refusal, reset
 from isolane.protocols.watch import PROGRESS_S, SLICE, Progress
 
 FRAGMENTS_MAX: Final = 1024
@@ -41,6 +41,22 @@ def take_long_lines(connection: ServerProtocol) -> None:
     next(connection.parser)
 
 
+def add_rules(connection: ServerProtocol) -> None:
+    """Let what a connection itself refuses tell browsers the same as every other answer.
+
+    It refuses an upgrade that is malformed, and one to which the app gave no answer of its own.
+    """
+    plain = connection.reject
+
+    def reject(status: int, text: str) -> Response:
+        response = plain(status, text)
+        for name, value in RULES:
+            response.headers[name] = value
+        return response
+
+    connection.reject = reject  # type: ignore[method-assign]
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, for peers that flood, trickle, or take nothing."""
 
@@ -48,6 +64,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Begin with nothing that waits."""
         super().__init__(*args, **kwargs)
         take_long_lines(self.conn)
+        add_rules(self.conn)
         self._backlog = bytearray()
         self._is_scheduled = False
         self._is_over = False

@@ -92,11 +92,12 @@ def make_offer(
 
 
 def _policy_of(props: Mapping[str, Any]) -> str | None:
-    if "policy" not in props:
+    given = props.get("policy")
+    if given is None:
         return None
-    if props["policy"] not in POLICIES:
+    if given not in POLICIES:
         raise InvalidInput("forwardedProps.policy", f"must be one of {', '.join(POLICIES)}")
-    return str(props["policy"])
+    return str(given)
 
 
 def _on_disconnect_of(run_input: RunAgentInput) -> OnDisconnect | None:
@@ -114,8 +115,8 @@ def in_line(queued: Sequence[StoredRun], *, default: str) -> list[StoredRun]:
     others: list[StoredRun] = []
     for run in queued:
         props = run.draft.request.get("forwardedProps")
-        policy = props.get("policy", default) if isinstance(props, Mapping) else default
-        is_next = policy == "interrupt" or run.draft.asks_again
+        policy = props.get("policy") if isinstance(props, Mapping) else None
+        is_next = (policy or default) == "interrupt" or run.draft.asks_again
         (interrupting if is_next else others).append(run)
     return [*reversed(interrupting), *others]
 

@@ -149,7 +149,25 @@ def test_what_is_unknown_inside_an_event_is_left_out(name: str) -> None:
     assert adapted(given) == ([wanted], told)
 
 
+@pytest.mark.parametrize("kind, name", [("STATE_DELTA", "delta"), ("ACTIVITY_DELTA", "patch")])
+@pytest.mark.parametrize(
+    "said, meant", [("/\ud83d", "/\ufffd"), ("/\ud83d\ude00", "/\U0001f600"), ("/a", "/a")]
+)
+def test_a_patch_leads_to_the_key_that_the_state_has(
+    kind: str, name: str, said: str, meant: str
+) -> None:
+    about = {"messageId": "a", "activityType": "t"} if kind == "ACTIVITY_DELTA" else {}
+    steps = [{"op": "copy", "path": "/b", "from": said}, {"op": "remove", "path": said}]
+    made, left_out = adapted({"type": kind, **about, name: steps})
+    assert made[0][name] == [
+        {"op": "copy", "path": "/b", "from": meant}, {"op": "remove", "path": meant},
+    ]  # fmt: skip
+    assert left_out == {}
+
+
 MALFORMED: list[Event] = [
+    {"type": "STATE_DELTA", "delta": [{"op": "remove", "path": 5}]},
+    {"type": "STATE_DELTA", "delta": [5]},
     {**RESULT, "content": [{"type": "text"}]},
     {**RESULT, "content": [5]},
     {**RESULT, "content": [{"type": "binary"}]},

@@ -260,6 +260,15 @@ def test_addresses_with_and_without_ports(text: str) -> None:
     assert TrustedProxies(("*",)).trusts(found)
 
 
+@pytest.mark.parametrize("entry", ["::ffff:10.0.0.1", "::ffff:10.0.0.0/104", "10.0.0.0/8"])
+def test_address_of_version_4_is_the_same_one_as_version_6_writes_it(entry: str) -> None:
+    proxies = TrustedProxies((entry,))
+    for written in ("10.0.0.1", "::ffff:10.0.0.1"):
+        assert proxies.trusts(parse_address(written))
+    assert not proxies.trusts(parse_address("192.0.2.1"))
+    assert not proxies.trusts(parse_address("::1"))
+
+
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize(
     "asked, raw, seen",

@@ -64,6 +64,13 @@ def test_messages_of_users_and_tools_are_taken() -> None:
     assert list(draft.messages) == [user("q", "q"), RESULT]
 
 
+@pytest.mark.parametrize("given", [{}, {"policy": None, "onDisconnect": None, "rewindTo": None}])
+def test_null_names_nothing(given: dict[str, None]) -> None:
+    offer = offer_of(user("q", "q"), forwardedProps=given)
+    assert (offer.policy, offer.on_disconnect, offer.draft.rewind_to) == (None, None, None)
+    assert offer.policy_for(offer.draft, default="interrupt") == "interrupt"
+
+
 def test_new_question_is_asked_as_it_is() -> None:
     offer = offer_of(user("p", "p"), user("q", "q"))
     assert offer.settle(None, is_last=False) is offer.draft
