@@ -10,7 +10,10 @@ export function toName(hash: string): string {
   }
 }
 
+/** What names nothing at the server, and what a path can't have for a name: `.` is the path itself. */
+const NO_NAMES = /^(none|null|undefined|placeholder|\.{1,2})$/i;
+
 /** Return whether there can be a thread of that name; the server isn't asked for others. */
 export function isThreadId(named: string): boolean {
-  return /^[A-Za-z0-9._:-]{1,128}$/.test(named);
+  return /^[A-Za-z0-9._:-]{1,128}$/.test(named) && !NO_NAMES.test(named);
 }

@@ -1,9 +1,9 @@
 /** What the address says of a sign-in at a provider that brought the person back. */
 const KEY = "signin";
-const WORDS: Readonly<Record<string, string>> = {
-  unauthenticated: "Signing in didn't work. Try again.",
-  unavailable: "The sign-in service can't be reached. Try again in a moment.",
-};
+const WORDS: ReadonlyMap<string, string> = new Map([
+  ["unauthenticated", "Signing in didn't work. Try again."],
+  ["unavailable", "The sign-in service can't be reached. Try again in a moment."],
+]);
 
 /** Return why the sign-in failed, in words of our own, and take that out of the address. */
 export function takeFailure(): string | null {
@@ -12,5 +12,5 @@ export function takeFailure(): string | null {
   if (code === null) return null;
   address.searchParams.delete(KEY);
   history.replaceState(history.state, "", address);
-  return WORDS[code] ?? "Something went wrong while signing in. Try again.";
+  return WORDS.get(code) ?? "Something went wrong while signing in. Try again.";
 }

@@ -13,7 +13,7 @@ export function draftOf({ phase, threadId }: Pick<ChatState, "phase" | "threadId
 
 interface Texts {
   /** By `draftOf`. */
-  texts: Readonly<Record<string, string>>;
+  texts: ReadonlyMap<string, string>;
 }
 
 export class Drafts extends Store<Texts> {
@@ -22,18 +22,18 @@ export class Drafts extends Store<Texts> {
   private readonly untaken = new Map<string, { name: string; text: string }>();
 
   constructor() {
-    super({ texts: {} });
+    super({ texts: new Map() });
   }
 
   /** Begin with what this browser keeps of a user; null when nobody is signed in. */
   open(storage: UserStorage | null): void {
     this.untaken.clear();
     this.storage = storage;
-    this.set({ texts: storage?.load("draft") ?? {} });
+    this.set({ texts: storage?.load("draft") ?? new Map() });
   }
 
   write(name: string, text: string): void {
-    this.set({ texts: { ...this.get().texts, [name]: text } });
+    this.set({ texts: new Map([...this.get().texts, [name, text]]) });
     this.keep(name);
   }
 
@@ -52,20 +52,24 @@ export class Drafts extends Store<Texts> {
 
   /** Put back what the server wouldn't have, unless something else is written by now. */
   giveBack(name: string, text: string): void {
-    this.write(name, this.get().texts[name] || text);
+    this.write(name, this.textOf(name) || text);
   }
 
   /** Take the draft of a conversation that never began along into a new one. */
   moveOn(name: string): void {
-    const { [name]: text = "", [NEW]: other = "" } = this.get().texts;
-    if (text === "" || other !== "") return;
+    const text = this.textOf(name);
+    if (text === "" || this.textOf(NEW) !== "") return;
     this.write(NEW, text);
     this.write(name, "");
   }
 
   private keep(name: string): void {
     const untaken = [...this.untaken.values()].filter((one) => one.name === name);
-    const texts = [...untaken.map(({ text }) => text), this.get().texts[name] ?? ""];
+    const texts = [...untaken.map(({ text }) => text), this.textOf(name)];
     this.storage?.set("draft", name, texts.filter((text) => text !== "").join("\n\n"));
+  }
+
+  private textOf(name: string): string {
+    return this.get().texts.get(name) ?? "";
   }
 }

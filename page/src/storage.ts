@@ -28,18 +28,18 @@ export class UserStorage {
   }
 
   get(kind: Kind, name: string): string | null {
-    return this.load(kind)[name] ?? null;
+    return this.load(kind).get(name) ?? null;
   }
 
   /** Return all that is kept of a kind, by name. */
-  load(kind: Kind): Record<string, string> {
+  load(kind: Kind): ReadonlyMap<string, string> {
     const prefix = this.prefix(kind);
     try {
       const all = Object.entries(localStorage) as [string, string][];
       const own = all.filter(([key]) => key.startsWith(prefix));
-      return Object.fromEntries(own.map(([key, text]) => [key.slice(prefix.length), text]));
+      return new Map(own.map(([key, text]) => [key.slice(prefix.length), text]));
     } catch {
-      return {};
+      return new Map();
     }
   }
 
@@ -52,7 +52,7 @@ export class UserStorage {
   /** Forget the user. */
   clear(): void {
     for (const kind of ["draft", "asked"] as const) {
-      for (const name of Object.keys(this.load(kind))) this.set(kind, name, "");
+      for (const name of this.load(kind).keys()) this.set(kind, name, "");
     }
   }
 

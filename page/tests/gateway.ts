@@ -116,7 +116,7 @@ export function stubDoors(account: Account, threads: Record<string, Message[]> =
 
   function answerThread(path: string): Response {
     const [threadId = "", before] = path.slice("/api/threads/".length).split("?before=");
-    const all = threads[threadId];
+    const all = Object.hasOwn(threads, threadId) ? threads[threadId] : undefined;
     if (all === undefined) return problem(404);
     const end = before === undefined ? all.length : Number(before);
     const start = Math.max(end - PAGE, 0);

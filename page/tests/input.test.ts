@@ -39,7 +39,10 @@ async function show(hash: string): Promise<void> {
   await expect.poll(() => page.chat.state.phase).not.toBe("loading");
 }
 
-test.each(["#abc%", "#%", "#%E0%A4%A", "#%00", "#a b", "#a/../b", "#?x=1", `#${"x".repeat(9999)}`])(
+const MALFORMED = ["#abc%", "#%", "#%E0%A4%A", "#%00", "#a b", "#a/../b", "#?x=1"];
+const NAMELESS = ["#.", "#..", "#%2E", "#null", "#Undefined"];
+
+test.each([...MALFORMED, ...NAMELESS, `#${"x".repeat(9999)}`])(
   "the address %s opens the page, and names no conversation",
   async (hash) => {
     const before = page.door.asked.length;
@@ -49,6 +52,19 @@ test.each(["#abc%", "#%", "#%E0%A4%A", "#%00", "#a b", "#a/../b", "#?x=1", `#${"
     expect(find("notice")).toHaveLength(0);
     await show("#old");
     await expect.poll(() => words("question")).toEqual(["old question"]);
+  },
+);
+
+// What every object of JavaScript has under these names is no draft, and nothing that was asked.
+test.each(["constructor", "__proto__", "toString"])(
+  "a conversation may be called %s, and have a draft",
+  async (name) => {
+    await show(`#${name}`);
+    await expect.poll(() => find("missing")).toHaveLength(1);
+    page.chat.write("kept");
+    expect(page.chat.drafts.get().texts.get(name)).toBe("kept");
+    await show("#");
+    await expect.poll(() => document.querySelector("textarea")?.value).toBe("");
   },
 );
 

@@ -8,7 +8,7 @@ export function Composer() {
   const chat = useActor();
   const phase = useChat((state) => state.phase);
   const name = useChat(draftOf);
-  const text = useStore(chat.drafts, ({ texts }) => texts[name] ?? "");
+  const text = useStore(chat.drafts, ({ texts }) => texts.get(name) ?? "");
   const stoppingId = useChat((state) => state.stoppingId);
   const isRunning = useChat(({ turns }) => {
     const last = turns.at(-1);
