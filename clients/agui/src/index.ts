@@ -12,8 +12,8 @@ import type {
   RunAgentInput,
 } from "@ag-ui/client";
 import type { Observable } from "rxjs";
-import { concat, defer, finalize, from, mergeMap, takeWhile, tap } from "rxjs";
-import { rewindTo } from "./rewind.js";
+import { concatMap, defer, finalize, from, mergeMap, of, takeWhile, tap } from "rxjs";
+import { beforeRun, rewindTo } from "./rewind.js";
 
 interface Thread {
   readonly messages: Message[];
@@ -47,16 +47,21 @@ export class HttpAgent extends PublishedHttpAgent {
     const url = this.api(`threads/${encodeURIComponent(threadId)}`);
     return defer(() => this.load(url)).pipe(
       mergeMap((thread) => {
-        const { messages, state, head, activeRunId } = thread;
-        const replay = from<BaseEvent[]>([
+        const { state, head, activeRunId } = thread;
+        const replay = (messages: Message[]): BaseEvent[] => [
           { type: EventType.RUN_STARTED, threadId, runId },
           { type: EventType.MESSAGES_SNAPSHOT, messages },
           { type: EventType.STATE_SNAPSHOT, snapshot: state },
           { type: EventType.RUN_FINISHED, threadId, runId },
-        ]);
-        if (activeRunId === null) return replay;
+        ];
+        if (activeRunId === null) return from(replay(thread.messages));
         this.runId = activeRunId;
-        return concat(replay, this.follow(`${url}/events?after=${encodeURIComponent(head)}`));
+        // Its first event says which messages it takes back. AG-UI has no event for that.
+        return this.follow(`${url}/events?after=${encodeURIComponent(head)}`).pipe(
+          concatMap((event, place) =>
+            place > 0 ? of(event) : [...replay(beforeRun(thread.messages, event)), event],
+          ),
+        );
       }),
     );
   }

@@ -1,4 +1,4 @@
-import type { Message } from "@ag-ui/client";
+import type { BaseEvent, Message, RunStartedEvent } from "@ag-ui/client";
 
 const says = (message: Message): string => JSON.stringify([message.role, message.content]);
 
@@ -22,4 +22,12 @@ export function rewindTo(
   // The last question, word for word: the gateway answers it anew by itself.
   if (isSame && !later.some(({ role }) => role === "user")) return;
   return replaced.id;
+}
+
+/** Return those of a thread's messages that a run with this first event leaves standing. */
+export function beforeRun(messages: Message[], started: BaseEvent): Message[] {
+  const { input } = started as RunStartedEvent;
+  const props = input?.forwardedProps as { rewindTo?: unknown } | undefined;
+  const place = messages.findIndex(({ id }) => id === props?.rewindTo);
+  return place < 0 ? messages : messages.slice(0, place);
 }

@@ -111,6 +111,33 @@ test("an edit, a regenerate of an earlier question and of the last one take back
   expect(outline(back)).toEqual(await kept("edited"));
 });
 
+test.each(["answer", "edit"])("connectAgent joins a new %s, and drops the old one", async (kind) => {
+  const threadId = `new-${kind}`;
+  const first = agentOf(threadId);
+  const stopOnceItSpeaks = async (joining: HttpAgent, join: () => Promise<unknown>) => {
+    const speaks = begun(joining);
+    const joined = join();
+    await speaks;
+    joining.abortRun();
+    await joined;
+  };
+  say(first, "count 1 every 1ms");
+  await first.runAgent();
+  say(first, "count 10000 every 20ms");
+  await stopOnceItSpeaks(first, () => first.runAgent());
+
+  first.setMessages(first.messages.slice(0, kind === "edit" ? 2 : 3));
+  if (kind === "edit") say(first, "count 20000 every 20ms");
+  const speaks = begun(first);
+  const asked = first.runAgent();
+  await speaks;
+  const second = agentOf(threadId); // another device
+  await stopOnceItSpeaks(second, () => second.connectAgent());
+  await asked;
+  expect(outline(second)).toEqual(await kept(threadId));
+  expect(outline(first)).toEqual(await kept(threadId));
+});
+
 test("a clone stops its run and knows its thread", async () => {
   const agent = agentOf("cloned");
   say(agent, "count 1 every 1ms");
