@@ -126,15 +126,6 @@ def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
     return payload
 
 
-def without_cancelled(payload: bytes) -> bytes:
-    """Return the end of a run without the outcome `cancelled`, if it has that."""
-    event = decode_event(payload)
-    outcome = event.get("outcome") or {}  # an agent may say more beside the type
-    if event["type"] != RUN_FINISHED or outcome.get("type") != "cancelled":
-        return payload
-    return msgspec.json.encode({name: event[name] for name in event if name != "outcome"})
-
-
 def one_line(payload: bytes) -> bytes:
     """Return JSON in UTF-8 without any character that some reader takes for the end of a line.
 

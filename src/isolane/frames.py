@@ -143,7 +143,7 @@ def read_run(body: Mapping[str, Any]) -> Run:
 
 
 def knows_cancelled(run: Run) -> bool:
-    """Say whether a client reads the outcome `cancelled`, which AG-UI has since 1.0.
+    """Say whether a client reads the outcome `cancelled`, and all else that AG-UI has since 1.0.
 
     Clients before that name no version of the protocol.
     """

@@ -135,6 +135,47 @@ async def test_run_that_is_stopped_ends_cancelled(
     assert again.messages[-1]["content"] == "1 2 "
 
 
+PICTURE: Final = {
+    "type": "image",
+    "source": {"type": "data", "value": "AA==", "mimeType": "image/png"},
+}
+SEEN: Final = [{"type": "text", "text": "a cat"}, PICTURE, {"type": "text", "text": "a hat"}]
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["AG-UI 1.0", "AG-UI 0.0.x"])
+async def test_tools_result_of_several_parts_is_read(
+    driver: AguiClient, lane: Lane, http: httpx.AsyncClient, *, is_old: bool
+) -> None:
+    chat = await Chat(driver, lane).open(is_old=is_old)
+    call = {"toolCallId": "c"}
+    text = steps(
+        ["event", {"type": "TOOL_CALL_START", "toolCallName": "look", **call}],
+        ["event", {"type": "TOOL_CALL_END", **call}],
+        ["event", {"type": "TOOL_CALL_RESULT", "messageId": "m", "content": SEEN, **call}],
+        ["say", "done"],
+    )
+    heard = await chat.run(text, "r-1")
+    assert_accepted(heard)
+    assert heard.types[-1] == "RUN_FINISHED"
+    told = [m["content"] for m in heard.messages if m["role"] == "tool"]
+    assert told == ["a cat\na hat" if is_old else SEEN]
+    kept = (await http.get("/api/threads/t")).json()["messages"]
+    assert [m["content"] for m in kept if m["role"] == "tool"] == [SEEN]
+
+
+async def test_file_that_a_client_of_before_1_0_names_is_asked_about(
+    driver: AguiClient, lane: Lane, http: httpx.AsyncClient
+) -> None:
+    chat = await Chat(driver, lane).open(is_old=True)
+    parts = [{"type": "text", "text": "hello"}, {"type": "binary", "mimeType": "a/b", "id": "f"}]
+    await driver.set(lane.user, messages=[{"id": "q", "role": "user", "content": parts}])
+    heard = await chat.run(None, "r-1")
+    assert_accepted(heard)
+    asked = (await http.get("/api/threads/t")).json()["messages"][0]["content"]
+    file = {"type": "file", "value": "f", "mimeType": "a/b"}
+    assert asked == [parts[0], {"type": "document", "source": file}]
+
+
 async def test_client_that_stops_listening_stops_nothing(driver: AguiClient, lane: Lane) -> None:
     chat, gate = await Chat(driver, lane).open(), f"{lane.user} go"
     text = steps(["say", "1 "], ["hold", gate], ["say", "2 "])

@@ -33,9 +33,10 @@ from isolane.doors.request import UserRoute
 from isolane.doors.schema import run_input_schema
 from isolane.doors.transport import get_abort
 from isolane.errors import NotFound, SlowConsumer, Unauthenticated
-from isolane.events import Record, without_cancelled
+from isolane.events import Record
 from isolane.frames import decode_object, knows_cancelled, read_run, run_error, to_run_input
 from isolane.left_out import LeftOut
+from isolane.older import to_older
 from isolane.service.readers import HttpReader
 from isolane.tasks import end_task
 
@@ -158,8 +159,8 @@ def _as_it_is(record: Record) -> bytes:
 
 
 def _without_cancelled(record: Record) -> bytes:
-    """Return a record's event for clients that don't know the outcome `cancelled`."""
-    return without_cancelled(record.payload) if record.is_end else record.payload
+    """Return a record's event for clients that know neither `cancelled` nor all else of 1.0."""
+    return to_older(record.payload)
 
 
 async def _open_stream(
