@@ -52,7 +52,18 @@ from isolane.contracts import (
     ensure,
 )
 from isolane.database import Database, hold_place, open_database, path_of
-from isolane.doors import hydration, operations, page, sessions, signin, sse, threads, usage
+from isolane.doors import (
+    aisdk,
+    aisdk_socket,
+    hydration,
+    operations,
+    page,
+    sessions,
+    signin,
+    sse,
+    threads,
+    usage,
+)
 from isolane.doors.bodies import BodyLimit
 from isolane.doors.browsers import BrowserRules
 from isolane.doors.cors import Cors
@@ -429,7 +440,10 @@ def create_app(
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
-    for room in (operations, usage, sessions, signin, threads, sse, hydration, page):
+    chats = WebSocketDoor(spoken=aisdk_socket.SUBPROTOCOL, converse=aisdk_socket.ChatSession)
+    app.router.routes.append(WebSocketRoute("/ai/chat", chats))
+    app.router.routes.append(WebSocketRoute("/ai/{agent}/chat", chats))
+    for room in (operations, usage, sessions, signin, threads, sse, hydration, aisdk, page):
         app.include_router(room.router)
     app.mount("/assets", page.Assets())
     app.add_exception_handler(IsolaneError, answer_problem)

@@ -187,6 +187,8 @@ class Settings(BaseSettings):
     """What a second run of a busy thread meets, when the run itself doesn't say."""
     on_disconnect: Literal["continue", "stop"] = "continue"
     """What becomes of a run that was asked over HTTP and has no reader, when it doesn't say."""
+    ai_replay_s: float = Field(default=86_400, ge=0)
+    """For so long after its end a turn is told again to a reader of AI SDK that comes back."""
 
     @field_validator("allowed_origins", mode="before")
     @classmethod

@@ -115,7 +115,15 @@ class Socket:
         return "?" in self.path
 
 
-Question: TypeAlias = Http | Socket
+@dataclass(frozen=True)
+class ChatSocket:
+    """What is said on a socket of AI SDK's; the answer to the last frame is the answer."""
+
+    frames: Sequence[Frame]
+    path: str = "/ai/chat"
+
+
+Question: TypeAlias = Http | Socket | ChatSocket
 
 
 class Row(NamedTuple):
@@ -141,6 +149,7 @@ def _fill(method: str, path: str, more: Fields, names: Names) -> Http:
         "thread_id": names.thread,
         "run_id": names.run,
         "agent": AGENT,
+        "chat_id": names.thread,
         "session_id": names.run,  # a session's own id is nobody's here: see test_sessions
         "user_id": names.user,
         "name": "nowhere",
@@ -185,6 +194,8 @@ PUBLIC: Final[dict[str, Row]] = {
         "401 invalid",
         more=lambda n: {"json": {"username": n.user, "password": "not theirs"}},
     ),
+    **_http("GET /ai/chat", "426 invalid_frame"),
+    **_http("GET /ai/{agent}/chat", "426 invalid_frame"),
     "Mount /assets": Row(
         lambda _: Http("GET", f"/assets/{_asset()}"),
         *("200", "200") if PAGE else (UNKNOWN, UNKNOWN),
@@ -260,6 +271,94 @@ _REQUESTS: Final[dict[str, Row]] = {
     **_http("GET /api/runs/{run_id}", "200", UNKNOWN, shows=True),
     **_http("POST /api/runs/{run_id}/abort", "202", UNKNOWN),
 }
+
+
+def _turn(names: Names, *, thread: str, message: str | None = None, **more: object) -> Frame:
+    """Return a turn of AI SDK's: a question of one's own on a thread."""
+    own = {"id": message or f"{names.own}-question", "role": "user"}
+    return {"id": thread, "messages": [{**own, "parts": [{"type": "text", "text": LOOK}]}], **more}
+
+
+def _answered(names: Names, **part: object) -> Frame:
+    """Return a turn that brings an answer only, in a part of what the assistant said."""
+    answer = {"type": "tool-look", "toolCallId": names.call, **part}
+    return {
+        "id": names.thread,
+        "messages": [{"id": "a", "role": "assistant", "parts": [answer]}],
+    }
+
+
+_TURNS: Final[dict[str, tuple[Callable[[Names], Frame], str, str, bool]]] = {
+    "": (lambda n: _turn(n, thread=n.thread), "200", "200", True),
+    "runId": (lambda n: _turn(n, thread=n.own, runId=n.run), "409 run_conflict", "200", False),
+    "messages[].id": (
+        lambda n: _turn(n, thread=n.own, message=n.message),
+        *("200", "200", False),
+    ),
+    "messages[].parts[].toolCallId": (
+        lambda n: _answered(n, state="output-available", output="seen"),
+        *("200", "409 run_conflict", True),
+    ),
+    "messages[].parts[].approval.id": (
+        lambda n: _answered(n, approval={"id": n.interrupt, "approved": True}),
+        *("200", "409 run_conflict", True),
+    ),
+}
+"""AI SDK's turns by the place of the name in the body, and what they get."""
+
+
+def _as_json(turn: Callable[[Names], Frame], names: Names) -> dict[str, Any]:
+    return {"json": turn(names)}
+
+
+def _chat_rows() -> Iterator[tuple[str, Row]]:
+    """Yield what is done at the doors of AI SDK."""
+    for path in ("/ai/chat", "/ai/{agent}/chat"):
+        chat = f"{path}/{{chat_id}}"
+        for place, (turn, owner, other, shows) in _TURNS.items():
+            name = f"POST {path} {place}".strip()
+            yield from _http(name, owner, other, partial(_as_json, turn), shows=shows).items()
+        yield from _http(
+            f"POST {path} x-isolane-on-disconnect",
+            "200",
+            more=lambda n: {
+                "json": _turn(n, thread=n.own),
+                "headers": {"X-Isolane-On-Disconnect": "stop"},
+            },
+        ).items()
+        stream, messages = f"GET {chat}/stream", f"GET {chat}/messages"
+        yield from _http(stream, "200", "204", shows=True).items()
+        yield from _http(
+            f"{stream} after", "200", "204", lambda _: {"params": {"after": 0}}, shows=True
+        ).items()
+        yield from _http(
+            f"{stream} last-event-id",
+            *("200", "204"),
+            lambda _: {"headers": {"Last-Event-ID": "0"}},
+            shows=True,
+        ).items()
+        yield from _http(f"POST {chat}/stop", "202").items()
+        yield from _http(messages, "200", UNKNOWN, shows=True).items()
+        yield from _http(
+            f"{messages} limit", "200", UNKNOWN, lambda _: {"params": {"limit": 1}}, shows=True
+        ).items()
+        yield from _http(
+            f"{messages} before", "200", UNKNOWN, lambda n: {"params": {"before": n.message}}
+        ).items()
+
+    def by_query(_names: Names) -> dict[str, Any]:
+        return {"params": {"agent": AGENT}}
+
+    yield from _http(
+        "POST /ai/chat agent",
+        "200",
+        more=lambda n: {**by_query(n), "json": _turn(n, thread=n.own)},
+    ).items()
+    yield from _http("POST /ai/chat/{chat_id}/stop agent", "202", more=by_query).items()
+    for what, other in (("stream", "204"), ("messages", UNKNOWN)):
+        yield from _http(
+            f"GET /ai/chat/{{chat_id}}/{what} agent", "200", other, by_query, shows=True
+        ).items()
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -400,6 +499,45 @@ def _run_rows() -> Iterator[tuple[str, Row]]:
         yield f"POST {path} last-event-id", row
 
 
+def _said_to_chats(frame: Callable[[Names], Frame], path: str, names: Names) -> ChatSocket:
+    head = {"requestId": "q", "headers": {}, "body": {}}
+    return ChatSocket([{**head, **frame(names)}], path)
+
+
+def _send(names: Names) -> Frame:
+    return {"type": "send", **_turn(names, thread=names.thread)}
+
+
+def _resume(names: Names) -> Frame:
+    return {"type": "resume", "id": names.thread}
+
+
+_CHATS: Final[dict[str, Row]] = {
+    "WS /ai/chat": Row(
+        partial(_said_to_chats, _resume, "/ai/chat"), "end", "no-active", shows=True
+    ),
+    "WS /ai/{agent}/chat": Row(
+        partial(_said_to_chats, _resume, f"/ai/{AGENT}/chat"), "end", "no-active", shows=True
+    ),
+    "chat frame send": Row(
+        partial(_said_to_chats, _send, "/ai/chat"),
+        *("end", "end"),
+        shows=True,
+    ),
+    "chat frame send runId": Row(
+        partial(
+            _said_to_chats,
+            lambda n: {"type": "send", **_turn(n, thread=n.own), "body": {"runId": n.run}},
+            "/ai/chat",
+        ),
+        *("error", "end"),
+    ),
+    "chat frame resume": Row(
+        partial(_said_to_chats, _resume, "/ai/chat"), "end", "no-active", shows=True
+    ),
+}
+
+
 def _replay(names: Names, offset: str) -> Socket:
     return Socket(path=f"/ws?runId={names.run}&offset={offset}")
 
@@ -414,7 +552,9 @@ _SOCKETS: Final[dict[str, Row]] = {
 }
 PRIVATE: Final[dict[str, Row]] = {
     **_REQUESTS,
+    **dict(_chat_rows()),
     **_SOCKETS,
+    **_CHATS,
     **dict(_control_rows()),
     **dict(_run_rows()),
 }

@@ -267,7 +267,7 @@ def _page_state(answer: JsonObject) -> PageState:
     )
 
 
-def _node() -> str:
+def find_node() -> str:
     """Return the Node of this Python's environment, or else the machine's."""
     near = str(Path(sys.executable).parent)
     found = which("node", path=near) or which("node")
@@ -282,7 +282,7 @@ async def tanstack_page() -> AsyncIterator[TanStackPage]:
     if not (NODE_FOLDER / "node_modules").is_dir():
         raise PageError("the clients are not installed; run: npm ci --prefix tests/live/node")
     process = await asyncio.create_subprocess_exec(
-        _node(),
+        find_node(),
         str(NODE_FOLDER / "tanstack.mjs"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

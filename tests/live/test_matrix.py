@@ -19,14 +19,27 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from tests.live.client import RECV_TIMEOUT_S, Client, Frame, connect, parse_id, run_frame
-from tests.live.matrix import ENDING, PRIVATE, PUBLIC, Http, Names, Question, Row, Socket
+from tests.live.matrix import (
+    ENDING,
+    PRIVATE,
+    PUBLIC,
+    ChatSocket,
+    Http,
+    Names,
+    Question,
+    Row,
+    Socket,
+)
 from tests.live.people import COOKIE, add_user, signed_in
 from tests.live.server import POLL_S, Server
 from tests.live.stage import SCRIPT, Lane, caught_up, is_terminal, mint, shared_server, steps
 from tests.live.test_connecting import AGUI, knock
+from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from isolane.app import create_app
+from isolane.doors.aisdk_socket import SUBPROTOCOL as AI_CHAT
 from isolane.doors.handshake import Replay
 from isolane.frames import PING, ClientFrame
 from isolane.settings import Settings
@@ -42,6 +55,16 @@ RUNS_BY_HTTP: Final = ("POST /agui", "POST /agui/{agent}")
 """What takes a run frame as its body, which the app doesn't describe."""
 
 
+CHAT_FRAMES: Final = ("send", "send runId", "resume")
+"""What AI SDK's socket takes that names something. An abort names a request of its own socket."""
+CHAT_PLACES: Final = (
+    *("runId", "messages[].id"),
+    *("messages[].parts[].toolCallId", "messages[].parts[].approval.id"),
+)
+CHAT_TURNS: Final = ("POST /ai/chat", "POST /ai/{agent}/chat")
+"""What takes a turn of AI SDK's as its body, which the app doesn't describe in full."""
+
+
 def find_operations(app: FastAPI) -> set[str]:
     """Return the name of every operation, and of every place where one may name something more."""
     return {
@@ -50,6 +73,8 @@ def find_operations(app: FastAPI) -> set[str]:
         *(f"replay {field.name}" for field in fields(Replay)),
         *(f"{way} {name}" for way in ("frame", "first frame") for name in _find_frames()),
         *(f"{way} {place}" for way in RUNS_BY_HTTP for place in _find_run_places()),
+        *(f"chat frame {name}" for name in CHAT_FRAMES),
+        *(f"{way} {place}" for way in CHAT_TURNS for place in CHAT_PLACES),
     }
 
 
@@ -151,6 +176,8 @@ class Door:
         """Return all that is answered."""
         if isinstance(question, Http):
             return await _request(self.http, question, token)
+        if isinstance(question, ChatSocket):
+            return await _chat(f"ws://{self.server.address}{question.path}", question, token)
         url = f"ws://{self.server.address}{question.path}"
         async with connect(url, token, hello=False) as client:
             return await _converse(client, question)
@@ -211,6 +238,25 @@ async def _converse(client: Client, question: Socket) -> Answer:
         return Answer(close, "\n".join([*heard, close]), "\n".join(news))
     answers = heard[len(question.frames) - 1 :]
     return Answer(_gist_of(answers), "\n".join(answers), "\n".join(news))
+
+
+async def _chat(url: str, question: ChatSocket, token: str | None) -> Answer:
+    """Return what comes on a socket of AI SDK's, up to the end of the last request."""
+    offered = [AI_CHAT, *([f"bearer.{token}"] if token else [])]
+    heard: list[str] = []
+    async with open_websocket(
+        url, subprotocols=[Subprotocol(one) for one in offered], proxy=None, max_size=None
+    ) as socket:
+        try:
+            for frame in question.frames:
+                await socket.send(json.dumps(frame))
+            while not heard or json.loads(heard[-1])["type"] in {"start", "chunk"}:
+                async with asyncio.timeout(RECV_TIMEOUT_S):
+                    heard.append(str(await socket.recv()))
+        except ConnectionClosed:
+            close = f"{socket.close_code} {socket.close_reason or ''}".strip()
+            return Answer(close, "\n".join([*heard, close]))
+    return Answer(json.loads(heard[-1])["type"], "\n".join(heard))
 
 
 async def _next(client: Client) -> str:

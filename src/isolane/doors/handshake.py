@@ -38,20 +38,22 @@ class Handshake:
     token: str | None = field(repr=False)
     ticket: str | None = field(repr=False)
     replay: Replay | None
+    spoken: str = SUBPROTOCOL
+    """The subprotocol of the door that is knocked at."""
 
     @property
     def subprotocol(self) -> str | None:
-        """What to select: ours when it was offered, nothing otherwise."""
-        return SUBPROTOCOL if SUBPROTOCOL in self.offered else None
+        """What to select: the door's own when it was offered, nothing otherwise."""
+        return self.spoken if self.spoken in self.offered else None
 
     def check_offer(self) -> None:
         """Raise `InvalidFrame` (400) when protocols were offered and ours is not among them."""
         if self.offered and self.subprotocol is None:
-            raise InvalidFrame(f"of the subprotocols only {SUBPROTOCOL} is spoken here")
+            raise InvalidFrame(f"of the subprotocols only {self.spoken} is spoken here")
 
 
-def read_handshake(scope: Scope) -> Handshake:
-    """Return what the upgrade asks for."""
+def read_handshake(scope: Scope, *, spoken: str = SUBPROTOCOL) -> Handshake:
+    """Return what the upgrade asks for, at a door where `spoken` is the subprotocol."""
     offered = tuple(scope.get("subprotocols", ()))
     text = scope.get("query_string", b"").decode("latin-1")
     query = dict(reversed(parse_qsl(text, keep_blank_values=True)))
@@ -62,6 +64,7 @@ def read_handshake(scope: Scope) -> Handshake:
         token=_token(scope, offered),
         ticket=query.get("ticket"),
         replay=Replay(run_id, offset) if run_id is not None and offset is not None else None,
+        spoken=spoken,
     )
 
 
@@ -82,11 +85,14 @@ async def refuse(
     """Refuse an upgrade so that its client can read why.
 
     Browsers can't read a refused upgrade, so who offered our protocol gets the upgrade, one
-    `error` frame and a close code; everyone else gets the HTTP status.
+    `error` frame and a close code; everyone else gets the HTTP status. No frame where another
+    protocol is spoken, for its clients know no such frame.
     """
     if handshake.subprotocol is not None:
         await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})
-        await send({"type": "websocket.send", "text": encode_frame(error_frame(error, error_id))})
+        if handshake.spoken == SUBPROTOCOL:
+            told = encode_frame(error_frame(error, error_id))
+            await send({"type": "websocket.send", "text": told})
         close = {"code": close_code_of(error), "reason": _close_reason(error)}
         await send({"type": "websocket.close", **close})
         return

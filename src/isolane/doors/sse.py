@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 import structlog
@@ -64,13 +63,46 @@ Dress = Callable[[Record], bytes]
 """Returns a record's event as its reader can read it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Dressed:
-    """Records, and how their reader wants them."""
+T = TypeVar("T")
 
-    records: Records
-    dress: Dress
-    framing: Framing
+
+class Followed(Generic[T]):
+    """What a stream tells, records of a log mostly, for as long as its reader may hear it."""
+
+    def __init__(
+        self, gateway: Gateway, identity: Identity, records: AsyncGenerator[T, None]
+    ) -> None:
+        """Take over `records`, which end with the stream."""
+        self.gateway = gateway
+        self.identity = identity
+        self._records = records
+        self._ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+    def end(self, error: Exception) -> None:
+        """End the stream with an error, of which its reader is told. The first one counts."""
+        if not self._ended.done():
+            self._ended.set_result(error)
+
+    async def with_beats(self) -> AsyncGenerator[T | None, None]:
+        """Yield records, and None at each quiet heartbeat. Raises why the stream has to end."""
+        beats = _with_beats(self._records, self.gateway.settings.heartbeat_s, self._ended)
+        # The inner one first: while it waits for a record, the records can't be closed.
+        async with aclosing(self._records), aclosing(beats):
+            async for record in beats:
+                self._check_credential()
+                yield record
+
+    def _check_credential(self) -> None:
+        """Raise why a stream has to end: mostly its credential counts no more."""
+        if self._ended.done():
+            raise self._ended.result()
+        expires_at = self.identity.expires_at
+        if expires_at is not None and self.gateway.clock() >= expires_at:
+            raise Unauthenticated("expired", "the credential behind the stream expired")
+
+
+Tell = Callable[[Followed[T]], AsyncGenerator[bytes, None]]
+"""Makes the bytes of a stream of its records; whatever happens, its reader is told."""
 
 
 class EventStream(StreamingResponse):
@@ -81,36 +113,27 @@ class EventStream(StreamingResponse):
 
     def __init__(
         self,
-        gateway: Gateway,
-        identity: Identity,
-        records: Records,
+        followed: Followed[T],
+        tell: Tell[T],
         *,
         reader: HttpReader,
-        run_id: str | None,
-        dress: Dress,
-        framing: Framing,
+        media_type: str = SERVER_SENT.media_type,
+        headers: Mapping[str, str] = HEADERS,
     ) -> None:
-        """Send `records` while the credential lives; takes over a slot that was reserved.
+        """Send what `tell` makes of the records; takes over a slot that was reserved.
 
-        An error names `run_id`, where the stream is a run's own. `reader` is who counts as reading
-        until the stream has ended.
+        `reader` is who counts as reading until the stream has ended.
         """
-        self._ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        dressed = _Dressed(records, dress, framing)
-        chunks = _encode(gateway, identity, dressed, self._ended, run_id=run_id)
-        super().__init__(chunks, headers=HEADERS, media_type=framing.media_type)
+        self._followed = followed
+        super().__init__(tell(followed), headers=headers, media_type=media_type)
         self._reader = reader
-        self._gateway = gateway
-        self.identity = identity
+        self._gateway = followed.gateway
+        self.identity = followed.identity
 
     def revoke(self) -> None:
         """End the stream with an error that says so: its credential counts no more."""
-        self._end(Unauthenticated("revoked", "the credential behind the stream was revoked"))
-
-    def _end(self, error: Exception) -> None:
-        """End the stream with an error, of which its reader is told. The first one counts."""
-        if not self._ended.done():
-            self._ended.set_result(error)
+        error = Unauthenticated("revoked", "the credential behind the stream was revoked")
+        self._followed.end(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
@@ -140,7 +163,7 @@ class EventStream(StreamingResponse):
         try:
             await self.listen_for_disconnect(receive)
         except Exception as error:  # noqa: BLE001 - the top of the task that waits for the reader
-            self._end(error)
+            self._followed.end(error)
             await asyncio.Event().wait()  # until the error is sent, and this is cancelled
 
     async def _stream(self, send: Send, abort: Callable[[], None] | None) -> None:
@@ -163,34 +186,22 @@ def _without_cancelled(record: Record) -> bytes:
     return to_older(record.payload)
 
 
-async def _open_stream(
-    gateway: Gateway,
-    identity: Identity,
-    key: ThreadKey,
-    start: Callable[[HttpReader], Awaitable[Records]],
-    *,
-    run_id: str | None = None,
-    dress: Dress = _as_it_is,
-    framing: Framing = SERVER_SENT,
+Open = Callable[[HttpReader], Awaitable[EventStream]]
+"""Starts what a stream tells; it may send its reader to another run of the thread."""
+
+
+async def open_stream(
+    gateway: Gateway, identity: Identity, key: ThreadKey, start: Open, *, run_id: str | None = None
 ) -> EventStream:
     """Return a stream that counts as one of the user's connections.
 
     The slot is reserved before anything is started, so nothing is started for one too many. So is
-    the reader, whom `start` may send to another run of the thread.
+    the reader.
     """
     gateway.factory.reserve(identity.user_id)
     reader = gateway.service.enter(key, run_id)
     try:
-        records = await start(reader)
-        return EventStream(
-            gateway,
-            identity,
-            records,
-            reader=reader,
-            run_id=run_id,
-            dress=dress,
-            framing=framing,
-        )
+        return await start(reader)
     except BaseException:
         gateway.service.leave(reader)
         gateway.factory.release_slot(identity.user_id)
@@ -198,46 +209,31 @@ async def _open_stream(
 
 
 async def _encode(
-    gateway: Gateway,
-    identity: Identity,
-    dressed: _Dressed,
-    ended: asyncio.Future[Exception],
-    *,
-    run_id: str | None,
-) -> AsyncIterator[bytes]:
-    """Yield each record as an event with its id, and a comment at each quiet heartbeat."""
-    records, framing = dressed.records, dressed.framing
-    beats = _with_beats(records, gateway.settings.heartbeat_s, ended)
-    # The inner one first: while it waits for a record, the records can't be closed.
-    async with aclosing(records), aclosing(beats):
+    followed: Followed[Record], *, dress: Dress, framing: Framing, run_id: str | None
+) -> AsyncGenerator[bytes, None]:
+    """Yield each record as an event with its id, and a comment at each quiet heartbeat.
+
+    An error names `run_id`, where the stream is a run's own.
+    """
+    beats = followed.with_beats()
+    async with aclosing(beats):
         try:
             async for record in beats:
-                _check_credential(gateway, identity, ended)
                 if record is None:
                     yield framing.beat
                 else:
-                    yield framing.frame(record.id, dressed.dress(record))
+                    yield framing.frame(record.id, dress(record))
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
-            known, error_id = report(error, user_id=identity.user_id)
+            known, error_id = report(error, user_id=followed.identity.user_id)
             event = msgspec.json.encode(run_error(known, error_id, run_id=run_id))
             yield framing.frame(None, event)
 
 
-def _check_credential(
-    gateway: Gateway, identity: Identity, ended: asyncio.Future[Exception]
-) -> None:
-    """Raise why a stream has to end: mostly its credential counts no more."""
-    if ended.done():
-        raise ended.result()
-    if identity.expires_at is not None and gateway.clock() >= identity.expires_at:
-        raise Unauthenticated("expired", "the credential behind the stream expired")
-
-
 async def _with_beats(
-    records: Records, heartbeat_s: float, ended: asyncio.Future[Exception]
-) -> AsyncGenerator[Record | None, None]:
+    records: AsyncGenerator[T, None], heartbeat_s: float, ended: asyncio.Future[Exception]
+) -> AsyncGenerator[T | None, None]:
     """Yield records, and None whenever none came for a heartbeat, or the stream is to end."""
-    waiting: asyncio.Task[Record] | None = None
+    waiting: asyncio.Task[T] | None = None
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(records))
@@ -278,16 +274,18 @@ async def follow_thread(
     """
     key = context.for_thread(thread_id).thread_key
 
-    async def start(_reader: HttpReader) -> Records:
+    async def start(reader: HttpReader) -> EventStream:
         if await gateway.store.load_thread(key) is None:
             raise NotFound(f"no thread {thread_id}")
         bounds = await gateway.feed.load_bounds(key)
         given = last_event_id or after
         place = EventId(bounds.head.epoch, 0) if given is None else EventId.parse(given)
         bounds.check_cursor(place)
-        return gateway.feed.follow(key, after=place)
+        followed = Followed(gateway, identity, gateway.feed.follow(key, after=place))
+        tell = partial(_encode, dress=_as_it_is, framing=SERVER_SENT, run_id=None)
+        return EventStream(followed, tell, reader=reader)
 
-    return await _open_stream(gateway, identity, key, start)
+    return await open_stream(gateway, identity, key, start)
 
 
 @router.post(
@@ -360,7 +358,11 @@ async def _run(
         own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
         asked = None if last_event_id is None else EventId.parse(last_event_id)
 
-        async def start(reader: HttpReader) -> Records:
+        dress = _as_it_is if knows_cancelled(run) else _without_cancelled
+        framing = framing_of(request)
+        tell = partial(_encode, dress=dress, framing=framing, run_id=run.run_id)
+
+        async def start(reader: HttpReader) -> EventStream:
             if asked is not None:  # before the run: what is refused starts nothing
                 (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)
             left_out = LeftOut()
@@ -368,18 +370,11 @@ async def _run(
                 own, to_run_input(run, left_out), agent=chosen, left_out=left_out, over_http=True
             )
             reader.run_id = ticket.context.run_id
-            return gateway.service.follow(ticket.context, after=_later(asked, ticket.after))
+            records = gateway.service.follow(ticket.context, after=_later(asked, ticket.after))
+            followed = Followed(gateway, identity, records)
+            return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
-        dress = _as_it_is if knows_cancelled(run) else _without_cancelled
-        return await _open_stream(
-            gateway,
-            identity,
-            own.thread_key,
-            start,
-            run_id=run.run_id,
-            dress=dress,
-            framing=framing_of(request),
-        )
+        return await open_stream(gateway, identity, own.thread_key, start, run_id=run.run_id)
 
 
 def _later(asked: EventId | None, begin: EventId) -> EventId:
@@ -404,19 +399,13 @@ async def join_run(
     """
     key = context.thread_key
 
-    async def start(_reader: HttpReader) -> Records:
+    async def start(reader: HttpReader) -> EventStream:
         begin = await gateway.service.load_start(context)
         bounds = await gateway.feed.load_bounds(key)
         bounds.check_cursor(begin if after is None else after)
         place = begin if after is None else max(begin, after, key=lambda one: one.seq)
-        return gateway.service.follow(context, after=place)
+        followed = Followed(gateway, identity, gateway.service.follow(context, after=place))
+        tell = partial(_encode, dress=_without_cancelled, framing=framing, run_id=context.run_id)
+        return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
-    return await _open_stream(
-        gateway,
-        identity,
-        key,
-        start,
-        run_id=context.run_id,
-        dress=_without_cancelled,
-        framing=framing,
-    )
+    return await open_stream(gateway, identity, key, start, run_id=context.run_id)

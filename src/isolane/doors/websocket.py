@@ -1,9 +1,11 @@
-"""The WebSocket door: a bare ASGI endpoint, one `Session` a socket."""
+"""The WebSocket doors: bare ASGI endpoints, one conversation a socket."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -32,19 +34,44 @@ from isolane.doors.problems import report
 from isolane.doors.session import Session
 from isolane.doors.transport import get_abort
 from isolane.errors import Unauthenticated
+from isolane.frames import SUBPROTOCOL
 from isolane.ids import new_connection_id
 from isolane.websocket.connection import WebSocketConnection
 
 _log = structlog.get_logger(__name__)
 
 
+class Conversation(Protocol):
+    """What is done on a socket from its upgrade to its end."""
+
+    async def serve(self, receive: Receive) -> str:
+        """Serve until the peer or we hang up; return why, for the log."""
+        ...
+
+
+Converse = Callable[[Gateway, WebSocketConnection, Handshake, str], Conversation]
+"""Begins the conversation of a socket that was let in, with an agent by its name."""
+
+
+def speak_agui(
+    gateway: Gateway, connection: WebSocketConnection, handshake: Handshake, agent: str
+) -> Session:
+    """Begin a conversation in `agui.v1`."""
+    return Session(gateway, connection, agent=agent, replay=handshake.replay)
+
+
 class WebSocketDoor:
-    """Lets authenticated users in, and sees them out. An ASGI app; it keeps nothing."""
+    """Lets authenticated users in, and sees them out. An ASGI app; it keeps nothing of them."""
+
+    def __init__(self, *, spoken: str = SUBPROTOCOL, converse: Converse = speak_agui) -> None:
+        """Speak the subprotocol `spoken`, by `converse`."""
+        self._spoken = spoken
+        self._converse = converse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket from its upgrade to its end."""
         await receive()
-        handshake = read_handshake(scope)
+        handshake = read_handshake(scope, spoken=self._spoken)
         try:
             gateway = get_gateway(scope)
             identity = await _identify(gateway, scope, handshake)
@@ -60,7 +87,7 @@ class WebSocketDoor:
                 await refuse(scope, send, handshake, known, error_id)
             return
         upgrade = _Upgrade(gateway, scope, send, handshake, identity)
-        await upgrade.serve(receive, agent=agent)
+        await upgrade.serve(receive, agent=agent, converse=self._converse)
 
 
 async def _identify(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identity:
@@ -106,9 +133,9 @@ class _Upgrade:
     handshake: Handshake
     identity: Identity
 
-    async def serve(self, receive: Receive, *, agent: str) -> None:
+    async def serve(self, receive: Receive, *, agent: str, converse: Converse) -> None:
         """Accept the socket and serve it; whatever happens, the slot comes back."""
-        factory, replay = self.gateway.factory, self.handshake.replay
+        factory = self.gateway.factory
         try:
             subprotocol = self.handshake.subprotocol
             await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
@@ -124,14 +151,15 @@ class _Upgrade:
         _log.info(
             "connected",
             agent=agent,
-            replay=replay is not None,
+            spoken=self.handshake.spoken,
+            replay=self.handshake.replay is not None,
             request_id=context.request_id,
             parent_request_id=context.parent_request_id,
             **names,
         )
-        session = Session(self.gateway, connection, agent=agent, replay=replay)
+        conversation = converse(self.gateway, connection, self.handshake, agent)
         try:
-            reason = await session.serve(receive)
+            reason = await conversation.serve(receive)
         finally:
             await factory.release(connection)
         _log.info("disconnected", reason=reason, **names)

@@ -34,7 +34,7 @@ class Question:
 
     def check_same(self, known: Message | None) -> None:
         """Raise `InvalidInput` when `known`, the thread's message of that id, is another one."""
-        if known is not None and not _says_the_same(self.message, known):
+        if known is not None and not says_the_same(self.message, known):
             raise InvalidInput(
                 f"messages.{self.place}.id",
                 "is that of another message of this thread; a new message needs an id of its own",
@@ -172,7 +172,7 @@ def check_doubles(places: Sequence[tuple[int, Message]]) -> None:
             Question(place, message).check_same(first.setdefault(message["id"], message))
 
 
-def _says_the_same(one: Message, other: Message) -> bool:
+def says_the_same(one: Message, other: Message) -> bool:
     """Say whether two messages are one, whatever their clients noted beside the words."""
     is_same = _content_of(one) == _content_of(other)
     return one["role"] == other["role"] and is_same

@@ -317,6 +317,13 @@ class AgentService:
         except IsolaneError as error:  # it is stopped here all the same
             _log.warning("stop not kept", run_id=run.run_id, reason=str(error))
 
+    def stop_thread(self, key: ThreadKey) -> list[str]:
+        """Stop every run of a thread that hasn't ended, also those in line; return their ids."""
+        runs = list(self._of_thread.get(key, {}).values())
+        for run in runs:
+            self._halt(run)
+        return [run.run_id for run in runs]
+
     def abort_all(self, user_id: str, *, until: int) -> None:
         """Stop every run of a user that was taken on until then, those that wait too."""
         for key, run in self._runs.items():

@@ -134,6 +134,8 @@ class WebSocketConnection:
         self.context = context
         self.identity = identity
         self.has_greeted = False
+        self.is_quiet = False
+        """Whether its peer knows no frame but the answers to its own requests."""
         self.is_replay = False
         """A read-only socket that was opened to replay one run, and ends with it."""
         self.is_busy = False
@@ -215,6 +217,15 @@ class WebSocketConnection:
             return
         self._enqueue(_Batch([encode_frame(frame)], None))
 
+    def say_goodbye(self, frame: Mapping[str, object]) -> None:
+        """Put the frame in line that says why the socket ends, where its peer knows it."""
+        if not self.is_quiet:
+            self.post(frame)
+
+    async def send_texts(self, texts: Sequence[str]) -> Verdict:
+        """Send frames that are text already; as `send`."""
+        return await self._put(texts)
+
     async def deliver(self, interest: Interest, records: Sequence[Record]) -> Verdict:
         """Send those of `records` that `interest` selects, each in its envelope."""
         wanted = interest.select(records)
@@ -258,7 +269,7 @@ class WebSocketConnection:
             exception=traceback_of(failed),
             connection_id=self.id,
         )
-        self.post(error_frame(failed, error_id))
+        self.say_goodbye(error_frame(failed, error_id))
         self.request_close(failed.close_code or CLOSE_NORMAL, failed.code)
 
     async def dispose(self) -> None:

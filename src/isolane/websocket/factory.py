@@ -373,7 +373,7 @@ def _shed(socket: WebSocketConnection) -> None:
     error, error_id = Unavailable("memory is short"), new_error_id()
     error.retry_after_ms = SHED_RETRY_MS
     _log.info("socket shed", error_id=error_id, connection_id=socket.id, user_id=socket.user_id)
-    socket.post(error_frame(error, error_id))
+    socket.say_goodbye(error_frame(error, error_id))
     socket.request_close(error.close_code or CLOSE_NORMAL, error.code)
 
 

@@ -1,0 +1,275 @@
+"""What AI SDK's two doors share: asking a turn of a chat, and following one as chunks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from isolane.aisdk.chunks import ID_PREFIX, Chunk, UIChunks, calls_answered
+from isolane.aisdk.history import to_assistant_message, to_user_message
+from isolane.aisdk.messages import UIMessage, UIMessageFold
+from isolane.aisdk.requests import REGENERATE, Chat, to_frame
+from isolane.context import EventId, ThreadKey, UserExecutionContext
+from isolane.contracts import RunState, RunTicket, StandingTurn, Turn, TurnRun
+from isolane.doors.gateway import Gateway
+from isolane.errors import CursorExpired
+from isolane.events import Record, decode_event
+from isolane.frames import read_run, to_run_input
+from isolane.left_out import LeftOut
+from isolane.service.question import says_the_same
+from isolane.transcript import Message, calls_of
+
+STEP_RECORDS: Final = 1000
+"""Records that are read at once of a turn that has ended, a count."""
+STEP_BYTES: Final = 1 << 20
+PAGE_BYTES: Final = 4 << 20
+"""Bytes of events of which one page of messages is made."""
+_ANSWERS: Final = (b'{"type":"RUN_STARTED"', b'{"type":"TOOL_CALL_RESULT"')
+
+Told = tuple[int, bytes]
+"""A chunk as JSON in UTF-8, and its number in the stream."""
+
+
+async def ask(
+    gateway: Gateway,
+    context: UserExecutionContext,
+    chat: Chat,
+    *,
+    agent: str,
+    on_disconnect: str | None = None,
+) -> RunTicket:
+    """Take a chat's turn on. A question that is being answered already attaches to that answer.
+
+    `on_disconnect` is what becomes of the run without a reader, where the request may say so. Its
+    errors, and what cancelling the caller means, are those of `AgentService.start`.
+    """
+    own = context.for_thread(chat.thread_id).for_run(chat.run_id or f"ai-{uuid4()}")
+    calls, questions = await _load_open(gateway, own.thread_key) if chat.has_answers else ((), ())
+    body = to_frame(
+        chat,
+        own.run_key.run_id,
+        open_calls=calls,
+        questions=questions,
+        rewinds=await _is_known(gateway, own, chat),
+    )
+    if on_disconnect is not None:
+        body["forwardedProps"]["onDisconnect"] = on_disconnect
+    left_out = LeftOut()
+    return await gateway.service.start(
+        own,
+        to_run_input(read_run(body), left_out),
+        agent=agent,
+        left_out=left_out,
+        over_http=on_disconnect is not None,
+    )
+
+
+async def _load_open(gateway: Gateway, key: ThreadKey) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the calls and the questions of a thread that wait for an answer."""
+    snapshot = await gateway.store.load_snapshot(key)
+    if snapshot is None:
+        return (), ()
+    messages = [msgspec.json.decode(message) for message in snapshot.messages]
+    answered = {one["toolCallId"] for one in messages if one["role"] == "tool"}
+    asked = [call["id"] for one in messages for call in calls_of(one)]
+    calls = [call_id for call_id in asked if call_id not in answered]
+    return calls, [str(question["id"]) for question in snapshot.interrupts]
+
+
+async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat) -> bool:
+    """Say whether a chat's last message stands in its thread and is asked again.
+
+    One that a run holds which hasn't ended isn't asked again when it comes with the same words: it
+    attaches. One that waits in line is taken out of it when it is to be asked anew.
+    """
+    if not chat.asks:
+        return False
+    message = chat.users[-1]
+    known = await gateway.store.load_known(context.thread_key, message["id"])
+    holder = gateway.service.find_run_of(context, message["id"])
+    if known is None:
+        if holder is not None and chat.trigger == REGENERATE:
+            await gateway.service.abort(context.for_run(holder))
+        return False
+    is_same = known.message is not None and says_the_same(message, known.message)
+    is_repeated = chat.trigger != REGENERATE and is_same and holder is not None
+    return known.stands and not is_repeated
+
+
+@dataclass(slots=True)
+class Numbered:
+    """Makes numbered chunks of a turn's events."""
+
+    fold: UIChunks
+    number: int = 0
+
+    def tell(self, record: Record) -> list[Told]:
+        """Return what a record adds to the stream."""
+        return [self._tell(chunk) for chunk in self.fold.add(decode_event(record.payload))]
+
+    def _tell(self, chunk: Chunk) -> Told:
+        number, self.number = self.number, self.number + 1
+        return number, msgspec.json.encode(chunk)
+
+
+async def follow_run(
+    gateway: Gateway, context: UserExecutionContext, *, after: EventId
+) -> AsyncGenerator[list[Told], None]:
+    """Yield what the context's run adds to its turn's message, numbered from 0, live to its end.
+
+    The earlier runs of the turn are what the client has already: they are read, and not told.
+    Raises `NotFound` when the thread is deleted meanwhile. Safe to cancel.
+    """
+    numbered: Numbered | None = None
+    async with aclosing(gateway.service.follow(context, after=after)) as records:
+        async for record in records:
+            if numbered is None:
+                numbered = Numbered(await _remember(gateway, context, record.run_id))
+            yield numbered.tell(record)
+
+
+async def _remember(gateway: Gateway, context: UserExecutionContext, run_id: str) -> UIChunks:
+    """Return the fold of a run's turn, with the turn's earlier runs in its memory."""
+    key = context.thread_key
+    turn = await gateway.turn_book.load_turn(key, run_id)
+    if turn is None:  # rewound meanwhile
+        return UIChunks(run_id)
+    place = next((n for n, run in enumerate(turn.runs) if run.run_id == run_id), 0)
+    earlier, own = turn.runs[:place], turn.runs[place : place + 1]
+    fold = UIChunks(turn.turn_id, answered=await _load_answered(gateway, key, own))
+    async for record in _read(gateway, key, earlier):
+        fold.add(decode_event(record.payload))
+    return fold
+
+
+async def _load_answered(
+    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun]
+) -> frozenset[str]:
+    """Return the calls of runs that the log answers now."""
+    records = [one async for one in _read(gateway, key, runs) if one.payload.startswith(_ANSWERS)]
+    return calls_answered([decode_event(record.payload) for record in records])
+
+
+async def follow_turn(
+    gateway: Gateway, context: UserExecutionContext, turn: Turn
+) -> AsyncGenerator[list[Told], None]:
+    """Yield all chunks of a turn, numbered from 0, live until its last run has ended.
+
+    Runs whose events are no longer kept are left out. Raises `NotFound` when the thread is deleted
+    meanwhile. Safe to cancel.
+    """
+    key = context.thread_key
+    answered = await _load_answered(gateway, key, turn.runs)
+    numbered = Numbered(UIChunks(turn.turn_id, answered=answered))
+    for run in turn.runs:
+        try:
+            async with aclosing(gateway.service.follow(context.for_run(run.run_id))) as records:
+                async for record in records:
+                    yield numbered.tell(record)
+        except CursorExpired:
+            continue
+
+
+async def _read(
+    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun]
+) -> AsyncGenerator[Record, None]:
+    """Yield the records of runs as far as the log has them now."""
+    begun = [run for run in runs if run.first_seq is not None]
+    if not begun:
+        return
+    bounds = await gateway.log.load_bounds(key)
+    first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq)
+    own = {run.run_id for run in begun}
+    place = EventId(bounds.head.epoch, first)
+    while place.seq < bounds.head.seq:
+        records = await gateway.log.read(key, after=place, limit=STEP_RECORDS, max_bytes=STEP_BYTES)
+        for record in records:
+            if record.run_id in own:
+                yield record
+        if not records or records[-1].id.seq >= _last_of(begun, bounds.head.seq):
+            return
+        place = records[-1].id
+
+
+def _last_of(runs: Sequence[TurnRun], head: int) -> int:
+    """Return the number of the last entry of runs, as far as they have one."""
+    last = runs[-1].last_seq
+    return head if last is None else last
+
+
+async def find_turn(gateway: Gateway, key: ThreadKey, *, replay_s: float) -> Turn | None:
+    """Return the turn that a reader who comes back wants: the one under way, else the last one.
+
+    None when there is none, or when its last run ended more than `replay_s` ago or isn't kept.
+    """
+    turn = await gateway.turn_book.load_open_turn(key)
+    if turn is not None:
+        return turn
+    turn = await gateway.turn_book.load_last_turn(key)
+    last = None if turn is None else turn.runs[-1]
+    if last is None or last.state is not RunState.ENDED or last.first_seq is None:
+        return None
+    is_late = last.ended_at is None or gateway.clock() - last.ended_at >= replay_s * 1000
+    bounds = await gateway.feed.load_bounds(key)
+    return None if is_late or last.first_seq <= bounds.trimmed_seq else turn
+
+
+async def load_messages(
+    gateway: Gateway, key: ThreadKey, *, before: str | None, limit: int
+) -> list[UIMessage] | None:
+    """Return a page of a chat's messages, the oldest first; None when there is no such chat.
+
+    `limit` counts turns. Fewer come when their events have more than `PAGE_BYTES`, one always.
+    Raises `InvalidCursor` when `before` names no message that stands.
+    """
+    place = None if before is None else before.removeprefix(ID_PREFIX)
+    page = await gateway.turn_book.load_turns(key, before=place, limit=limit)
+    if page is None:
+        return None
+    bounds = await gateway.log.load_bounds(key)
+    turns: list[list[UIMessage]] = []
+    size = 0
+    for turn in page.turns:
+        records = await _load_kept(gateway, key, turn, trimmed_seq=bounds.trimmed_seq)
+        size += sum(len(record.payload) for record in records)
+        if turns and size > PAGE_BYTES:
+            break
+        turns.append(await asyncio.to_thread(_to_messages, turn, records))
+    return [message for turn in reversed(turns) for message in turn]
+
+
+async def _load_kept(
+    gateway: Gateway, key: ThreadKey, turn: StandingTurn, *, trimmed_seq: int
+) -> list[Record]:
+    """Return the records of a turn; none when a part of it isn't kept, or was taken back."""
+    begun = [one.run.first_seq for one in turn.runs if one.run.first_seq is not None]
+    is_kept = begun and begun[0] > trimmed_seq and all(one.is_whole for one in turn.runs)
+    runs = [one.run for one in turn.runs]
+    return [record async for record in _read(gateway, key, runs)] if is_kept else []
+
+
+def _to_messages(turn: StandingTurn, records: Sequence[Record]) -> list[UIMessage]:
+    """Return what the user said in a turn, and what a client made of the answer."""
+    asked = [message for one in turn.runs for message in one.added if message["role"] == "user"]
+    said = [to_user_message(message) for message in asked]
+    if records:
+        events = [decode_event(record.payload) for record in records]
+        chunks = UIChunks(turn.turn_id, answered=calls_answered(events))
+        grown = UIMessageFold()
+        for event in events:
+            for chunk in chunks.add(event):
+                grown.add(chunk)
+        return [*said, grown.to_message()]
+    runs = [[*_tools_in(one.added), *one.left] for one in turn.runs]
+    answer = to_assistant_message(turn.turn_id, runs)
+    return [*said, answer] if answer["parts"] else said
+
+
+def _tools_in(messages: Sequence[Message]) -> list[Message]:
+    return [message for message in messages if message["role"] == "tool"]
