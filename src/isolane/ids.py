@@ -73,6 +73,11 @@ def new_thread_id() -> str:
     return f"thread_{uuid7()}"
 
 
+def new_run_id() -> str:
+    """Return an id for a run whose client named none."""
+    return f"run_{uuid7()}"
+
+
 def new_agent_id() -> str:
     """Return an id by which an agent knows a thread or a run: a random UUID of version 4."""
     return str(uuid4())

@@ -209,6 +209,19 @@ async def test_stop_of_a_run_that_waits_is_kept_and_of_no_other(engines: Engines
     assert stopped == {"1": None, "2": 7}
 
 
+async def test_a_forgotten_run_stays_forgotten(engines: Engines) -> None:
+    store = engines.store
+    await store.begin_run(context_of("1"), draft_of("a"))
+    await store.add_run(context_of("2"), draft_of("b"))
+    for run_id in ("1", "2", "unknown"):
+        await store.forget_run(RunKey(ALICE, run_id))
+    await engines.end(context_of("1"), messages=[])
+    await store.begin_queued_run(context_of("2"), draft_of("b"))
+    await store.add_run(context_of("3"), draft_of("c"))
+    found = [await store.load_run(RunKey(ALICE, run_id)) for run_id in "123"]
+    assert [run and run.draft.is_forgotten for run in found] == [True, True, False]
+
+
 async def test_a_run_that_waits_keeps_the_message_that_it_rewinds_to_and_asks_anew(
     engines: Engines,
 ) -> None:

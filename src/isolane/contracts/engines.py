@@ -186,6 +186,13 @@ class Store(Protocol):
         """
         ...
 
+    async def forget_run(self, key: RunKey) -> None:
+        """Keep that a run's id was deleted by its user: `RunDraft.is_forgotten`.
+
+        Nothing else changes for the run. Without a run of that id nothing is kept.
+        """
+        ...
+
     async def load_open_runs(self) -> list[StoredRun]:
         """Return every run that isn't ended, of all users, oldest first. For recovery only."""
         ...

@@ -110,6 +110,8 @@ class RunDraft:
     asks_again: bool = False
     """Whether it asks the thread's last question once more, and takes back what followed that.
     `messages` is that question alone then, and `rewind_to` its id."""
+    is_forgotten: bool = False
+    """Whether its user had the id of the run deleted. What it said stays in its thread."""
     opening: Opening | None = None
     """How the thread begins with this run. It isn't kept with the run."""
 

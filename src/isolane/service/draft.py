@@ -28,6 +28,10 @@ ROLES: Final = ("user", "tool")
 _ASKED: Final = {"state", "tools", "context", "forwarded_props", "resume", "parent_run_id"}
 
 
+INSTRUCTIONS: Final = "instructions"
+"""Stands among what a run asks for. RunAgentInput has no such field, so no frame sets it."""
+
+
 def to_offer(run_input: RunAgentInput, agent: str) -> Offer:
     """Return what a run frame brings; raises `InvalidInput`."""
     draft = to_draft(run_input, agent)
@@ -53,6 +57,7 @@ def make_offer(
     forwarded_props: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
     on_disconnect: OnDisconnect | None = None,
+    instructions: str | None = None,
     opening: Opening | None = None,
 ) -> Offer:
     """Return what a run brings that a door reads from something else than a RunAgentInput.
@@ -60,7 +65,8 @@ def make_offer(
     Everything has AG-UI's shapes and wire names, and the door has checked it. `messages` are those
     of users and tools only; the last one is the question when a user said it. The agent finds
     `policy` and `rewind_to` in its `forwardedProps`, as a client of AG-UI sends them. `opening`
-    says how the thread begins, where this is its first run.
+    says how the thread begins, where this is its first run. `instructions` are what the agent reads
+    before the history, in this run alone.
 
     Raises:
         InvalidInput: the policy is unknown, or two messages of users have one id and differ.
@@ -81,6 +87,8 @@ def make_offer(
         request["resume"] = list(resume)
     if parent_run_id is not None:
         request["parentRunId"] = parent_run_id
+    if instructions is not None:
+        request[INSTRUCTIONS] = instructions
     check_doubles(list(enumerate(messages)))
     asks = bool(messages) and messages[-1]["role"] == "user"
     return Offer(

@@ -47,6 +47,7 @@ from isolane.events import (
 )
 from isolane.ids import new_error_id, new_message_id
 from isolane.left_out import LeftOut
+from isolane.service.draft import INSTRUCTIONS
 from isolane.service.readers import OnDisconnect
 from isolane.service.writer import RunWriter, Share
 from isolane.surrogates import mend_text
@@ -318,14 +319,17 @@ class RunLife:
 
     def _input(self) -> RunAgentInput:
         ids = self._naming.agent
+        request = dict(self._run.draft.request)
+        told = request.pop(INSTRUCTIONS, None)
+        first = [] if told is None else [_to_instruction(told)]
         return RunAgentInput.model_validate(
             {
-                **self._run.draft.request,
+                **request,
                 **({} if self._begun.state is None else {"state": self._begun.state}),
                 "threadId": ids.thread_id,
                 "runId": ids.run_id,
                 "parentRunId": ids.parent_run_id,
-                "messages": list(self._begun.history),
+                "messages": [*first, *self._begun.history],
             }
         )
 
@@ -371,6 +375,10 @@ class RunLife:
             _log.warning("agent goes on after its end", **_names(self._run))
         if dropped:
             _log.warning("events after the end dropped", count=dropped, **_names(self._run))
+
+
+def _to_instruction(text: str) -> Message:
+    return {"id": new_message_id(), "role": "system", "content": text}
 
 
 def _naming_of(run: Run, begun: BegunRun) -> Naming:

@@ -159,6 +159,11 @@ class AgentService:
             return None
         return (run.writer.head if run.writer is not None else None) or run.begun.after
 
+    @property
+    def agent_names(self) -> tuple[str, ...]:
+        """The names of the agents, the default's first."""
+        return tuple(self._agents)
+
     def find_run_of(self, context: UserExecutionContext, message_id: str) -> str | None:
         """Return the unfinished run, under way or waiting, that adds a message to the thread.
 

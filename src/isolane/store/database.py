@@ -167,6 +167,10 @@ class DatabaseStore:
         """Keep that a run was stopped while it waits; see `Store`."""
         await self._database.write(partial(_note_stop, key, asked_at), lane=key.user_id)
 
+    async def forget_run(self, key: RunKey) -> None:
+        """Keep that a run's id is to be told as unknown; see `Store`."""
+        await self._database.write(partial(_forget_run, key), lane=key.user_id)
+
     async def load_open_runs(self) -> list[StoredRun]:
         """Return every run that isn't ended, of all users, oldest first. For recovery only."""
         return await self._database.read(_load_open_runs)
@@ -370,7 +374,9 @@ class DatabaseStore:
     def _begin_run(
         self, context: UserExecutionContext, draft: RunDraft, connection: Connection
     ) -> BegunRun:
-        if _load_run(context.run_key, connection):  # it waited, and was let in when it came
+        stored = _load_run(context.run_key, connection)
+        if stored is not None:  # it waited, and was let in when it came
+            draft = replace(draft, is_forgotten=stored.draft.is_forgotten)
             before = usage.load_run_bytes(connection, context.run_key)
             begun, row = self._join(context, draft, connection)
             row["draft"] = _replace_draft(connection, context, row["draft"])
@@ -689,6 +695,7 @@ class _KeptDraft(msgspec.Struct):
     request: dict[str, Any]
     stopped_at: int | None = None
     asks_again: bool = False
+    is_forgotten: bool = False
     place: tuple[int, int] | None = None
     """First and last number of its messages in their table, once they have joined the thread."""
 
@@ -702,6 +709,7 @@ def _joined(draft: RunDraft, place: tuple[int, int] | None) -> bytes:
             draft.rewind_to,
             dict(draft.request),
             asks_again=draft.asks_again,
+            is_forgotten=draft.is_forgotten,
             place=place,
         )
     )
@@ -718,7 +726,13 @@ def _to_draft(row: Row[Any], connection: Connection) -> RunDraft:
         _log.error("draft_unreadable", run_id=row.run_id, reason=str(error))
         return NO_DRAFT
     return RunDraft(
-        kept.agent, found, kept.rewind_to, kept.request, kept.stopped_at, kept.asks_again
+        kept.agent,
+        found,
+        kept.rewind_to,
+        kept.request,
+        kept.stopped_at,
+        kept.asks_again,
+        kept.is_forgotten,
     )
 
 
@@ -728,11 +742,33 @@ def _note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
     found = connection.execute(waiting).one_or_none()
     if found is None:  # it has begun meanwhile, or is gone
         return
-    before = usage.load_run_bytes(connection, key)
+    kept = _load_kept(connection, key, found)
+    kept.stopped_at = asked_at
+    _write_kept(connection, key, found, kept)
+
+
+def _forget_run(key: RunKey, connection: Connection) -> None:
+    is_known = and_(_run(key), runs.c.attached_to.is_(None), _IS_ALIVE)
+    query = select(runs.c.thread_id, runs.c.draft).where(is_known)
+    found = connection.execute(query).one_or_none()
+    if found is None:
+        return
+    kept = _load_kept(connection, key, found)
+    kept.is_forgotten = True
+    _write_kept(connection, key, found, kept)
+
+
+def _load_kept(connection: Connection, key: RunKey, found: Row[Any]) -> _KeptDraft:
+    """Return what a run's row has of its draft, whole."""
     stored = ThreadKey(key.user_id, found.thread_id)
     whole = attachments.load_whole(connection, stored, found.draft)
-    kept = msgspec.json.decode(whole, type=_KeptDraft)
-    kept.stopped_at = asked_at
+    return msgspec.json.decode(whole, type=_KeptDraft)
+
+
+def _write_kept(connection: Connection, key: RunKey, found: Row[Any], kept: _KeptDraft) -> None:
+    """Write a draft in the place of what was found of it."""
+    before = usage.load_run_bytes(connection, key)
+    stored = ThreadKey(key.user_id, found.thread_id)
     draft = attachments.replace(connection, stored, found.draft, msgspec.json.encode(kept))
     connection.execute(update(runs).where(_run(key)).values(draft=draft))
     _count_run(connection, key, before=before)
@@ -749,15 +785,16 @@ class _AgentOf(msgspec.Struct):
     """As much of a draft as outlives its run."""
 
     agent: str
+    is_forgotten: bool = False
 
 
 def _narrowed(draft: bytes) -> bytes:
-    """Return what stays of a draft when its run has ended: the name of its agent."""
+    """Return what stays of a draft when its run has ended: mostly the name of its agent."""
     try:
-        agent = msgspec.json.decode(bare(draft), type=_AgentOf).agent
+        kept = msgspec.json.decode(bare(draft), type=_AgentOf)
     except msgspec.DecodeError:
-        agent = NO_DRAFT.agent
-    return msgspec.json.encode(RunDraft(agent, (), None, {}))
+        kept = _AgentOf(NO_DRAFT.agent)
+    return msgspec.json.encode(RunDraft(kept.agent, (), None, {}, is_forgotten=kept.is_forgotten))
 
 
 def _fingerprints(asked: Iterable[Message]) -> bytes:
