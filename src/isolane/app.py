@@ -56,6 +56,8 @@ from isolane.doors import (
     aisdk,
     aisdk_socket,
     hydration,
+    openai,
+    openai_responses,
     operations,
     page,
     sessions,
@@ -443,7 +445,19 @@ def create_app(
     chats = WebSocketDoor(spoken=aisdk_socket.SUBPROTOCOL, converse=aisdk_socket.ChatSession)
     app.router.routes.append(WebSocketRoute("/ai/chat", chats))
     app.router.routes.append(WebSocketRoute("/ai/{agent}/chat", chats))
-    for room in (operations, usage, sessions, signin, threads, sse, hydration, aisdk, page):
+    for room in (
+        operations,
+        usage,
+        sessions,
+        signin,
+        threads,
+        sse,
+        hydration,
+        aisdk,
+        openai,
+        openai_responses,
+        page,
+    ):
         app.include_router(room.router)
     app.mount("/assets", page.Assets())
     app.add_exception_handler(IsolaneError, answer_problem)

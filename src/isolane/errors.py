@@ -72,6 +72,14 @@ class NotFound(IsolaneError):
     public_message = "There is no such thread or run."
 
 
+class UnknownResponse(IsolaneError):
+    """The response to go on from is unknown, deleted, another user's, or wasn't stored."""
+
+    code, close_code, http_status = "previous_response_not_found", None, 404
+    retryable = False
+    public_message = "There is no such response to go on from."
+
+
 class UnknownAgent(IsolaneError):
     """The address names an agent that this gateway doesn't serve."""
 

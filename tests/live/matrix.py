@@ -21,10 +21,11 @@ from tests.live.stage import mint, steps
 from isolane.doors.page import find_page
 
 _NEW: Final = re.compile(
-    r"(?:err|req|conn|msg|thread)_[0-9a-f-]{36}"  # ids that the gateway makes
+    r"(?:err|req|conn|msg|run|thread)_[0-9a-f-]{36}"  # ids that the gateway makes
+    r"|(?:run|msg)_[0-9a-f]{32}\b"  # ids that follow from a key
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # ids that agents are given
     r"|\b[0-9a-f]{16}(?=-\d)"  # the epoch of an id, whose number is not hidden
-    r"|\b1\d{12}\b|(?<=expires=)[^;]+"  # times
+    r"|\b1\d{12}\b|\b1\d{9}\b|(?<=expires=)[^;]+"  # times
     r'|(?<="ticket":")[\w-]{43}'
     r"|(?m:^isolane_\w+ .*$)"  # what the metrics count
 )
@@ -153,6 +154,8 @@ def _fill(method: str, path: str, more: Fields, names: Names) -> Http:
         "session_id": names.run,  # a session's own id is nobody's here: see test_sessions
         "user_id": names.user,
         "name": "nowhere",
+        "model": AGENT,
+        "response_id": f"resp_{names.run}",
     }
     return Http(method, path.format(**ids), more(names))
 
@@ -538,6 +541,103 @@ _CHATS: Final[dict[str, Row]] = {
 }
 
 
+def _completion(more: Fields = lambda _: {}) -> Fields:
+    """Return what a completion is asked for with, and `more` of its body."""
+    messages = [{"role": "user", "content": LOOK}]
+    return lambda n: {"json": {"model": AGENT, "messages": messages, **more(n)}}
+
+
+def _response(more: Fields = lambda _: {}) -> Fields:
+    return lambda n: {"json": {"model": AGENT, "input": LOOK, **more(n)}}
+
+
+def _with_header(name: str, value: Callable[[Names], str], fields: Fields) -> Fields:
+    return lambda n: {**fields(n), "headers": {name: value(n)}}
+
+
+_CHAT: Final = "POST /v1/chat/completions"
+_RESPONSES: Final = "POST /v1/responses"
+_RESPONSE: Final = "/v1/responses/{response_id}"
+_OPENAI: Final[dict[str, Row]] = {
+    **_http("GET /v1/models", "200"),
+    **_http("GET /v1/models/{model}", "200"),
+    **_http(_CHAT, "200", more=_completion()),
+    **_http(
+        f"{_CHAT} x-isolane-thread",
+        "200",
+        more=_with_header("X-Isolane-Thread", lambda n: n.thread, _completion()),
+        shows=True,
+    ),
+    **_http(
+        f"{_CHAT} x-isolane-on-disconnect",
+        "200",
+        more=_with_header("X-Isolane-On-Disconnect", lambda _: "stop", _completion()),
+    ),
+    **_http(
+        f"{_CHAT} idempotency-key",
+        "200",
+        more=_with_header("Idempotency-Key", lambda n: n.run, _completion()),
+    ),
+    **_http(
+        f"{_CHAT} metadata.isolane_thread",
+        "200",
+        more=_completion(lambda n: {"metadata": {"isolane_thread": n.thread}}),
+        shows=True,
+    ),
+    **_http(_RESPONSES, "200", more=_response()),
+    **_http(
+        f"{_RESPONSES} idempotency-key",
+        "200",
+        more=_with_header("Idempotency-Key", lambda n: n.run, _response()),
+    ),
+    **_http(
+        f"{_RESPONSES} conversation",
+        "200",
+        more=_response(lambda n: {"conversation": n.thread}),
+        shows=True,
+    ),
+    **_http(
+        f"{_RESPONSES} previous_response_id",
+        *("200", "404 previous_response_not_found"),
+        _response(lambda n: {"previous_response_id": f"resp_{n.run}"}),
+        shows=True,
+    ),
+    **_http(
+        f"{_RESPONSES} input[].approval_request_id",
+        *("200", "409 run_conflict"),
+        _response(
+            lambda n: {
+                "conversation": n.thread,
+                "input": [
+                    {
+                        "type": "mcp_approval_response",
+                        "approval_request_id": n.interrupt,
+                        "approve": True,
+                    },
+                    {"role": "user", "content": LOOK},
+                ],
+            }
+        ),
+        shows=True,
+    ),
+    **_http(f"GET {_RESPONSE}", "200", UNKNOWN, shows=True),
+    **_http(
+        f"GET {_RESPONSE} stream",
+        *("200", UNKNOWN),
+        lambda _: {"params": {"stream": "true"}},
+        shows=True,
+    ),
+    **_http(
+        f"GET {_RESPONSE} starting_after",
+        *("200", UNKNOWN),
+        lambda _: {"params": {"stream": "true", "starting_after": 0}},
+        shows=True,
+    ),
+    **_http(f"POST {_RESPONSE}/cancel", "200", UNKNOWN, shows=True),
+    **_http(f"DELETE {_RESPONSE}", "200", UNKNOWN),
+}
+
+
 def _replay(names: Names, offset: str) -> Socket:
     return Socket(path=f"/ws?runId={names.run}&offset={offset}")
 
@@ -553,6 +653,7 @@ _SOCKETS: Final[dict[str, Row]] = {
 PRIVATE: Final[dict[str, Row]] = {
     **_REQUESTS,
     **dict(_chat_rows()),
+    **_OPENAI,
     **_SOCKETS,
     **_CHATS,
     **dict(_control_rows()),

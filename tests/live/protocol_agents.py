@@ -148,6 +148,8 @@ def _rarer_values(
     match name, arguments:
         case "ids", []:
             return [json.dumps(_ids(input, context))]
+        case "claimed", []:
+            return [f"claimed: {context.is_history_claimed}"]
         case "named", [event]:
             return [_named(event, input)]
         case "remember", [text]:

@@ -47,10 +47,12 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     server.assert_clean()
 
 
-async def run_client(address: str, *, token: str, question: str = QUESTION) -> tuple[str, str, int]:
-    """Run `examples/client.py`; return what it wrote to stdout and stderr, and its exit code."""
+async def run_client(
+    address: str, *, token: str, question: str = QUESTION, name: str = "client.py"
+) -> tuple[str, str, int]:
+    """Run a client; return what it wrote to stdout and stderr, and its exit code."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(EXAMPLES / "client.py"), address, token, question),
+        *(sys.executable, str(EXAMPLES / name), address, token, question),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -75,6 +77,19 @@ async def test_client_loses_and_doubles_nothing_however_often_it_is_cut(
     told, _, code = await run_client(address, token=mint("ada"))
     assert (told.split(), code) == (QUESTION.split(), 0)
     assert proxy.cuts == 2
+
+
+async def test_openai_client_reads_on_however_often_it_is_cut(
+    server: Server, break_line_to: StartProxy
+) -> None:
+    proxy = await break_line_to(server)
+    proxy.cut_after(b"sequence_number", 2, 4)
+    address = f"http://{proxy.address}/v1"
+    told, _, code = await run_client(address, token=mint("ada"), name="openai_client.py")
+    assert (told.split(), code) == (QUESTION.split(), 0)
+    assert proxy.cuts == 2
+    _, error, code = await run_client(address, token="no", name="openai_client.py")
+    assert ("A valid credential is needed" in error, code) == (True, 1)
 
 
 async def test_client_that_is_refused_says_why(server: Server) -> None:

@@ -63,6 +63,13 @@ CHAT_PLACES: Final = (
 )
 CHAT_TURNS: Final = ("POST /ai/chat", "POST /ai/{agent}/chat")
 """What takes a turn of AI SDK's as its body, which the app doesn't describe in full."""
+OPENAI_PLACES: Final = (
+    "POST /v1/chat/completions metadata.isolane_thread",
+    "POST /v1/responses conversation",
+    "POST /v1/responses previous_response_id",
+    "POST /v1/responses input[].approval_request_id",
+)
+"""Where a body of OpenAI's API may name something; the app doesn't describe these bodies."""
 
 
 def find_operations(app: FastAPI) -> set[str]:
@@ -75,6 +82,7 @@ def find_operations(app: FastAPI) -> set[str]:
         *(f"{way} {place}" for way in RUNS_BY_HTTP for place in _find_run_places()),
         *(f"chat frame {name}" for name in CHAT_FRAMES),
         *(f"{way} {place}" for way in CHAT_TURNS for place in CHAT_PLACES),
+        *OPENAI_PLACES,
     }
 
 
@@ -192,6 +200,8 @@ async def _request(http: httpx.AsyncClient, question: Http, token: str | None) -
         is_stream = kind.startswith("text/event-stream")
         body = await _read_run(response) if is_stream else (await response.aread()).decode()
     problem = json.loads(body) if kind == "application/problem+json" else {}
+    if response.is_error and question.path.startswith("/v1/"):
+        problem = json.loads(body)["error"]
     gist = f"{response.status_code} {problem.get('reason') or problem.get('code') or ''}".strip()
     # The length follows from the body, which is compared; that of counted metrics changes.
     lines = [f"{name}: {value}" for name, value in response.headers.multi_items()]

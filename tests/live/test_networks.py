@@ -83,7 +83,10 @@ def assert_shut(answer: httpx.Response) -> None:
 # ---- pages of other origins ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/agui", "/agui/script", "/agui/", "/api/me", "/api/threads/t"])
+@pytest.mark.parametrize(
+    "path",
+    ["/agui", "/agui/script", "/agui/", "/api/me", "/api/threads/t", "/v1/chat/completions"],
+)
 async def test_preflight_of_a_listed_page_is_answered(server: Server, path: str) -> None:
     asked = {
         "Origin": FRIEND,

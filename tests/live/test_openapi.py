@@ -38,10 +38,18 @@ OWN_CREDENTIALS: Final = SchemathesisConfig.from_dict(
 EXAMPLES: Final = 8
 """For each route, of each caller: of what fits, and as many of what doesn't."""
 PATIENCE_S: Final = 10.0
-KNOWN: Final = {"thread_id": "known", "run_id": "known", "agent": "script"}
+KNOWN: Final = {
+    "thread_id": "known",
+    "run_id": "known",
+    "agent": "script",
+    "model": "script",
+    "response_id": "resp_known",
+}
 """What a caller has: of what is made up, nothing exists."""
 ENDING: Final = ("DELETE /api/threads/{thread_id}", "DELETE /api/session", "DELETE /api/sessions")
 """Asked for last, for these take away what the others need: at the very end, the credential."""
+ERROR: Final = {"message", "type", "param", "code"}
+"""What an error of OpenAI's API says."""
 PROBLEM: Final = {"type", "title", "status", "detail", "code", "errorId", "retryable"}
 INSIDE: Final = re.compile(
     r'Traceback|File "|\.py\b|[a-z](Error|Exception)\b|sqlalchemy|pydantic|SELECT |isolane\.'
@@ -183,6 +191,10 @@ def judge_answer(case: Question, response: httpx.Response) -> None:
         return
     assert not INSIDE.search(response.text), response.text
     if status < 400:
+        return
+    if case.path.startswith("/v1/"):
+        assert response.headers["content-type"] == "application/json"
+        assert response.json()["error"].keys() >= ERROR
         return
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isolane.doors.room import SMALL_BYTES, Room
 
-RUNS: Final = ("/agui/", "/ai/")
+RUNS: Final = ("/agui/", "/ai/", "/v1/chat/completions/", "/v1/responses/")
 """Below these, bodies may be large."""
 MOST_KEY: Final = "isolane.body_max_bytes"
 """Where a request's scope keeps how large its body may be."""

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from isolane.addresses import parse_origin, write_origin
 from isolane.doors.credentials import get_headers
 
-OPEN_PATHS: Final = ("/agui/", "/ai/", "/api/")
+OPEN_PATHS: Final = ("/agui/", "/ai/", "/api/", "/v1/")
 """What stands below these is for pages of other origins, too."""
 METHODS: Final = "GET, HEAD, POST, PATCH, DELETE"
 EXPOSED: Final = (

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from isolane.doors.openai_errors import get_status, is_openai, to_error_object, to_headers
 from isolane.errors import (
     InvalidFrame,
     InvalidInput,
@@ -127,10 +128,8 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException) and status == TooLarge.http_status:
         return await answer_problem(request, TooLarge(error.detail))
     known, error_id = report(_OF_STATUS.get(status, _NOT_JSON), path=request.url.path)
-    _, own_headers, body = to_problem(known, error_id)
-    return JSONResponse(
-        {**body, "status": status}, status_code=status, headers={**headers, **own_headers}
-    )
+    own_headers, body = _in_words_of(request, known, error_id, status=status)
+    return JSONResponse(body, status_code=status, headers={**headers, **own_headers})
 
 
 async def answer_nobody(request: Request, _error: Exception) -> Response:
@@ -142,7 +141,19 @@ async def answer_nobody(request: Request, _error: Exception) -> Response:
 async def answer_problem(request: Request, error: Exception) -> JSONResponse:
     """Answer an HTTP request with the problem that `error` is."""
     known, error_id = report(error, path=request.url.path)
-    status, headers, body = to_problem(known, error_id)
+    status = get_status(known) if is_openai(request.scope) else known.http_status
+    headers, body = _in_words_of(request, known, error_id, status=status)
     if isinstance(known, TooLarge) and request.scope.get("http_version", "1.1").startswith("1"):
         headers["connection"] = "close"  # nobody reads the rest of the body (RFC 9110, 15.5.14)
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _in_words_of(
+    request: Request, error: IsolaneError, error_id: str, *, status: int
+) -> tuple[dict[str, str], dict[str, object]]:
+    """Return headers and body of an error as the clients of the request's API read them."""
+    _, headers, body = to_problem(error, error_id)
+    if not is_openai(request.scope):
+        return headers, {**body, "status": status}
+    headers = {**headers, **to_headers(error), "content-type": "application/json"}
+    return headers, to_error_object(error, error_id, status=status)

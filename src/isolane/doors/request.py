@@ -17,7 +17,7 @@ from isolane.doors.gateway import Gateway, get_gateway
 from isolane.errors import LimitExceeded
 
 LIMIT: Final = "requestsPerUser"
-ENDINGS: Final = ("/abort", "/sign-out", "/stop")
+ENDINGS: Final = ("/abort", "/cancel", "/sign-out", "/stop")
 """Paths of requests that only end something. They are never refused for their number."""
 REFUSED_PAUSE_S: Final = 1.0
 """A request above the number is answered after this pause, so that a flood is read no faster."""

@@ -742,9 +742,9 @@ def _note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
     found = connection.execute(waiting).one_or_none()
     if found is None:  # it has begun meanwhile, or is gone
         return
-    kept = _load_kept(connection, key, found)
+    kept = _load_kept(connection, key, found.thread_id, found.draft)
     kept.stopped_at = asked_at
-    _write_kept(connection, key, found, kept)
+    _write_kept(connection, key, found.thread_id, found.draft, kept)
 
 
 def _forget_run(key: RunKey, connection: Connection) -> None:
@@ -753,23 +753,24 @@ def _forget_run(key: RunKey, connection: Connection) -> None:
     found = connection.execute(query).one_or_none()
     if found is None:
         return
-    kept = _load_kept(connection, key, found)
+    kept = _load_kept(connection, key, found.thread_id, found.draft)
     kept.is_forgotten = True
-    _write_kept(connection, key, found, kept)
+    _write_kept(connection, key, found.thread_id, found.draft, kept)
 
 
-def _load_kept(connection: Connection, key: RunKey, found: Row[Any]) -> _KeptDraft:
+def _load_kept(connection: Connection, key: RunKey, thread_id: str, draft: bytes) -> _KeptDraft:
     """Return what a run's row has of its draft, whole."""
-    stored = ThreadKey(key.user_id, found.thread_id)
-    whole = attachments.load_whole(connection, stored, found.draft)
+    whole = attachments.load_whole(connection, ThreadKey(key.user_id, thread_id), draft)
     return msgspec.json.decode(whole, type=_KeptDraft)
 
 
-def _write_kept(connection: Connection, key: RunKey, found: Row[Any], kept: _KeptDraft) -> None:
-    """Write a draft in the place of what was found of it."""
+def _write_kept(
+    connection: Connection, key: RunKey, thread_id: str, old: bytes, kept: _KeptDraft
+) -> None:
+    """Write a draft in the place of what a run's row had of it."""
     before = usage.load_run_bytes(connection, key)
-    stored = ThreadKey(key.user_id, found.thread_id)
-    draft = attachments.replace(connection, stored, found.draft, msgspec.json.encode(kept))
+    stored = ThreadKey(key.user_id, thread_id)
+    draft = attachments.replace(connection, stored, old, msgspec.json.encode(kept))
     connection.execute(update(runs).where(_run(key)).values(draft=draft))
     _count_run(connection, key, before=before)
 

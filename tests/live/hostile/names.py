@@ -42,6 +42,11 @@ def requests_with(name: str) -> list[tuple[str, str]]:
         ("POST", f"/api/runs/{path}/abort"),
         ("POST", "/api/threads"),
         ("POST", "/agui"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/responses"),
+        ("GET", f"/v1/responses/resp_{path}"),
+        ("POST", f"/v1/responses/resp_{path}/cancel"),
+        ("DELETE", f"/v1/responses/resp_{path}"),
     ]
 
 
@@ -62,6 +67,12 @@ async def ask(lane: Lane, name: str) -> set[str]:
     bodies = {
         "/api/threads": {"threadId": name},
         "/agui": run_frame(name, "r", "word"),
+        "/v1/chat/completions": {
+            "model": "script",
+            "messages": [{"role": "user", "content": "word"}],
+            "metadata": {"isolane_thread": name},
+        },
+        "/v1/responses": {"model": "script", "input": "word", "conversation": name},
     }
     async with lane.server.http(lane.token) as http:
         return {
@@ -99,7 +110,9 @@ async def foreign(scene: Scene) -> set[str]:
     answers = await ask_for(thief, "GET", "/api/threads/hers", "/api/threads/hers/events")
     answers |= await ask_for(thief, "GET", "/api/runs/her-run")
     answers |= await ask_for(thief, "POST", "/api/runs/her-run/abort")
-    answers |= await ask_for(thief, "DELETE", "/api/threads/hers")
+    answers |= await ask_for(thief, "DELETE", "/api/threads/hers", "/v1/responses/resp_her-run")
+    answers |= await ask_for(thief, "GET", "/v1/responses/resp_her-run")
+    answers |= await ask_for(thief, "POST", "/v1/responses/resp_her-run/cancel")
     async with thief.connect() as client:
         await client.abort("her-run")
         answers.add((await client.until_type("error"))["code"])
