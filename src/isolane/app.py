@@ -80,6 +80,7 @@ from isolane.doors.problems import (
     answer_nobody,
     answer_problem,
 )
+from isolane.doors.room import Hall
 from isolane.doors.websocket import WebSocketDoor
 from isolane.errors import AgentRefused, IsolaneError, Unavailable, chain_of
 from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
@@ -106,6 +107,8 @@ from isolane.window import FULL_WINDOW, SMALL_WINDOW
 TRIM_INTERVAL_S: Final = 60.0
 REVOCATION_INTERVAL_S: Final = 0.25
 LINK_LIFETIME_MS: Final = 24 * 3600 * 1000
+HALL_BODIES: Final = 2
+"""Bodies of the largest size that are in memory at once, of all users together."""
 
 _log = structlog.get_logger(__name__)
 
@@ -346,6 +349,7 @@ def _wire(
         watchdog=watchdog,
         pressure=pressure,
         usage=Usage(database),
+        hall=Hall(HALL_BODIES * settings.limit_request_bytes),
     )
 
 
@@ -438,7 +442,11 @@ def create_app(
                 delattr(app.state, STATE_KEY)
 
     app = _App(settings, lifespan)
-    app.add_middleware(BodyLimit, max_bytes=settings.limit_frame_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.limit_request_bytes,
+        frame_bytes=settings.limit_frame_bytes,
+    )
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))

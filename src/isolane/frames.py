@@ -161,7 +161,8 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
     """Return the JSON object that `text` holds, or raise `InvalidFrame` that says what is wrong."""
     try:
         text = text if isinstance(text, str) else text.decode()
-        _check_count(text)
+        if has_too_many_values(text):  # before they are made
+            raise InvalidFrame(f"the frame holds more than {VALUES_MAX} values")
         value = json.loads(
             text,
             object_pairs_hook=_unique,
@@ -184,12 +185,10 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
     return value
 
 
-def _check_count(text: str) -> None:
-    """Refuse what has too many values, before they are made."""
-    if _count_marks(text) > VALUES_MAX:  # at a glance; commas in a text are no values
-        count = _count_marks(_TEXT.sub("", text))
-        if count > VALUES_MAX:
-            raise InvalidFrame(f"the frame holds more than {VALUES_MAX} values")
+def has_too_many_values(text: str) -> bool:
+    """Say whether JSON holds more than `VALUES_MAX` values; nothing is made of it."""
+    # At a glance first; commas in a text are no values.
+    return _count_marks(text) > VALUES_MAX and _count_marks(_TEXT.sub("", text)) > VALUES_MAX
 
 
 def _count_marks(text: str) -> int:
@@ -290,8 +289,8 @@ def _find_said(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 _INPUT_FIELDS: Final = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")
-_KEPT_ROLES: Final = ("user", "tool")  # compared, not hashed: a role may be anything
-_INSTRUCTING_ROLES: Final = ("system", "developer")
+KEPT_ROLES: Final = ("user", "tool")  # compared, not hashed: a role may be anything
+INSTRUCTING_ROLES: Final = ("system", "developer")
 """Roles that are the operator's to speak in. What a client says in them is left out."""
 _INSTRUCTION: Final = SystemMessage(id="ignored", role="system", content="")
 _IGNORED: Final = AssistantMessage(id="ignored", role="assistant")
@@ -329,12 +328,12 @@ def to_run_input(run: Run, left_out: LeftOut | None = None) -> RunAgentInput:
 def _read_messages(listed: Sequence[Any], left_out: LeftOut) -> Iterator[Message]:
     """Yield what the server takes of a client's list, or what stands for it, in its place."""
     roles = [one.get("role") if isinstance(one, dict) else "user" for one in listed]
-    last = max((i for i, role in enumerate(roles) if role not in _INSTRUCTING_ROLES), default=0)
+    last = max((i for i, role in enumerate(roles) if role not in INSTRUCTING_ROLES), default=0)
     for place, (message, role) in enumerate(zip(listed, roles, strict=True)):
-        if role in _INSTRUCTING_ROLES:
+        if role in INSTRUCTING_ROLES:
             left_out.note(Kind.ROLE, str(role))
             yield _INSTRUCTION
-        elif role not in _KEPT_ROLES:
+        elif role not in KEPT_ROLES:
             yield _IGNORED
         else:
             path = f"messages.{place}"

@@ -35,6 +35,7 @@ DATABASE_NAME: Final = "isolane.db"
 KEY_NAME: Final = "signing.key"
 SINGLE_PROVIDER: Final = "oidc"
 RUN_EVENTS_DEFAULT: Final = 100_000
+REQUEST_BYTES_DEFAULT: Final = 64 << 20
 COOKIE_NAME: Final = "isolane_session"
 _ANCESTOR: Final = re.compile(r"self|https?://(\*\.)?[A-Za-z0-9._-]+(:(\d{1,5}|\*))?")
 """What may stand behind `frame-ancestors` here (Content Security Policy 3, 2.3.1)."""
@@ -91,6 +92,11 @@ def is_safe_address(address: str) -> bool:
 def _log_default(known: Mapping[str, Any]) -> int:
     """Return the default of `log_max_events`: it rises with what one run may have."""
     return max(RUN_EVENTS_DEFAULT, int(known.get("limit_run_events", 0)))
+
+
+def _request_default(known: Mapping[str, Any]) -> int:
+    """Return the default of `limit_request_bytes`: a body has room for a frame, however large."""
+    return max(REQUEST_BYTES_DEFAULT, int(known.get("limit_frame_bytes", 0)))
 
 
 class Settings(BaseSettings):
@@ -155,6 +161,9 @@ class Settings(BaseSettings):
     limit_requests_per_user: int = Field(default=16, ge=1)
     """HTTP requests at once, each up to the last byte of its answer."""
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
+    """One frame of a socket, or what is new of one body."""
+    limit_request_bytes: int = Field(default_factory=_request_default, ge=1024)
+    """The body of a run over HTTP, with all that it repeats; as large as a frame, or larger."""
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
     limit_run_bytes: int = Field(default=16 << 20, ge=1024)
     """Payload bytes that one run may add to its thread's log."""
@@ -286,6 +295,7 @@ class Settings(BaseSettings):
             "framesPerMinute": self.limit_frames_per_minute,
             "requestsPerUser": self.limit_requests_per_user,
             "frameBytes": self.limit_frame_bytes,
+            "requestBytes": self.limit_request_bytes,
             "eventBytes": self.event_max_bytes,
             "runBytes": self.limit_run_bytes,
             "runEvents": self.limit_run_events,
@@ -415,6 +425,12 @@ def _checked(settings: Settings) -> Settings:
         raise InvalidSettings(
             f"{PREFIX}LOG_MAX_EVENTS can't be used: it holds {settings.log_max_events}, and must "
             f"not be below {PREFIX}LIMIT_RUN_EVENTS, which is {settings.limit_run_events}."
+        )
+    if settings.limit_request_bytes < settings.limit_frame_bytes:
+        raise InvalidSettings(
+            f"{PREFIX}LIMIT_REQUEST_BYTES can't be used: it holds {settings.limit_request_bytes}, "
+            f"and must not be below {PREFIX}LIMIT_FRAME_BYTES, which is "
+            f"{settings.limit_frame_bytes}."
         )
     _check_providers(settings)
     return settings

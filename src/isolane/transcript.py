@@ -28,7 +28,12 @@ Message = dict[str, Any]
 def fingerprint(message: Message) -> tuple[bytes, bytes]:
     """Return 8 bytes that stand for the message's id, and 8 that stand for all of it."""
     whole = json.dumps(message, sort_keys=True).encode()
-    return _digest(str(message["id"]).encode()), _digest(whole)
+    return id_print(str(message["id"])), _digest(whole)
+
+
+def id_print(message_id: str) -> bytes:
+    """Return the first half of a message's fingerprint: 8 bytes that stand for its id."""
+    return _digest(message_id.encode())
 
 
 def _digest(value: bytes) -> bytes:

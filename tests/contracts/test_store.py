@@ -142,6 +142,25 @@ async def test_messages_are_told_as_they_stood_at_any_place(engines: Engines) ->
     assert await engines.store.load_known_ids(KEY) == {"a", "b", "c", "d", "e", "f"}
 
 
+async def test_what_stands_before_a_message_is_known_apart(engines: Engines) -> None:
+    answer = {"id": "t", "role": "tool", "toolCallId": "call", "content": "42"}
+    later = {"id": "u", "role": "tool", "toolCallId": "later", "content": "43"}
+    store = engines.store
+    await talk(engines, "1", "a", "gone")
+    await talk(engines, "2", "a", "b", rewind_to="a")
+    await store.begin_run(context_of("3"), RunDraft("default", [answer], None, {}))
+    await engines.end(context_of("3"), messages=[said("c")])
+    await talk(engines, "4", "d", "e")
+    await store.begin_run(context_of("5"), RunDraft("default", [later], None, {}))
+    assert await store.load_known_ids(KEY) == {"a", "gone", "b", "t", "c", "d", "e", "u"}
+    assert await store.load_known_ids(KEY, before="d") == {"a", "b", "t", "c"}
+    assert await store.load_known_ids(KEY, before="a") == frozenset()
+    assert await store.load_known_ids(KEY, before="gone") == await store.load_known_ids(KEY)
+    assert await store.load_answered_calls(KEY) == {"call", "later"}
+    assert await store.load_answered_calls(KEY, before="d") == {"call"}
+    assert await store.load_answered_calls(KEY, before="b") == frozenset()
+
+
 async def test_what_was_rewound_may_be_said_again(engines: Engines) -> None:
     await talk(engines, "1", "a", "b")
     await talk(engines, "2", "a", "c", rewind_to="a")

@@ -185,6 +185,7 @@ ACTS: Final[dict[str, Act]] = {
     "AgentService.drain": lambda scene: scene.house.service.drain(timeout_s=1),
     "AgentService.emit": lambda scene: scene.house.service.emit(live.thread_key, "news", {}),
     "AgentService.follow": lambda scene: consume(scene.house.service.follow(live)),
+    "AgentService.load_known": lambda scene: scene.house.service.load_known(live, has_results=True),
     "AgentService.load_run": lambda scene: scene.house.service.load_run(live, "live"),
     "AgentService.load_start": lambda scene: scene.house.service.load_start(live),
     "AgentService.locate": lambda scene: scene.house.service.locate(live, "old"),
@@ -223,6 +224,9 @@ ACTS: Final[dict[str, Act]] = {
     ),
     "DatabaseStore.has_message": lambda scene: scene.house.ground.store.has_message(key_of(), "m"),
     "DatabaseStore.load_known": lambda scene: scene.house.ground.store.load_known(key_of(), "m"),
+    "DatabaseStore.load_answered_calls": (
+        lambda scene: scene.house.ground.store.load_answered_calls(key_of())
+    ),
     "DatabaseStore.load_known_ids": lambda scene: scene.house.ground.store.load_known_ids(key_of()),
     "DatabaseStore.load_messages_before": (
         lambda scene: scene.house.ground.store.load_messages_before(key_of(), 2)

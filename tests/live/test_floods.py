@@ -22,6 +22,7 @@ import pytest_asyncio
 from tests.live.client import RECV_TIMEOUT_S, Client, Frame, connect, run_frame
 from tests.live.framing import TEXT, frame, hear_close, raw_socket
 from tests.live.hostile.siege import NEIGHBOUR_S, Neighbour, neighbour_of, tell
+from tests.live.hostile.wire import request, wire_to
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, read_to_close, shared_server, steps
 from tests.live.stopwatch import Turns
@@ -187,6 +188,18 @@ async def too_large_frames(lane: Lane) -> set[Refusal]:
     return set()
 
 
+@flood("requestBytes")
+async def too_large_bodies(lane: Lane) -> set[Refusal]:
+    """It has a code of its own, `too_large`, and is said before the body is read."""
+    length = f"Content-Length: {TIMES * LIMITS['requestBytes']}"
+    head = request("POST /agui", f"Authorization: Bearer {lane.token}", length)
+    for _ in range(TIMES):
+        async with wire_to(lane.server.port) as wire:
+            await wire.push(head)
+            assert await wire.status() == "413"
+    return set()
+
+
 @flood("eventBytes")
 async def too_large_events(lane: Lane) -> set[Refusal]:
     """What an agent says too much ends its run: `agent_protocol`."""
@@ -252,6 +265,7 @@ EXPECTED: Final[dict[str, set[Refusal]]] = {
     "queuedRunsPerThread": {Refusal("runsPerUser", LIMITS["runsPerUser"])},
     "requestsPerUser": {Refusal("requestsPerUser", LIMITS["requestsPerUser"])},
     "frameBytes": set(),
+    "requestBytes": set(),
     "eventBytes": set(),
     FAILED: {Refusal(FAILED, FAILED_MAX)},
 }

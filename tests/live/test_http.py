@@ -21,7 +21,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BODY_BYTES: Final = 20_000
 
 server = shared_server(
-    SCRIPT, "crash=agents:crash", env={"ISOLANE_LIMIT_FRAME_BYTES": str(BODY_BYTES)}
+    SCRIPT,
+    "crash=agents:crash",
+    env={
+        "ISOLANE_LIMIT_FRAME_BYTES": str(BODY_BYTES),
+        "ISOLANE_LIMIT_REQUEST_BYTES": str(BODY_BYTES),
+    },
 )
 
 

@@ -45,6 +45,7 @@ server = shared_server(
     env={
         "ISOLANE_ALLOWED_ORIGINS": f"{FRIEND}, {LOCAL_FRIEND}, {APP}",
         "ISOLANE_LIMIT_FRAME_BYTES": str(FRAME_BYTES),
+        "ISOLANE_LIMIT_REQUEST_BYTES": str(FRAME_BYTES),
         "ISOLANE_LIMIT_CONNECTIONS_PER_USER": "2",
         "ISOLANE_FRAME_ANCESTORS": "self, https://*.portal.example, https://b.example:8443",
         "ISOLANE_COOKIE_NAME": "chat.of-8001",

@@ -35,6 +35,7 @@ def test_the_defaults_are_the_published_ones() -> None:
         "framesPerMinute": 600,
         "requestsPerUser": 16,
         "frameBytes": 1 << 20,
+        "requestBytes": 64 << 20,
         "eventBytes": (1 << 20) - 512,
         "runBytes": 16 << 20,
         "runEvents": 100_000,
@@ -61,6 +62,21 @@ def test_each_limit_is_set_by_its_own_name(limit: str, monkeypatch: pytest.Monke
     upper_snake = re.sub(r"([A-Z])", r"_\1", limit).upper()
     monkeypatch.setenv(f"ISOLANE_LIMIT_{upper_snake}", "2048")
     assert load_settings({}).published_limits[limit] == 2048
+
+
+def test_a_body_has_room_for_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOLANE_LIMIT_FRAME_BYTES", str(128 << 20))
+    assert load_settings({}).published_limits["requestBytes"] == 128 << 20
+    monkeypatch.setenv("ISOLANE_LIMIT_FRAME_BYTES", "2048")
+    monkeypatch.setenv("ISOLANE_LIMIT_REQUEST_BYTES", "4096")
+    assert load_settings({}).published_limits["requestBytes"] == 4096
+    monkeypatch.setenv("ISOLANE_LIMIT_REQUEST_BYTES", "2047")
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings({})
+    assert str(refused.value) == (
+        "ISOLANE_LIMIT_REQUEST_BYTES can't be used: it holds 2047, and must not be below "
+        "ISOLANE_LIMIT_FRAME_BYTES, which is 2048."
+    )
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(

@@ -85,6 +85,7 @@ export interface Limits {
   readonly framesPerMinute: number;
   readonly requestsPerUser: number;
   readonly frameBytes: number;
+  readonly requestBytes: number;
   readonly eventBytes: number;
   readonly runBytes: number;
   readonly runEvents: number;

@@ -22,6 +22,7 @@ export const WELCOME: WelcomeFrame = {
     queuedRunsPerThread: 5,
     framesPerMinute: 600,
     requestsPerUser: 16,
+    requestBytes: 67_108_864,
     frameBytes: 1024,
     eventBytes: 1024,
     runBytes: 65536,

@@ -21,6 +21,7 @@ _LIMITS: Final = (
     "framesPerMinute",
     "requestsPerUser",
     "frameBytes",
+    "requestBytes",
     "eventBytes",
     "runBytes",
     "runEvents",

@@ -263,8 +263,17 @@ class Store(Protocol):
         """Name a thread; raises `NotFound`."""
         ...
 
-    async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:
-        """Return the ids of all messages that the thread ever had, rewound ones included."""
+    async def load_known_ids(self, key: ThreadKey, *, before: str | None = None) -> frozenset[str]:
+        """Return the ids of all messages that the thread ever had, rewound ones included.
+
+        With `before`, the id of a message that stands, of those only that stand before it.
+        """
+        ...
+
+    async def load_answered_calls(
+        self, key: ThreadKey, *, before: str | None = None
+    ) -> frozenset[str]:
+        """Return the ids of the calls that those messages answer; `before` as above."""
         ...
 
     async def has_message(self, key: ThreadKey, message_id: str) -> bool:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from isolane.aisdk.requests import read_chat
 from isolane.contracts import Identity
-from isolane.doors.bodies import reading
+from isolane.doors.bodies import read_whole, reading
 from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn, load_messages
 from isolane.doors.credentials import (
     ReadContext,
@@ -35,7 +35,6 @@ from isolane.doors.request import UserRoute
 from isolane.doors.sse import EventStream, Followed, LastEventId, open_stream
 from isolane.errors import InvalidInput, NotFound
 from isolane.events import one_line
-from isolane.frames import decode_object
 from isolane.service.readers import HttpReader
 
 router = APIRouter(route_class=UserRoute, tags=["AI SDK"])
@@ -116,9 +115,8 @@ async def send_turn(
     gateway.factory.check_rate(identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
-    pace = partial(gateway.factory.pace, identity.user_id)
-    async with reading(request, gateway.room, identity.user_id, pace=pace) as body:
-        given = decode_object(body)
+    async with reading(request, gateway, identity.user_id) as body:
+        given = await read_whole(body, gateway, identity.user_id)
         chat = read_chat(given.get("id"), given, given)
         context = make_context(identity, request.scope).for_thread(chat.thread_id)
         stops = "stop" if on_disconnect == "stop" else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Request
@@ -21,7 +23,7 @@ from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
 from isolane.contracts import EventLog, Identity, Limits, Store, TurnBook
 from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
-from isolane.doors.room import Room
+from isolane.doors.room import Hall, Room
 from isolane.errors import Forbidden, Unauthenticated, Unavailable
 from isolane.feed import Feed
 from isolane.pressure import Pressure
@@ -92,6 +94,10 @@ class Gateway:
     """Those of sockets that want to be opened."""
     room: Room = field(default_factory=Room)
     """That of large bodies and frames, by user."""
+    hall: Hall
+    """That of bodies above the size of a frame, of all users."""
+    scanning: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 1))
+    """One large body is looked at at a time, beside the event loop."""
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
     streams: set[Stream] = field(default_factory=set)

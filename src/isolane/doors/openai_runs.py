@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from typing import Annotated, Final
 
@@ -13,13 +12,12 @@ from fastapi import Header, Request
 
 from isolane.context import RunKey, UserExecutionContext
 from isolane.contracts import Identity, Opening, RunTicket, Seed, StoredRun, ThreadKind
-from isolane.doors.bodies import reading
+from isolane.doors.bodies import read_whole, reading
 from isolane.doors.credentials import require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.sse import Followed
 from isolane.errors import RunConflict
 from isolane.events import Record
-from isolane.frames import decode_object
 from isolane.ids import new_message_id, new_run_id
 from isolane.openai.asking import Asked
 from isolane.openai.content import Json
@@ -87,9 +85,9 @@ async def read_body(
     Raises `InvalidFrame` when it is no JSON object that the gateway takes.
     """
     gateway.factory.check_rate(identity.user_id)
-    pace = partial(gateway.factory.pace, identity.user_id)
-    async with reading(request, gateway.room, identity.user_id, pace=pace) as body:
-        yield body, decode_object(body)
+    async with reading(request, gateway, identity.user_id) as body:
+        given = await read_whole(body, gateway, identity.user_id)
+        yield bytes(body.content), given
 
 
 def choose_agent(gateway: Gateway, identity: Identity, model: str) -> str:

@@ -12,6 +12,7 @@ ROOM_BYTES: Final = 4 << 20
 """Bytes of one user at once: a handful of the largest bodies. The next ones wait unread."""
 SMALL_BYTES: Final = 64 * 1024
 """Bodies and frames up to this need no room: their number is bounded elsewhere."""
+_ALL: Final = "all users"
 
 
 class Room:
@@ -30,6 +31,10 @@ class Room:
     def get_held(self, user_id: str) -> int:
         """Return how many bytes are reserved for a user."""
         return self._held[user_id]
+
+    def is_awaited(self, user_id: str) -> bool:
+        """Say whether something of a user waits for room."""
+        return user_id in self._lines
 
     @asynccontextmanager
     async def hold(self, user_id: str, size: int) -> AsyncIterator[None]:
@@ -77,3 +82,30 @@ class Room:
                 granted.set_result(None)
         if not line:
             self._lines.pop(user_id, None)
+
+
+class Hall:
+    """Bytes of bodies that are larger than a frame: one of each user, and a sum of all users.
+
+    They come in the order in which they asked, as in a room.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Grant all users together `most` bytes."""
+        self._of_user = Room(0)  # what is larger than all the room has it alone
+        self._of_all = Room(most)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a user whose turn it is waits for the bytes of others."""
+        return self._of_all.is_awaited(_ALL)
+
+    def get_held(self) -> int:
+        """Return how many bytes are reserved for all users together."""
+        return self._of_all.get_held(_ALL)
+
+    @asynccontextmanager
+    async def hold(self, user_id: str, size: int) -> AsyncIterator[None]:
+        """Reserve `size` bytes for the block's time. Safe to cancel."""
+        async with self._of_user.hold(user_id, size), self._of_all.hold(_ALL, size):
+            yield

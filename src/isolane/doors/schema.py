@@ -159,6 +159,7 @@ class Limits(Struct, rename="camel", forbid_unknown_fields=True):
     frames_per_minute: Count
     requests_per_user: Count
     frame_bytes: Count
+    request_bytes: Count
     event_bytes: Count
     run_bytes: Count
     run_events: Count

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from isolane.agents import check
 from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.contracts import Identity
-from isolane.doors.bodies import reading
+from isolane.doors.bodies import read_new, reading
 from isolane.doors.credentials import (
     ReadContext,
     Reader,
@@ -33,8 +33,9 @@ from isolane.doors.schema import run_input_schema
 from isolane.doors.transport import get_abort
 from isolane.errors import NotFound, SlowConsumer, Unauthenticated
 from isolane.events import Record
-from isolane.frames import decode_object, knows_cancelled, read_run, run_error, to_run_input
+from isolane.frames import Run, knows_cancelled, read_run, run_error, to_run_input
 from isolane.left_out import LeftOut
+from isolane.lists import Known, WholeList
 from isolane.older import to_older
 from isolane.service.readers import HttpReader
 from isolane.tasks import end_task
@@ -43,6 +44,8 @@ router = APIRouter(route_class=UserRoute)
 _log = structlog.get_logger(__name__)
 
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
+LONG_LIST: Final = 1000
+"""Messages that are gone through on the event loop, in some milliseconds."""
 HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -59,6 +62,7 @@ RUN_BODY: Final = {
 """What the route reads by itself, once it knows who asks."""
 
 Records = AsyncGenerator[Record, None]
+_Made = TypeVar("_Made")
 Dress = Callable[[Record], bytes]
 """Returns a record's event as its reader can read it."""
 
@@ -352,10 +356,10 @@ async def _run(
     gateway.factory.check_rate(identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
-    pace = partial(gateway.factory.pace, identity.user_id)
-    async with reading(request, gateway.room, identity.user_id, pace=pace) as body:
-        run = read_run(decode_object(body))
-        own = make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
+    load_known = partial(_load_known, gateway, identity, request)
+    async with reading(request, gateway, identity.user_id) as body:
+        run = read_run(await read_new(body, gateway, identity.user_id, load_known))
+        own = _context_of(identity, request, run)
         asked = None if last_event_id is None else EventId.parse(last_event_id)
 
         dress = _as_it_is if knows_cancelled(run) else _without_cancelled
@@ -366,8 +370,9 @@ async def _run(
             if asked is not None:  # before the run: what is refused starts nothing
                 (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)
             left_out = LeftOut()
+            made = await _go_through(run, partial(to_run_input, run, left_out))
             ticket = await gateway.service.start(
-                own, to_run_input(run, left_out), agent=chosen, left_out=left_out, over_http=True
+                own, made, agent=chosen, left_out=left_out, over_http=True
             )
             reader.run_id = ticket.context.run_id
             records = gateway.service.follow(ticket.context, after=_later(asked, ticket.after))
@@ -375,6 +380,28 @@ async def _run(
             return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
         return await open_stream(gateway, identity, own.thread_key, start, run_id=run.run_id)
+
+
+async def _go_through(run: Run, work: Callable[[], _Made]) -> _Made:
+    """Do what goes through a run's list: a long one beside the event loop."""
+    is_long = len(run.body["messages"]) > LONG_LIST
+    return await asyncio.to_thread(work) if is_long else work()
+
+
+async def _load_known(
+    gateway: Gateway, identity: Identity, request: Request, whole: WholeList
+) -> Known:
+    """Return what the thread has that a body names; raises `InvalidInput` for wrong ids."""
+    props = whole.rest.get("forwardedProps")
+    return await gateway.service.load_known(
+        _context_of(identity, request, read_run(whole.rest)),
+        rewind_to=props.get("rewindTo") if isinstance(props, dict) else None,
+        has_results=whole.has_results,
+    )
+
+
+def _context_of(identity: Identity, request: Request, run: Run) -> UserExecutionContext:
+    return make_context(identity, request.scope).for_thread(run.thread_id).for_run(run.run_id)
 
 
 def _later(asked: EventId | None, begin: EventId) -> EventId:

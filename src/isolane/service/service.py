@@ -49,6 +49,7 @@ from isolane.events import Event, Record
 from isolane.feed import Feed
 from isolane.frames import thread_frame
 from isolane.left_out import Kind, LeftOut
+from isolane.lists import Known
 from isolane.service.aborts import RecentRuns
 from isolane.service.draft import differs, in_line, to_offer
 from isolane.service.question import Offer
@@ -249,6 +250,25 @@ class AgentService:
         if found is None:
             raise NotFound(f"no run {run_id}")
         return context.for_thread(found.thread_id).for_run(found.run_id)
+
+    async def load_known(
+        self, context: UserExecutionContext, *, rewind_to: object = None, has_results: bool = False
+    ) -> Known:
+        """Return what a frame of the context's run needn't bring: what its thread has.
+
+        What the frame's own rewind takes back may come anew, and what the same run brought before
+        is compared. Which calls were answered is looked up where a list `has_results`.
+        """
+        key, before = context.thread_key, rewind_to if isinstance(rewind_to, str) else None
+        stored = await self._store.load_run(context.run_key)
+        calls = frozenset[str]()
+        if has_results:
+            calls = await self._store.load_answered_calls(key, before=before)
+        return Known(
+            ids=await self._store.load_known_ids(key, before=before),
+            calls=calls,
+            asked=frozenset() if stored is None else frozenset(stored.asked),
+        )
 
     async def load_start(self, context: UserExecutionContext) -> EventId:
         """Return the place in the log before the first event of the context's run.

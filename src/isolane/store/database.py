@@ -228,9 +228,15 @@ class DatabaseStore:
         """Name a thread; raises `NotFound`."""
         return await self._database.write(partial(self._set_title, key, title), lane=key.user_id)
 
-    async def load_known_ids(self, key: ThreadKey) -> frozenset[str]:
-        """Return the ids of all messages that the thread ever had, rewound ones included."""
-        return await self._database.read(partial(_load_known_ids, key), lane=key.user_id)
+    async def load_known_ids(self, key: ThreadKey, *, before: str | None = None) -> frozenset[str]:
+        """Return the ids of all messages that the thread ever had; see `Store`."""
+        return await self._database.read(partial(_load_known_ids, key, before), lane=key.user_id)
+
+    async def load_answered_calls(
+        self, key: ThreadKey, *, before: str | None = None
+    ) -> frozenset[str]:
+        """Return the ids of the calls that those messages answer; see `Store`."""
+        return await self._database.read(partial(_load_answered, key, before), lane=key.user_id)
 
     async def has_message(self, key: ThreadKey, message_id: str) -> bool:
         """Say whether the message stands now."""
@@ -985,9 +991,25 @@ def _load_added(key: ThreadKey, place: tuple[int, int], connection: Connection) 
     return [_to_message(connection, key, payload) for payload in payloads]
 
 
-def _load_known_ids(key: ThreadKey, connection: Connection) -> frozenset[str]:
-    query = select(messages.c.message_id).where(_messages(key))
+def _load_known_ids(key: ThreadKey, before: str | None, connection: Connection) -> frozenset[str]:
+    query = select(messages.c.message_id).where(_ever(connection, key, before))
     return frozenset(connection.execute(query).scalars())
+
+
+def _load_answered(key: ThreadKey, before: str | None, connection: Connection) -> frozenset[str]:
+    query = select(messages.c.payload).where(
+        _ever(connection, key, before),
+        messages.c.payload != b"",  # of these retention has kept the id only
+    )
+    with connection.execute(query) as rows:
+        found = (msgspec.json.decode(bare(payload), type=_Answer) for payload in rows.scalars())
+        return frozenset(answer.call_id for answer in found if answer.call_id is not None)
+
+
+def _ever(connection: Connection, key: ThreadKey, before: str | None) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    """Select all that a thread ever had, or what stands before a message that stands."""
+    cut = None if before is None else _find_standing(connection, key, before)
+    return _messages(key) if cut is None else and_(_standing(key), messages.c.number < cut.number)
 
 
 def _load_rewound(
@@ -1041,6 +1063,12 @@ def _load_known(
 
 
 _PLACE: Final = (messages.c.number, messages.c.since_seq, messages.c.message_id)
+
+
+class _Answer(msgspec.Struct):
+    """As much of a message as tells which call it answers."""
+
+    call_id: str | None = msgspec.field(name="toolCallId", default=None)
 
 
 class _Standing(NamedTuple):

@@ -185,11 +185,12 @@ async def test_token_of_16_kib_passes(deployment: Deployment, where: str) -> Non
 
 
 async def test_gateway_itself_says_which_body_is_too_large(deployment: Deployment) -> None:
+    """A list of many messages passes, and so does one in which too much is new."""
     _, token = new_user(deployment)
-    limit = 1 << 20
     async with deployment.front.http(token) as http:
-        for size, status in ((limit, 400), (limit + 1, 413)):
-            answer = await http.post("/agui", content=b" " * size)
+        for new, status in ((10_000, 422), (2 << 20, 413)):
+            said = [{"role": "assistant", "content": "x" * (3 << 20)}]
+            answer = await http.post("/agui", json={"messages": said, "state": "x" * new})
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/problem+json"
 

@@ -11,6 +11,8 @@ from tests.live.people import COOKIE
 from tests.live.server import LOOPBACK
 from tests.live.test_slow_readers import wait_until_let_go
 
+from isolane.settings import Settings
+
 SLOW_SOCKETS = 2000
 SILENT_SOCKETS = 200
 EVERY_S = 5.0
@@ -229,3 +231,32 @@ async def unread_answer(scene: Scene) -> set[str]:
         own_port = wire.writer.get_extra_info("sockname")[1]
         await wait_until_let_go(scene.server, own_port, within_s=LET_GO_WITHIN_S)
         return {await wire.ended()}
+
+
+LISTS = (
+    (b'{"messages":[', b"[],", b"[]]}"),
+    (b'{"messages":[', b'{"id":"","role":"user"},', b"{}]}"),
+    (b'{"messages":["', b"word, ", b'"]}'),
+    (b'{"messages":["', b"\\n", b'"]}'),
+    (b'{"messages":["', b"\\ud800", b'"]}'),
+    (b'{"messages":["', b"x", b'\xff"]}'),
+)
+"""How a body begins, what it goes on with for as long as it may, and how it ends."""
+
+
+@attack("http/large-lists")
+async def large_lists(scene: Scene) -> set[str]:
+    """Each of another user: one has to wait after the first."""
+    size = Settings().limit_request_bytes
+    answers: set[str] = set()
+    for head, piece, end in LISTS:
+        body = head + piece * ((size - len(head) - len(end)) // len(piece)) + end
+        async with scene.wire() as wire:
+            headers = (bearer(scene.lane().token), f"Content-Length: {len(body)}")
+            await wire.push(request("POST /agui", *headers, body=body))
+            answers.add(await wire.status())
+    async with scene.wire() as wire:
+        length = f"Content-Length: {size + 1}"
+        await wire.push(request("POST /agui", bearer(scene.lane().token), length))
+        answers.add(await wire.status())
+    return answers
