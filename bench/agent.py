@@ -1,4 +1,4 @@
-"""The agent that Isolane serves here: numbered pieces of text at an even pace."""
+"""The agents that Isolane serves here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from pace import Pace
 
 
 async def stream(run: RunAgentInput) -> AsyncIterator[str]:
-    """Say as much, and as fast, as the run frame asks for."""
+    """Say numbered pieces of text, as many and as fast as the run frame asks for."""
     pace = Pace.parse(run.forwarded_props or {})
     for number in range(pace.events):
         yield await pace.wait(number)
+
+
+async def brief(run: RunAgentInput) -> AsyncIterator[str]:
+    """Say one word."""
+    del run
+    yield "Done."

@@ -44,7 +44,7 @@ SELECT :user, :prefix || (n / (:runs * :entries)), n % (:runs * :entries) + 1,
 _MESSAGES = """
 INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
 SELECT :user, :prefix || (n / (:runs * :messages)), 'm-' || n, :prefix || (n / :messages),
-    json_object('id', 'm-' || n, 'role', 'user', 'content', 'What I said there'),
+    json_object('id', 'm-' || n, 'role', 'user', 'content', :words),
     n / :messages % :runs * :entries + 1 FROM numbers
 """
 
@@ -62,9 +62,17 @@ async def _make(url: str) -> None:
 
 
 def add_threads(
-    data: Path, count: int, *, prefix: str, holds: tuple[int, int, int] = QUIET
+    data: Path,
+    count: int,
+    *,
+    prefix: str,
+    holds: tuple[int, int, int] = QUIET,
+    words: str = "What I said there",
 ) -> None:
-    """Add `count` threads of the user, each with as many ended runs, entries and messages."""
+    """Add `count` threads of the user, each with as many ended runs, entries and messages.
+
+    All messages are of the user, and say `words`.
+    """
     runs, entries, messages = holds
     values = {
         "user": USER,
@@ -76,6 +84,7 @@ def add_threads(
         "runs": runs,
         "entries": entries,
         "messages": messages,
+        "words": words,
     }
     with _opened(data) as connection:
         for statement, rows in (
