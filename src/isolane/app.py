@@ -183,6 +183,7 @@ async def open_gateway(
             users=users,
         )
         stack.callback(gateway.accounts.close)
+        stack.callback(gateway.lists.shutdown)
         stack.push_async_callback(tasks.close)
         stack.callback(gateway.feed.close)
         stack.push_async_callback(gateway.factory.shutdown)

@@ -28,9 +28,9 @@ BODY_BYTES: Final = Settings().limit_frame_bytes
 ROOM: Final = ROOM_BYTES // BODY_BYTES
 """So many of the largest bodies of one user are read at once."""
 LEAVING: Final = 150
-GROWN_KIB_MAX: Final = 48 * 1024
-"""What is held for one user is a third of it; the bodies of all who leave are three times as much.
-An allocator gives memory back in steps."""
+GROWN_KIB_MAX: Final = 64 * 1024
+"""What is held for one user, as it came and as it is read, is a third of it; the bodies of all who
+leave are twice as much. An allocator gives memory back in steps, and each thread has its own."""
 
 server = shared_server(SCRIPT, env={"ISOLANE_LIMIT_REQUESTS_PER_USER": str(REQUESTS)})
 roomy_server = shared_server(SCRIPT)

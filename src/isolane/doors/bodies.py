@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -161,16 +162,14 @@ async def read_new(
     """
     if body.is_small:
         return decode_object(bytes(body.content))
-    async with gateway.scanning:
-        whole = await asyncio.to_thread(WholeList, body.content, max_bytes=body.frame_bytes)
+    beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
+    whole = await beside(partial(WholeList, body.content, max_bytes=body.frame_bytes))
     known = await load_known(whole)
-    async with gateway.scanning:
-        new = await asyncio.to_thread(whole.pick, known)
+    new = await beside(whole.pick, known)
     del whole
     await body.drop()
     await _outlast(body.request.receive, gateway.factory.pace(user_id, len(new.text)))
-    async with gateway.scanning:
-        return await asyncio.to_thread(new.read)
+    return await beside(new.read)
 
 
 async def _read(receive: Receive, content: bytearray, most: int) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Final, Protocol
@@ -96,8 +96,10 @@ class Gateway:
     """That of large bodies and frames, by user."""
     hall: Hall
     """That of bodies above the size of a frame, of all users."""
-    scanning: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 1))
-    """One large body is looked at at a time, beside the event loop."""
+    lists: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, "isolane-lists")
+    )
+    """The thread beside the event loop that looks at large bodies, one at a time."""
     state: str = "starting"
     """`starting`, `ready` or `draining`."""
     streams: set[Stream] = field(default_factory=set)

@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
+from ag_ui.core import Message as AgentMessage
 from ag_ui.core import RunAgentInput
+from pydantic import TypeAdapter
 
 from isolane.agents.exits import contain_exits, tell_of_exits
 from isolane.agents.foreign import UNKNOWN, Foreign
@@ -61,10 +63,13 @@ CANCEL_GRACE_S: Final = 2.0
 AFTER_END_S: Final = 1.0
 AFTER_END_MAX: Final = 1000
 BREATH_EVENTS: Final = 64
+HISTORY_STEP: Final = 1000
+"""Messages that are made into an agent's input at once, in some milliseconds."""
 RETRY_FIRST_S: Final = 0.05
 RETRY_MAX_S: Final = 2.0
 PUBLIC_MAX_CHARACTERS: Final = 2000
 """What is told of an agent's own error message, where the agent made that public."""
+_MESSAGES: Final = TypeAdapter(list[AgentMessage])
 _AGENT_CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _log = structlog.get_logger(__name__)
@@ -300,7 +305,8 @@ class RunLife:
             context = run.context.for_agent(
                 self._begun.agent_ids, is_history_claimed=self._begun.is_history_claimed
             )
-            async with aclosing(run.agent.run(self._input(), context, run.stop)) as stream:
+            made = await self._make_input()
+            async with aclosing(run.agent.run(made, context, run.stop)) as stream:
                 async for value in stream:
                     taken += 1
                     if taken % BREATH_EVENTS == 0:
@@ -317,11 +323,16 @@ class RunLife:
             return self._ending or self._ending_now(failed)
         return self._ending or self._ending_now(Ending())
 
-    def _input(self) -> RunAgentInput:
-        ids = self._naming.agent
+    async def _make_input(self) -> RunAgentInput:
+        """Return what the agent gets. A long history is made in steps, for others' sake."""
+        ids, history = self._naming.agent, self._begun.history
         request = dict(self._run.draft.request)
         told = request.pop(INSTRUCTIONS, None)
         first = [] if told is None else [_to_instruction(told)]
+        messages = _MESSAGES.validate_python([*first, *history[:HISTORY_STEP]])
+        for start in range(HISTORY_STEP, len(history), HISTORY_STEP):
+            await asyncio.sleep(0)
+            messages += _MESSAGES.validate_python(history[start : start + HISTORY_STEP])
         return RunAgentInput.model_validate(
             {
                 **request,
@@ -329,7 +340,7 @@ class RunLife:
                 "threadId": ids.thread_id,
                 "runId": ids.run_id,
                 "parentRunId": ids.parent_run_id,
-                "messages": [*first, *self._begun.history],
+                "messages": messages,
             }
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import count
 from types import SimpleNamespace
@@ -38,14 +39,16 @@ class Paces:
 
 
 @pytest.fixture
-def gateway() -> Any:  # noqa: ANN401 - as much of a gateway as bodies need
-    return SimpleNamespace(
-        settings=SimpleNamespace(limit_frame_bytes=FRAME_BYTES),
-        factory=Paces(),
-        room=Room(),
-        hall=Hall(MOST),
-        scanning=asyncio.Semaphore(1),
-    )
+def gateway() -> Iterator[Any]:
+    """As much of a gateway as bodies need."""
+    with ThreadPoolExecutor(1) as lists:
+        yield SimpleNamespace(
+            settings=SimpleNamespace(limit_frame_bytes=FRAME_BYTES),
+            factory=Paces(),
+            room=Room(),
+            hall=Hall(MOST),
+            lists=lists,
+        )
 
 
 def frame_of(old: int, new: int) -> bytes:

@@ -188,6 +188,24 @@ async def test_what_a_failed_run_said_before_stands() -> None:
         assert [message["content"] for message in messages] == ["hi", "so far"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+async def test_agent_gets_a_history_of_any_length_whole_and_in_order(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(run_module, "HISTORY_STEP", 2)
+    given: list[str] = []
+
+    async def listener(input: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401
+        given.extend(message.content for message in input.messages)
+        yield "Done."
+
+    texts = [f"question {number}" for number in range(count)]
+    async with open_house({"default": listener}) as house:
+        await house.service.start(context_of("1"), ask(context_of("1"), *texts))
+        await house.events(context_of("1"))
+    assert given == texts
+
+
 async def test_an_agent_that_says_nothing_ends_well() -> None:
     async with open_house({"default": says()}) as house:
         events = await house.run(context_of("r"), "hi")
