@@ -115,7 +115,7 @@ def test_variable_that_somebody_reads_is_no_unknown_one(
         ("[provider]\nname = 'x'", "provider, which is no setting: write providers."),
         ("port = 1", "port, which is no setting: it is the option --port."),
         ("model = 'x'", "model, which is no setting: it is the variable ISOLANE_MODEL."),
-        ("xyzzy = 1", "xyzzy, which is no setting: the names are agent_threads, allowed_origins"),
+        ("xyzzy = 1", "xyzzy, which is no setting: the names are agent_threads, ai_replay_s"),
     ],
 )
 def test_unknown_name_in_the_file_stops_the_start_with_the_nearest(
