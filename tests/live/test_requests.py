@@ -204,9 +204,13 @@ async def test_run_whose_client_left_before_its_body_was_taken_never_begins(serv
         for number in left:
             async with upload(lane, "/agui", length=BODY_BYTES) as one:
                 await one.send(large_run(lane, number))
+                for _ in range(5):  # it reads 4 KiB in a pass
+                    await pass_by(server)
         async for _ in Looks(RECV_TIMEOUT_S):
             if (await http.get("/api/threads")).status_code == 200:
                 break
+        last = large_run(lane, ROOM + REQUESTS)  # its turn comes when theirs would have
+        assert (await http.post("/agui", content=last, timeout=RECV_TIMEOUT_S)).status_code == 200
         for number in left:
             assert (await http.get(f"/api/runs/{lane.user}-{number}")).status_code == 404
 
