@@ -16,7 +16,7 @@ import codecs
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -79,6 +79,19 @@ class _Peek(msgspec.Struct, rename="camel", gc=False):
             raise TooLarge(f"messages: a list may have {MESSAGES_MAX} of them")
 
 
+class _Parts(msgspec.Struct):
+    parts: list[msgspec.Raw] = []
+
+
+class _PartPeek(msgspec.Struct, rename="camel"):
+    """As much of a part as tells whether a page may have answered there."""
+
+    type: str = ""
+    provider_executed: bool = False
+
+
+_parts_decoder: Final = msgspec.json.Decoder(_Parts)
+_part_decoder: Final = msgspec.json.Decoder(_PartPeek)
 _body_decoder: Final = msgspec.json.Decoder(_Body)
 _peek_decoder: Final = msgspec.json.Decoder(list[_Peek])
 _raw_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -109,7 +122,7 @@ class NewPart:
 
     text: bytes
     """JSON of one object, with the messages that are taken, not read yet."""
-    places: Sequence[Mapping[str, str] | None]
+    places: Sequence[Mapping[str, object] | None]
     """For each message of the whole list what stands in for it; None where it is taken."""
 
     def read(self) -> dict[str, Any]:
@@ -160,12 +173,38 @@ class WholeList:
         """
         roles = [_to_text(peek.role) for peek in self._peeks]
         last = max((n for n, role in enumerate(roles) if role not in INSTRUCTING_ROLES), default=0)
+        is_taken = bool(roles) and roles[last] in KEPT_ROLES
+        return self._take(roles, known, always={last} if is_taken else (), instead={})
+
+    def pick_turn(self, known: Known) -> NewPart:
+        """Return what is new in a list of AI SDK's, where answers stand in assistants' messages.
+
+        Of the last one of the assistant the calls are taken, too, that a page may have answered.
+        Messages that stand in have no parts. Raises `TooLarge` as `pick` does.
+        """
+        roles = [_to_text(peek.role) for peek in self._peeks]
+        calls: dict[int, bytes] = {}
+        for number in [n for n, role in enumerate(roles) if role == "assistant"][-1:]:
+            calls[number] = _calls_in(self._messages[number])
+        picked = self._take(roles, known, always={len(roles) - 1} - calls.keys(), instead=calls)
+        places = [None if one is None else {**one, "parts": []} for one in picked.places]
+        return replace(picked, places=places)
+
+    def _take(
+        self,
+        roles: Sequence[str | None],
+        known: Known,
+        *,
+        always: Collection[int],
+        instead: Mapping[int, bytes],
+    ) -> NewPart:
         places: list[Mapping[str, str] | None] = []
         taken: list[memoryview] = []
         for number, (peek, role) in enumerate(zip(self._peeks, roles, strict=True)):
-            if role in KEPT_ROLES and (number == last or not _is_known(peek, known)):
+            is_new = role in KEPT_ROLES and not _is_known(peek, known)
+            if is_new or number in always or number in instead:
                 places.append(None)
-                taken.append(memoryview(self._messages[number]))
+                taken.append(memoryview(instead.get(number, self._messages[number])))
             else:
                 places.append(_STAND_INS.get(role, _STAND_IN))
         before, behind = self._around
@@ -262,6 +301,28 @@ def _cut(body: bytes | bytearray, start: int, raws: Sequence[msgspec.Raw]) -> It
         end = start + memoryview(raw).nbytes
         yield view[start:end]
         start = end
+
+
+def _calls_in(message: memoryview | msgspec.Raw) -> bytes:
+    """Return an assistant's message of AI SDK's with the calls only that a page may have answered.
+
+    Anything else in it is large now and then, and nobody reads it.
+    """
+    try:
+        parts = _parts_decoder.decode(message).parts
+    except (msgspec.DecodeError, RecursionError):
+        return b'{"role":"assistant","parts":[]}'
+    kept = [part for part in parts if _may_answer(part)]
+    return b'{"role":"assistant","parts":[%b]}' % b",".join(kept)
+
+
+def _may_answer(part: msgspec.Raw) -> bool:
+    try:
+        peek = _part_decoder.decode(part)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    is_call = peek.type == "dynamic-tool" or peek.type.startswith("tool-")
+    return is_call and not peek.provider_executed
 
 
 def _is_known(peek: _Peek, known: Known) -> bool:

@@ -41,6 +41,7 @@ from isolane.feed import Feed
 from isolane.lanes import Gate
 from isolane.limits.local import WEIGHT_BYTES
 from isolane.service import AgentService
+from isolane.service.draft import make_offer
 from isolane.store.database import DatabaseStore
 from isolane.tail import Tail
 from isolane.turns import Turns
@@ -112,6 +113,13 @@ async def consume(records: Any) -> None:  # noqa: ANN401 - any asynchronous gene
 async def start(scene: Scene) -> object:
     context = context_of("new", thread_id="new")
     return await scene.house.service.start(context, ask(context, "Hi"), agent="talker")
+
+
+async def start_offer(scene: Scene) -> object:
+    context = context_of("new", thread_id="new")
+    message = {"id": "m-new", "role": "user", "content": "Hi"}
+    offer = make_offer(agent="talker", messages=[message])
+    return await scene.house.service.start_offer(context, offer)
 
 
 async def open_tail(scene: Scene) -> None:
@@ -190,7 +198,11 @@ ACTS: Final[dict[str, Act]] = {
     "AgentService.load_start": lambda scene: scene.house.service.load_start(live),
     "AgentService.locate": lambda scene: scene.house.service.locate(live, "old"),
     "AgentService.recover": lambda scene: scene.house.service.recover(),
+    "AgentService.remove_request": lambda scene: scene.house.service.remove_request(
+        key_of(), older_than=0
+    ),
     "AgentService.start": start,
+    "AgentService.start_offer": start_offer,
     "AgentService.tell_thread": lambda scene: scene.house.service.tell_thread(live),
     "Database.probe": lambda scene: scene.house.ground.database.probe(),
     "Database.read": lambda scene: scene.house.ground.database.read(lambda _: None, lane=ALICE),
@@ -223,6 +235,12 @@ ACTS: Final[dict[str, Act]] = {
         context_of("more"), draft_of("Hi")
     ),
     "DatabaseStore.has_message": lambda scene: scene.house.ground.store.has_message(key_of(), "m"),
+    "DatabaseStore.forget_run": lambda scene: scene.house.ground.store.forget_run(
+        RunKey(ALICE, "old")
+    ),
+    "DatabaseStore.load_ended_requests": lambda scene: scene.house.ground.store.load_ended_requests(
+        older_than=0, limit=1
+    ),
     "DatabaseStore.load_known": lambda scene: scene.house.ground.store.load_known(key_of(), "m"),
     "DatabaseStore.load_answered_calls": (
         lambda scene: scene.house.ground.store.load_answered_calls(key_of())
@@ -290,6 +308,7 @@ ACTS: Final[dict[str, Act]] = {
     "WebSocketConnection.deliver": deliver,
     "WebSocketConnection.dispose": lambda scene: scene.connection.dispose(),
     "WebSocketConnection.send": lambda scene: scene.connection.send({"type": "ping"}),
+    "WebSocketConnection.send_texts": lambda scene: scene.connection.send_texts(["{}"]),
     "WebSocketManagerFactory.close_thread": (
         lambda scene: scene.house.factory.close_thread(live.thread_key)
     ),

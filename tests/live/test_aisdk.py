@@ -493,6 +493,30 @@ async def test_a_killed_server_ends_the_answer_and_the_chat_goes_on(tmp_path: Pa
         assert (await door.ask("two")).answer == "two "
 
 
+async def test_a_conversation_longer_than_a_frame_goes_on(http_door: Door) -> None:
+    long = steps(["blobs", 4, 400_000], ["say", "long"])
+    await http_door.open()
+    await http_door.ask(long)
+    await http_door.ask("two")
+    state = await http_door.ask("three")
+    assert len(json.dumps(state.messages)) > 3 << 19
+    assert (state.status, state.answer) == ("ready", "three ")
+    before = len(http_door.page.events)
+    await http_door.page.order("regenerate")
+    assert (await http_door.page.idle(after=before)).outline == state.outline
+
+
+async def test_what_is_new_of_a_long_list_is_bounded(lane: Lane) -> None:
+    texts = [{"type": "text", "text": "x" * 700_000}]
+    messages = [{"id": f"u-{n}", "role": "user", "parts": texts} for n in range(2)]
+    async with lane.server.http(lane.token) as http:
+        answer = await http.post("/ai/chat", json={"id": "t", "messages": messages})
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+        assert (await http.get("/ai/chat/t/messages")).status_code == 404
+        answer = await http.post("/ai/chat", json={"id": "no/id", "messages": messages[:1]})
+        assert (answer.status_code, answer.json()["field"]) == (422, "id")
+
+
 async def test_pages_of_turns(door: Door) -> None:
     await door.open()
     await door.ask("one")

@@ -90,6 +90,40 @@ def test_values_count_where_they_are_new() -> None:
         WholeList(body_of(state=[0] * VALUES_MAX), max_bytes=MOST)
 
 
+def turn_of(message_id: str, role: str, *parts: object) -> dict[str, Any]:
+    return {"id": message_id, "role": role, "parts": [*parts]}
+
+
+def read_turn(*messages: object, most: int = MOST) -> list[Any]:
+    whole = WholeList(json.dumps({"id": "t", "messages": messages}).encode(), max_bytes=most)
+    found: list[Any] = whole.pick_turn(KNOWN).read()["messages"]
+    return found
+
+
+def test_calls_of_the_last_assistants_message_are_taken_and_nothing_else_of_it() -> None:
+    answer = {"type": "tool-f", "toolCallId": "c", "state": "output-available", "output": 1}
+    own = {**answer, "providerExecuted": True}
+    words = {"type": "text", "text": "x" * MOST}
+    odd = [{"type": 1}, 7, {"type": "tool-g", "providerExecuted": "yes"}]
+    said = turn_of("a", "assistant", words, own, answer, *odd)
+    asked = turn_of("new", "user", {"type": "text", "text": "hi"})
+    taken = {"role": "assistant", "parts": [answer]}
+    assert read_turn(turn_of("b", "assistant", answer), said, asked) == [
+        {"role": "assistant", "parts": []}, taken, asked,
+    ]  # fmt: skip
+    assert read_turn(asked, said) == [asked, taken]
+    assert read_turn({"role": "assistant", "parts": "no"}) == [{"role": "assistant", "parts": []}]
+
+
+def test_a_known_message_of_a_turn_stands_in_without_parts_and_the_last_one_is_taken() -> None:
+    known = turn_of(next(iter(KNOWN.ids)), "user", {"type": "text", "text": "x" * MOST})
+    asked = turn_of("new", "user", {"type": "text", "text": "hi"})
+    assert read_turn(known, asked) == [{"role": "assistant", "parts": []}, asked]
+    with pytest.raises(TooLarge):
+        read_turn(asked, known)
+    assert read_turn(turn_of("s", "system"), asked)[0] == {"role": "system", "parts": []}
+
+
 def test_each_message_keeps_its_place() -> None:
     wrong = message("new", role="tool")
     run = read_run(read(body_of(message("known"), message("a", role="assistant"), wrong)))

@@ -17,8 +17,9 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from isolane.aisdk.requests import read_chat
+from isolane.context import UserExecutionContext
 from isolane.contracts import Identity
-from isolane.doors.bodies import read_whole, reading
+from isolane.doors.bodies import read_new, reading
 from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn, load_messages
 from isolane.doors.credentials import (
     ReadContext,
@@ -35,6 +36,8 @@ from isolane.doors.request import UserRoute
 from isolane.doors.sse import EventStream, Followed, LastEventId, open_stream
 from isolane.errors import InvalidInput, NotFound
 from isolane.events import one_line
+from isolane.ids import check_wire_id
+from isolane.lists import Known, WholeList
 from isolane.service.readers import HttpReader
 
 router = APIRouter(route_class=UserRoute, tags=["AI SDK"])
@@ -44,6 +47,8 @@ HEADERS: Final = {
     "x-accel-buffering": "no",
     "x-vercel-ai-ui-message-stream": "v1",
 }
+UNNAMED: Final = "ai-"
+"""Stands for the id of a run that a page doesn't name. No run is called so."""
 DONE: Final = b"data: [DONE]\n\n"
 TURNS_MAX: Final = 200
 STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
@@ -115,10 +120,14 @@ async def send_turn(
     gateway.factory.check_rate(identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
+    whose = make_context(identity, request.scope)
     async with reading(request, gateway, identity.user_id) as body:
-        given = await read_whole(body, gateway, identity.user_id)
+        load_known = partial(_load_known, gateway, whose)
+        given = await read_new(
+            body, gateway, identity.user_id, load_known, pick=WholeList.pick_turn
+        )
         chat = read_chat(given.get("id"), given, given)
-        context = make_context(identity, request.scope).for_thread(chat.thread_id)
+        context = whose.for_thread(chat.thread_id)
         stops = "stop" if on_disconnect == "stop" else None
 
         async def start(reader: HttpReader) -> EventStream:
@@ -129,6 +138,13 @@ async def send_turn(
             return _answer(gateway, identity, told, reader, headers=own)
 
         return await open_stream(gateway, identity, context.thread_key, start)
+
+
+async def _load_known(gateway: Gateway, context: UserExecutionContext, whole: WholeList) -> Known:
+    """Return what the chat has that a body names; raises `InvalidInput` for wrong ids."""
+    own = context.for_thread(check_wire_id("id", whole.rest.get("id")))
+    run_id = check_wire_id("runId", whole.rest.get("runId") or UNNAMED)
+    return await gateway.service.load_known(own.for_run(run_id))
 
 
 @router.get("/ai/chat", status_code=426, include_in_schema=False)

@@ -23,14 +23,16 @@ from isolane.doors.gateway import Gateway
 from isolane.doors.room import SMALL_BYTES, Hall
 from isolane.errors import Unavailable
 from isolane.frames import decode_object
-from isolane.lists import Known, WholeList
+from isolane.lists import Known, NewPart, WholeList
 from isolane.tasks import end_task
 
 LoadKnown = Callable[[WholeList], Awaitable[Known]]
 """Returns what the thread has that a list is for."""
-LISTS: Final = "/agui/"
-"""Below this, bodies may hold whole lists."""
-TURNS: Final = ("/ai/", "/v1/chat/completions/", "/v1/responses/")
+Pick = Callable[[WholeList, Known], NewPart]
+"""Returns what is new of a list."""
+LISTS: Final = ("/agui/", "/ai/")
+"""Below these, bodies may hold whole lists."""
+TURNS: Final = ("/v1/chat/completions/", "/v1/responses/")
 """Below these they may have as much as a frame."""
 MOST_KEY: Final = "isolane.body_max_bytes"
 """Where a request's scope keeps how large its body may be."""
@@ -151,7 +153,12 @@ async def read_whole(body: Body, gateway: Gateway, user_id: str) -> dict[str, An
 
 
 async def read_new(
-    body: Body, gateway: Gateway, user_id: str, load_known: LoadKnown
+    body: Body,
+    gateway: Gateway,
+    user_id: str,
+    load_known: LoadKnown,
+    *,
+    pick: Pick = WholeList.pick,
 ) -> dict[str, Any]:
     """Return the object that a body holds, with stand-ins for the messages that aren't new.
 
@@ -165,7 +172,7 @@ async def read_new(
     beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
     whole = await beside(partial(WholeList, body.content, max_bytes=body.frame_bytes))
     known = await load_known(whole)
-    new = await beside(whole.pick, known)
+    new = await beside(pick, whole, known)
     del whole
     await body.drop()
     await _outlast(body.request.receive, gateway.factory.pace(user_id, len(new.text)))
