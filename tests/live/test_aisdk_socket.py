@@ -193,6 +193,34 @@ async def test_too_much_nonsense_ends_the_socket(lane: Lane) -> None:
         assert socket.close_code == 1008
 
 
+async def test_a_frame_that_is_too_large_ends_the_socket(lane: Lane) -> None:
+    async with knock(lane) as socket:
+        await put(socket, send_frame("x" * (1 << 20)))
+        with pytest.raises(ConnectionClosed):
+            await hear(socket)
+        assert socket.close_code == 1009
+
+
+async def test_too_many_frames_are_answered_and_an_abort_is_not_refused(tmp_path: Path) -> None:
+    settings = {"ISOLANE_LIMIT_FRAMES_PER_MINUTE": "3"}
+    async with own_server(tmp_path, SCRIPT, env=settings) as server:
+        lane = Lane(server)
+        async with knock(lane) as socket:
+            await put(socket, send_frame(steps(["say", "x"], ["hold", "never"])))
+            await until_words(socket)
+            for number in range(3):
+                await put(socket, resume_frame("other", request_id=f"r-{number}"))
+            heard = [await hear(socket) for _ in range(3)]
+            assert [one["type"] for one in heard] == ["no-active", "no-active", "error"]
+            assert "limit_exceeded" in heard[-1]["errorText"]
+            await put(socket, {"type": "abort", "requestId": "q"})
+            async with lane.server.http(lane.token) as http:
+                async for _ in Looks(15):
+                    (one,) = (await http.get("/api/threads")).json()["threads"]
+                    if one["activeRunId"] is None:
+                        break
+
+
 async def test_binary_ends_the_socket(lane: Lane) -> None:
     async with knock(lane) as socket:
         await socket.send(b"{}")

@@ -25,6 +25,7 @@ from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Handshake, Message, Receive
 from isolane.doors.line import URGENT_CHARACTERS, Line
 from isolane.doors.problems import close_code_of, report
+from isolane.doors.session_use import SessionUse
 from isolane.errors import (
     IdentityMismatch,
     InvalidFrame,
@@ -93,6 +94,7 @@ class ChatSession:
         """Whether a frame is being carried out, or waits."""
         self._dialogue = Dialogue()
         self._woken = asyncio.Event()
+        self._use = SessionUse(gateway, connection, self._woken.set)
         self._line = Line(
             gateway.settings.limit_frame_bytes, room=gateway.room, user_id=connection.user_id
         )
@@ -155,13 +157,15 @@ class ChatSession:
         text, request_id = message["text"], None
         try:
             size = self._check_size(text)
-            self._gateway.factory.check_rate(self._connection.user_id)
-            await self._gateway.factory.pace(self._connection.user_id, size)
-            frame = decode_object(text)
-            request_id = _read_request_id(frame)
-            await self._carry_out(frame, request_id)
         except TooLarge as error:
             self._connection.request_close(close_code_of(error), error.code)
+            return
+        try:
+            await self._gateway.factory.pace(self._connection.user_id, size)
+            frame = decode_object(text)
+            request_id = _read_request_id(frame)  # before the rate: whoever asked has to be told
+            self._gateway.factory.check_rate(self._connection.user_id)
+            await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
             self._tell_error(request_id, error)
             blamed = self._dialogue.blame(error, now_ms=self._gateway.clock())
@@ -192,6 +196,7 @@ class ChatSession:
             await self._drop(known)
             raise InvalidInput("requestId", "is in use on this socket")
         request = _read_request(frame, request_id)
+        self._use.note()
         await self._renew(frame.get("headers"))
         await self._open(request, frame)
 

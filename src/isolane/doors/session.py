@@ -15,6 +15,7 @@ from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
 from isolane.doors.line import Line, find_urgent
 from isolane.doors.problems import POLICY_CLOSE, close_code_of, report
+from isolane.doors.session_use import SessionUse
 from isolane.errors import (
     CursorExpired,
     IdentityMismatch,
@@ -86,7 +87,7 @@ class Session:
         """Runs that were stopped while their frames wait in line, and when."""
         self._refused = 0
         """Frames in a row that were above their rate."""
-        self._noted_at = gateway.clock() + gateway.sessions.touch_ms
+        self._use = SessionUse(gateway, connection, self._note_expiry)
 
     async def serve(self, receive: Receive) -> str:
         """Serve until the peer or we hang up; return why, for the log."""
@@ -211,19 +212,13 @@ class Session:
 
     def _note_use(self, commands: Sequence[Command]) -> None:
         """Keep the session behind the socket alive; a ping is the page's doing, not a person's."""
-        if self._connection.identity.session_id is None or self._gateway.clock() < self._noted_at:
-            return
         if not all(isinstance(command, Ping) for command in commands):
-            self._noted_at = self._gateway.clock() + self._gateway.sessions.touch_ms
-            self._gateway.tasks.detach(self._extend(), name="session in use")
+            self._use.note()
 
-    async def _extend(self) -> None:
-        connection = self._connection
-        identity = await self._gateway.sessions.extend(connection.identity)
-        if identity.session_id == connection.identity.session_id:  # not renewed meanwhile
-            connection.identity = identity
-            self._is_warned = False
-            self._woken.set()
+    def _note_expiry(self) -> None:
+        """Look anew when the credential dies, for it is another one or lives longer."""
+        self._is_warned = False
+        self._woken.set()
 
     def _check_size(self, text: str) -> int:
         most = self._gateway.settings.limit_frame_bytes
@@ -411,9 +406,8 @@ class Session:
             raise IdentityMismatch
         require(identity, Scope.READ)  # as at the upgrade: what is followed goes on
         connection.identity = identity
-        self._is_warned = False
         connection.post({"type": "auth_ok", "expiresAt": identity.expires_at})
-        self._woken.set()
+        self._note_expiry()
 
     async def _open_manager(self, context: UserExecutionContext) -> WebSocketManagerProtocol:
         return await create_websocket_manager(context, factory=self._gateway.factory)
