@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from shutil import which
 from typing import Any, Final
 
 import pytest
 import pytest_asyncio
 from tests.browser.conftest import Visit
 from tests.browser.device import Device
+from tests.browser.site import ROOT, bundle, site
 from tests.live.people import COOKIE, PASSWORD, new_person, sign_in
-from tests.live.server import LOOPBACK, START_TIMEOUT_S, Server
+from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, mint, own_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-ROOT: Final = Path(__file__).parents[2]
-ENTRY: Final = ROOT / "tests/live/node/elsewhere.mjs"
-BUNDLER: Final = ROOT / "page/node_modules/rolldown/bin/cli.mjs"
-PAGE: Final = (
-    b'<!doctype html><title>Elsewhere</title><script type="module" src="/page.js"></script>'
-)
 REFUSED: Final = "refused by the browser"
 CORS_WORDS: Final = r"blocked by CORS policy|net::ERR_FAILED|status of 4(01|29)"
 """What a browser writes into its console where it refuses, and where it is refused."""
@@ -45,44 +35,11 @@ class Elsewhere:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Elsewhere]:
     folder = tmp_path_factory.mktemp("elsewhere")
-    script = await bundle(folder / "page.js")
+    script = await bundle(ROOT / "tests/live/node/elsewhere.mjs", folder)
     async with site(script) as listed, site(script) as stranger:
         env = {"ISOLANE_ALLOWED_ORIGINS": listed, "ISOLANE_FRAME_ANCESTORS": listed}
         async with own_server(folder / "data", SCRIPT, env=env) as server:
             yield Elsewhere(listed, stranger, server)
-
-
-async def bundle(file: Path) -> bytes:
-    """Return the clients, with all that they need, in one file for a browser."""
-    node = which("node", path=Path(sys.executable).parent) or which("node")
-    assert node is not None, "there is no node on the PATH"
-    options = ("--format", "esm", "--platform", "browser", "--file", str(file))
-    process = await asyncio.create_subprocess_exec(
-        *(node, str(BUNDLER), str(ENTRY), *options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=ENTRY.parent,
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), START_TIMEOUT_S)
-    assert process.returncode == 0, said.decode()
-    return await asyncio.to_thread(file.read_bytes)
-
-
-@asynccontextmanager
-async def site(script: bytes) -> AsyncIterator[str]:
-    """Serve the page at an origin of its own, and give that."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        is_script = head.startswith(b"GET /page.js ")
-        kind, body = (b"text/javascript", script) if is_script else (b"text/html", PAGE)
-        told = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %b\r\n" % kind
-        writer.write(told + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, LOOPBACK, 0) as server:
-        yield f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
 
 
 async def call(device: Device, name: str, server: Server, token: str = "") -> Any:  # noqa: ANN401 - as JSON has it
