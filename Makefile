@@ -84,10 +84,11 @@ soak: .venv/.developer $(DRIVERS)/node_modules/.installed ## an hour of churn wi
 coverage: .venv/.developer ## tell which lines no unit or contract test runs
 	$(STEP) coverage pytest tests/unit tests/contracts $(SPREAD) --cov --cov-report=term $(ARGS)
 
-bench: .venv/.developer ## measure what a manager costs, what grows with what is stored, what long lists cost, then the stream
+bench: .venv/.developer ## measure what a manager costs, what grows with what is stored, what long lists and chats cost, then the stream
 	.venv/bin/python bench/manager.py
 	.venv/bin/python bench/growth.py
 	.venv/bin/python bench/lists.py
+	.venv/bin/python bench/chats.py
 	.venv/bin/python bench/stream.py $(ARGS)
 
 versions: .venv/.developer ## the unit, contract and some live tests on each Python here, lowest and newest dependencies

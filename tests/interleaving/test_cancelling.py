@@ -193,6 +193,7 @@ ACTS: Final[dict[str, Act]] = {
     "AgentService.drain": lambda scene: scene.house.service.drain(timeout_s=1),
     "AgentService.emit": lambda scene: scene.house.service.emit(live.thread_key, "news", {}),
     "AgentService.follow": lambda scene: consume(scene.house.service.follow(live)),
+    "AgentService.follow_batches": lambda scene: consume(scene.house.service.follow_batches(live)),
     "AgentService.load_known": lambda scene: scene.house.service.load_known(live, has_results=True),
     "AgentService.load_run": lambda scene: scene.house.service.load_run(live, "live"),
     "AgentService.load_start": lambda scene: scene.house.service.load_start(live),

@@ -20,7 +20,15 @@ from isolane.aisdk.requests import read_chat
 from isolane.context import UserExecutionContext
 from isolane.contracts import Identity
 from isolane.doors.bodies import read_new, reading
-from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn, load_messages
+from isolane.doors.chats import (
+    Told,
+    ask,
+    find_turn,
+    follow_run,
+    follow_turn,
+    load_known,
+    load_messages,
+)
 from isolane.doors.credentials import (
     ReadContext,
     Reader,
@@ -36,7 +44,6 @@ from isolane.doors.request import UserRoute
 from isolane.doors.sse import EventStream, Followed, LastEventId, open_stream
 from isolane.errors import InvalidInput, NotFound
 from isolane.events import one_line
-from isolane.ids import check_wire_id
 from isolane.lists import Known, WholeList
 from isolane.service.readers import HttpReader
 
@@ -47,8 +54,6 @@ HEADERS: Final = {
     "x-accel-buffering": "no",
     "x-vercel-ai-ui-message-stream": "v1",
 }
-UNNAMED: Final = "ai-"
-"""Stands for the id of a run that a page doesn't name. No run is called so."""
 DONE: Final = b"data: [DONE]\n\n"
 TURNS_MAX: Final = 200
 STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
@@ -141,10 +146,8 @@ async def send_turn(
 
 
 async def _load_known(gateway: Gateway, context: UserExecutionContext, whole: WholeList) -> Known:
-    """Return what the chat has that a body names; raises `InvalidInput` for wrong ids."""
-    own = context.for_thread(check_wire_id("id", whole.rest.get("id")))
-    run_id = check_wire_id("runId", whole.rest.get("runId") or UNNAMED)
-    return await gateway.service.load_known(own.for_run(run_id))
+    rest = whole.rest
+    return await load_known(gateway, context, rest.get("id"), run_id=rest.get("runId"))
 
 
 @router.get("/ai/chat", status_code=426, include_in_schema=False)

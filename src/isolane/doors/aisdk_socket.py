@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -19,12 +20,13 @@ from isolane.aisdk.requests import read_chat
 from isolane.context import RunKey
 from isolane.contracts import Scope, Verdict
 from isolane.dialogue import Dialogue, HangUp
-from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn
+from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn, load_known
 from isolane.doors.credentials import judge_token, require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Handshake, Message, Receive
 from isolane.doors.line import URGENT_CHARACTERS, Line
 from isolane.doors.problems import close_code_of, report
+from isolane.doors.room import SMALL_BYTES
 from isolane.doors.session_use import SessionUse
 from isolane.errors import (
     IdentityMismatch,
@@ -35,6 +37,7 @@ from isolane.errors import (
     Unauthenticated,
 )
 from isolane.frames import decode_object
+from isolane.lists import WholeList
 from isolane.service.readers import HttpReader
 from isolane.tasks import end_task
 from isolane.websocket.connection import WebSocketConnection
@@ -46,6 +49,7 @@ SUPERSEDED_S: Final = 0.25
 """A page that asks for its stream again aborts the request before: that is no wish to stop."""
 EARLY_ABORTS_MAX: Final = 100
 LIMIT: Final = "threadsPerUser"
+_Made = TypeVar("_Made")
 LONGEST_SLEEP_S: Final = 3600.0
 
 
@@ -162,9 +166,10 @@ class ChatSession:
             return
         try:
             await self._gateway.factory.pace(self._connection.user_id, size)
-            frame = decode_object(text)
-            request_id = _read_request_id(frame)  # before the rate: whoever asked has to be told
+            rest, whole = await self._look_at(text)
+            request_id = _read_request_id(rest)  # before the rate: whoever asked has to be told
             self._gateway.factory.check_rate(self._connection.user_id)
+            frame = rest if whole is None else await self._read_new(whole)
             await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
             self._tell_error(request_id, error)
@@ -173,6 +178,27 @@ class ChatSession:
                 self._connection.request_close(hang_up.code, hang_up.reason)
         except Exception as error:  # noqa: BLE001 - one request's trouble stays its own
             self._tell_error(request_id, error)
+
+    async def _look_at(self, text: str) -> tuple[Mapping[str, Any], WholeList | None]:
+        """Return a frame, or that of a long one which isn't its messages, and those."""
+        if len(text) <= SMALL_BYTES:
+            return decode_object(text), None
+        most = self._gateway.settings.limit_frame_bytes
+        whole = await self._beside(partial(WholeList, text.encode(), max_bytes=most))
+        return whole.rest, whole
+
+    async def _read_new(self, whole: WholeList) -> Mapping[str, Any]:
+        """Return a long frame, with stand-ins for the messages that the chat has."""
+        body = whole.rest.get("body")
+        run_id = body.get("runId") if isinstance(body, dict) else None
+        context = self._connection.context
+        known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
+        new = await self._beside(partial(whole.pick_turn, known))
+        return await self._beside(new.read)
+
+    async def _beside(self, work: Callable[[], _Made]) -> _Made:
+        """Do what takes long beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._gateway.lists, work)
 
     def _check_size(self, text: str) -> int:
         most = self._gateway.settings.limit_frame_bytes

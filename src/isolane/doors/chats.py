@@ -21,7 +21,9 @@ from isolane.doors.gateway import Gateway
 from isolane.errors import CursorExpired
 from isolane.events import Record, decode_event
 from isolane.frames import read_run, to_run_input
+from isolane.ids import check_wire_id
 from isolane.left_out import LeftOut
+from isolane.lists import Known
 from isolane.service.question import says_the_same
 from isolane.transcript import Message, calls_of
 
@@ -31,6 +33,9 @@ STEP_BYTES: Final = 1 << 20
 PAGE_BYTES: Final = 4 << 20
 """Bytes of events of which one page of messages is made."""
 _ANSWERS: Final = (b'{"type":"RUN_STARTED"', b'{"type":"TOOL_CALL_RESULT"')
+
+UNNAMED: Final = "ai-"
+"""Stands for the id of a run that a page doesn't name. No run is called so."""
 
 Told = tuple[int, bytes]
 """A chunk as JSON in UTF-8, and its number in the stream."""
@@ -68,6 +73,18 @@ async def ask(
         left_out=left_out,
         over_http=on_disconnect is not None,
     )
+
+
+async def load_known(
+    gateway: Gateway, context: UserExecutionContext, chat_id: object, *, run_id: object
+) -> Known:
+    """Return what a chat has, which its client's list needn't bring.
+
+    `run_id` is that of the run, where the client names one. Raises `InvalidInput` for wrong ids.
+    """
+    own = context.for_thread(check_wire_id("id", chat_id))
+    named = UNNAMED if run_id is None else check_wire_id("runId", run_id)
+    return await gateway.service.load_known(own.for_run(named))
 
 
 async def _load_open(gateway: Gateway, key: ThreadKey) -> tuple[Sequence[str], Sequence[str]]:
@@ -109,9 +126,13 @@ class Numbered:
     fold: UIChunks
     number: int = 0
 
-    def tell(self, record: Record) -> list[Told]:
-        """Return what a record adds to the stream."""
-        return [self._tell(chunk) for chunk in self.fold.add(decode_event(record.payload))]
+    def tell(self, records: Sequence[Record]) -> list[Told]:
+        """Return what records add to the stream."""
+        return [
+            self._tell(chunk)
+            for record in records
+            for chunk in self.fold.add(decode_event(record.payload))
+        ]
 
     def _tell(self, chunk: Chunk) -> Told:
         number, self.number = self.number, self.number + 1
@@ -127,11 +148,11 @@ async def follow_run(
     Raises `NotFound` when the thread is deleted meanwhile. Safe to cancel.
     """
     numbered: Numbered | None = None
-    async with aclosing(gateway.service.follow(context, after=after)) as records:
-        async for record in records:
+    async with aclosing(gateway.service.follow_batches(context, after=after)) as batches:
+        async for records in batches:
             if numbered is None:
-                numbered = Numbered(await _remember(gateway, context, record.run_id))
-            yield numbered.tell(record)
+                numbered = Numbered(await _remember(gateway, context, records[0].run_id))
+            yield numbered.tell(records)
 
 
 async def _remember(gateway: Gateway, context: UserExecutionContext, run_id: str) -> UIChunks:
@@ -169,9 +190,10 @@ async def follow_turn(
     numbered = Numbered(UIChunks(turn.turn_id, answered=answered))
     for run in turn.runs:
         try:
-            async with aclosing(gateway.service.follow(context.for_run(run.run_id))) as records:
-                async for record in records:
-                    yield numbered.tell(record)
+            own = context.for_run(run.run_id)
+            async with aclosing(gateway.service.follow_batches(own)) as batches:
+                async for records in batches:
+                    yield numbered.tell(records)
         except CursorExpired:
             continue
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -291,6 +299,15 @@ class AgentService:
         Raises `NotFound`, `CursorExpired`, `InvalidCursor`, and `InvalidContext` when the run
         belongs to another thread.
         """
+        async with aclosing(self.follow_batches(context, after=after)) as batches:
+            async for batch in batches:
+                for record in batch:
+                    yield record
+
+    async def follow_batches(
+        self, context: UserExecutionContext, *, after: EventId | None = None
+    ) -> AsyncGenerator[Sequence[Record], None]:
+        """Yield the same records, as many at once as are there already. None is empty."""
         start, run_id = after or EventId("0", 0), context.run_id
         # Listens first: a deletion that comes while the place is looked up ends this as well.
         async with self._feed.reading(context.thread_key) as tail:
@@ -303,11 +320,11 @@ class AgentService:
                     return
             async with aclosing(tail.follow(start)) as batches:
                 async for batch in batches:
-                    for record in batch:
-                        if run_id in {None, record.run_id}:
-                            yield record
-                        if record.is_end and record.run_id == run_id:
-                            return
+                    own = [record for record in batch if run_id in {None, record.run_id}]
+                    if own:
+                        yield own
+                    if run_id is not None and own and own[-1].is_end:
+                        return
 
     async def abort(self, context: UserExecutionContext) -> None:
         """Stop the context's run; its own end follows. A run that has ended stays as it is.
