@@ -19,6 +19,8 @@ from isolane import app
 from isolane.auth.judge import Judge
 from isolane.auth.revocations import Revocations
 from isolane.doors import sse
+from isolane.doors.aisdk_socket import ChatSession
+from isolane.doors.chats import Numbered
 from isolane.doors.line import Line
 from isolane.doors.session import Session
 from isolane.eventlog.database import DatabaseEventLog
@@ -38,10 +40,12 @@ UNFORESEEN: Final = "nobody foresaw this"
 PLACES: Final[dict[str, tuple[Any, str]]] = {
     "agent": (RunLife, "_take"),
     "authentication": (Judge, "_catch"),
+    "chat": (Numbered, "tell"),
+    "chat's credential": (ChatSession, "_until_expiry"),
     "commits": (DatabaseEventLog, "_write"),
     "deletion": (Feed, "delete"),
     "drain": (AgentService, "_drain"),
-    "event stream": (sse, "_check_credential"),
+    "event stream": (sse.Followed, "_check_credential"),
     "event stream's reader": (sse.EventStream, "listen_for_disconnect"),
     "farewell": (WebSocketConnection, "close"),
     "follower": (WebSocketConnection, "deliver"),
@@ -51,6 +55,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "pressure": (Pressure, "look"),
     "pulse": (Session, "_until_expiry_s"),
     "recovery": (recovery, "_go_on"),
+    "requests": (DatabaseStore, "load_ended_requests"),
     "retention": (Feed, "trim"),
     "revocations": (Revocations, "refresh"),
     "run": (AgentService, "_open_writer"),

@@ -355,7 +355,7 @@ def mistake(file: str, right: str, wrong: str) -> Mistake:
     return Mistake(file, right, wrong)
 
 
-SELECTION: Final = "return SUBPROTOCOL if SUBPROTOCOL in self.offered else None"
+SELECTION: Final = "return self.spoken if self.spoken in self.offered else None"
 RUN_OWNER: Final = "return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)"
 STOPS: Final = "service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
 OWN_SOCKETS: Final = "self._sockets_of(user_id)"

@@ -324,7 +324,7 @@ async def test_unknown_address_is_a_problem(http: httpx.AsyncClient, path: str) 
 @pytest.mark.parametrize(
     "method, path, allowed",
     [
-        ("GET", "/agui", {"POST"}),
+        ("PUT", "/agui", {"POST"}),
         ("PUT", "/api/me", {"GET"}),
         ("DELETE", "/api/tickets", {"POST"}),
         ("POST", "/healthz", {"GET"}),

@@ -21,6 +21,9 @@ from tests.live.event_stream import open_stream
 from tests.live.server import Looks, Server
 from tests.live.stage import Lane, own_server, read_to_close, text_of, types_of
 from tests.live.task_faults import PLACES, UNFORESEEN, VARIABLE
+from tests.live.test_aisdk_socket import hear, knock, put, send_frame, until
+from tests.live.test_aisdk_socket import text_of as text_of_chunks
+from websockets.exceptions import ConnectionClosed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,6 +32,8 @@ KINDS: Final[dict[str, str]] = {
     "agent of ": "agent",
     "authentication": "authentication",
     "bye": "farewell",
+    "chat on ": "chat",
+    "credential of ": "chat's credential",
     "deletion of ": "deletion",
     "drain": "drain",
     "event stream": "event stream",
@@ -43,6 +48,8 @@ KINDS: Final[dict[str, str]] = {
     "pressure": "pressure",
     "pulse ": "pulse",
     "recovery of ": "recovery",
+    "removal of ": "deletion",
+    "removal of requests": "requests",
     "retention": "retention",
     "revocations": "revocations",
     "run ": "run",
@@ -59,6 +66,7 @@ ENV: Final = {
     "ISOLANE_LOG_MAX_EVENTS": "8",
     "ISOLANE_LIMIT_RUN_EVENTS": "8",
     "ISOLANE_HEARTBEAT_S": "1",
+    "ISOLANE_REQUEST_THREADS_KEPT_S": "1",
 }
 
 
@@ -158,6 +166,31 @@ async def test_handshake_whose_authentication_breaks_is_refused(lane: Lane, faul
         frames, close = await read_to_close(client)
     assert close == (1011, "internal")
     await assert_logged(lane.server, frames[-1])
+
+
+async def test_chat_that_is_served_by_it_ends_with_an_error_and_the_others_go_on(
+    lane: Lane, fault: Fault
+) -> None:
+    async with knock(lane) as socket:
+        fault.plant("chat")
+        await put(socket, send_frame("hello", request_id="broken"))
+        frame = await hear(socket)
+        assert (frame["type"], frame["requestId"]) == ("error", "broken")
+        assert "(internal, err_" in frame["errorText"]
+        await put(socket, send_frame("hello", "u", request_id="fine"))
+        assert text_of_chunks(await until(socket, "end", "fine")) == "word"
+    await fault.until_met()
+
+
+async def test_chats_whose_credential_is_watched_by_it_come_back(lane: Lane, fault: Fault) -> None:
+    fault.plant("chat's credential")
+    async with knock(lane) as socket:
+        with pytest.raises(ConnectionClosed):
+            await hear(socket)
+    assert socket.close_code == 1011
+    async with knock(lane) as socket:
+        await put(socket, send_frame("hello", request_id="fine"))
+        assert text_of_chunks(await until(socket, "end", "fine")) == "word"
 
 
 # --- what serves a request -----------------------------------------------------------------------
@@ -264,6 +297,7 @@ async def sit_still(lane: Lane) -> None:
 HOUSE: Final[dict[str, Callable[[Lane], Awaitable[None]]]] = {
     "news": play_often,
     "pressure": sit_still,
+    "requests": sit_still,
     "retention": sit_still,
     "revocations": sit_still,
     "sweep of the log": play_often,

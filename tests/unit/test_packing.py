@@ -136,3 +136,9 @@ def test_every_large_one_is_found_wherever_it_stands(sizes: list[int], before: i
 def test_look_is_short_however_many_values_there_are() -> None:
     many_quotes = written(*["a", "b"] * 30_000)
     assert count_lines(lambda: pack(many_quotes)) < 400
+
+
+@pytest.mark.parametrize("cut", [b"\0", b"\0\0\0\0", b"\0\xff\xff\xff\xff{}"])
+def test_what_is_cut_short_refers_to_nothing(cut: bytes) -> None:
+    assert not is_packed(cut)
+    assert (references_of(cut), size_of(cut), bare(cut)) == ([], len(cut), cut)
