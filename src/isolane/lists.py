@@ -34,8 +34,8 @@ from isolane.transcript import id_print
 MESSAGES_MAX: Final = 100_000
 """Messages in one list, known ones included: each costs some microseconds."""
 MARKS_MAX: Final = 80 * VALUES_MAX
-"""Commas and opening brackets in one body, those in texts too. A body of nothing else would hold
-the interpreter for five times as long as one of words."""
+"""Commas, opening brackets and backslashes in one body, those in texts too. A body of nothing else
+would hold the interpreter for five times as long as one of words."""
 ID_BYTES_MAX: Final = 4096
 """Ids and roles above this size are not looked up: the message counts as new."""
 STEP_BYTES: Final = 1 << 20
@@ -234,12 +234,30 @@ def _check_bytes(body: bytes | bytearray) -> None:
         for start in range(0, len(body), STEP_BYTES):
             piece = bytes(view[start : start + STEP_BYTES])
             decoder.decode(piece)
-            marks += len(piece) - len(piece.translate(None, b",[{"))
+            marks += len(piece) - len(piece.translate(None, b",[{\\"))
             if marks > MARKS_MAX:
-                raise TooLarge(f"a body may have {MARKS_MAX} commas and opening brackets")
+                raise TooLarge(
+                    f"a body may have {MARKS_MAX} commas, opening brackets and backslashes"
+                )
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise InvalidFrame("the body is not UTF-8") from error
+
+
+def _steps(body: bytes | bytearray) -> Iterator[bytes]:
+    """Yield a body in steps that end in no escape, so that other threads have their turns."""
+    view, start = memoryview(body), 0
+    while start < len(body):
+        end = start + STEP_BYTES
+        while body[end - 2 : end].endswith((b"\\", b"\\u")) and end < len(body):
+            end += 1
+        yield bytes(view[start:end])
+        start = end
+
+
+def _without_halves(piece: bytes) -> bytes:
+    """Return text with another character for each half of a surrogate pair, as long as that."""
+    return piece.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
 
 
 def _outline(body: bytes | bytearray) -> tuple[bytes | bytearray, msgspec.Raw]:
@@ -252,7 +270,7 @@ def _outline(body: bytes | bytearray) -> tuple[bytes | bytearray, msgspec.Raw]:
         except msgspec.DecodeError:
             # It takes no half of a surrogate pair, which the strict reader mends. As characters of
             # the same length they leave each message where it is.
-            text = body.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
+            text = b"".join(map(_without_halves, _steps(body)))
             found = _body_decoder.decode(text)
     except RecursionError as error:
         raise InvalidFrame("the body is nested too deep") from error

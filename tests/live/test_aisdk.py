@@ -238,6 +238,18 @@ async def test_regenerate_takes_the_answer_back(door: Door) -> None:
     await stored_is_seen(door, second)
 
 
+async def test_regenerate_of_an_earlier_answer(door: Door) -> None:
+    await door.open()
+    first = await door.ask("one")
+    await door.ask("two")
+    before = len(door.page.events)
+    await door.page.order("regenerate", options={"messageId": first.messages[1]["id"]})
+    state = await door.page.idle(after=before)
+    assert state.outline == [("user", "one"), ("assistant", "one ")]
+    assert state.messages[1]["id"] != first.messages[1]["id"]
+    await stored_is_seen(door, state)
+
+
 async def test_regenerate_in_mid_answer(door: Door) -> None:
     await door.open()
     await door.page.send(held(door, "one ", "two"))
@@ -318,6 +330,21 @@ async def test_a_failed_tool_of_the_page(helper: Door) -> None:
     await stored_is_seen(helper, done)
 
 
+async def test_an_output_that_goes_along_with_the_next_question(helper: Door) -> None:
+    await helper.open(goesOn=False)
+    state = await helper.ask("weather")
+    output = {"tool": "weather", "toolCallId": state.calls[0]["toolCallId"], "output": "sunny"}
+    await helper.page.order("output", **output)
+    await helper.page.until(
+        lambda state: state.part("tool-weather").get("state") == "output-available"
+    )
+    state = await helper.ask("search")
+    assert [words for _, words in state.outline] == [
+        "weather", "Let me weather. ", "search", "Let me search. Found.",
+    ]  # fmt: skip
+    await stored_is_seen(helper, state)
+
+
 async def test_the_agents_own_tool_does_not_send_again(helper: Door) -> None:
     await helper.open()
     state = await helper.ask("search")
@@ -341,6 +368,22 @@ async def test_an_approval(helper: Door, *, approved: bool) -> None:
     done = await helper.page.idle(after=before)
     assert done.answer.endswith(f"You said {json.dumps(answer)}.")
     await stored_is_seen(helper, done)
+
+
+async def test_of_two_devices_that_approve_the_first_counts(helper: Door) -> None:
+    async with ai_page() as other_page:
+        other = Door(helper.lane, other_page, helper.kind, "helper")
+        await helper.open()
+        state = await helper.ask("delete")
+        await other.open(messages=state.messages)
+        own = state.part("tool-delete")["approval"]["id"]
+        before = len(helper.page.events)
+        await helper.page.order("approve", approvalId=own, approved=True)
+        done = await helper.page.idle(after=before)
+        await other_page.order("approve", approvalId=own, approved=False)
+        late = await other_page.until(lambda state: state.status == "error")
+        assert "run_conflict" in str(late.error)
+        await stored_is_seen(helper, done)
 
 
 async def test_a_question_without_a_tool(helper: Door) -> None:

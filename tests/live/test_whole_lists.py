@@ -331,8 +331,10 @@ BOMBS: Final = {
     "text": (b'{"messages":["' + b"x" * (REQUEST_BYTES - 20) + b'"]}', 422),
     "text beside": (b'{"messages":[],"state":"' + b"x" * (REQUEST_BYTES - 30) + b'"}', 413),
     "text without end": (b'{"messages":["' + b"x" * (REQUEST_BYTES - 20), 400),
-    "escapes": (b'{"messages":["' + rb"\n" * (REQUEST_BYTES // 2 - 20), 400),
-    "halves": (rb'{"messages":["' + rb"\ud800" * (REQUEST_BYTES // 6 - 20) + b'"]}', 422),
+    "escapes": (b'{"messages":["' + rb"\n" * (REQUEST_BYTES // 2 - 20), 413),
+    "lines": (b'{"messages":["' + rb"a line\n" * (REQUEST_BYTES // 8 - 20), 413),
+    "long lines": (b'{"messages":["' + rb"a longer line\n" * (REQUEST_BYTES // 15 - 20), 400),
+    "halves": (rb'{"messages":["' + rb"half\ud800" * (REQUEST_BYTES // 10 - 20) + b'"]}', 422),
     "an id": (
         b'{"threadId":"t","runId":"r","messages":[{"role":"user","id":"'
         + b"x" * (REQUEST_BYTES - 90)

@@ -319,3 +319,11 @@ def test_whatever_comes_is_refused_in_words_or_read_as_the_strict_reader_does(te
     assert found.keys() == strict.keys()
     for mine, theirs in zip(found["messages"], strict["messages"], strict=True):
         assert mine in (theirs, STAND_IN, {"role": theirs.get("role")})
+
+
+def test_halves_are_found_wherever_a_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = body_of(message("new", "a\ud800b\\\\ud\\u")) + b" "
+    wanted = decode_object(body)
+    for step in range(3, 12):
+        monkeypatch.setattr(lists, "STEP_BYTES", step)
+        assert read(body) == wanted

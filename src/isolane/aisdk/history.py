@@ -81,6 +81,13 @@ def _to_call(call: Mapping[str, Any]) -> Part:
     return {**part, "state": "input-available", "input": value}
 
 
+def answer_calls(message: UIMessage, answers: Iterable[Message]) -> None:
+    """Let results that came with a later question stand at their calls, where none stands yet."""
+    waiting = [part for part in message["parts"] if part.get("state") == "input-available"]
+    for answer in answers if waiting else ():
+        _answer(waiting, answer)
+
+
 def _answer(parts: Sequence[Part], message: Message) -> None:
     """Let a tool's result stand at its call."""
     for part in parts:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from isolane.aisdk.chunks import ID_PREFIX, Chunk, UIChunks, calls_answered
-from isolane.aisdk.history import to_assistant_message, to_user_message
+from isolane.aisdk.history import answer_calls, to_assistant_message, to_user_message
 from isolane.aisdk.messages import UIMessage, UIMessageFold
 from isolane.aisdk.requests import REGENERATE, Chat, to_frame
 from isolane.context import EventId, ThreadKey, UserExecutionContext
@@ -256,13 +256,15 @@ async def load_messages(
         return None
     bounds = await gateway.log.load_bounds(key)
     turns: list[list[UIMessage]] = []
+    answers: list[Message] = []  # what tools returned in later turns: it came with a question
     size = 0
     for turn in page.turns:
         records = await _load_kept(gateway, key, turn, trimmed_seq=bounds.trimmed_seq)
         size += sum(len(record.payload) for record in records)
         if turns and size > PAGE_BYTES:
             break
-        turns.append(await asyncio.to_thread(_to_messages, turn, records))
+        turns.append(await asyncio.to_thread(_to_messages, turn, records, tuple(answers)))
+        answers += [message for one in turn.runs for message in _tools_in(one.added)]
     return [message for turn in reversed(turns) for message in turn]
 
 
@@ -276,8 +278,13 @@ async def _load_kept(
     return [record async for record in _read(gateway, key, runs)] if is_kept else []
 
 
-def _to_messages(turn: StandingTurn, records: Sequence[Record]) -> list[UIMessage]:
-    """Return what the user said in a turn, and what a client made of the answer."""
+def _to_messages(
+    turn: StandingTurn, records: Sequence[Record], answers: Sequence[Message]
+) -> list[UIMessage]:
+    """Return what the user said in a turn, and what a client made of the answer.
+
+    `answers` are results of tools that came later.
+    """
     asked = [message for one in turn.runs for message in one.added if message["role"] == "user"]
     said = [to_user_message(message) for message in asked]
     if records:
@@ -287,9 +294,12 @@ def _to_messages(turn: StandingTurn, records: Sequence[Record]) -> list[UIMessag
         for event in events:
             for chunk in chunks.add(event):
                 grown.add(chunk)
-        return [*said, grown.to_message()]
+        answer = grown.to_message()
+        answer_calls(answer, answers)
+        return [*said, answer]
     runs = [[*_tools_in(one.added), *one.left] for one in turn.runs]
     answer = to_assistant_message(turn.turn_id, runs)
+    answer_calls(answer, answers)
     return [*said, answer] if answer["parts"] else said
 
 

@@ -239,6 +239,8 @@ LISTS = (
     (b'{"messages":["', b"word, ", b'"]}'),
     (b'{"messages":["', b"\\n", b'"]}'),
     (b'{"messages":["', b"\\ud800", b'"]}'),
+    (b'{"messages":["', b"a line\\n", b'"]}'),
+    (b'{"messages":["', b"half\\ud800", b'"]}'),
     (b'{"messages":["', b"x", b'\xff"]}'),
 )
 """How a body begins, what it goes on with for as long as it may, and how it ends."""
