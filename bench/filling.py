@@ -44,7 +44,7 @@ SELECT :user, :prefix || (n / (:runs * :entries)), n % (:runs * :entries) + 1,
 _MESSAGES = """
 INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
 SELECT :user, :prefix || (n / (:runs * :messages)), 'm-' || n, :prefix || (n / :messages),
-    json_object('id', 'm-' || n, 'role', 'user', 'content', :words),
+    CAST(json_object('id', 'm-' || n, 'role', 'user', 'content', :words) AS BLOB),
     n / :messages % :runs * :entries + 1 FROM numbers
 """
 

@@ -74,7 +74,7 @@ def _find(payload: bytes) -> Iterator[tuple[int, int]]:
 
 def is_packed(payload: bytes) -> bool:
     """Say whether what was written refers to attachments. What is cut short refers to none."""
-    is_marked = payload.startswith(_MARK) and len(payload) >= _BEGIN
+    is_marked = payload[:1] == _MARK and len(payload) >= _BEGIN
     return is_marked and _rest(payload) <= len(payload)
 
 
