@@ -173,8 +173,8 @@ class UIChunks:
             del self._questions[call.question]
             call.question = None
 
-    def _tell_output(self, call_id: str, output: object, **more: object) -> None:
-        self._tell("tool-output-available", toolCallId=call_id, **more)
+    def _tell_output(self, call_id: str, output: object) -> None:
+        self._tell("tool-output-available", toolCallId=call_id)
         self._out[-1]["output"] = output  # null is an output, too
 
     def _answer_question(self, entry: Mapping[str, Any]) -> None:
@@ -353,8 +353,8 @@ class UIChunks:
         about = {"toolCallId": call_id, "toolName": call.name}
         mark = True if call_id in self._answered_later else None
         try:
-            value = msgspec.json.decode(text) if text.strip() else {}
-        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+            value = arguments_of(text)
+        except ValueError:
             call.is_plain = False
             self._tell_of(
                 event, "tool-input-error", **about, errorText=NOT_JSON, providerExecuted=mark
@@ -455,6 +455,14 @@ class UIChunks:
             transient=True if metadata.get("transient") is True else None,
         )
         self._out[-1]["data"] = value if is_free else {"name": name, "value": value}
+
+
+def arguments_of(text: str) -> Any:  # noqa: ANN401 - any JSON
+    """Return the arguments of a call, `{}` for none; raises `ValueError` when they are no JSON."""
+    try:
+        return msgspec.json.decode(text) if text.strip() else {}
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        raise ValueError(NOT_JSON) from error
 
 
 def value_of(content: Any) -> Any:  # noqa: ANN401 - any JSON

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from isolane.aisdk.chunks import NOT_JSON, message_id_of, value_of
+from isolane.aisdk.chunks import NOT_JSON, arguments_of, message_id_of, value_of
 from isolane.aisdk.messages import Part, UIMessage
 from isolane.transcript import Message, calls_of
 
@@ -75,8 +73,8 @@ def _to_call(call: Mapping[str, Any]) -> Part:
     part: Part = {"type": f"tool-{function['name']}", "toolCallId": call["id"]}
     text = function.get("arguments") or ""
     try:
-        value = msgspec.json.decode(text) if text.strip() else {}
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        value = arguments_of(text)
+    except ValueError:
         return {**part, "state": "output-error", "input": text, "errorText": NOT_JSON}
     return {**part, "state": "input-available", "input": value}
 
