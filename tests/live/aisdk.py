@@ -7,16 +7,11 @@ chat reports is kept in `events`, in order.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
-from tests.live.tanstack import LINE_BYTES_MAX, NODE_FOLDER, PageError, find_node
-
-JsonObject = dict[str, Any]
+from tests.live.node_page import JsonObject, NodePage, node_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +44,12 @@ def text_of(message: JsonObject) -> str:
     return "".join(part["text"] for part in message["parts"] if part["type"] == "text")
 
 
-class AIPage:
+class AIPage(NodePage):
     """Chats of one page; open it with `ai_page()`. Every wait raises TimeoutError in the end."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        """Take over a driver."""
-        self.process = process
-        self.events: list[JsonObject] = []
-        self._answers: dict[int, asyncio.Future[JsonObject]] = {}
-        self._ids = count()
-        self._news = asyncio.Condition()
 
     async def order(self, name: str, chat: str = "t", **options: object) -> JsonObject:
         """Have a command carried out, and return its answer."""
-        own = next(self._ids)
-        future = asyncio.get_running_loop().create_future()
-        self._answers[own] = future
-        line = json.dumps({"id": own, "do": name, "chat": chat, **options})
-        assert self.process.stdin is not None
-        self.process.stdin.write(line.encode() + b"\n")
-        answer: JsonObject = await asyncio.wait_for(future, 20)
-        if "failure" in answer:
-            raise PageError(f"{name}: {answer['failure']}")
-        return answer
+        return await self._order(name, timeout_s=20.0, chat=chat, **options)
 
     async def send(self, text: str, chat: str = "t", **more: object) -> None:
         """Send a message of the user; `more` is what the chat's own options have."""
@@ -112,50 +90,7 @@ class AIPage:
             await self._news.wait_for(has_ended)
         return await self.until(lambda state: state.status in {"ready", "error"}, chat)
 
-    async def listen(self) -> None:
-        """Read the driver's lines until it ends."""
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            message = json.loads(line)
-            if "answer" in message:
-                future = self._answers.pop(message["answer"], None)
-                if future is not None and not future.done():
-                    future.set_result(message)
-                continue
-            async with self._news:
-                self.events.append(message)
-                self._news.notify_all()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(PageError(f"the driver ended; {self.events[-4:]}"))
 
-    async def quit(self) -> None:
-        """Let the driver go."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            await asyncio.wait_for(self.process.wait(), 5.0)
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
-
-
-@asynccontextmanager
-async def ai_page() -> AsyncIterator[AIPage]:
+def ai_page() -> AbstractAsyncContextManager[AIPage]:
     """Start a driver process, and end it with the block."""
-    if not (NODE_FOLDER / "node_modules").is_dir():
-        raise PageError("the clients are not installed; run: npm ci --prefix tests/live/node")
-    process = await asyncio.create_subprocess_exec(
-        find_node(),
-        str(NODE_FOLDER / "aisdk.mjs"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=LINE_BYTES_MAX,
-    )
-    page = AIPage(process)
-    listener = asyncio.create_task(page.listen())
-    try:
-        yield page
-    finally:
-        await page.quit()
-        await listener
+    return node_page("aisdk.mjs", AIPage)

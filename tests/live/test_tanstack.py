@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 from tests.live import assistant
 from tests.live.agents import SECRET, numbered
+from tests.live.node_page import JsonObject
 from tests.live.proxy import Proxy, proxy_to
 from tests.live.server import Server
 from tests.live.stage import Lane, shared_server
 from tests.live.stopwatch import stopwatch
-from tests.live.tanstack import JsonObject, TanStackPage, tanstack_page
+from tests.live.tanstack import TanStackPage, tanstack_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

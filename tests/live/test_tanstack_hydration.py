@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 from tests.live import assistant
 from tests.live.client import run_frame
+from tests.live.node_page import JsonObject, PageError
 from tests.live.proxy import proxy_to
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, kept_events, own_server, shared_server, steps
-from tests.live.tanstack import JsonObject, PageError, PageState, TanStackPage, tanstack_page
+from tests.live.tanstack import PageState, TanStackPage, tanstack_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
