@@ -3,8 +3,6 @@
 // each answer, {"answer": id, ...}, and for whatever the chat lets an application see, {"event", ...}.
 // It ends with its input. What React's `useChat` adds is a state that renders; here it is a plain one.
 
-import { createInterface } from 'node:readline'
-import process from 'node:process'
 import {
   AbstractChat,
   DefaultChatTransport,
@@ -13,19 +11,10 @@ import {
   lastAssistantMessageIsCompleteWithToolCalls,
 } from 'ai'
 import WebSocket from 'ws'
+import { describe, obey, report } from './page.mjs'
 
 const chats = new Map()
 const sockets = new Map()
-
-const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
-const report = (event, detail) => say({ event, ...detail })
-
-const describe = (error) =>
-  !(error instanceof Error)
-    ? String(error)
-    : error.cause === undefined
-      ? error.message
-      : `${error.message}: ${describe(error.cause)}`
 
 /** What `useChat` keeps, without React. */
 class PlainState {
@@ -161,19 +150,4 @@ const commands = {
   },
 }
 
-async function obey(line) {
-  const { id, do: name, ...options } = JSON.parse(line)
-  try {
-    say({ answer: id, ...(await commands[name](options)) })
-  } catch (error) {
-    say({ answer: id, failure: describe(error) })
-  }
-}
-
-const lines = createInterface({ input: process.stdin })
-lines.on('line', (line) => void obey(line))
-lines.on('close', () => process.exit(0))
-process.on('uncaughtException', (error) => {
-  report('crash', { error: error.stack })
-  process.exit(1)
-})
+obey(commands)

@@ -3,10 +3,9 @@
 // each answer, {"answer": id, ...}, and for whatever the client lets an application see, {"event", ...}.
 // It ends with its input.
 
-import { createInterface } from 'node:readline'
-import process from 'node:process'
 import { ChatClient, fetchHttpStream, fetchServerSentEvents, webSocket } from '@tanstack/ai-client'
 import WebSocket from 'ws'
+import { describe, obey, report } from './page.mjs'
 
 const sockets = new Set()
 const turns = new Set()
@@ -15,15 +14,6 @@ let pageCount = 0
 let idleWaiters = []
 let adapter
 let client
-
-const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`)
-const report = (event, detail) => say({ event, ...detail })
-
-/** The message of an error and of each of its causes: the adapter puts close codes into a cause. */
-function describe(error) {
-  if (!(error instanceof Error)) return String(error)
-  return error.cause === undefined ? error.message : `${error.message}: ${describe(error.cause)}`
-}
 
 /** `ws` as a browser's WebSocket: an error without a handler kills no page; and all of it is seen. */
 class ObservedSocket extends WebSocket {
@@ -197,19 +187,4 @@ const commands = {
   },
 }
 
-async function obey(line) {
-  const { id, do: name, ...options } = JSON.parse(line)
-  try {
-    say({ answer: id, ...(await commands[name](options)) })
-  } catch (error) {
-    say({ answer: id, failure: describe(error) })
-  }
-}
-
-const lines = createInterface({ input: process.stdin })
-lines.on('line', (line) => void obey(line))
-lines.on('close', () => process.exit(0))
-process.on('uncaughtException', (error) => {
-  report('crash', { error: error.stack })
-  process.exit(1)
-})
+obey(commands)
