@@ -22,9 +22,11 @@ from uuid import uuid4
 import uvloop
 from client import HOST
 from pace import NS_PER_S, Pace
-from target import Target, free_port, make_tokens, running
+from target import Target, make_tokens, running
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
+
+from isolane.testing.server import free_port
 
 EVENTS = 2_000
 RATE = 1_000

@@ -21,7 +21,7 @@ from pathlib import Path
 import uvloop
 from ag_ui.core import RunAgentInput
 from filling import USER, add_threads, make_database
-from target import free_port, running
+from target import running
 
 from isolane.agents.function import adapt_function
 from isolane.app import open_gateway
@@ -31,6 +31,7 @@ from isolane.doors.gateway import Gateway
 from isolane.ids import new_request_id
 from isolane.logs import configure_logs
 from isolane.settings import Settings
+from isolane.testing.server import free_port
 
 FEW_THREADS, MANY_THREADS = 100, 100_000
 FEW_MESSAGES, MANY_MESSAGES = 100, 10_000

@@ -22,8 +22,10 @@ from pathlib import Path
 import uvloop
 from client import HOST
 from filling import add_threads, make_database
-from target import Target, free_port, make_tokens, running
+from target import Target, make_tokens, running
 from websockets.asyncio.client import connect
+
+from isolane.testing.server import free_port
 
 WORDS = "What one says in a conversation, at some length. " * 10
 """Of each message: 490 characters, as in a chat."""

@@ -16,6 +16,7 @@ from client import HOST, Plan, Window
 
 from isolane.app import make_issuer
 from isolane.settings import load_settings
+from isolane.testing.server import free_port
 
 FOLDER = Path(__file__).parent
 START_TIMEOUT_S = 30.0
@@ -100,14 +101,6 @@ def wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
         else:
             return
     raise RuntimeError(f"no server on port {port}")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def make_tokens(data: Path, count: int) -> list[str | None]:

@@ -28,6 +28,7 @@ from isolane.testing.server import (
     ServerError,
     Stopped,
     free_port,
+    has_ipv6,
 )
 from isolane.testing.servers import running
 
@@ -45,6 +46,7 @@ __all__ = [
     "ServerError",
     "Stopped",
     "free_port",
+    "has_ipv6",
     "running_server",
 ]
 

@@ -49,20 +49,34 @@ class Stopped(NamedTuple):
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on, and that no other process is given meanwhile.
+    """Return a port that nobody has on any address of this machine, and that nobody is given later.
 
     Linux keeps it for as long as this process lives: a socket is bound there, and doesn't listen. A
-    server that binds with SO_REUSEADDR, as all do, may listen there, end, and come back.
+    server that binds with SO_REUSEADDR, as all do, may listen there, end, and come back. On every
+    address, because a server on 0.0.0.0 is refused for one connection on any of them, even one that
+    goes out of the machine.
     """
-    keeper = socket.socket()
+    family = socket.AF_INET6 if has_ipv6() else socket.AF_INET
+    keeper = socket.socket(family)
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    keeper.bind((LOOPBACK, 0))
+    if family == socket.AF_INET6:
+        keeper.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # both kinds of address
+    keeper.bind(("", 0))
     port: int = keeper.getsockname()[1]
     if sys.platform == "linux":
         keeper.detach()  # which leaves it bound
     else:
         keeper.close()  # elsewhere the server itself could not bind beside it
     return port
+
+
+def has_ipv6() -> bool:
+    """Say whether this machine has a loopback address of IPv6."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 class Looks:

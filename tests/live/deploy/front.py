@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -21,30 +20,19 @@ from typing import Final
 import httpx
 from cryptography import x509
 from tests.live.certificate import make_certificate
-from tests.live.server import ANSWER_TIMEOUT_S, LOOPBACK, POLL_S, START_TIMEOUT_S
+from tests.live.server import (
+    ANSWER_TIMEOUT_S,
+    LOOPBACK,
+    POLL_S,
+    START_TIMEOUT_S,
+    free_port,
+    has_ipv6,
+)
 from tests.live.untold import note_request, note_response
 
 ROOT: Final = Path(__file__).parents[3]
 DEPLOY: Final = ROOT / "deploy"
 NAME: Final = "localhost"
-
-
-def has_ipv6() -> bool:
-    """Say whether this machine has a loopback address of IPv6."""
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6):
-            return True
-    except OSError:
-        return False
-
-
-def free_ports() -> tuple[int, int]:
-    """Return two ports that are free on every address of the machine, as Caddy takes them."""
-    family, anywhere = (socket.AF_INET6, "::") if has_ipv6() else (socket.AF_INET, "0.0.0.0")  # noqa: S104
-    with socket.socket(family) as one, socket.socket(family) as other:
-        for each in (one, other):
-            each.bind((anywhere, 0))
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 ADDRESSES: Final = (LOOPBACK, "::1") if has_ipv6() else (LOOPBACK,)
@@ -152,7 +140,7 @@ HOST: Final = """
 
 def prepare_nginx(folder: Path, upstream: str, *, path: str) -> tuple[Front, list[str]]:
     """Write nginx's files below `folder`; return the proxy and the command that starts it."""
-    port, http_port = free_ports()
+    port, http_port = free_port(), free_port()
     certificate, _ = make_certificate(folder, x509.DNSName(NAME))
     logs = {"/var/log/nginx": str(folder)}
     include = {"/etc/nginx/isolane-proxy.conf": str(folder / "isolane-proxy.conf")}
@@ -191,7 +179,7 @@ def _bracketed(address: str) -> str:
 
 def prepare_caddy(folder: Path, upstream: str, *, path: str) -> tuple[Front, list[str]]:
     """Return the proxy and the command that starts it; Caddy takes all from the environment."""
-    port, http_port = free_ports()
+    port, http_port = free_port(), free_port()
     data = folder / "share"
     given = {
         "SITE_ADDRESS": NAME,
