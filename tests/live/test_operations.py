@@ -412,9 +412,9 @@ async def test_server_by_a_link_to_a_served_database_is_refused(
         other = tmp_path / "other.db"
         link(other, tmp_path / "one" / "isolane.db")
         env = {"ISOLANE_DATABASE_URL": f"sqlite:///{other}"}
-        second = Server(tmp_path / "two", (SCRIPT,), env)
         with pytest.raises(ServerError, match="another gateway has"):
-            await second.start()
+            async with running_server(tmp_path / "two", SCRIPT, env=env):
+                pass
 
 
 async def test_start_that_fails_is_told_in_one_sentence(tmp_path: Path) -> None:

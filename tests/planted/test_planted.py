@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from tests.live.build import build_with
+from tests.planted.forked import run_pytest
 from tests.planted.plant import Gate, Planted, load_all
 
 pytestmark = pytest.mark.timeout(900)  # each waits for those before it
@@ -74,11 +74,12 @@ def catch(planted: Planted, folder: Path) -> str:
 def ask_test(planted: Planted, folder: Path, env: Mapping[str, str]) -> str:
     """Return the first line of the failure; raise unless the test itself fails with its symptom."""
     report = folder / "report.xml"
-    done = run(
-        *("pytest", planted.catcher, "-q", "-p", "no:cacheprovider"),
+    done = run_pytest(
+        *(planted.catcher, "-q", "-p", "no:cacheprovider"),
         *("--basetemp", str(folder / "tmp"), "--junit-xml", str(report)),
-        cwd=ROOT,
         env=env,
+        output=folder / "output.txt",
+        timeout_s=RUN_TIMEOUT_S,
     )
     if done.returncode != TESTS_FAILED:
         fail("its test could not be run" if done.returncode else "nobody noticed", done)
@@ -99,7 +100,7 @@ def ask_gate(planted: Planted, gate: Gate, folder: Path) -> str:
     if (ROOT / ".mypy_cache").is_dir():  # from cold it would take a minute
         shutil.copytree(ROOT / ".mypy_cache", folder / ".mypy_cache")
     files = sorted(f"src/isolane/{file}" for file in planted.files)
-    done = run(gate.tool, *files, cwd=folder, env={})
+    done = run_gate(gate.tool, *files, cwd=folder)
     found = [found for found in map(REPORTED.search, done.stdout.splitlines()) if found]
     if {(one[1], one[2]) for one in found} != {(file, gate.rule) for file in planted.files}:
         fail(f"it was not reported as {planted.catcher}", done)
@@ -110,13 +111,10 @@ def fail(why: str, done: subprocess.CompletedProcess[str]) -> NoReturn:
     pytest.fail(f"{why}:\n{done.stdout}", pytrace=False)
 
 
-def run(
-    command: str, *words: str, cwd: Path, env: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
+def run_gate(tool: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [BIN / command, *words],
+        [BIN / tool, *words],
         cwd=cwd,
-        env={**os.environ, **env},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
