@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -623,4 +624,11 @@ def _migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:  # the version that the file has is none that we know
+        raise DatabaseFailed(
+            f"A newer version of Isolane wrote the database at {connection.engine.url.database}, "
+            "and nothing of it was changed: start that version or a later one, or name another "
+            "folder with --data."
+        ) from error

@@ -7,9 +7,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -421,6 +422,20 @@ async def test_start_that_fails_is_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "isolane.db").write_bytes(b"this is no database, whatever its name says" * 100)
     options = ("--agent", "protocol_agents:script", "--data", str(tmp_path), "--port", "0")
     assert "file is not a database" in await refusal_of(*options)
+
+
+async def test_folder_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    async with own_server(tmp_path, SCRIPT):
+        pass
+    file = tmp_path / "isolane.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = file.read_bytes()
+    options = ("--agent", "protocol_agents:script", "--data", str(tmp_path), "--port", "0")
+    said = await refusal_of(*options)
+    assert "A newer version of Isolane wrote the database" in said
+    assert str(file) in said
+    assert file.read_bytes() == before
 
 
 async def test_console_lines_have_no_colours_where_no_terminal_is(tmp_path: Path) -> None:
