@@ -306,6 +306,7 @@ def _wire(
         threads_per_user=settings.limit_threads_per_user,
     )
     issuer = make_issuer(settings)
+    steady = clock.new_steady_clock()
     own = ensure(Issuers(issuer, providers), Authenticator)
     return Gateway(
         settings=settings,
@@ -317,8 +318,8 @@ def _wire(
         subjects=subjects,
         issuer=issuer,
         providers=providers,
-        sign_ins=SignIns(clock.monotonic_ms),
-        guesses=GuessGuard(clock=clock.monotonic_ms),
+        sign_ins=SignIns(database, clock=steady),
+        guesses=GuessGuard(database, clock=steady),
         strangers=Strangers(
             clock=clock.monotonic_ms, per_minute=settings.limit_failed_handshakes_per_address
         ),
@@ -331,8 +332,15 @@ def _wire(
             idle_ms=round(settings.session_idle_s * 1000),
             max_ms=round(settings.session_max_s * 1000),
         ),
-        tickets=TicketBook(clock.now_ms, timer=clock.monotonic_ms),
-        links=TicketBook(clock.now_ms, timer=clock.monotonic_ms, lifetime_ms=LINK_LIFETIME_MS),
+        tickets=TicketBook(database, "socket", clock=clock.now_ms, timer=steady),
+        links=TicketBook(
+            database,
+            "sign-in",
+            clock=clock.now_ms,
+            timer=steady,
+            lifetime_ms=LINK_LIFETIME_MS,
+            replaces_oldest=True,
+        ),
         store=store,
         turn_book=ensure(DatabaseTurnBook(database), TurnBook),
         factory=factory,

@@ -17,3 +17,13 @@ def monotonic_ms() -> int:
 def now_ms() -> int:
     """Return the wall clock in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def new_steady_clock() -> Clock:
+    """Return a clock that shows the wall's time of this moment and then runs on by itself.
+
+    Nobody who sets the wall clock moves it, and what a process wrote down by it the next one can
+    read. For rows that die soon, in a file that outlives the process.
+    """
+    began_ms, ahead_ms = monotonic_ms(), now_ms()
+    return lambda: ahead_ms + monotonic_ms() - began_ms

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -37,8 +37,10 @@ from sqlalchemy import (
     String,
     Table,
     create_engine,
+    delete,
     event,
     make_url,
+    select,
     text,
     update,
 )
@@ -301,6 +303,47 @@ sessions = Table(
     Index("sessions_by_user", "user_id"),
     Index("sessions_by_age", "created_at"),
 )
+# Tickets for sockets and sign-in links, under digests of their secrets. Times here and in the next
+# two tables are of the steady clock.
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("user_id", String, nullable=False),
+    # Whom the ticket stands for, as JSON.
+    Column("identity", LargeBinary, nullable=False),
+    Column("origin", String),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("tickets_by_user", "user_id", "kind", "created_at"),
+    Index("tickets_by_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+# Sign-ins that are under way at a provider, under digests of their states.
+sign_ins = Table(
+    "sign_ins",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("provider", String, nullable=False),
+    Column("redirect_uri", String, nullable=False),
+    Column("nonce", String, nullable=False),
+    Column("verifier", String, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("sign_ins_by_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+# When somebody tried to sign in: at an account, from an address, or both.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("key", String, primary_key=True),
+    # 64-bit integers, the oldest first.
+    Column("moments", LargeBinary, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("attempts_by_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
 # What was issued before and may do more than `scopes` opens nothing any more.
 revocations = Table(
     "revocations",
@@ -316,6 +359,19 @@ revocations = Table(
 )
 
 
+DEAD_AT_ONCE: Final = 100
+"""More than come in with one write, and few enough to hold nobody up."""
+
+
+def delete_dead(table: Table, now: int, connection: Connection) -> None:
+    """Forget some rows of `table` whose `expires_at` has passed, within somebody's transaction."""
+    key = next(iter(table.primary_key))
+    dead = select(key).where(table.c.expires_at <= now).order_by(table.c.expires_at)
+    connection.execute(delete(table).where(key.in_(dead.limit(DEAD_AT_ONCE))))
+
+
+PRIVATE: Final = 0o600
+"""The rights of the database's files: its owner's alone."""
 _TOUCH: Final = update(meta).where(meta.c.name == "seed").values(value=meta.c.value)
 """A write that changes nothing, and needs what any other needs."""
 
@@ -578,11 +634,25 @@ def _create_engine(url: str) -> Engine:
         options["poolclass"] = StaticPool
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_private(path)
         options |= {"pool_size": READERS + 1, "max_overflow": 0}
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _keep_private(path: Path) -> None:
+    """Let nobody else on the machine read the database: it holds what all users said.
+
+    SQLite makes the files beside it with the rights that the database itself has.
+    """
+    path.touch(mode=PRIVATE)
+    for file in (path, *(path.with_name(f"{path.name}-{side}") for side in ("wal", "shm"))):
+        with suppress(
+            FileNotFoundError, PermissionError
+        ):  # another's file, whose rights are theirs
+            file.chmod(PRIVATE)
 
 
 def path_of(url: str) -> Path | None:

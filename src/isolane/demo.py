@@ -22,7 +22,7 @@ async def print_links(gateway: Gateway, address: str) -> None:
     for user_id in DEMO_USERS:
         if user_id not in known:
             await gateway.accounts.add(user_id, secrets.token_urlsafe(24))
-        ticket = gateway.links.issue(Identity(user_id, None))
+        ticket = await gateway.links.issue(Identity(user_id, None))
         click.echo(f"{user_id}: {address}{SIGN_IN_PATH}?code={ticket.secret}")
 
 

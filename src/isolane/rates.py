@@ -7,7 +7,7 @@ clock, and when that is set back by hours, whoever had theirs is shut out for as
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -18,47 +18,6 @@ WAIT_STEP_MS: Final = 100
 """Waits are multiples of it: nobody is sent away for less."""
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
-
-
-class MovingWindow:
-    """Counts each moment, for rates of few: at most `most` in any `window_ms`."""
-
-    def __init__(self, most: int, window_ms: int, *, timer: Clock) -> None:
-        """Begin with nothing counted."""
-        self.most = most
-        self._window_ms = window_ms
-        self._timer = timer
-        # In the order of their last moments.
-        self._moments: OrderedDict[Hashable, deque[int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        """Return how many keys are counted."""
-        return len(self._moments)
-
-    def hit(self, key: Hashable) -> int:
-        """Count one and return 0, or return the milliseconds until there is room."""
-        now = self._timer()
-        self._forget(now)
-        moments = self._moments.get(key, deque())
-        while moments and moments[0] <= now - self._window_ms:
-            moments.popleft()
-        if len(moments) >= self.most:
-            return _to_wait(moments[0] + self._window_ms - now, self._window_ms)
-        moments.append(now)
-        self._moments[key] = moments
-        self._moments.move_to_end(key)
-        return 0
-
-    def clear(self, key: Hashable) -> None:
-        """Forget what was counted of a key."""
-        self._moments.pop(key, None)
-
-    def _forget(self, now: int) -> None:
-        while self._moments:
-            key, moments = next(iter(self._moments.items()))
-            if moments[-1] > now - self._window_ms:
-                return
-            del self._moments[key]
 
 
 @dataclass(slots=True)
@@ -101,7 +60,7 @@ class SlidingWindow:
         passed = (now - count.began) / self._window_ms
         if math.floor(count.previous * (1 - passed)) + count.current + cost > most:
             left = self._find_room(count, most - count.current - cost) - passed
-            return _to_wait(left * self._window_ms, self._window_ms)
+            return to_wait(left * self._window_ms, self._window_ms)
         count.current += cost
         return 0
 
@@ -123,7 +82,7 @@ class SlidingWindow:
             del self._counts[key]
 
 
-def _to_wait(wait_ms: float, window_ms: int) -> int:
+def to_wait(wait_ms: float, window_ms: int) -> int:
     """Return a wait of whole steps: one at least, and the window's length at most."""
     steps = max(math.ceil(wait_ms / WAIT_STEP_MS), 1)
     return min(steps * WAIT_STEP_MS, window_ms)

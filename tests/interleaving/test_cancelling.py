@@ -28,11 +28,14 @@ from tests.interleaving.explorer import Scenario, play
 from tests.interleaving.place import open_empty
 from tests.interleaving.scheduler import ShuffledLoop
 
+from isolane.auth.guessing import GuessGuard
 from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
+from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
 from isolane.bell.local import LocalBell
 from isolane.context import RunKey
+from isolane.contracts import Identity
 from isolane.database import READERS, Database
 from isolane.doors.room import Room
 from isolane.errors import IsolaneError
@@ -59,11 +62,13 @@ PUBLIC: Final = (
     DatabaseStore,
     Feed,
     Gate,
+    GuessGuard,
     IsolatedWebSocketManager,
     LocalBell,
     Revocations,
     Room,
     SessionBook,
+    SignIns,
     Tail,
     TicketBook,
     Turns,
@@ -187,6 +192,35 @@ async def end_session(scene: Scene) -> None:
     await scene.sessions.end(ALICE, one.session_id)
 
 
+async def attempt(scene: Scene) -> None:
+    async with guesses_of(scene).attempt("ada", "192.0.2.1"):
+        return
+
+
+async def redeem(scene: Scene) -> object:
+    book = tickets_of(scene)
+    return await book.redeem((await book.issue(Identity(ALICE))).secret)
+
+
+async def take_sign_in(scene: Scene) -> object:
+    sign_ins = sign_ins_of(scene)
+    pending = await sign_ins.begin("corp", "https://home.example/back")
+    return await sign_ins.take("corp", pending.state)
+
+
+def guesses_of(scene: Scene) -> GuessGuard:
+    return GuessGuard(scene.house.ground.database, clock=scene.house.clock)
+
+
+def sign_ins_of(scene: Scene) -> SignIns:
+    return SignIns(scene.house.ground.database, clock=scene.house.clock)
+
+
+def tickets_of(scene: Scene) -> TicketBook:
+    clock = scene.house.clock
+    return TicketBook(scene.house.ground.database, "socket", clock=clock, timer=clock)
+
+
 ACTS: Final[dict[str, Act]] = {
     "AgentService.abort": lambda scene: scene.house.service.abort(live),
     "AgentService.delete_thread": lambda scene: scene.house.service.delete_thread(live),
@@ -291,6 +325,8 @@ ACTS: Final[dict[str, Act]] = {
         lambda scene: scene.manager.send_to_user(ALICE, {"type": "ping"})
     ),
     "LocalBell.listen": listen,
+    "GuessGuard.attempt": attempt,
+    "GuessGuard.count": lambda scene: guesses_of(scene).count("192.0.2.1"),
     "Revocations.refresh": lambda scene: Revocations(
         scene.house.ground.database, clock=scene.house.clock
     ).refresh(),
@@ -302,8 +338,12 @@ ACTS: Final[dict[str, Act]] = {
     "SessionBook.extend": extend,
     "SessionBook.load": lambda scene: scene.sessions.load(scene.secret),
     "SessionBook.load_all": lambda scene: scene.sessions.load_all(ALICE),
+    "SignIns.begin": lambda scene: sign_ins_of(scene).begin("corp", "https://home.example/back"),
+    "SignIns.take": take_sign_in,
     "Tail.follow": follow_tail,
     "Tail.load_bounds": load_tail_bounds,
+    "TicketBook.issue": lambda scene: tickets_of(scene).issue(Identity(ALICE)),
+    "TicketBook.redeem": redeem,
     "Turns.take": take_turn,
     "WebSocketConnection.close": lambda scene: scene.connection.close(),
     "WebSocketConnection.deliver": deliver,

@@ -23,6 +23,7 @@ from tests.live.stage import (
     SECRET_KEY,
     Lane,
     mint,
+    own_server,
     read_to_close,
     settled,
     shared_server,
@@ -384,6 +385,32 @@ async def test_ticket_that_is_raced_lets_one_in(lane: Lane) -> None:
 
     statuses = await asyncio.gather(*(attempt() for _ in range(100)))
     assert sorted(statuses) == [101, *[401] * 99]
+
+
+async def test_ticket_survives_a_restart_and_is_spent_once(tmp_path: Path) -> None:
+    async with own_server(tmp_path, SCRIPT) as server:
+        lane = Lane(server)
+        for is_killed in (False, True):
+            kept, spent = await server.tickets(lane.token, 2)
+            async with socket(address(lane, f"?ticket={spent}")):
+                pass
+            if is_killed:
+                await server.kill()
+                await server.start()
+            else:
+                await server.restart()
+            await assert_refused(
+                address(lane, f"?ticket={spent}"), "unauthenticated", status=401, close=4401
+            )
+            async with socket(address(lane, f"?ticket={kept}")) as client:
+                assert await user_of(client) == lane.user
+
+
+async def test_files_of_the_database_are_their_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "isolane.db").touch(mode=0o644)  # as a folder of before has it
+    async with own_server(tmp_path, SCRIPT) as server, Lane(server).connect():
+        files = [tmp_path / f"isolane.db{side}" for side in ("", "-wal", "-shm")]
+        assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3
 
 
 async def test_tickets_are_for_who_is_signed_in(lane: Lane) -> None:

@@ -7,13 +7,9 @@ from collections.abc import Callable
 import pytest
 from tests.house import ManualClock, count_lines
 
-from isolane.rates import HOUR_MS, MINUTE_MS, MovingWindow, SlidingWindow
+from isolane.rates import HOUR_MS, MINUTE_MS, SlidingWindow
 
 MOST = 4
-
-
-def moving(timer: ManualClock) -> Callable[[str], int]:
-    return MovingWindow(MOST, MINUTE_MS, timer=timer).hit
 
 
 def sliding(timer: ManualClock) -> Callable[[str], int]:
@@ -26,7 +22,7 @@ def fixed(timer: ManualClock) -> Callable[[str], int]:
     return lambda key: window.hit(key, MOST)
 
 
-each = pytest.mark.parametrize("make", [moving, sliding, fixed])
+each = pytest.mark.parametrize("make", [sliding, fixed])
 
 
 @each
@@ -69,20 +65,6 @@ def test_one_costs_the_same_beside_many_others(
     assert cost(10) == cost(2_000)
 
 
-def test_a_moving_window_is_exact() -> None:
-    timer = ManualClock()
-    window = MovingWindow(2, MINUTE_MS, timer=timer)
-    assert window.hit("ada") == 0
-    timer.now += 20_000
-    assert window.hit("ada") == 0
-    assert window.hit("ada") == 40_000
-    timer.now += 40_000
-    assert window.hit("ada") == 0
-    assert window.hit("ada") == 20_000
-    window.clear("ada")
-    assert window.hit("ada") == 0
-
-
 def test_a_sliding_window_counts_the_last_one_by_what_is_left_of_it() -> None:
     timer = ManualClock()
     window = SlidingWindow(MINUTE_MS, timer=timer)
@@ -95,11 +77,9 @@ def test_a_sliding_window_counts_the_last_one_by_what_is_left_of_it() -> None:
 
 def test_nothing_is_kept_of_windows_that_are_over() -> None:
     timer = ManualClock()
-    few, many = MovingWindow(2, MINUTE_MS, timer=timer), SlidingWindow(MINUTE_MS, timer=timer)
+    window = SlidingWindow(MINUTE_MS, timer=timer)
     for number in range(100):
-        few.hit(number)
-        many.hit(number, 2)
+        window.hit(number, 2)
     timer.now += 2 * MINUTE_MS
-    few.hit("ada")
-    many.hit("ada", 2)
-    assert (len(few), len(many)) == (1, 1)
+    window.hit("ada", 2)
+    assert len(window) == 1

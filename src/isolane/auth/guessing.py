@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import Counter
-from collections.abc import AsyncIterator, Hashable
+from array import array
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects.sqlite import insert
 
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
+from isolane.database import Database, attempts, delete_dead
 from isolane.errors import LimitExceeded
-from isolane.rates import HOUR_MS, MINUTE_MS, MovingWindow
+from isolane.rates import HOUR_MS, MINUTE_MS, to_wait
 
 ATTEMPTS_PER_MINUTE: Final = 10
 """Of one address at one account; signing in begins the count anew."""
@@ -32,54 +37,115 @@ NETWORK_BITS: Final = 64
 """Of an IPv6 address: the rest is anybody's own to choose (RFC 6177)."""
 
 
-class GuessGuard:
-    """Counts attempts to sign in. In memory: a restart forgives."""
+class _Rate(NamedTuple):
+    """At most `most` in any `window_ms`; `limit` is its name on the wire."""
 
-    def __init__(self, *, clock: Clock, delay_s: float = DELAY_S) -> None:
-        """Begin with none; nobody sets `clock`."""
+    limit: str
+    most: int
+    window_ms: int
+
+
+_OF_ADDRESS: Final = (_Rate("signInsPerAddress", ADDRESS_ATTEMPTS_PER_HOUR, HOUR_MS),)
+_OF_PAIR: Final = (
+    _Rate("signInsPerAccount", ATTEMPTS_PER_MINUTE, MINUTE_MS),
+    _Rate("signInsPerAccount", ATTEMPTS_PER_HOUR, HOUR_MS),
+)
+_AT_ACCOUNT: Final = (_Rate("quietSignIns", QUIET_ATTEMPTS_PER_HOUR, HOUR_MS),)
+
+
+class GuessGuard:
+    """Counts attempts to sign in. A restart forgives none: they are rows."""
+
+    def __init__(self, database: Database, *, clock: Clock, delay_s: float = DELAY_S) -> None:
+        """Count in `database`; `clock` is a steady one."""
+        self._database = database
+        self._clock = clock
         self._delay_s = delay_s
-        self._of_pairs = (
-            MovingWindow(ATTEMPTS_PER_MINUTE, MINUTE_MS, timer=clock),
-            MovingWindow(ATTEMPTS_PER_HOUR, HOUR_MS, timer=clock),
-        )
-        self._of_addresses = MovingWindow(ADDRESS_ATTEMPTS_PER_HOUR, HOUR_MS, timer=clock)
-        self._at_accounts = MovingWindow(QUIET_ATTEMPTS_PER_HOUR, HOUR_MS, timer=clock)
-        self._under_way: Counter[tuple[str, str]] = Counter()
+        self._under_way: set[str] = set()
 
     @asynccontextmanager
     async def attempt(self, account: str, address: str) -> AsyncIterator[None]:
-        """Let one attempt pass, later when the account is under attack; raises `LimitExceeded`.
+        """Let one attempt pass, later when the account is under attack.
 
         It counts before it is tried, so that a hundred at once are a hundred. A block that raises
-        nothing was right, and is forgiven to its address.
+        nothing was right, and is forgiven to its address. Raises `LimitExceeded`, and `Unavailable`
+        when it can't be counted. Safe to cancel: what was counted stays counted.
         """
         network = network_of(address)
         account = _digest(account)
-        pair = (account, network)
-        self.count(address)
-        for window in self._of_pairs:
-            _hit(window, "signInsPerAccount", pair)
-        if self._under_way[pair]:
+        pair = f"pair {account} {network}"
+        await self._count((f"address {network}", _OF_ADDRESS), (pair, _OF_PAIR))
+        if pair in self._under_way:
             raise LimitExceeded("signInsAtOnce", 1)
-        self._under_way[pair] += 1
+        self._under_way.add(pair)
         try:
-            if self._at_accounts.hit(account):
+            if await self._is_attacked(f"account {account}"):
                 await asyncio.sleep(self._delay_s)  # the slowness is the point
             yield
         finally:
-            del self._under_way[pair]
-        for window in self._of_pairs:
-            window.clear(pair)
+            self._under_way.discard(pair)
+        await self._database.write(partial(_forget, pair))
 
-    def count(self, address: str) -> None:
-        """Count one sign-in that an address began, at whatever account; raises `LimitExceeded`."""
-        _hit(self._of_addresses, "signInsPerAddress", network_of(address))
+    async def count(self, address: str) -> None:
+        """Count one sign-in that an address began, at whatever account.
+
+        Raises `LimitExceeded`, and `Unavailable` when it can't be counted.
+        """
+        await self._count((f"address {network_of(address)}", _OF_ADDRESS))
+
+    async def _count(self, *counted: tuple[str, Sequence[_Rate]]) -> None:
+        """Count one for each key until a key has had all that its rates allow; raise then."""
+        refused = await self._database.write(partial(_hit_all, counted, self._clock()))
+        if refused is not None:
+            rate, wait_ms = refused
+            raise LimitExceeded(rate.limit, rate.most, retry_after_ms=wait_ms)
+
+    async def _is_attacked(self, key: str) -> bool:
+        work = partial(_hit_all, [(key, _AT_ACCOUNT)], self._clock())
+        return await self._database.write(work) is not None
 
 
-def _hit(window: MovingWindow, limit: str, key: Hashable) -> None:
-    wait_ms = window.hit(key)
-    if wait_ms:
-        raise LimitExceeded(limit, window.most, retry_after_ms=wait_ms)
+_Refusal = tuple[_Rate, int]
+"""The rate that was met, and the milliseconds until there is room."""
+
+
+def _hit_all(
+    counted: Sequence[tuple[str, Sequence[_Rate]]], now: int, connection: Connection
+) -> _Refusal | None:
+    """Count one for each key; return what refuses one, of which those before it stay counted."""
+    delete_dead(attempts, now, connection)
+    for key, rates in counted:
+        refused = _hit(key, rates, now, connection)
+        if refused is not None:
+            return refused
+    return None
+
+
+def _hit(key: str, rates: Sequence[_Rate], now: int, connection: Connection) -> _Refusal | None:
+    moments = _load(key, now, connection)
+    for rate in rates:
+        recent = [moment for moment in moments if moment > now - rate.window_ms]
+        if len(recent) >= rate.most:
+            return rate, to_wait(recent[0] + rate.window_ms - now, rate.window_ms)
+    moments.append(now)
+    values = {"moments": moments.tobytes(), "expires_at": now + HOUR_MS}
+    statement = insert(attempts).values(key=key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=values))
+    return None
+
+
+def _load(key: str, now: int, connection: Connection) -> array[int]:
+    """Return when a key was counted within the last hour.
+
+    What lies in the future was counted before the clock was set back, and is forgiven.
+    """
+    query = select(attempts.c.moments).where(attempts.c.key == key)
+    kept = connection.execute(query).scalar_one_or_none() or b""
+    return array("q", [moment for moment in array("q", kept) if now - HOUR_MS < moment <= now])
+
+
+def _forget(key: str, connection: Connection) -> None:
+    connection.execute(delete(attempts).where(attempts.c.key == key))
 
 
 def _digest(name: str) -> str:

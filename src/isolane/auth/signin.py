@@ -5,16 +5,20 @@ from __future__ import annotations
 import secrets
 from base64 import b64encode
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import quote_plus
 
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from sqlalchemy import Connection, delete, insert, select
 
 from isolane.auth.providers import Provider, ask
 from isolane.auth.tokens import check_claims, open_token, refused, to_identity, verify
 from isolane.clock import Clock
+from isolane.database import Database, delete_dead, sign_ins
 from isolane.errors import SHOWN_CHARACTERS, InvalidFrame, Unauthenticated, Unavailable
 from isolane.frames import decode_object
 from isolane.subjects import SEPARATOR
@@ -22,6 +26,8 @@ from isolane.subjects import SEPARATOR
 LIFETIME_MS: Final = 10 * 60_000
 """A sign-in that took longer begins anew."""
 PENDING_MAX: Final = 1000
+SURPLUS_AT_ONCE: Final = 100
+"""How many beyond that bound are forgotten with one that is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +43,18 @@ class Pending:
 
 
 class SignIns:
-    """The sign-ins of one process that are under way. They die soon, so a restart loses few."""
+    """The sign-ins that are under way. They survive a restart, and each is finished once."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with none; nobody sets `clock`."""
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        """Keep them in `database`; `clock` is a steady one."""
+        self._database = database
         self._clock = clock
-        self._pending: dict[str, Pending] = {}
 
-    def begin(self, provider: str, redirect_uri: str) -> Pending:
-        """Remember a new sign-in; the oldest is forgotten when there are too many."""
+    async def begin(self, provider: str, redirect_uri: str) -> Pending:
+        """Remember a new sign-in; the oldest is forgotten when there are too many.
+
+        Raises `Unavailable`.
+        """
         pending = Pending(
             provider,
             redirect_uri,
@@ -54,17 +63,69 @@ class SignIns:
             nonce=secrets.token_urlsafe(32),
             verifier=secrets.token_urlsafe(64),
         )
-        while len(self._pending) >= PENDING_MAX:
-            del self._pending[next(iter(self._pending))]
-        self._pending[pending.state] = pending
+        await self._database.write(partial(_insert, pending))
         return pending
 
-    def take(self, provider: str, state: str) -> Pending:
-        """Return the sign-in that a provider answers, once; raises `Unauthenticated`."""
-        pending = self._pending.pop(state, None)
-        if pending is None or pending.provider != provider or self._clock() >= pending.expires_at:
+    async def take(self, provider: str, state: str) -> Pending:
+        """Return the sign-in that a provider answers, once.
+
+        Raises `Unauthenticated`, `Unavailable`. A caller that is cancelled may have taken it.
+        """
+        digest = _digest(state)
+        lane = f"sign-in {digest.hex()}"  # no user is called so: of a space
+        # Anybody may come with anything, and only what is known costs a write.
+        pending = await self._database.read(partial(_load, state), lane=lane)
+        if pending is not None:
+            pending = await self._database.write(partial(_take, state), lane=lane)
+        # One from the future began before the clock was set back and the gateway restarted.
+        left_ms = 0 if pending is None else pending.expires_at - self._clock()
+        if pending is None or pending.provider != provider or not 0 < left_ms <= LIFETIME_MS:
             raise Unauthenticated("invalid", "no such sign-in is under way")
         return pending
+
+
+def _digest(state: str) -> bytes:
+    """Return the name of a sign-in's row, so that who reads the file can't finish the sign-in."""
+    return sha256(state.encode(errors="replace")).digest()
+
+
+def _insert(pending: Pending, connection: Connection) -> None:
+    delete_dead(sign_ins, pending.expires_at - LIFETIME_MS, connection)
+    newest = select(sign_ins.c.digest).order_by(sign_ins.c.expires_at.desc())
+    surplus = newest.offset(PENDING_MAX - 1).limit(SURPLUS_AT_ONCE)
+    connection.execute(delete(sign_ins).where(sign_ins.c.digest.in_(surplus)))
+    connection.execute(
+        insert(sign_ins).values(
+            digest=_digest(pending.state),
+            provider=pending.provider,
+            redirect_uri=pending.redirect_uri,
+            nonce=pending.nonce,
+            verifier=pending.verifier,
+            expires_at=pending.expires_at,
+        )
+    )
+
+
+def _load(state: str, connection: Connection) -> Pending | None:
+    query = select(sign_ins).where(sign_ins.c.digest == _digest(state))
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    return Pending(
+        row.provider,
+        row.redirect_uri,
+        row.expires_at,
+        state=state,
+        nonce=row.nonce,
+        verifier=row.verifier,
+    )
+
+
+def _take(state: str, connection: Connection) -> Pending | None:
+    """Return a sign-in and forget it; one transaction, so of two who come with it one has it."""
+    pending = _load(state, connection)
+    connection.execute(delete(sign_ins).where(sign_ins.c.digest == _digest(state)))
+    return pending
 
 
 async def make_address(provider: Provider, pending: Pending) -> str:

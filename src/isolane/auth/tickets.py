@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
 from typing import Final, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select
 
 from isolane.clock import Clock
 from isolane.contracts import Identity
+from isolane.database import Database, delete_dead, tickets
 from isolane.errors import LimitExceeded, Unauthenticated
 from isolane.ids import new_ticket
 
@@ -18,7 +23,7 @@ TICKETS_PER_USER: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What was given out: the secret and when it dies."""
+    """What was given out: the secret and when it dies, in milliseconds since 1970."""
 
     secret: str = field(repr=False)
     expires_at: int
@@ -27,69 +32,115 @@ class Ticket:
 class _Held(NamedTuple):
     identity: Identity
     origin: str | None
-    due: int
+    created_at: int
+    expires_at: int
 
 
 class TicketBook:
-    """The tickets of one process. They die soon, so a restart loses nobody much."""
+    """The tickets of one kind. They survive a restart; the secret itself is kept nowhere."""
 
     def __init__(
-        self, clock: Clock, *, timer: Clock | None = None, lifetime_ms: int = LIFETIME_MS
+        self,
+        database: Database,
+        kind: str,
+        *,
+        clock: Clock,
+        timer: Clock,
+        lifetime_ms: int = LIFETIME_MS,
+        replaces_oldest: bool = False,
     ) -> None:
-        """Begin with none; each lives `lifetime_ms` of `timer`, which nobody sets."""
-        self._clock = clock
-        self._timer = timer or clock
-        self._lifetime_ms = lifetime_ms
-        # In the order of their making, so in the order of their death.
-        self._open: OrderedDict[str, _Held] = OrderedDict()
-        self._open_of: Counter[str] = Counter()
+        """Keep tickets of `kind` in `database`; each lives `lifetime_ms` of the steady `timer`.
 
-    def issue(self, identity: Identity, *, origin: str | None = None) -> Ticket:
+        A user has 100 at most. With `replaces_oldest` one more ends the oldest, else it is refused.
+        """
+        self._database = database
+        self._kind = kind
+        self._clock = clock
+        self._timer = timer
+        self._lifetime_ms = lifetime_ms
+        self._replaces_oldest = replaces_oldest
+
+    async def issue(self, identity: Identity, *, origin: str | None = None) -> Ticket:
         """Return a ticket that stands for `identity` once, for pages of `origin` if it is given.
 
-        Raises `LimitExceeded`.
+        Raises `LimitExceeded`, `Unavailable`.
         """
-        self._forget_dead()
-        if self._open_of[identity.user_id] >= TICKETS_PER_USER:
+        secret, now = new_ticket(), self._timer()
+        held = _Held(identity, origin, now, now + self._lifetime_ms)
+        work = partial(self._insert, _digest(secret), held)
+        if not await self._database.write(work, lane=identity.user_id):
             raise LimitExceeded(
                 "ticketsPerUser", TICKETS_PER_USER, retry_after_ms=self._lifetime_ms
             )
-        ticket = Ticket(new_ticket(), self._clock() + self._lifetime_ms)
-        self._open[ticket.secret] = _Held(identity, origin, self._timer() + self._lifetime_ms)
-        self._open_of[identity.user_id] += 1
-        return ticket
+        return Ticket(secret, self._clock() + self._lifetime_ms)
 
-    def redeem(self, secret: str, *, origins: Sequence[str] = ()) -> Identity:
-        """Return who the ticket stands for and spend it; raises `Unauthenticated`.
+    async def redeem(self, secret: str, *, origins: Sequence[str] = ()) -> Identity:
+        """Return who the ticket stands for and spend it; raises `Unauthenticated`, `Unavailable`.
 
         `origins` is what the request says of the page it comes from. A page that it isn't for
-        spends it too: it has been seen there.
+        spends it too: it has been seen there. A caller that is cancelled may have spent it.
         """
-        # One step, with no await in it: of all who come with it, one finds it.
-        held = self._remove(secret)
+        held = await self._take(_digest(secret))
         if held is None:
             raise Unauthenticated("invalid", "no such ticket, or it was used")
         if held.origin is not None and list(origins) != [held.origin]:
             raise Unauthenticated("invalid", "the ticket is for pages of another origin")
         own_expiry = held.identity.expires_at
         is_over = own_expiry is not None and self._clock() >= own_expiry
-        if is_over or self._timer() >= held.due:
+        # One from the future was made before the clock was set back and the gateway restarted.
+        if is_over or not held.created_at <= self._timer() < held.expires_at:
             raise Unauthenticated("expired", "the ticket is expired")
         return held.identity
 
-    def _forget_dead(self) -> None:
-        now = self._timer()
-        while self._open:
-            secret, held = next(iter(self._open.items()))
-            if held.due > now:
-                return
-            self._remove(secret)
+    async def _take(self, digest: bytes) -> _Held | None:
+        # Whose it is isn't known yet. No user has a blank in their id.
+        lane = f"ticket {digest.hex()}"
+        # Anybody may come with anything, and only what is a ticket costs a write.
+        if not await self._database.read(partial(self._is_known, digest), lane=lane):
+            return None
+        return await self._database.write(partial(self._delete, digest), lane=lane)
 
-    def _remove(self, secret: str) -> _Held | None:
-        held = self._open.pop(secret, None)
-        if held is not None:
-            user_id = held.identity.user_id
-            self._open_of[user_id] -= 1
-            if not self._open_of[user_id]:
-                del self._open_of[user_id]
-        return held
+    def _is_known(self, digest: bytes, connection: Connection) -> bool:
+        return bool(connection.execute(select(exists().where(*self._named(digest)))).scalar_one())
+
+    def _delete(self, digest: bytes, connection: Connection) -> _Held | None:
+        """Return a ticket and forget it; one transaction, so of all who come with it one has it."""
+        row = connection.execute(select(tickets).where(*self._named(digest))).one_or_none()
+        if row is None:
+            return None
+        connection.execute(delete(tickets).where(*self._named(digest)))
+        identity = msgspec.json.decode(row.identity, type=Identity)
+        return _Held(identity, row.origin, row.created_at, row.expires_at)
+
+    def _named(self, digest: bytes) -> tuple[ColumnElement[bool], ...]:
+        return tickets.c.digest == digest, tickets.c.kind == self._kind
+
+    def _insert(self, digest: bytes, held: _Held, connection: Connection) -> bool:
+        """Keep a ticket and return True, or False when the user has too many."""
+        user_id = held.identity.user_id
+        delete_dead(tickets, held.created_at, connection)
+        own = (tickets.c.user_id == user_id) & (tickets.c.kind == self._kind)
+        alive = own & (tickets.c.expires_at > held.created_at)
+        count = connection.execute(select(func.count()).where(alive)).scalar_one()
+        if count >= TICKETS_PER_USER:
+            if not self._replaces_oldest:
+                return False
+            oldest = select(tickets.c.digest).where(own).order_by(tickets.c.created_at).limit(1)
+            connection.execute(delete(tickets).where(tickets.c.digest == oldest.scalar_subquery()))
+        connection.execute(
+            insert(tickets).values(
+                digest=digest,
+                kind=self._kind,
+                user_id=user_id,
+                identity=msgspec.json.encode(held.identity),
+                origin=held.origin,
+                created_at=held.created_at,
+                expires_at=held.expires_at,
+            )
+        )
+        return True
+
+
+def _digest(secret: str) -> bytes:
+    """Return the name of a ticket's row, so that who reads the file can't use the ticket."""
+    return sha256(secret.encode(errors="replace")).digest()

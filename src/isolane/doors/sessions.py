@@ -149,7 +149,7 @@ async def create_ticket(gateway: OpenGateway, identity: Identified, request: Req
     Asked for by a page, it is good for pages of that origin only.
     """
     origins = get_headers(request.scope, b"origin")
-    ticket = gateway.tickets.issue(identity, origin=origins[0] if origins else None)
+    ticket = await gateway.tickets.issue(identity, origin=origins[0] if origins else None)
     return TicketOut(ticket=ticket.secret, expiresAt=ticket.expires_at)
 
 
@@ -160,7 +160,7 @@ async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = ""
     if is_head(request.scope):  # from who looks where a link leads, before a person follows it
         return response
     try:
-        identity = gateway.links.redeem(code)
+        identity = await gateway.links.redeem(code)
     except Unauthenticated:
         if "text/html" not in request.headers.get("accept", ""):
             raise

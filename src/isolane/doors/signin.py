@@ -71,10 +71,10 @@ async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> R
     provider = _find(gateway, name)
     if is_head(request.scope):
         return RedirectResponse(get_home(request.scope), status_code=303)
-    gateway.guesses.count(get_address(request.scope))
+    await gateway.guesses.count(get_address(request.scope))
     path = get_signin_path(request.scope)
     callback = f"{get_origin(request.scope)}{path}/{name}/callback"
-    pending = gateway.sign_ins.begin(name, callback)
+    pending = await gateway.sign_ins.begin(name, callback)
     try:
         address = await signin.make_address(provider, pending)
     except IsolaneError as error:
@@ -105,7 +105,7 @@ async def return_from_provider(
         return response
     try:
         _check_browser(get_cookie(request.scope, state_cookie_of(gateway)), state)
-        pending = gateway.sign_ins.take(name, state)
+        pending = await gateway.sign_ins.take(name, state)
         if not code:
             said = request.query_params.get("error", "nothing")
             raise Unauthenticated("invalid", f"{name} answered {said[:64]!r}")

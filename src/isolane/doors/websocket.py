@@ -109,7 +109,8 @@ async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identi
         return await judge_token(gateway, handshake.token)
     if handshake.ticket is not None:
         origins = get_headers(scope, b"origin")
-        return gateway.check_revoked(gateway.tickets.redeem(handshake.ticket, origins=origins))
+        found = await gateway.tickets.redeem(handshake.ticket, origins=origins)
+        return gateway.check_revoked(found)
     return await judge_cookie(gateway, scope, is_write=True)
 
 

@@ -7,27 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import Connection, text
-from tests.house import MEMORY, ManualClock
+from tests.house import ManualClock
 
 from isolane.auth.accounts import PASSWORD_MAX_BYTES, Accounts
 from isolane.auth.revocations import Revocations
 from isolane.contracts import PLAIN, Identity
-from isolane.database import Database, open_database
+from isolane.database import Database
 from isolane.errors import InvalidInput, NotFound, Unauthenticated
 
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    database = await open_database(MEMORY)
-    yield database
-    await database.close()
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
 import pytest
+from sqlalchemy import select
+from tests.house import ManualClock
 
 from isolane.auth.guessing import (
     ADDRESS_ATTEMPTS_PER_HOUR,
@@ -19,15 +22,17 @@ from isolane.auth.guessing import (
     GuessGuard,
     network_of,
 )
-from isolane.clock import monotonic_ms
+from isolane.clock import now_ms
+from isolane.database import Database, attempts
 from isolane.errors import LimitExceeded, Unauthenticated
+from isolane.rates import HOUR_MS
 
 HERE = "192.0.2.1"
 
 
 @pytest.fixture
-def guard() -> GuessGuard:
-    return GuessGuard(clock=monotonic_ms, delay_s=0.05)
+def guard(database: Database) -> GuessGuard:
+    return GuessGuard(database, clock=now_ms, delay_s=0.05)
 
 
 async def guess(guard: GuessGuard, account: str = "ada", *, address: str = HERE) -> str | None:
@@ -76,18 +81,19 @@ async def test_it_is_told_when_to_come_back(guard: GuessGuard) -> None:
     assert 30_000 < caught.value.retry_after_ms <= 60_000
 
 
-async def test_an_address_has_some_attempts_an_hour_at_an_account() -> None:
+async def test_an_address_has_some_attempts_an_hour_at_an_account(
+    database: Database, clock: ManualClock
+) -> None:
     told = []
-    start_s = 1_800_000_000.0
-    now_s = start_s
-    guard = GuessGuard(clock=lambda: round(now_s * 1000), delay_s=0)
+    start = clock.now
+    guard = GuessGuard(database, clock=clock, delay_s=0)
     for number in range(ATTEMPTS_PER_HOUR + 5):
-        now_s = start_s + number * 50  # so the minute never fills, and the hour does
+        clock.now = start + number * 50_000  # so the minute never fills, and the hour does
         told.append(await guess(guard))
     assert told[:ATTEMPTS_PER_HOUR] == [None] * ATTEMPTS_PER_HOUR
     limit = f"signInsPerAccount is limited to {ATTEMPTS_PER_HOUR}"
     assert [limit in str(each) for each in told[ATTEMPTS_PER_HOUR:]] == [True] * 5
-    now_s = start_s + 3600 + 61
+    clock.now = start + (3600 + 61) * 1000
     assert await guess(guard) is None
 
 
@@ -125,15 +131,17 @@ async def test_signing_in_forgives_its_address_and_no_other(guard: GuessGuard) -
 
 async def test_attempt_that_is_cut_off_counts_and_lets_the_next_one_in(guard: GuessGuard) -> None:
     for _ in range(ATTEMPTS_PER_MINUTE):
-        attempt = asyncio.ensure_future(stay_in(guard))
-        await asyncio.sleep(0)
+        begun = asyncio.Event()
+        attempt = asyncio.ensure_future(stay_in(guard, begun))
+        await begun.wait()
         attempt.cancel()
         await asyncio.wait({attempt})
     assert "signInsPerAccount" in str(await guess(guard))
 
 
-async def stay_in(guard: GuessGuard) -> None:
+async def stay_in(guard: GuessGuard, begun: asyncio.Event) -> None:
     async with guard.attempt("ada", HERE):
+        begun.set()
         await asyncio.Event().wait()
 
 
@@ -149,8 +157,8 @@ async def test_account_under_attack_is_slowed_and_never_locked(guard: GuessGuard
     assert monotonic() - began >= 0.05
 
 
-async def test_nobody_else_waits_beside_an_account_under_attack() -> None:
-    slow = GuessGuard(clock=monotonic_ms, delay_s=3600)
+async def test_nobody_else_waits_beside_an_account_under_attack(database: Database) -> None:
+    slow = GuessGuard(database, clock=now_ms, delay_s=3600)
     await attack(slow)
     slowed = asyncio.ensure_future(succeed(slow, address="203.0.113.7"))
     await succeed(slow, "bob", address="203.0.113.8")
@@ -170,11 +178,41 @@ async def test_names_that_hold_separators_meet_nobody_elses_count(guard: GuessGu
     assert await guess(guard, "ada", address="x/10.0.0.1") is None
 
 
-async def test_long_names_are_not_kept(guard: GuessGuard) -> None:
+async def test_long_names_are_not_kept(guard: GuessGuard, database: Database) -> None:
     for _ in range(ATTEMPTS_PER_MINUTE + 1):
         await guess(guard, "x" * (1 << 20))
-    assert all(len(str(key)) < 1000 for key in guard._at_accounts._moments)
-    assert all(len(str(key)) < 1000 for window in guard._of_pairs for key in window._moments)
+    assert all(len(key) < 1000 for key in await load_keys(database))
+
+
+async def test_a_restart_forgives_nobody(database: Database, clock: ManualClock) -> None:
+    for _ in range(ATTEMPTS_PER_MINUTE):
+        assert await guess(GuessGuard(database, clock=clock)) is None
+    assert "signInsPerAccount" in str(await guess(GuessGuard(database, clock=clock)))
+
+
+async def test_who_had_theirs_is_not_shut_out_by_a_clock_that_is_set_back(
+    database: Database, clock: ManualClock
+) -> None:
+    for _ in range(ATTEMPTS_PER_MINUTE):
+        await guess(GuessGuard(database, clock=clock))
+    clock.now -= 7_200_000
+    assert await guess(GuessGuard(database, clock=clock)) is None
+
+
+async def test_nothing_is_kept_of_attempts_that_are_long_ago(
+    database: Database, clock: ManualClock
+) -> None:
+    guard = GuessGuard(database, clock=clock)
+    for number in range(20):
+        await guess(guard, f"user-{number}", address=f"192.0.2.{number}")
+    clock.now += HOUR_MS
+    await guess(guard)
+    assert len(await load_keys(database)) == 3
+
+
+async def load_keys(database: Database) -> Sequence[str]:
+    query = select(attempts.c.key)
+    return await database.read(lambda connection: connection.execute(query).scalars().all())
 
 
 @pytest.mark.parametrize(

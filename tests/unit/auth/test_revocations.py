@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 import pytest
-from tests.house import MEMORY, ManualClock, count_lines
+from tests.house import ManualClock, count_lines
 
 from isolane.auth import revocations
 from isolane.auth.revocations import SESSION_KEPT_MS, Revocations
 from isolane.auth.sessions import SessionBook, sign_out
 from isolane.contracts import PLAIN, Identity
-from isolane.database import Database, open_database
+from isolane.database import Database
 from isolane.tasks import TaskOwner
 
 HOUR_MS = 3_600_000
 READ = frozenset({"threads:read"})
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    database = await open_database(MEMORY)
-    yield database
-    await database.close()
 
 
 @pytest.fixture

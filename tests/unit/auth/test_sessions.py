@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from sqlalchemy import Connection, insert, text
 from structlog.testing import capture_logs
-from tests.house import MEMORY, ManualClock, until
+from tests.house import ManualClock, until
 
 from isolane.auth.accounts import Accounts
 from isolane.auth.sessions import (
@@ -20,7 +20,7 @@ from isolane.auth.sessions import (
     session_id_of,
 )
 from isolane.contracts import PLAIN
-from isolane.database import Database, accounts, open_database, sessions
+from isolane.database import Database, accounts, sessions
 from isolane.errors import NotFound, Unauthenticated
 from isolane.tasks import TaskOwner
 
@@ -30,22 +30,10 @@ ADA = "corp|ada"
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def tasks() -> AsyncIterator[TaskOwner]:
     tasks = TaskOwner()
     yield tasks
     await tasks.close()
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    database = await open_database(MEMORY)
-    yield database
-    await database.close()
 
 
 @pytest.fixture
