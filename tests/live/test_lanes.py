@@ -37,7 +37,7 @@ from tests.live.lanes.thread import Run
 from tests.live.lanes.venue import Venue
 from tests.live.stage import SCRIPT, own_server
 
-STEPS: Final = int(os.environ.get("ISOLANE_LANES_STEPS", "5000"))
+STEPS: Final = int(os.environ.get("ISOLANE_LANES_STEPS", "3000"))
 """How many steps are made; the environment may ask for more."""
 SOAK_STEPS: Final = 100_000
 STEPS_A_ROUND: Final = 10_000
