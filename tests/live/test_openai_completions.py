@@ -229,11 +229,13 @@ async def test_what_is_refused_says_so_in_the_words_of_the_api(
     with pytest.raises(openai.NotFoundError) as unknown:
         await client.chat.completions.create(model="nobody", messages=[user("x")])
     assert unknown.value.code == "model_not_found"
-    for token in (mint(lane.user, key="x" * 32), mint(lane.user, expires_s=-100)):
+    strange, old = mint(lane.user, key="x" * 32), mint(lane.user, expires_s=-100)
+    for token, reason in ((strange, "invalid"), (old, "expired")):
         async with openai_of(lane, api_key=token) as stranger:
             with pytest.raises(openai.AuthenticationError) as untrusted:
                 await stranger.chat.completions.create(model="script", messages=[user("x")])
             assert untrusted.value.type == "authentication_error"
+            assert f"(unauthenticated, {reason}, err_" in untrusted.value.message
             assert untrusted.value.response.headers["www-authenticate"] == "Bearer"
 
 

@@ -85,9 +85,11 @@ def to_error_object(error: IsolaneError, error_id: str, *, status: int) -> Said:
     kind = _TYPES.get(status, "invalid_request_error" if is_client else SERVER_ERROR)
     code = "model_not_found" if isinstance(error, UnknownAgent) else error.code
     reason = {"reason": error.reason} if isinstance(error, Unauthenticated) else {}
+    # Chat applications show their users the message alone.
+    known = ", ".join((code, *reason.values(), error_id))
     return {
         "error": {
-            "message": f"{error.message} ({code}, {error_id})",
+            "message": f"{error.message} ({known})",
             "type": kind,
             "param": getattr(error, "field", None),
             "code": code,

@@ -133,7 +133,7 @@ def read_plain(field: str, content: Json) -> str:
     if isinstance(content, str):
         return content
     texts: list[str] = []
-    for place, given in enumerate(need_list(field, content)):
+    for place, given in enumerate(_need_parts(field, content)):
         part = need_object(f"{field}.{place}", given)
         kind = part.get("type")
         if kind not in (*_TEXTS, "refusal"):
@@ -147,13 +147,20 @@ def read_content(field: str, content: Json) -> str | list[Part]:
     """Return a content as AG-UI has it: text as it is, else its parts. Raises `InvalidInput`."""
     if isinstance(content, str):
         return content
-    listed = need_list(field, content)
+    listed = _need_parts(field, content)
     parts = [_read_part(f"{field}.{place}", part) for place, part in enumerate(listed)]
     if not parts:
         raise InvalidInput(field, "must have a part")
     if len(parts) == 1 and parts[0]["type"] == "text":
         return str(parts[0]["text"])
     return parts
+
+
+def _need_parts(field: str, content: Json) -> Sequence[Json]:
+    """Return a content that isn't text, which must be a list; raises `InvalidInput`."""
+    if not isinstance(content, list):
+        raise InvalidInput(field, "must be text or a list of parts")
+    return content
 
 
 def _read_part(field: str, given: Json) -> Part:

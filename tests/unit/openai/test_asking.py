@@ -207,6 +207,13 @@ def test_what_a_completion_cannot_have_is_named(field: str, body: Body) -> None:
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_a_content_of_another_kind_says_what_would_do(role: str) -> None:
+    message = {"role": role, "content": 5, "tool_call_id": "c"}
+    with pytest.raises(InvalidInput, match="must be text or a list of parts"):
+        read_completion({"model": "a", "messages": [message]}, str)
+
+
 @pytest.mark.parametrize(
     "field, part",
     [
