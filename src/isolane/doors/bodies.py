@@ -115,9 +115,11 @@ class Body:
 async def reading(request: Request, gateway: Gateway, user_id: str) -> AsyncIterator[Body]:
     """Read a user's whole body, and hold its room for the block's time.
 
-    One above `frameBytes` waits unread for its pace and for the hall. Raises `ClientDisconnect`
-    when the client leaves before the body is there, `Unavailable` when others wait for the hall
-    and it comes too slowly. Safe to cancel.
+    One above `frameBytes` waits unread for its pace and for the hall. Whoever waits for the hall
+    has room already: a body in chunks has, and nobody in the hall may wait for it.
+
+    Raises `ClientDisconnect` when the client leaves before the body is there, `Unavailable` when
+    others wait for the hall and it comes too slowly. Safe to cancel.
     """
     frame_bytes = gateway.settings.limit_frame_bytes
     announced, most = _get_announced(request.scope), request.scope[MOST_KEY]
@@ -127,10 +129,11 @@ async def reading(request: Request, gateway: Gateway, user_id: str) -> AsyncIter
         body = Body(bytearray(), request, frame_bytes, hall)
         if announced is not None and announced > frame_bytes:
             await gateway.factory.pace(user_id, announced // SENT_PER_NEW)
-            await hall.enter_async_context(gateway.hall.hold(user_id, announced))
         if announced is None or announced > SMALL_BYTES:
             size = frame_bytes if announced is None else min(announced, frame_bytes)
             await room.enter_async_context(gateway.room.hold(user_id, size))
+        if announced is not None and announced > frame_bytes:
+            await hall.enter_async_context(gateway.hall.hold(user_id, announced))
         if announced is None and not await _read(request.receive, body.content, frame_bytes):
             await hall.enter_async_context(gateway.hall.hold(user_id, most))
             await _read_in_time(request.receive, body.content, gateway.hall)

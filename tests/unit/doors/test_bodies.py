@@ -195,6 +195,33 @@ async def test_body_that_trickles_makes_room_when_others_wait(
             await slow
 
 
+async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
+    gateway: Any,  # noqa: ANN401 - as above
+) -> None:
+    """Those in chunks have room before anybody knows that they need the hall, too."""
+    gateway.room = Room(4 * FRAME_BYTES)
+    content, go = frame_of(3 * FRAME_BYTES, 10), asyncio.Event()
+
+    async def read(*, is_announced: bool) -> None:
+        request = whole(content, is_announced=is_announced)
+
+        async def receive() -> Message:
+            await go.wait()
+            return await request.receive()
+
+        async with reading(Request(request.scope, receive), gateway, "alice") as body:
+            await read_new(body, gateway, "alice", load_known)
+
+    in_chunks = [asyncio.create_task(read(is_announced=False)) for _ in range(4)]
+    await asyncio.sleep(0)  # each has its room
+    announced = asyncio.create_task(read(is_announced=True))
+    await asyncio.sleep(0)
+    go.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*in_chunks, announced)
+    assert (gateway.hall.get_held(), gateway.room.get_held("alice")) == (0, 0)
+
+
 async def test_one_body_of_each_user_at_a_time_and_a_sum_of_all() -> None:
     hall, order = Hall(10), list[str]()
 
