@@ -459,7 +459,9 @@ def create_app(
     door = WebSocketDoor()
     app.router.routes.append(WebSocketRoute("/ws", door))
     app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
-    chats = WebSocketDoor(spoken=aisdk_socket.SUBPROTOCOL, converse=aisdk_socket.ChatSession)
+    chats = WebSocketDoor(
+        spoken=aisdk_socket.SUBPROTOCOL, converse=aisdk_socket.ChatSession, takes_large=True
+    )
     app.router.routes.append(WebSocketRoute("/ai/chat", chats))
     app.router.routes.append(WebSocketRoute("/ai/{agent}/chat", chats))
     for room in (

@@ -36,6 +36,7 @@ KEY_NAME: Final = "signing.key"
 SINGLE_PROVIDER: Final = "oidc"
 RUN_EVENTS_DEFAULT: Final = 100_000
 REQUEST_BYTES_DEFAULT: Final = 64 << 20
+CHAT_FRAME_BYTES_DEFAULT: Final = 16 << 20
 COOKIE_NAME: Final = "isolane_session"
 _ANCESTOR: Final = re.compile(r"self|https?://(\*\.)?[A-Za-z0-9._-]+(:(\d{1,5}|\*))?")
 """What may stand behind `frame-ancestors` here (Content Security Policy 3, 2.3.1)."""
@@ -97,6 +98,11 @@ def _log_default(known: Mapping[str, Any]) -> int:
 def _request_default(known: Mapping[str, Any]) -> int:
     """Return the default of `limit_request_bytes`: a body has room for a frame, however large."""
     return max(REQUEST_BYTES_DEFAULT, int(known.get("limit_frame_bytes", 0)))
+
+
+def _chat_frame_default(known: Mapping[str, Any]) -> int:
+    """Return the default of `limit_chat_frame_bytes`, as that of `limit_request_bytes`."""
+    return max(CHAT_FRAME_BYTES_DEFAULT, int(known.get("limit_frame_bytes", 0)))
 
 
 class Settings(BaseSettings):
@@ -164,6 +170,8 @@ class Settings(BaseSettings):
     """One frame of a socket, or what is new of one body."""
     limit_request_bytes: int = Field(default_factory=_request_default, ge=1024)
     """The body of a run over HTTP, with all that it repeats; as large as a frame, or larger."""
+    limit_chat_frame_bytes: int = Field(default_factory=_chat_frame_default, ge=1024)
+    """A frame of AI SDK's socket, with all that it repeats; as large as a frame, or larger."""
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
     limit_run_bytes: int = Field(default=16 << 20, ge=1024)
     """Payload bytes that one run may add to its thread's log."""
@@ -296,6 +304,7 @@ class Settings(BaseSettings):
             "requestsPerUser": self.limit_requests_per_user,
             "frameBytes": self.limit_frame_bytes,
             "requestBytes": self.limit_request_bytes,
+            "chatFrameBytes": self.limit_chat_frame_bytes,
             "eventBytes": self.event_max_bytes,
             "runBytes": self.limit_run_bytes,
             "runEvents": self.limit_run_events,
@@ -426,14 +435,19 @@ def _checked(settings: Settings) -> Settings:
             f"{PREFIX}LOG_MAX_EVENTS can't be used: it holds {settings.log_max_events}, and must "
             f"not be below {PREFIX}LIMIT_RUN_EVENTS, which is {settings.limit_run_events}."
         )
-    if settings.limit_request_bytes < settings.limit_frame_bytes:
-        raise InvalidSettings(
-            f"{PREFIX}LIMIT_REQUEST_BYTES can't be used: it holds {settings.limit_request_bytes}, "
-            f"and must not be below {PREFIX}LIMIT_FRAME_BYTES, which is "
-            f"{settings.limit_frame_bytes}."
-        )
+    _check_whole("LIMIT_REQUEST_BYTES", settings.limit_request_bytes, settings)
+    _check_whole("LIMIT_CHAT_FRAME_BYTES", settings.limit_chat_frame_bytes, settings)
     _check_providers(settings)
     return settings
+
+
+def _check_whole(name: str, held: int, settings: Settings) -> None:
+    """Raise `InvalidSettings` when a whole list would have less room than what is new of it."""
+    if held < settings.limit_frame_bytes:
+        raise InvalidSettings(
+            f"{PREFIX}{name} can't be used: it holds {held}, and must not be below "
+            f"{PREFIX}LIMIT_FRAME_BYTES, which is {settings.limit_frame_bytes}."
+        )
 
 
 def _check_providers(settings: Settings) -> None:

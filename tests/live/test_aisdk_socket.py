@@ -193,14 +193,6 @@ async def test_too_much_nonsense_ends_the_socket(lane: Lane) -> None:
         assert socket.close_code == 1008
 
 
-async def test_a_frame_that_is_too_large_ends_the_socket(lane: Lane) -> None:
-    async with knock(lane) as socket:
-        await put(socket, send_frame("x" * (1 << 20)))
-        with pytest.raises(ConnectionClosed):
-            await hear(socket)
-        assert socket.close_code == 1009
-
-
 async def test_too_many_frames_are_answered_and_an_abort_is_not_refused(tmp_path: Path) -> None:
     settings = {"ISOLANE_LIMIT_FRAMES_PER_MINUTE": "3"}
     async with own_server(tmp_path, SCRIPT, env=settings) as server:

@@ -200,6 +200,19 @@ async def too_large_bodies(lane: Lane) -> set[Refusal]:
     return set()
 
 
+@flood("chatFrameBytes")
+async def too_large_chat_frames(lane: Lane) -> set[Refusal]:
+    """It closes with 1009, as soon as the frame says how long it is."""
+    said = TIMES * LIMITS["chatFrameBytes"]
+    for _ in range(TIMES):
+        async with wire_to(lane.server.port) as wire:
+            token = f"Authorization: Bearer {lane.token}"
+            assert await wire.upgrade(token, path="/ai/chat") == "101"
+            await wire.push(frame(TEXT, b" " * 65536, length=said))
+            assert await wire.end() == "1009"
+    return set()
+
+
 @flood("eventBytes")
 async def too_large_events(lane: Lane) -> set[Refusal]:
     """What an agent says too much ends its run: `agent_protocol`."""
@@ -266,6 +279,7 @@ EXPECTED: Final[dict[str, set[Refusal]]] = {
     "requestsPerUser": {Refusal("requestsPerUser", LIMITS["requestsPerUser"])},
     "frameBytes": set(),
     "requestBytes": set(),
+    "chatFrameBytes": set(),
     "eventBytes": set(),
     FAILED: {Refusal(FAILED, FAILED_MAX)},
 }

@@ -183,6 +183,7 @@ async def test_welcome_says_who_what_and_how_much(lane: Lane) -> None:
             "requestsPerUser": 16,
             "frameBytes": 1 << 20,
             "requestBytes": 64 << 20,
+            "chatFrameBytes": 16 << 20,
             "eventBytes": (1 << 20) - 512,
             "runBytes": 16 << 20,
             "runEvents": 100_000,

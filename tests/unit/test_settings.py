@@ -36,6 +36,7 @@ def test_the_defaults_are_the_published_ones() -> None:
         "requestsPerUser": 16,
         "frameBytes": 1 << 20,
         "requestBytes": 64 << 20,
+        "chatFrameBytes": 16 << 20,
         "eventBytes": (1 << 20) - 512,
         "runBytes": 16 << 20,
         "runEvents": 100_000,
@@ -64,17 +65,19 @@ def test_each_limit_is_set_by_its_own_name(limit: str, monkeypatch: pytest.Monke
     assert load_settings({}).published_limits[limit] == 2048
 
 
-def test_a_body_has_room_for_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["requestBytes", "chatFrameBytes"])
+def test_a_whole_list_has_room_for_a_frame(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ISOLANE_LIMIT_" + re.sub(r"([A-Z])", r"_\1", limit).upper()
     monkeypatch.setenv("ISOLANE_LIMIT_FRAME_BYTES", str(128 << 20))
-    assert load_settings({}).published_limits["requestBytes"] == 128 << 20
+    assert load_settings({}).published_limits[limit] == 128 << 20
     monkeypatch.setenv("ISOLANE_LIMIT_FRAME_BYTES", "2048")
-    monkeypatch.setenv("ISOLANE_LIMIT_REQUEST_BYTES", "4096")
-    assert load_settings({}).published_limits["requestBytes"] == 4096
-    monkeypatch.setenv("ISOLANE_LIMIT_REQUEST_BYTES", "2047")
+    monkeypatch.setenv(name, "4096")
+    assert load_settings({}).published_limits[limit] == 4096
+    monkeypatch.setenv(name, "2047")
     with pytest.raises(InvalidSettings) as refused:
         load_settings({})
     assert str(refused.value) == (
-        "ISOLANE_LIMIT_REQUEST_BYTES can't be used: it holds 2047, and must not be below "
+        f"{name} can't be used: it holds 2047, and must not be below "
         "ISOLANE_LIMIT_FRAME_BYTES, which is 2048."
     )
 

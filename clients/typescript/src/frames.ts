@@ -86,6 +86,7 @@ export interface Limits {
   readonly requestsPerUser: number;
   readonly frameBytes: number;
   readonly requestBytes: number;
+  readonly chatFrameBytes: number;
   readonly eventBytes: number;
   readonly runBytes: number;
   readonly runEvents: number;

@@ -23,6 +23,7 @@ export const WELCOME: WelcomeFrame = {
     framesPerMinute: 600,
     requestsPerUser: 16,
     requestBytes: 67_108_864,
+    chatFrameBytes: 16_777_216,
     frameBytes: 1024,
     eventBytes: 1024,
     runBytes: 65536,

@@ -22,6 +22,7 @@ _LIMITS: Final = (
     "requestsPerUser",
     "frameBytes",
     "requestBytes",
+    "chatFrameBytes",
     "eventBytes",
     "runBytes",
     "runEvents",

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -20,14 +19,15 @@ from isolane.aisdk.requests import read_chat
 from isolane.context import RunKey
 from isolane.contracts import Scope, Verdict
 from isolane.dialogue import Dialogue, HangUp
-from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn, load_known
+from isolane.doors.chat_frames import ChatFrames
+from isolane.doors.chats import Told, ask, find_turn, follow_run, follow_turn
 from isolane.doors.credentials import judge_token, require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Handshake, Message, Receive
 from isolane.doors.line import URGENT_CHARACTERS, Line
 from isolane.doors.problems import close_code_of, report
-from isolane.doors.room import SMALL_BYTES
 from isolane.doors.session_use import SessionUse
+from isolane.doors.transport import CONTENT
 from isolane.errors import (
     IdentityMismatch,
     InvalidFrame,
@@ -35,21 +35,21 @@ from isolane.errors import (
     IsolaneError,
     TooLarge,
     Unauthenticated,
+    Unavailable,
 )
 from isolane.frames import decode_object
-from isolane.lists import WholeList
 from isolane.service.readers import HttpReader
 from isolane.tasks import end_task
 from isolane.websocket.connection import WebSocketConnection
 
 SUBPROTOCOL: Final = "ai-chat.v1"
 UNSUPPORTED_DATA: Final = 1003
+INVALID_DATA: Final = 1007
 REQUEST_ID_MAX: Final = 128
 SUPERSEDED_S: Final = 0.25
 """A page that asks for its stream again aborts the request before: that is no wish to stop."""
 EARLY_ABORTS_MAX: Final = 100
 LIMIT: Final = "threadsPerUser"
-_Made = TypeVar("_Made")
 LONGEST_SLEEP_S: Final = 3600.0
 
 
@@ -99,6 +99,7 @@ class ChatSession:
         self._dialogue = Dialogue()
         self._woken = asyncio.Event()
         self._use = SessionUse(gateway, connection, self._woken.set)
+        self._frames = ChatFrames(gateway, connection)
         self._line = Line(
             gateway.settings.limit_frame_bytes, room=gateway.room, user_id=connection.user_id
         )
@@ -121,6 +122,7 @@ class ChatSession:
             self._line.close()
             for task in (pulse, worker):
                 await end_task(task)
+            await self._frames.close()
             for request in tuple(self._requests.values()):
                 await self._drop(request)
 
@@ -128,20 +130,28 @@ class ChatSession:
 
     async def _listen(self, receive: Receive) -> str:
         while True:
-            message = await receive()
+            try:
+                message = await self._frames.receive(receive)
+            except Unavailable as error:
+                self._connection.request_close(close_code_of(error), error.code)
+                continue
             if message["type"] == "websocket.disconnect":
                 return f"{message.get('code')} {message.get('reason') or ''}".strip()
-            if not self._connection.is_open:
-                continue
-            text = message.get("text")
-            if text is None:
-                self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
-                continue
-            aborted = _find_abort(text)
-            if aborted is None:
-                await self._line.put(message)
+            if self._connection.is_open:
+                await self._sort(message)
             else:
-                self._abort(aborted, is_early=True)
+                await self._frames.release(message)
+
+    async def _sort(self, message: Message) -> None:
+        text = message.get("text")
+        if text is None and CONTENT not in message:
+            self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
+            return
+        aborted = _find_abort(text or "")
+        if aborted is None:
+            await self._line.put(message)
+        else:
+            self._abort(aborted, is_early=True)
 
     async def _work(self) -> None:
         """Carry out one frame after the other. Where that breaks the socket ends."""
@@ -150,6 +160,7 @@ class ChatSession:
                 self._is_taking = True
                 if not self._connection.is_closing:
                     await self._take(message)
+                await self._frames.release(message)
                 self._is_taking = bool(self._line)
                 if not self._is_taking:
                     self._aborted_early.clear()  # of requests that ended before their aborts came
@@ -158,54 +169,31 @@ class ChatSession:
             self._line.close()
 
     async def _take(self, message: Message) -> None:
-        text, request_id = message["text"], None
+        request_id = None
         try:
-            size = self._check_size(text)
+            self._frames.check_size(message)
         except TooLarge as error:
             self._connection.request_close(close_code_of(error), error.code)
             return
         try:
-            await self._gateway.factory.pace(self._connection.user_id, size)
-            rest, whole = await self._look_at(text)
-            request_id = _read_request_id(rest)  # before the rate: whoever asked has to be told
+            looked_at = await self._frames.look_at(message)
+            # Before the rate: whoever asked has to be told.
+            request_id = _read_request_id(looked_at)
             self._gateway.factory.check_rate(self._connection.user_id)
-            frame = rest if whole is None else await self._read_new(whole)
+            frame = await self._frames.read(message, looked_at)
             await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
+            if isinstance(error.__cause__, UnicodeDecodeError):
+                self._connection.request_close(INVALID_DATA, "no UTF-8")
+                return
+            request_id = request_id or await self._frames.find_request_id(message)
             self._tell_error(request_id, error)
             blamed = self._dialogue.blame(error, now_ms=self._gateway.clock())
             for hang_up in (one for one in blamed if isinstance(one, HangUp)):
                 self._connection.request_close(hang_up.code, hang_up.reason)
         except Exception as error:  # noqa: BLE001 - one request's trouble stays its own
+            request_id = request_id or await self._frames.find_request_id(message)
             self._tell_error(request_id, error)
-
-    async def _look_at(self, text: str) -> tuple[Mapping[str, Any], WholeList | None]:
-        """Return a frame, or that of a long one which isn't its messages, and those."""
-        if len(text) <= SMALL_BYTES:
-            return decode_object(text), None
-        most = self._gateway.settings.limit_frame_bytes
-        whole = await self._beside(partial(WholeList, text.encode(), max_bytes=most))
-        return whole.rest, whole
-
-    async def _read_new(self, whole: WholeList) -> Mapping[str, Any]:
-        """Return a long frame, with stand-ins for the messages that the chat has."""
-        body = whole.rest.get("body")
-        run_id = body.get("runId") if isinstance(body, dict) else None
-        context = self._connection.context
-        known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
-        new = await self._beside(partial(whole.pick_turn, known))
-        return await self._beside(new.read)
-
-    async def _beside(self, work: Callable[[], _Made]) -> _Made:
-        """Do what takes long beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._gateway.lists, work)
-
-    def _check_size(self, text: str) -> int:
-        most = self._gateway.settings.limit_frame_bytes
-        size = len(text) if text.isascii() else len(text.encode())
-        if size > most:
-            raise TooLarge(f"a frame may have {most} bytes, this one has {size}")
-        return size
 
     async def _carry_out(self, frame: Mapping[str, Any], request_id: str) -> None:
         kind = frame.get("type")

@@ -160,6 +160,7 @@ class Limits(Struct, rename="camel", forbid_unknown_fields=True):
     requests_per_user: Count
     frame_bytes: Count
     request_bytes: Count
+    chat_frame_bytes: Count
     event_bytes: Count
     run_bytes: Count
     run_events: Count

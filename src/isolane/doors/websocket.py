@@ -32,7 +32,7 @@ from isolane.doors.handshake import (
 )
 from isolane.doors.problems import report
 from isolane.doors.session import Session
-from isolane.doors.transport import get_abort
+from isolane.doors.transport import get_abort, take_large
 from isolane.errors import Unauthenticated
 from isolane.frames import SUBPROTOCOL
 from isolane.ids import new_connection_id
@@ -63,10 +63,20 @@ def speak_agui(
 class WebSocketDoor:
     """Lets authenticated users in, and sees them out. An ASGI app; it keeps nothing of them."""
 
-    def __init__(self, *, spoken: str = SUBPROTOCOL, converse: Converse = speak_agui) -> None:
-        """Speak the subprotocol `spoken`, by `converse`."""
+    def __init__(
+        self,
+        *,
+        spoken: str = SUBPROTOCOL,
+        converse: Converse = speak_agui,
+        takes_large: bool = False,
+    ) -> None:
+        """Speak the subprotocol `spoken`, by `converse`.
+
+        Where it `takes_large`, a frame may be a whole list of messages.
+        """
         self._spoken = spoken
         self._converse = converse
+        self._takes_large = takes_large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one socket from its upgrade to its end."""
@@ -86,6 +96,13 @@ class WebSocketDoor:
             with suppress(OSError, RuntimeError):
                 await refuse(scope, send, handshake, known, error_id)
             return
+        if self._takes_large:
+            settings = gateway.settings
+            take_large(
+                scope,
+                most_bytes=settings.limit_chat_frame_bytes,
+                large_bytes=settings.limit_frame_bytes,
+            )
         upgrade = _Upgrade(gateway, scope, send, handshake, identity)
         await upgrade.serve(receive, agent=agent, converse=self._converse)
 

@@ -14,6 +14,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
+from isolane.doors.transport import CONTENT, LARGE
 from isolane.protocols.endings import LINGER_S, RULES, end, let_go, refusal, reset
 from isolane.protocols.watch import PROGRESS_S, SLICE, Progress
 
@@ -74,13 +75,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Of the message that isn't whole yet."""
         self._controls = 0
         self._controls_since = 0.0
+        self._large_bytes: int | None = None
+        """Above so much the app is told of a message before it is read on; None for never."""
+        self._fragments_max = FRAGMENTS_MAX
+        self._is_large = False
+        """Whether the app was told of the message under way."""
+        self._is_held = False
+        """Whether nothing is read until the app asks on: it was told of a large message."""
 
     def handle_connect(self, event: Request) -> None:
         """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""
         super().handle_connect(event)
         scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
         if scope is not None:
-            scope["extensions"]["isolane.transport"] = {"abort": partial(reset, self.transport)}
+            scope["extensions"]["isolane.transport"] = {
+                "abort": partial(reset, self.transport),
+                "take_large": self._take_large,
+            }
+
+    def _take_large(self, *, most_bytes: int, large_bytes: int) -> None:
+        """Take messages of up to `most_bytes`, uncompressed; see `isolane.doors.transport`.
+
+        A compressed frame is inflated whole before its size is known.
+        """
+        self._large_bytes = large_bytes
+        self._fragments_max = FRAGMENTS_MAX * -(-most_bytes // large_bytes)
+        self.conn.max_message_size = most_bytes
+        self.conn.extensions = []
+        self.response.headers.pop("Sec-WebSocket-Extensions", None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of what waits."""
@@ -99,7 +121,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:  # noqa: ANN401 - ASGI's
         """Return the next message; what waits here comes before anything is read anew."""
-        message = await super().receive()
+        if self._is_held:
+            self._is_held = self.read_paused = False
+            self._schedule()
+        message: Any = await super().receive()
+        if message["type"] == LARGE and not self._is_over:
+            self._is_held = self.read_paused = True
+            self.transport.pause_reading()
         if self._backlog and not self.read_paused:
             self._schedule()
         return message
@@ -139,8 +167,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._message.begin(PROGRESS_S)
         else:
             self._message.end()
+        self._look_at_size()
         if self._backlog and not self.read_paused:
             self._schedule()
+
+    def _look_at_size(self) -> None:
+        """Tell the app of a message that has become large, and read no more of it for now."""
+        size = (self.conn.current_size or 0) + len(self.conn.reader.buffer)
+        if self._large_bytes is None or size <= self._large_bytes:
+            return
+        if self.close_sent:  # nobody wants it, and the peer's own close comes behind it
+            self._let_go()
+        elif not self._is_large:
+            self._is_large = self.read_paused = True
+            self._tell({"type": LARGE})
+            self.transport.pause_reading()
+
+    def _tell(self, message: Any) -> None:  # noqa: ANN401 - what ASGI doesn't know
+        self.queue.put_nowait(message)
 
     def _renew_inflaters(self) -> None:
         """Begin a new stream where the peer ended one, which it may (RFC 7692, 7.2.3.4).
@@ -175,7 +219,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         """Go on with a message; a million empty pieces have no size, and a cost."""
         self._fragments += 1
-        if self._fragments > FRAGMENTS_MAX:
+        if self._fragments > self._fragments_max:
             self._refuse(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
         if event.fin:
             self._fragments = 0
@@ -205,6 +249,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Hand a whole message on; uvicorn would log a traceback for each that is no UTF-8."""
         if self._is_over:
             return
+        is_large, self._is_large = self._is_large, False
+        if is_large and self.curr_msg_data_type == "text":
+            self._hand_on_large()
+            return
         if self.curr_msg_data_type == "text":
             self.frames = [b"".join(self.frames)]
             try:
@@ -213,6 +261,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self._refuse(CloseCode.INVALID_DATA, "no UTF-8")
                 return
         super().send_receive_event_to_app()
+
+    def _hand_on_large(self) -> None:
+        """Hand a large text on as it came: to decode it takes longer than others may wait."""
+        content = b"".join(self.frames)
+        self.frames = []
+        if not self.close_sent:
+            self._tell({"type": "websocket.receive", CONTENT: content})
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def _refuse_slow(self) -> None:
         self._refuse(CloseCode.POLICY_VIOLATION, "message too slow")
@@ -234,7 +291,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             reset(self.transport)
 
     def keepalive_timeout(self) -> None:
-        """Reset a peer that answered no ping: there is nobody to say goodbye to."""
+        """Reset a peer that answered no ping: there is nobody to say goodbye to.
+
+        Its answer may stand behind a large message: while that comes, the peer lives.
+        """
+        if self._is_large and not self.close_sent:
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+            return
         super().keepalive_timeout()
         reset(self.transport)
 
