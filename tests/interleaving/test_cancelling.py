@@ -160,6 +160,15 @@ async def hold(scene: Scene) -> None:
         return
 
 
+async def take_thread(scene: Scene) -> None:
+    """Count one thread more than there may be: what nobody follows makes room."""
+    factory = scene.house.factory
+    await factory.create_manager(live.for_thread("idle"))
+    factory._threads_per_user = factory.manager_count
+    await factory.take_thread(ALICE)
+    factory.give_back_thread(ALICE)
+
+
 async def take_room(scene: Scene) -> None:
     await scene.room.take(ALICE, 10)
     scene.room.give_back(ALICE, 10)
@@ -362,6 +371,7 @@ ACTS: Final[dict[str, Act]] = {
     "WebSocketManagerFactory.send_to_user": (
         lambda scene: scene.house.factory.send_to_user(ALICE, {"type": "ping"})
     ),
+    "WebSocketManagerFactory.take_thread": take_thread,
     "WebSocketManagerFactory.shutdown": lambda scene: scene.house.factory.shutdown(),
 }
 

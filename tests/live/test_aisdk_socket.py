@@ -156,6 +156,12 @@ async def test_one_request_too_many_is_refused_and_the_others_live_on(lane: Lane
         while (frame := await hear(socket))["requestId"] != "too many":
             pass
         assert "limit_exceeded" in frame["errorText"]
+        async with lane.connect() as client:  # what a page follows counts with them
+            await client.send({"type": "subscribe", "threadId": "other"})
+            assert (await client.until_type("error"))["code"] == "limit_exceeded"
+            await put(socket, {"type": "abort", "requestId": "q-0"})
+            await client.send({"type": "subscribe", "threadId": "other"})
+            await client.until_type("subscribed")
         await put(socket, {"type": "abort", "requestId": "first"})  # so that its run ends
 
 

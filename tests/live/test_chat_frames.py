@@ -89,10 +89,10 @@ async def test_published_client_goes_on_behind_a_conversation_longer_than_a_fram
     for number in range(4):
         begun = len(page.events)
         await page.send(f"{LONG}{number}")
-        state = await page.idle(after=begun)
-        assert state.error is None
-        assert state.answer.strip() == f"{LONG}{number}"
-    assert len(json.dumps(state.messages)) > 5 * FRAME_BYTES
+        said = await page.idle(after=begun)
+        assert said.error is None
+        assert said.answer.strip() == f"{LONG}{number}"
+    assert len(json.dumps((await page.state()).messages)) > 5 * FRAME_BYTES
     begun = len(page.events)
     await page.send(steps(["input"]))
     state = await page.idle(after=begun)

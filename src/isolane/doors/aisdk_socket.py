@@ -49,7 +49,6 @@ REQUEST_ID_MAX: Final = 128
 SUPERSEDED_S: Final = 0.25
 """A page that asks for its stream again aborts the request before: that is no wish to stop."""
 EARLY_ABORTS_MAX: Final = 100
-LIMIT: Final = "threadsPerUser"
 LONGEST_SLEEP_S: Final = 3600.0
 
 
@@ -202,8 +201,7 @@ class ChatSession:
             return
         if kind not in {"send", "resume"}:
             raise InvalidInput("type", "must be send, resume or abort")
-        if request_id in self._aborted_early:
-            del self._aborted_early[request_id]
+        if self._take_early_abort(request_id):
             return
         known = self._requests.get(request_id)
         if known is not None:
@@ -216,7 +214,10 @@ class ChatSession:
 
     async def _open(self, request: _Request, frame: Mapping[str, Any]) -> None:
         """Begin a request: it counts as a thread that is followed until it ends."""
-        self._gateway.limits.take(self._connection.user_id, LIMIT)
+        await self._gateway.factory.take_thread(self._connection.user_id)
+        if self._take_early_abort(request.request_id):  # since it was looked at
+            self._gateway.factory.give_back_thread(self._connection.user_id)
+            return
         self._requests[request.request_id] = request
         self._connection.is_busy = True
         try:
@@ -332,6 +333,13 @@ class ChatSession:
         else:
             self._stop(request)
 
+    def _take_early_abort(self, request_id: str) -> bool:
+        """Say whether a request was aborted before it was open, and forget that."""
+        if request_id not in self._aborted_early:
+            return False
+        del self._aborted_early[request_id]
+        return True
+
     def _stop_unless_newer(self, request: _Request) -> None:
         if self._resumed.get(request.chat_id, request) is request:
             self._stop(request)
@@ -353,7 +361,7 @@ class ChatSession:
         del self._requests[request.request_id]
         if self._resumed.get(request.chat_id) is request:
             del self._resumed[request.chat_id]
-        self._gateway.limits.give_back(self._connection.user_id, LIMIT)
+        self._gateway.factory.give_back_thread(self._connection.user_id)
         if request.reader is not None:
             self._gateway.service.leave(request.reader)
         self._connection.is_busy = bool(self._requests)

@@ -80,6 +80,8 @@ class WebSocketManagerFactory:
         self._making: dict[ThreadKey, asyncio.Task[IsolatedWebSocketManager]] = {}
         self._awaited: Counter[ThreadKey] = Counter()
         """How many wait for a manager; who waits has it before anybody may let go of it."""
+        self._unmanaged: Counter[str] = Counter()
+        """Threads of each user that are followed without a manager."""
         self._sockets: defaultdict[str, dict[str, WebSocketConnection]] = defaultdict(dict)
         self._sweeper = Sweeper(self._all_managers, tasks=tasks, interval_s=sweep_interval_s)
         self._is_draining = False
@@ -127,6 +129,21 @@ class WebSocketManagerFactory:
     def release_slot(self, user_id: str) -> None:
         """Give back a slot that no socket came to use."""
         self._limits.give_back(user_id, "connectionsPerUser")
+
+    async def take_thread(self, user_id: str) -> None:
+        """Count a thread that is followed without a manager, until `give_back_thread`.
+
+        Raises `LimitExceeded` when the user follows as many as the limit says. Safe to cancel.
+        """
+        await self._make_room(user_id)
+        self._check_threads(user_id)
+        self._unmanaged[user_id] += 1
+
+    def give_back_thread(self, user_id: str) -> None:
+        """Count a thread no longer that `take_thread` has counted."""
+        self._unmanaged[user_id] -= 1
+        if not self._unmanaged[user_id]:
+            del self._unmanaged[user_id]
 
     def check_rate(self, user_id: str) -> None:
         """Count one frame of the user's; raises `LimitExceeded` with when to come back."""
@@ -323,11 +340,14 @@ class WebSocketManagerFactory:
 
     def _count_threads(self, user_id: str) -> int:
         making = sum(1 for key in self._making if key.user_id == user_id)
-        return len(self._managers_of(user_id)) + making
+        return len(self._managers_of(user_id)) + making + self._unmanaged[user_id]
 
     def _check_room(self, user_id: str) -> None:
         if self._is_draining:
             raise Unavailable("the gateway is draining")
+        self._check_threads(user_id)
+
+    def _check_threads(self, user_id: str) -> None:
         if self._count_threads(user_id) >= self._threads_per_user:
             raise LimitExceeded("threadsPerUser", self._threads_per_user)
 

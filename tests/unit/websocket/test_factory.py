@@ -114,6 +114,24 @@ async def test_threads_with_connections_are_limited_for_each_user(house: House) 
     await create_websocket_manager(context_of(thread_id="4"))
 
 
+async def test_threads_without_a_manager_count_with_those_that_have_one(house: House) -> None:
+    for number in range(3):  # nobody follows them: they make room
+        await create_websocket_manager(context_of(thread_id=str(number)))
+    for _ in range(2):
+        await house.factory.take_thread(ALICE)
+    connection, _ = own(house, "1")
+    manager = await create_websocket_manager(context_of(thread_id="2"))
+    connection.get_interest("2").want_all()
+    await manager.add_connection(connection)
+    with pytest.raises(LimitExceeded, match="threadsPerUser is limited to 3"):
+        await house.factory.take_thread(ALICE)
+    with pytest.raises(LimitExceeded, match="threadsPerUser is limited to 3"):
+        await create_websocket_manager(context_of(thread_id="3"))
+    await house.factory.take_thread("bob")
+    house.factory.give_back_thread(ALICE)
+    await create_websocket_manager(context_of(thread_id="3"))
+
+
 async def test_at_the_limit_what_has_no_open_socket_goes_oldest_first(house: House) -> None:
     connection, _ = own(house, "1")
     kept = await create_websocket_manager(context_of(thread_id="kept"))
