@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -363,15 +362,12 @@ def _wire(
 
 
 def _check_question(settings: Settings, context: UserExecutionContext, draft: RunDraft) -> None:
-    # What the gateway itself has kept was bounded when it came.
-    claimed = draft.seed.messages if draft.seed is not None and draft.seed.is_claimed else ()
     check_question(
         context.thread_key,
         context.run_key.run_id,
         draft.messages,
         rewind_to=draft.rewind_to,
         request=draft.request,
-        beside_bytes=len(msgspec.json.encode(claimed)) if claimed else 0,
         frame_max_bytes=settings.limit_frame_bytes,
     )
 

@@ -203,13 +203,9 @@ def check_question(
     *,
     rewind_to: str | None,
     request: Mapping[str, Any] = NOTHING_MORE,
-    beside_bytes: int = 0,
     frame_max_bytes: int,
 ) -> None:
-    """Raise `TooLarge` when the event that shows what a run brings makes no frame.
-
-    `beside_bytes` is the size of what the run brings and the event doesn't show. It counts, too.
-    """
+    """Raise `TooLarge` when the event that shows what a run brings makes no frame."""
     event = run_started(
         thread_id=key.thread_id,
         run_id=run_id,
@@ -218,10 +214,9 @@ def check_question(
         request=request,
     )
     # The other encoder may write a number with twice as many characters, and no text longer.
-    room = frame_max_bytes - beside_bytes
-    if 2 * len(msgspec.json.encode(event["input"])) + 2 * ENVELOPE_BYTES <= room:
+    if 2 * len(msgspec.json.encode(event["input"])) + 2 * ENVELOPE_BYTES <= frame_max_bytes:
         return
-    size = len(encode_event(event, max_bytes=sys.maxsize)) + ENVELOPE_BYTES + beside_bytes
+    size = len(encode_event(event, max_bytes=sys.maxsize)) + ENVELOPE_BYTES
     if size > frame_max_bytes:
         raise TooLarge(
             f"messages, tools and resume: what the run brings has {size} bytes, and a frame may "

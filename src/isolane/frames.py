@@ -188,10 +188,16 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
 def has_too_many_values(text: str) -> bool:
     """Say whether JSON holds more than `VALUES_MAX` values; nothing is made of it."""
     # At a glance first; commas in a text are no values.
-    return _count_marks(text) > VALUES_MAX and _count_marks(_TEXT.sub("", text)) > VALUES_MAX
+    return count_marks(text) > VALUES_MAX and count_values(text) > VALUES_MAX
 
 
-def _count_marks(text: str) -> int:
+def count_values(text: str) -> int:
+    """Return about how many values JSON holds: never fewer, and some more for empty lists."""
+    return count_marks(_TEXT.sub("", text))
+
+
+def count_marks(text: str) -> int:
+    """Return how many commas and opening brackets a text has, those in JSON's texts, too."""
     return sum(map(text.count, ",[{"))
 
 

@@ -26,6 +26,8 @@ from isolane.frames import (
     INSTRUCTING_ROLES,
     KEPT_ROLES,
     VALUES_MAX,
+    count_marks,
+    count_values,
     decode_object,
     has_too_many_values,
 )
@@ -44,6 +46,8 @@ _MISSING: Final = msgspec.Raw(b"null")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}:]', re.DOTALL)
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _BETWEEN: Final = re.compile(rb"[ \t\n\r]*+,?[ \t\n\r]*+")
+_SAID_TYPES: Final = ("function_call",)
+"""Items of OpenAI's Responses that only an answer has."""
 _OPENING: Final = (b"[", b"{")
 _CLOSING: Final = (b"]", b"}")
 _STAND_INS: Final[Mapping[str | None, Mapping[str, str]]] = {
@@ -54,6 +58,12 @@ _STAND_IN: Final[Mapping[str, str]] = {"role": "assistant"}
 
 
 class _Body(msgspec.Struct):
+    messages: msgspec.Raw = _MISSING
+
+
+class _InputBody(msgspec.Struct, rename={"messages": "input"}):
+    """A body of OpenAI's Responses."""
+
     messages: msgspec.Raw = _MISSING
 
 
@@ -71,6 +81,7 @@ class _Peek(msgspec.Struct, rename="camel", gc=False):
     id: msgspec.Raw = _MISSING
     role: msgspec.Raw = _MISSING
     tool_call_id: msgspec.Raw = _MISSING
+    type: msgspec.Raw = _MISSING
 
     def __post_init__(self) -> None:
         """Count it. A call into Python, at which other threads get their turn, too."""
@@ -92,7 +103,10 @@ class _PartPeek(msgspec.Struct, rename="camel"):
 
 _parts_decoder: Final = msgspec.json.Decoder(_Parts)
 _part_decoder: Final = msgspec.json.Decoder(_PartPeek)
-_body_decoder: Final = msgspec.json.Decoder(_Body)
+_body_decoders: Final[Mapping[str, msgspec.json.Decoder[_Body | _InputBody]]] = {
+    "messages": msgspec.json.Decoder(_Body),
+    "input": msgspec.json.Decoder(_InputBody),
+}
 _peek_decoder: Final = msgspec.json.Decoder(list[_Peek])
 _raw_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _text_decoder: Final = msgspec.json.Decoder(str)
@@ -139,19 +153,20 @@ class NewPart:
 class WholeList:
     """A body whose messages were looked at, and whose other fields were read."""
 
-    def __init__(self, body: bytes | bytearray, *, max_bytes: int) -> None:
-        """Look at `body`, JSON in UTF-8. `max_bytes` may be new of it.
+    def __init__(self, body: bytes | bytearray, *, max_bytes: int, name: str = "messages") -> None:
+        """Look at `body`, JSON in UTF-8, whose list has that name. `max_bytes` may be new of it.
 
         Raises `InvalidFrame` when it is no JSON object or the fields beside the messages aren't
         as `decode_object` wants them, `InvalidInput` when messages are no list of objects,
         `TooLarge` when those fields have more than `max_bytes`, or the list has too many messages.
         """
         _check_bytes(body)
-        text, array = _outline(body)
+        text, array = _outline(body, name)
         size = memoryview(array).nbytes
         self._max_bytes = max_bytes
+        self._name = name
         self._check_size(len(body) - size)
-        place = _find_messages(text)
+        place = _find_messages(text, name)
         if not text.startswith(array, place):  # the last one of that name is elsewhere
             raise InvalidFrame("a key stands twice in one object")
         self._around = bytes(body[:place]) + b"[", b"]" + bytes(body[place + size :])
@@ -189,6 +204,33 @@ class WholeList:
         picked = self._take(roles, known, always={len(roles) - 1} - calls.keys(), instead=calls)
         places = [None if one is None else {**one, "parts": []} for one in picked.places]
         return replace(picked, places=places)
+
+    def read_all(self) -> dict[str, Any]:
+        """Return the whole body of a client of OpenAI's, of which the end of its list is new.
+
+        What stands before that is the client's word on what was said, and is read one message after
+        the other. Raises `InvalidFrame` as `decode_object` does, and `TooLarge` when what is new
+        has more than `max_bytes` or `VALUES_MAX` values, or what stands before it that many.
+        """
+        begin = len(self._peeks)
+        while begin and _is_of_block(self._peeks[begin - 1]):
+            begin -= 1
+        before, behind = self._around
+        new = [memoryview(one) for one in self._messages[begin:]]
+        self._check_size(len(before) + len(behind) + sum(one.nbytes + 1 for one in new))
+        said, values = list[Any](), 0
+        for one in self._messages[:begin]:
+            text = bytes(one).decode()
+            # Commas in a text are no values. Of a long one there is no time to tell them apart.
+            values += count_values(text) if len(text) <= self._max_bytes else count_marks(text)
+            if values > VALUES_MAX:
+                raise TooLarge(
+                    f"what stands before the new messages holds more than {VALUES_MAX} values"
+                )
+            said += decode_object('{"messages":[' + text + "]}")["messages"]
+        body = _read(before + b",".join(new) + behind)
+        body[self._name] = said + body[self._name]
+        return body
 
     def _take(
         self,
@@ -260,29 +302,29 @@ def _without_halves(piece: bytes) -> bytes:
     return piece.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
 
 
-def _outline(body: bytes | bytearray) -> tuple[bytes | bytearray, msgspec.Raw]:
+def _outline(body: bytes | bytearray, name: str) -> tuple[bytes | bytearray, msgspec.Raw]:
     """Return a text with the structure of `body`, mostly `body` itself, and its messages."""
     try:
         try:
-            text, found = body, _body_decoder.decode(body)
+            text, found = body, _body_decoders[name].decode(body)
         except msgspec.ValidationError as error:
             raise InvalidFrame("a frame is one JSON object") from error
         except msgspec.DecodeError:
             # It takes no half of a surrogate pair, which the strict reader mends. As characters of
             # the same length they leave each message where it is.
             text = b"".join(map(_without_halves, _steps(body)))
-            found = _body_decoder.decode(text)
+            found = _body_decoders[name].decode(text)
     except RecursionError as error:
         raise InvalidFrame("the body is nested too deep") from error
     except msgspec.DecodeError as error:
         raise InvalidFrame("the body is not JSON") from error
     if not bytes(memoryview(found.messages)[:1]) == b"[":
-        raise InvalidInput("messages", "must be a list")
+        raise InvalidInput(name, "must be a list")
     return text, found.messages
 
 
-def _find_messages(text: bytes | bytearray) -> int:
-    """Return where the value of the first `messages` begins, in JSON that has one."""
+def _find_messages(text: bytes | bytearray, wanted: str) -> int:
+    """Return where the value of the first `wanted` begins, in JSON that has one."""
     depth, name = 0, b""
     for token in _TOKENS.finditer(text):
         mark = token[0]
@@ -292,7 +334,7 @@ def _find_messages(text: bytes | bytearray) -> int:
             depth -= 1
         elif mark != b":":
             name = mark
-        elif depth == 1 and _text_decoder.decode(name) == "messages":
+        elif depth == 1 and _text_decoder.decode(name) == wanted:
             return _end_of(_SPACE, text, token.end())
     raise InvalidFrame("the body is not JSON")
 
@@ -319,6 +361,14 @@ def _cut(body: bytes | bytearray, start: int, raws: Sequence[msgspec.Raw]) -> It
         end = start + memoryview(raw).nbytes
         yield view[start:end]
         start = end
+
+
+def _is_of_block(peek: _Peek) -> bool:
+    """Say whether a message may stand in the block that ends a list of OpenAI's."""
+    kind = "message" if peek.type is _MISSING else _to_text(peek.type)
+    if kind == "message":
+        return _to_text(peek.role) in KEPT_ROLES
+    return kind not in _SAID_TYPES
 
 
 def _calls_in(message: memoryview | msgspec.Raw) -> bytes:

@@ -327,3 +327,34 @@ def test_halves_are_found_wherever_a_step_ends(monkeypatch: pytest.MonkeyPatch) 
     for step in range(3, 12):
         monkeypatch.setattr(lists, "STEP_BYTES", step)
         assert read(body) == wanted
+
+
+@pytest.mark.parametrize("name", ["messages", "input"])
+def test_all_of_a_clients_own_history_is_read(name: str) -> None:
+    said = [
+        {"role": "user", "content": "a\ud800, [{" if name == "messages" else "a, [{"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+        {"role": "system", "content": "y"},
+        {"type": "function_call", "call_id": "d"},
+        {"type": "function_call_output", "call_id": "d", "output": "z"},
+        {"type": "message", "role": "user", "content": "q"},
+    ]
+    for count in range(len(said) + 1):
+        body = json.dumps({"model": "m", name: said[:count], "other": {name: 1}}).encode()
+        assert WholeList(body, max_bytes=1000, name=name).read_all() == decode_object(body)
+
+
+def test_only_the_end_of_a_history_is_new() -> None:
+    old, new = "x" * 1000, "y" * 500
+    said = [{"role": "user", "content": old}, {"role": "assistant", "content": old}]
+    asked = [{"role": "tool", "content": new}, {"role": "user", "content": new}]
+    fits = json.dumps({"messages": [*said, *asked[1:]]}).encode()
+    assert len(WholeList(fits, max_bytes=900).read_all()["messages"]) == 3
+    large = json.dumps({"messages": [*said, *asked]}).encode()
+    with pytest.raises(TooLarge, match="what is new"):
+        WholeList(large, max_bytes=900).read_all()
+    values = json.dumps({"messages": [{**said[1], "a": [0] * VALUES_MAX}, *asked[1:]]}).encode()
+    for most in (900, len(values)):
+        with pytest.raises(TooLarge, match="more than 100000 values"):
+            WholeList(values, max_bytes=most).read_all()

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isolane.doors.gateway import Gateway
 from isolane.doors.room import SMALL_BYTES, Hall
-from isolane.errors import Unavailable
+from isolane.errors import InvalidInput, TooLarge, Unavailable
 from isolane.frames import decode_object
 from isolane.lists import Known, NewPart, WholeList
 from isolane.tasks import end_task
@@ -30,10 +30,8 @@ LoadKnown = Callable[[WholeList], Awaitable[Known]]
 """Returns what the thread has that a list is for."""
 Pick = Callable[[WholeList, Known], NewPart]
 """Returns what is new of a list."""
-LISTS: Final = ("/agui/", "/ai/")
+LISTS: Final = ("/agui/", "/ai/", "/v1/chat/completions/", "/v1/responses/")
 """Below these, bodies may hold whole lists."""
-TURNS: Final = ("/v1/chat/completions/", "/v1/responses/")
-"""Below these they may have as much as a frame."""
 MOST_KEY: Final = "isolane.body_max_bytes"
 """Where a request's scope keeps how large its body may be."""
 PASSES: Final = 6
@@ -53,7 +51,7 @@ class BodyLimit:
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, frame_bytes: int) -> None:
-        """Stand before `app`; a whole list may have `max_bytes`, other runs `frame_bytes`."""
+        """Stand before `app`; a whole list may have `max_bytes`, all else less."""
         self._app = app
         self._max_bytes = max_bytes
         self._frame_bytes = frame_bytes
@@ -86,8 +84,7 @@ class BodyLimit:
         path = scope["path"].removeprefix(scope.get("root_path", ""))  # where it is mounted
         if f"{path}/".startswith(LISTS):
             return self._max_bytes
-        is_turn = f"{path}/".startswith(TURNS)
-        return self._frame_bytes if is_turn else min(self._frame_bytes, SMALL_BYTES)
+        return min(self._frame_bytes, SMALL_BYTES)
 
 
 @dataclass(slots=True)
@@ -112,11 +109,14 @@ class Body:
 
 
 @asynccontextmanager
-async def reading(request: Request, gateway: Gateway, user_id: str) -> AsyncIterator[Body]:
+async def reading(
+    request: Request, gateway: Gateway, user_id: str, *, sent_per_new: int = SENT_PER_NEW
+) -> AsyncIterator[Body]:
     """Read a user's whole body, and hold its room for the block's time.
 
     One above `frameBytes` waits unread for its pace and for the hall. Whoever waits for the hall
-    has room already: a body in chunks has, and nobody in the hall may wait for it.
+    has room already: a body in chunks has, and nobody in the hall may wait for it. Of such a body
+    `sent_per_new` bytes count as one in its user's pace.
 
     Raises `ClientDisconnect` when the client leaves before the body is there, `Unavailable` when
     others wait for the hall and it comes too slowly. Safe to cancel.
@@ -128,7 +128,7 @@ async def reading(request: Request, gateway: Gateway, user_id: str) -> AsyncIter
     async with AsyncExitStack() as room, AsyncExitStack() as hall:
         body = Body(bytearray(), request, frame_bytes, hall)
         if announced is not None and announced > frame_bytes:
-            await gateway.factory.pace(user_id, announced // SENT_PER_NEW)
+            await gateway.factory.pace(user_id, announced // sent_per_new)
         if announced is None or announced > SMALL_BYTES:
             size = frame_bytes if announced is None else min(announced, frame_bytes)
             await room.enter_async_context(gateway.room.hold(user_id, size))
@@ -137,22 +137,34 @@ async def reading(request: Request, gateway: Gateway, user_id: str) -> AsyncIter
         if announced is None and not await _read(request.receive, body.content, frame_bytes):
             await hall.enter_async_context(gateway.hall.hold(user_id, most))
             await _read_in_time(request.receive, body.content, gateway.hall)
-            pace = gateway.factory.pace(user_id, len(body.content) // SENT_PER_NEW)
+            pace = gateway.factory.pace(user_id, len(body.content) // sent_per_new)
             await _outlast(request.receive, pace)
         elif announced is not None:
             await _read_in_time(request.receive, body.content, gateway.hall)
         yield body
 
 
-async def read_whole(body: Body, gateway: Gateway, user_id: str) -> dict[str, Any]:
-    """Return the object that a body holds, at the pace of all of it.
+async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -> dict[str, Any]:
+    """Return the object that a body of OpenAI's holds, at its user's pace.
 
-    Raises `InvalidFrame`, and `ClientDisconnect` when the client leaves before that. Safe to
-    cancel.
+    Above `frameBytes` only the end of the list of that `name` may be new, and the pace of `reading`
+    is all that counts. Raises what `WholeList` and its `read_all` raise, `InvalidFrame`, and
+    `ClientDisconnect` when the client leaves before that. Safe to cancel.
     """
-    if not body.is_small:
+    if body.is_small:
+        return decode_object(bytes(body.content))
+    beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
+    if len(body.content) <= body.frame_bytes:
         await _outlast(body.request.receive, gateway.factory.pace(user_id, len(body.content)))
-    return decode_object(bytes(body.content))
+        return await beside(decode_object, bytes(body.content))
+    look = partial(WholeList, body.content, max_bytes=body.frame_bytes, name=name)
+    try:
+        whole = await beside(look)
+    except InvalidInput as error:
+        if error.field != name:
+            raise
+        raise TooLarge(f"{name}: what is no list may have {body.frame_bytes} bytes") from error
+    return await beside(whole.read_all)
 
 
 async def read_new(

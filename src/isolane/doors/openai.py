@@ -23,8 +23,7 @@ from isolane.doors.openai_runs import (
     choose_agent,
     claimed_opening,
     find_repeated,
-    make_ids,
-    read_body,
+    read_asked,
     run_headers,
     take_on,
 )
@@ -87,9 +86,8 @@ async def create_completion(
     Without a thread the list is the whole conversation. Leaving stops the run, unless
     `X-Isolane-On-Disconnect` is `continue`, which needs a thread.
     """
-    async with read_body(gateway, identity, request) as (raw, body):
-        ids = make_ids(identity.user_id, key, raw)
-        asked = read_completion(body, ids.new_message_id)
+    reading = read_asked(gateway, identity, request, read_completion, key=key, name="messages")
+    async with reading as (ids, asked):
         agent = choose_agent(gateway, identity, asked.agent)
         thread_id = _choose_thread(asked, thread)
         on_disconnect = _choose_leaving(leaving, is_lasting=thread_id is not None)

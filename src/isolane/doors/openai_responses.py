@@ -24,8 +24,7 @@ from isolane.doors.openai_runs import (
     Wanted,
     choose_agent,
     find_repeated,
-    make_ids,
-    read_body,
+    read_asked,
     run_headers,
     start_run,
     take_on,
@@ -64,9 +63,8 @@ async def create_response(
 
     In the background it is answered at once, and leaving stops nothing.
     """
-    async with read_body(gateway, identity, request) as (raw, body):
-        ids = make_ids(identity.user_id, key, raw)
-        asked = read_response(body, ids.new_message_id)
+    reading = read_asked(gateway, identity, request, read_response, key=key, name="input")
+    async with reading as (ids, asked):
         agent = choose_agent(gateway, identity, asked.agent)
         repeated = await find_repeated(gateway, context, ids, asked)
         place = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from fastapi import Header, Request
 
@@ -19,12 +21,13 @@ from isolane.doors.sse import Followed
 from isolane.errors import RunConflict
 from isolane.events import Record
 from isolane.ids import new_message_id, new_run_id
-from isolane.openai.asking import Asked
+from isolane.openai.asking import Asked, NewId
 from isolane.openai.content import Json
 from isolane.service.draft import make_offer
 from isolane.service.readers import HttpReader, OnDisconnect
 from isolane.transcript import Message, fingerprint
 
+_Asked = TypeVar("_Asked", bound=Asked)
 IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", max_length=256)]
 JSON_BODY: Final = {
     "requestBody": {
@@ -33,6 +36,9 @@ JSON_BODY: Final = {
     }
 }
 """What the routes read by themselves, once they know who asks."""
+SENT_PER_NEW: Final = 4
+"""Bytes of a large body count as one in its user's pace: what isn't new is read and kept as well,
+and more is counted than of lists that are looked at only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Ids:
         return f"{self.message_base}-{place}"
 
 
-def make_ids(user_id: str, key: str | None, body: bytes) -> Ids:
+def make_ids(user_id: str, key: str | None, body: bytes | bytearray) -> Ids:
     """Return the ids of a request.
 
     The same user, key and body have the same ids, so that a request which is sent again attaches to
@@ -77,17 +83,33 @@ def _digest(*parts: str) -> str:
 
 
 @asynccontextmanager
-async def read_body(
-    gateway: Gateway, identity: Identity, request: Request
-) -> AsyncIterator[tuple[bytes, Mapping[str, Json]]]:
-    """Read a request's body, and hold its room for the block's time; see `reading`.
+async def read_asked(
+    gateway: Gateway,
+    identity: Identity,
+    request: Request,
+    read: Callable[[Mapping[str, Json], NewId], _Asked],
+    *,
+    key: str | None,
+    name: str,
+) -> AsyncIterator[tuple[Ids, _Asked]]:
+    """Read what a request asks, and its ids; hold the room of its body for the block's time.
 
-    Raises `InvalidFrame` when it is no JSON object that the gateway takes.
+    `name` is that of the list in its body. Raises what `reading`, `read_whole` and `read` raise.
     """
     gateway.factory.check_rate(identity.user_id)
-    async with reading(request, gateway, identity.user_id) as body:
-        given = await read_whole(body, gateway, identity.user_id)
-        yield bytes(body.content), given
+    user_id = identity.user_id
+    async with reading(request, gateway, user_id, sent_per_new=SENT_PER_NEW) as body:
+        given = await read_whole(body, gateway, user_id, name=name)
+        if body.is_small:
+            ids = make_ids(user_id, key, body.content)
+            asked = read(given, ids.new_message_id)
+        else:
+            beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
+            ids = await beside(make_ids, user_id, key, body.content)
+            asked = await beside(read, given, ids.new_message_id)
+        body.content = bytearray()
+        del given
+        yield ids, asked
 
 
 def choose_agent(gateway: Gateway, identity: Identity, model: str) -> str:

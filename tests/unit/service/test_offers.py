@@ -213,7 +213,7 @@ async def test_no_client_seeds_a_thread() -> None:
         assert thread.kind is ThreadKind.CHAT
 
 
-async def test_claimed_seed_counts_against_the_size_of_a_frame() -> None:
+async def test_seed_is_no_part_of_the_frame_that_shows_what_a_run_brings() -> None:
     def check(context: UserExecutionContext, draft: RunDraft) -> None:
         _check_question(settings, context, draft)
 
@@ -221,13 +221,13 @@ async def test_claimed_seed_counts_against_the_size_of_a_frame() -> None:
     large = {"id": "u", "role": "user", "content": "x" * 4000}
     async with open_house({"default": Listener().run}) as house:
         house.ground.store._check_question = check
+        for number, is_claimed in enumerate((True, False)):
+            own = context_of(f"{number}", thread_id=f"{number}")
+            brought = opening(large, is_claimed=is_claimed)
+            await house.service.start_offer(own, offer_of("q", opening=brought))
+            await house.events(own)
         with pytest.raises(TooLarge):
-            await house.service.start_offer(context_of("1"), offer_of("q", opening=opening(large)))
-        assert await house.ground.store.load_thread(context_of().thread_key) is None
-        own = context_of("2")
-        kept = opening(large, is_claimed=False)
-        await house.service.start_offer(own, offer_of("q", opening=kept))
-        await house.events(own)
+            await house.service.start_offer(context_of("r"), offer_of("x" * 4000))
 
 
 async def test_seed_counts_as_kept() -> None:
