@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -67,6 +67,13 @@ class _InputBody(msgspec.Struct, rename={"messages": "input"}):
     messages: msgspec.Raw = _MISSING
 
 
+class _Named(msgspec.Struct, rename="camel"):
+    request_id: str | None = None
+
+
+_Found = TypeVar("_Found")
+
+
 class _Tally(threading.local):
     left = 0
     """Messages that a list may still have; each thread reads one list at a time."""
@@ -103,6 +110,7 @@ class _PartPeek(msgspec.Struct, rename="camel"):
 
 _parts_decoder: Final = msgspec.json.Decoder(_Parts)
 _part_decoder: Final = msgspec.json.Decoder(_PartPeek)
+_named_decoder: Final = msgspec.json.Decoder(_Named)
 _body_decoders: Final[Mapping[str, msgspec.json.Decoder[_Body | _InputBody]]] = {
     "messages": msgspec.json.Decoder(_Body),
     "input": msgspec.json.Decoder(_InputBody),
@@ -305,15 +313,9 @@ def _without_halves(piece: bytes) -> bytes:
 def _outline(body: bytes | bytearray, name: str) -> tuple[bytes | bytearray, msgspec.Raw]:
     """Return a text with the structure of `body`, mostly `body` itself, and its messages."""
     try:
-        try:
-            text, found = body, _body_decoders[name].decode(body)
-        except msgspec.ValidationError as error:
-            raise InvalidFrame("a frame is one JSON object") from error
-        except msgspec.DecodeError:
-            # It takes no half of a surrogate pair, which the strict reader mends. As characters of
-            # the same length they leave each message where it is.
-            text = b"".join(map(_without_halves, _steps(body)))
-            found = _body_decoders[name].decode(text)
+        text, found = _decode(body, _body_decoders[name])
+    except msgspec.ValidationError as error:
+        raise InvalidFrame("a frame is one JSON object") from error
     except RecursionError as error:
         raise InvalidFrame("the body is nested too deep") from error
     except msgspec.DecodeError as error:
@@ -321,6 +323,29 @@ def _outline(body: bytes | bytearray, name: str) -> tuple[bytes | bytearray, msg
     if not bytes(memoryview(found.messages)[:1]) == b"[":
         raise InvalidInput(name, "must be a list")
     return text, found.messages
+
+
+def _decode(
+    body: bytes | bytearray, decoder: msgspec.json.Decoder[_Found]
+) -> tuple[bytes | bytearray, _Found]:
+    """Return what `decoder` finds, and in which text: mostly `body` itself."""
+    try:
+        return body, decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        # It takes no half of a surrogate pair, which the strict reader mends. As characters of the
+        # same length they leave each message where it is.
+        text = b"".join(map(_without_halves, _steps(body)))
+        return text, decoder.decode(text)
+
+
+def find_request_id(body: bytes | bytearray) -> str | None:
+    """Return the `requestId` that a body has beside its messages; None when that is no text."""
+    try:
+        return _decode(body, _named_decoder)[1].request_id
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _find_messages(text: bytes | bytearray, wanted: str) -> int:

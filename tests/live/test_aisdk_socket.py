@@ -176,6 +176,7 @@ async def test_one_request_too_many_is_refused_and_the_others_live_on(lane: Lane
         ({"messages": None}, "messages"),
         ({"messages": [{"role": "system", "id": "s", "parts": []}]}, "messages.0.role"),
         ({"body": []}, "body"),
+        ({"type": []}, "type"),
         ({"body": {"policy": "never"}}, "forwardedProps.policy"),
         ({"type": "resume", "lastSequence": "1"}, "lastSequence"),
         ({"type": "resume", "lastSequence": True}, "lastSequence"),

@@ -16,13 +16,13 @@ from typing import Final, NamedTuple, TypeAlias
 
 import pytest
 import pytest_asyncio
-from tests.live.hostile import agents, credentials, doors, framing, names, words
+from tests.live.hostile import agents, chats, credentials, doors, framing, names, words
 from tests.live.hostile.attack import ATTACKS
 from tests.live.hostile.siege import KINDS, Siege, siege_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MODULES: Final = (agents, credentials, doors, framing, names, words)
+MODULES: Final = (agents, chats, credentials, doors, framing, names, words)
 """Each registers its attacks when it is imported."""
 PAGE: Final = Path(__file__).parents[2] / "docs" / "hostile.md"
 ROW: Final = re.compile(r"^\| `(\w+/[\w-]+)` \| (.+) \| (.+) \|$", re.MULTILINE)

@@ -199,7 +199,7 @@ class ChatSession:
         if kind == "abort":
             self._abort(request_id, is_early=False)
             return
-        if kind not in {"send", "resume"}:
+        if kind not in ("send", "resume"):  # a set would ask for the hash of a list
             raise InvalidInput("type", "must be send, resume or abort")
         if self._take_early_abort(request_id):
             return

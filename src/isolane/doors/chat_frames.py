@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, LOOK_S, SENT_PER_NEW
 from isolane.doors.chats import load_known
 from isolane.doors.gateway import Gateway
@@ -23,7 +21,7 @@ from isolane.doors.room import SMALL_BYTES
 from isolane.doors.transport import CONTENT, LARGE
 from isolane.errors import TooLarge, Unavailable
 from isolane.frames import decode_object
-from isolane.lists import WholeList
+from isolane.lists import WholeList, find_request_id
 from isolane.tasks import end_task
 from isolane.websocket.connection import WebSocketConnection
 
@@ -42,13 +40,6 @@ class _Place:
     """For what is new of it, until it is carried out."""
     hall: AsyncExitStack = field(default_factory=AsyncExitStack)
     """For all of it, until it is known what is new."""
-
-
-class _Named(msgspec.Struct, rename="camel"):
-    request_id: str = ""
-
-
-_named_decoder: Final = msgspec.json.Decoder(_Named)
 
 
 class ChatFrames:
@@ -78,7 +69,7 @@ class ChatFrames:
                 raise
             message[PLACE] = place
             if CONTENT not in message:
-                await self.release(message)
+                await self._give_back(message.pop(PLACE))
         elif self._is_large(message.get("text") or ""):  # of a server that says nothing before
             place = await self._take_place()
             content = await self._beside(message["text"].encode)
@@ -133,14 +124,12 @@ class ChatFrames:
         content = message.get(CONTENT) or (message.get("text") or "").encode()
         if len(content) <= SMALL_BYTES:
             return None
-        try:
-            return (await self._beside(partial(_named_decoder.decode, content))).request_id or None
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return None
+        return await self._beside(partial(find_request_id, content))
 
     async def release(self, message: Message) -> None:
-        """Give back what was reserved for a message, if anything was."""
-        place = message.get(PLACE)
+        """Forget a message that was carried out, and give back what was reserved for it."""
+        place = message.pop(PLACE, None)
+        message.clear()  # whoever waits for the next one has it still
         if place is not None:
             await self._give_back(place)
 

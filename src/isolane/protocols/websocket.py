@@ -210,11 +210,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Begin a message."""
         self._fragments = 0 if event.fin else 1
         super().handle_text(event)
+        event.data = b""  # the parser keeps its last frame until the next one has come
 
     def handle_bytes(self, event: Frame) -> None:
         """Begin a message."""
         self._fragments = 0 if event.fin else 1
         super().handle_bytes(event)
+        event.data = b""
 
     def handle_cont(self, event: Frame) -> None:
         """Go on with a message; a million empty pieces have no size, and a cost."""
@@ -225,6 +227,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._fragments = 0
         if not self._is_over:
             super().handle_cont(event)
+        event.data = b""
 
     def handle_ping(self) -> None:
         """Answer, as long as it isn't a flood."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 
 from tests.live.hostile.attack import Scene, at_once, attack
@@ -231,6 +232,26 @@ async def unread_answer(scene: Scene) -> set[str]:
         own_port = wire.writer.get_extra_info("sockname")[1]
         await wait_until_let_go(scene.server, own_port, within_s=LET_GO_WITHIN_S)
         return {await wire.ended()}
+
+
+HISTORY_BYTES = 16 << 20
+
+
+@attack("http/large-histories")
+async def large_histories(scene: Scene) -> set[str]:
+    """What somebody claims that was said is kept for its run; each of another user."""
+    said = [{"role": "user", "content": "word, " * 10_000}, {"role": "assistant", "content": "x"}]
+    history = said * (HISTORY_BYTES // 60_000)
+    asked = {"model": "script", "messages": [*history, {"role": "user", "content": "word"}]}
+    body = json.dumps(asked).encode()
+
+    async def one() -> str:
+        async with scene.wire() as wire:
+            headers = (bearer(scene.lane().token), f"Content-Length: {len(body)}")
+            await wire.push(request("POST /v1/chat/completions", *headers, body=body))
+            return await wire.status()
+
+    return set(await asyncio.gather(*(one() for _ in range(4))))
 
 
 LISTS = (

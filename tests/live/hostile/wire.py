@@ -152,6 +152,8 @@ def _word(said: dict[str, Any]) -> str:
     """Return an error's code, an event's type, or a control frame's."""
     if said == {"type": "ping"}:
         return "heartbeat"
+    if "errorText" in said:
+        return str(said["errorText"]).rpartition(" (")[2].partition(",")[0]
     if "chunk" in said:
         return str(said["chunk"].get("code") or said["chunk"]["type"])
     return str(said.get("code") or said["type"])
