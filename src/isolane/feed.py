@@ -156,7 +156,15 @@ class Feed:
 
     async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncGenerator[Record, None]:
         """Yield every record strictly after `after`, then live, for one reader of its own."""
-        async with self.reading(key) as tail, aclosing(tail.follow(after)) as batches:
+        async with aclosing(self.follow_batches(key, after=after)) as batches:
             async for batch in batches:
                 for record in batch:
                     yield record
+
+    async def follow_batches(
+        self, key: ThreadKey, *, after: EventId
+    ) -> AsyncGenerator[Sequence[Record], None]:
+        """Yield the same records, as many at once as are there already. None is empty."""
+        async with self.reading(key) as tail, aclosing(tail.follow(after)) as batches:
+            async for batch in batches:
+                yield batch

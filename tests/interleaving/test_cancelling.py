@@ -311,6 +311,9 @@ ACTS: Final[dict[str, Act]] = {
     "Feed.append": lambda scene: scene.house.feed.append(key_of("open"), "open", [b"{}"]),
     "Feed.delete": lambda scene: scene.house.feed.delete(key_of()),
     "Feed.follow": lambda scene: consume(scene.house.feed.follow(key_of(), after=START)),
+    "Feed.follow_batches": lambda scene: consume(
+        scene.house.feed.follow_batches(key_of(), after=START)
+    ),
     "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),
     "Feed.load_bounds_for": lambda scene: scene.house.feed.load_bounds_for(key_of(), None),
     "Feed.open_tail": open_tail,

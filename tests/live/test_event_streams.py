@@ -455,6 +455,35 @@ def open_sockets(server: Server) -> int:
     return count
 
 
+async def load_pieces(lane: Lane, path: str) -> list[bytes]:
+    """Return the pieces in which an answer that ends is sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", lane.server.port)
+    host, credential = f"Host: {lane.server.address}", f"Authorization: Bearer {lane.token}"
+    lines = (f"GET {path} HTTP/1.1", host, credential, "Connection: close", "", "")
+    writer.write("\r\n".join(lines).encode())
+    answer = await asyncio.wait_for(reader.read(), RECV_TIMEOUT_S)
+    writer.close()
+    rest, pieces = answer.partition(b"\r\n\r\n")[2], list[bytes]()
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        pieces.append(rest[: int(size, 16)])
+        rest = rest[int(size, 16) + 2 :]
+    return [piece for piece in pieces if piece]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/responses/resp_r-1?stream=true", "/ai/chat/t/stream", "/agui?runId=r-1"],
+)
+async def test_events_that_are_there_already_come_in_few_pieces(lane: Lane, path: str) -> None:
+    words = "word " * 300
+    async with lane.connect() as client:
+        await lane.finish(client, "t", "r-1", words)
+    pieces = await load_pieces(lane, path)
+    assert b"".join(pieces).count(b'"delta":"word "') == 300
+    assert len(pieces) < 30
+
+
 async def test_shutdown_ends_quiet_streams_in_time(tmp_path: Path) -> None:
     async with own_server(tmp_path, SCRIPT, env={"ISOLANE_DRAIN_TIMEOUT_S": "0.5"}) as server:
         lane = Lane(server)

@@ -37,7 +37,7 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
-from isolane.doors.framing import SERVER_SENT
+from isolane.doors.framing import SERVER_SENT, in_pieces
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
 from isolane.doors.request import UserRoute
@@ -267,13 +267,13 @@ async def _tell(followed: Followed[Sequence[Told]], *, after: int) -> AsyncGener
                 if chunks is None:
                     yield SERVER_SENT.beat
                     continue
-                events = [
+                framed = (
                     b"id: %d\ndata: %b\n\n" % (number, one_line(chunk))
                     for number, chunk in chunks
                     if number > after
-                ]
-                if events:
-                    yield b"".join(events)
+                )
+                for piece in in_pieces(framed):
+                    yield piece
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
             known, error_id = report(error, user_id=followed.identity.user_id)
             text = f"{known.message} ({known.code}, {error_id})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 
 from isolane.context import EventId
+from isolane.doors.answers import PIECE_BYTES
 from isolane.events import one_line
 
 
@@ -38,6 +39,23 @@ def _as_line(event_id: EventId | None, payload: bytes) -> bytes:
 
 SERVER_SENT: Final = Framing("text/event-stream", b": ping\n\n", _as_event)
 JSON_LINES: Final = Framing("application/x-ndjson", b"\n", _as_line)
+
+
+def in_pieces(framed: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield framed events joined to pieces of 64 KiB; one that has more is a piece of its own.
+
+    Each piece takes a pass of the server, which costs more than to make an event.
+    """
+    waiting: list[bytes] = []
+    size = 0
+    for each in framed:
+        if waiting and size + len(each) > PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(each)
+        size += len(each)
+    if size:
+        yield b"".join(waiting)
 
 
 def framing_of(request: Request) -> Framing:

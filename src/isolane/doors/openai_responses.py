@@ -125,7 +125,8 @@ async def get_response(
     async def start(reader: HttpReader) -> EventStream:
         begin = await gateway.service.load_start(own)
         (await gateway.feed.load_bounds(own.thread_key)).check_cursor(begin)
-        followed = Followed(gateway, identity, gateway.service.follow(own, after=begin))
+        batches = gateway.service.follow_batches(own, after=begin)
+        followed = Followed(gateway, identity, batches)
         after = -1 if starting_after is None else starting_after
         tell = partial(tell_response, fold=_new_fold(stored), starting_after=after)
         return EventStream(followed, tell, reader=reader, headers=HEADERS | run_headers(own))
@@ -160,11 +161,11 @@ async def _stop(gateway: Gateway, own: UserExecutionContext) -> None:
     """Stop a run, and wait for its end as long as a caller has patience."""
     head = (await gateway.feed.load_bounds(own.thread_key)).head
     await gateway.service.abort(own)
-    records = gateway.service.follow(own, after=head)
-    async with aclosing(records):
+    batches = gateway.service.follow_batches(own, after=head)
+    async with aclosing(batches):
         with suppress(TimeoutError):
             async with asyncio.timeout(END_PATIENCE_S):
-                async for _ in records:
+                async for _ in batches:
                     pass
 
 

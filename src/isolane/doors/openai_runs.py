@@ -17,9 +17,8 @@ from isolane.contracts import Identity, Opening, RunTicket, Seed, StoredRun, Thr
 from isolane.doors.bodies import read_whole, reading
 from isolane.doors.credentials import require_agent
 from isolane.doors.gateway import Gateway
-from isolane.doors.sse import Followed
+from isolane.doors.sse import Followed, Records
 from isolane.errors import RunConflict
-from isolane.events import Record
 from isolane.ids import new_message_id, new_run_id
 from isolane.openai.asking import Asked, NewId
 from isolane.openai.content import Json
@@ -150,7 +149,7 @@ class Taken:
     """A run that was taken on."""
 
     stored: StoredRun
-    followed: Followed[Record]
+    followed: Followed[Records]
     """Its records from the first one on, for one reader."""
 
 
@@ -188,13 +187,13 @@ async def take_on(
     """Start a run for a reader, or attach to the one that has its id; see `start_run`."""
     if wanted.repeated is not None:
         begin = await gateway.service.load_start(wanted.context)
-        again = gateway.service.follow(wanted.context, after=begin)
+        again = gateway.service.follow_batches(wanted.context, after=begin)
         return Taken(wanted.repeated, Followed(gateway, identity, again))
     ticket = await _start(gateway, wanted)
     reader.run_id = ticket.context.run_id
     stored = await gateway.service.load_run(ticket.context, ticket.context.run_key.run_id)
-    records = gateway.service.follow(ticket.context, after=ticket.after)
-    return Taken(stored, Followed(gateway, identity, records))
+    batches = gateway.service.follow_batches(ticket.context, after=ticket.after)
+    return Taken(stored, Followed(gateway, identity, batches))
 
 
 async def start_run(gateway: Gateway, wanted: Wanted) -> StoredRun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Final, Protocol
@@ -12,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Send
 
 from isolane.doors.answers import PIECE_BYTES
-from isolane.doors.framing import SERVER_SENT
+from isolane.doors.framing import SERVER_SENT, in_pieces
 from isolane.doors.openai_errors import get_status, to_error_object, to_headers
 from isolane.doors.problems import report
-from isolane.doors.sse import EventStream, Followed
+from isolane.doors.sse import EventStream, Followed, Records
 from isolane.errors import AgentTimeout, GoingAway, NotFound
-from isolane.events import Event, Record, decode_event, one_line
+from isolane.events import Event, decode_event, one_line
 from isolane.openai.completion import CompletionFold, to_error
 from isolane.openai.response import ResponseFold
 from isolane.openai.words import Said
@@ -25,7 +25,7 @@ from isolane.service.readers import HttpReader
 
 DONE: Final = b"data: [DONE]\n\n"
 
-Answer = Callable[[Followed[Record]], Awaitable[Response]]
+Answer = Callable[[Followed[Records]], Awaitable[Response]]
 """Returns the whole answer, once its run has ended."""
 
 
@@ -50,7 +50,7 @@ class WholeAnswer(EventStream):
 
     def __init__(
         self,
-        followed: Followed[Record],
+        followed: Followed[Records],
         answer: Answer,
         *,
         reader: HttpReader,
@@ -77,7 +77,7 @@ class WholeAnswer(EventStream):
             await send({**piece, "more_body": end < len(body)})
 
 
-async def _tell_nothing(_followed: Followed[Record]) -> AsyncGenerator[bytes, None]:
+async def _tell_nothing(_followed: Followed[Records]) -> AsyncGenerator[bytes, None]:
     for data in tuple[bytes, ...]():
         yield data
 
@@ -100,7 +100,7 @@ def to_json(body: Said) -> Response:
 
 
 async def tell_completion(
-    followed: Followed[Record], *, fold: CompletionFold
+    followed: Followed[Records], *, fold: CompletionFold
 ) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a completion, and the mark of its end."""
     telling = _tell(followed, fold, _as_data)
@@ -110,7 +110,7 @@ async def tell_completion(
     yield DONE
 
 
-async def answer_completion(followed: Followed[Record], *, fold: CompletionFold) -> Response:
+async def answer_completion(followed: Followed[Records], *, fold: CompletionFold) -> Response:
     """Return a whole completion, or the error that its run ended with."""
     await _fold_all(followed, fold)
     if fold.failure is None:
@@ -125,7 +125,7 @@ async def answer_completion(followed: Followed[Record], *, fold: CompletionFold)
 
 
 async def tell_response(
-    followed: Followed[Record], *, fold: ResponseFold, starting_after: int = -1
+    followed: Followed[Records], *, fold: ResponseFold, starting_after: int = -1
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a response whose numbers are greater than `starting_after`."""
 
@@ -140,7 +140,7 @@ async def tell_response(
             yield data
 
 
-async def answer_response(followed: Followed[Record], *, fold: ResponseFold) -> Response:
+async def answer_response(followed: Followed[Records], *, fold: ResponseFold) -> Response:
     """Return a response once its run has ended, however it has."""
     await _fold_all(followed, fold)
     return to_json(fold.to_response())
@@ -154,40 +154,36 @@ def _as_data(said: Said) -> bytes:
 
 
 async def _tell(
-    followed: Followed[Record], fold: Fold, encode: Callable[[Said], bytes]
+    followed: Followed[Records], fold: Fold, encode: Callable[[Said], bytes]
 ) -> AsyncGenerator[bytes, None]:
     """Yield what a fold makes of a run's records, and a comment at each quiet heartbeat."""
     beats = followed.with_beats()
     async with aclosing(beats):
         try:
-            async for record in beats:
-                if record is None:
+            async for records in beats:
+                if records is None:
                     yield SERVER_SENT.beat
                     continue
-                made = fold.add(decode_event(record.payload))
-                if data := _joined(made, encode):
-                    yield data
+                made = (said for one in records for said in fold.add(decode_event(one.payload)))
+                for piece in in_pieces(map(encode, made)):
+                    yield piece
             _check_over(followed, fold)
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
             known, error_id = report(error, user_id=followed.identity.user_id)
             yield _as_data(to_error_object(known, error_id, status=get_status(known)))
 
 
-def _joined(made: Iterable[Said], encode: Callable[[Said], bytes]) -> bytes:
-    return b"".join(map(encode, made))
-
-
-async def _fold_all(followed: Followed[Record], fold: Fold) -> None:
+async def _fold_all(followed: Followed[Records], fold: Fold) -> None:
     """Fold a run to its end. Raises why its reader may hear no more."""
     beats = followed.with_beats()
     async with aclosing(beats):
-        async for record in beats:
-            if record is not None:
+        async for records in beats:
+            for record in records or ():
                 fold.add(decode_event(record.payload))
     _check_over(followed, fold)
 
 
-def _check_over(followed: Followed[Record], fold: Fold) -> None:
+def _check_over(followed: Followed[Records], fold: Fold) -> None:
     """Raise when a run's records ended without its end: half an answer must not look like one."""
     if fold.is_over:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Final, Generic, TypeVar
@@ -25,7 +25,7 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
-from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of
+from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of, in_pieces
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
 from isolane.doors.request import UserRoute
@@ -61,7 +61,8 @@ RUN_BODY: Final = {
 }
 """What the route reads by itself, once it knows who asks."""
 
-Records = AsyncGenerator[Record, None]
+Records = Sequence[Record]
+"""Records of a log that are there at once."""
 _Made = TypeVar("_Made")
 Dress = Callable[[Record], bytes]
 """Returns a record's event as its reader can read it."""
@@ -71,15 +72,15 @@ T = TypeVar("T")
 
 
 class Followed(Generic[T]):
-    """What a stream tells, records of a log mostly, for as long as its reader may hear it."""
+    """What a stream tells, batches of a log's records mostly, as long as its reader may hear it."""
 
     def __init__(
-        self, gateway: Gateway, identity: Identity, records: AsyncGenerator[T, None]
+        self, gateway: Gateway, identity: Identity, batches: AsyncGenerator[T, None]
     ) -> None:
-        """Take over `records`, which end with the stream."""
+        """Take over `batches`, which end with the stream."""
         self.gateway = gateway
         self.identity = identity
-        self._records = records
+        self._batches = batches
         self._ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     def end(self, error: Exception) -> None:
@@ -88,13 +89,13 @@ class Followed(Generic[T]):
             self._ended.set_result(error)
 
     async def with_beats(self) -> AsyncGenerator[T | None, None]:
-        """Yield records, and None at each quiet heartbeat. Raises why the stream has to end."""
-        beats = _with_beats(self._records, self.gateway.settings.heartbeat_s, self._ended)
-        # The inner one first: while it waits for a record, the records can't be closed.
-        async with aclosing(self._records), aclosing(beats):
-            async for record in beats:
+        """Yield batches, and None at each quiet heartbeat. Raises why the stream has to end."""
+        beats = _with_beats(self._batches, self.gateway.settings.heartbeat_s, self._ended)
+        # The inner one first: while it waits for a batch, the batches can't be closed.
+        async with aclosing(self._batches), aclosing(beats):
+            async for batch in beats:
                 self._check_credential()
-                yield record
+                yield batch
 
     def _check_credential(self) -> None:
         """Raise why a stream has to end: mostly its credential counts no more."""
@@ -213,20 +214,22 @@ async def open_stream(
 
 
 async def _encode(
-    followed: Followed[Record], *, dress: Dress, framing: Framing, run_id: str | None
+    followed: Followed[Records], *, dress: Dress, framing: Framing, run_id: str | None
 ) -> AsyncGenerator[bytes, None]:
-    """Yield each record as an event with its id, and a comment at each quiet heartbeat.
+    """Yield records as events with their ids, and a comment at each quiet heartbeat.
 
     An error names `run_id`, where the stream is a run's own.
     """
     beats = followed.with_beats()
     async with aclosing(beats):
         try:
-            async for record in beats:
-                if record is None:
+            async for records in beats:
+                if records is None:
                     yield framing.beat
-                else:
-                    yield framing.frame(record.id, dress(record))
+                    continue
+                framed = (framing.frame(record.id, dress(record)) for record in records)
+                for piece in in_pieces(framed):
+                    yield piece
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
             known, error_id = report(error, user_id=followed.identity.user_id)
             event = msgspec.json.encode(run_error(known, error_id, run_id=run_id))
@@ -234,13 +237,13 @@ async def _encode(
 
 
 async def _with_beats(
-    records: AsyncGenerator[T, None], heartbeat_s: float, ended: asyncio.Future[Exception]
+    batches: AsyncGenerator[T, None], heartbeat_s: float, ended: asyncio.Future[Exception]
 ) -> AsyncGenerator[T | None, None]:
-    """Yield records, and None whenever none came for a heartbeat, or the stream is to end."""
+    """Yield batches, and None whenever none came for a heartbeat, or the stream is to end."""
     waiting: asyncio.Task[T] | None = None
     try:
         while True:
-            waiting = waiting or asyncio.ensure_future(anext(records))
+            waiting = waiting or asyncio.ensure_future(anext(batches))
             first: set[asyncio.Future[Any]] = {waiting, ended}
             await asyncio.wait(first, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
@@ -285,7 +288,7 @@ async def follow_thread(
         given = last_event_id or after
         place = EventId(bounds.head.epoch, 0) if given is None else EventId.parse(given)
         bounds.check_cursor(place)
-        followed = Followed(gateway, identity, gateway.feed.follow(key, after=place))
+        followed = Followed(gateway, identity, gateway.feed.follow_batches(key, after=place))
         tell = partial(_encode, dress=_as_it_is, framing=SERVER_SENT, run_id=None)
         return EventStream(followed, tell, reader=reader)
 
@@ -375,8 +378,9 @@ async def _run(
                 own, made, agent=chosen, left_out=left_out, over_http=True
             )
             reader.run_id = ticket.context.run_id
-            records = gateway.service.follow(ticket.context, after=_later(asked, ticket.after))
-            followed = Followed(gateway, identity, records)
+            begin = _later(asked, ticket.after)
+            batches = gateway.service.follow_batches(ticket.context, after=begin)
+            followed = Followed(gateway, identity, batches)
             return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
         return await open_stream(gateway, identity, own.thread_key, start, run_id=run.run_id)
@@ -431,7 +435,8 @@ async def join_run(
         bounds = await gateway.feed.load_bounds(key)
         bounds.check_cursor(begin if after is None else after)
         place = begin if after is None else max(begin, after, key=lambda one: one.seq)
-        followed = Followed(gateway, identity, gateway.service.follow(context, after=place))
+        batches = gateway.service.follow_batches(context, after=place)
+        followed = Followed(gateway, identity, batches)
         tell = partial(_encode, dress=_without_cancelled, framing=framing, run_id=context.run_id)
         return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 

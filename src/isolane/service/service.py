@@ -286,10 +286,7 @@ class AgentService:
         head = (await self._feed.load_bounds(context.thread_key)).head
         # Looked up after the head: what a caller knows of it may be of before it began, or of a
         # thread that was deleted since.
-        stored = await self.load_run(context, context.run_key.run_id)
-        if stored.first_seq is None:
-            return head
-        return EventId(head.epoch, stored.first_seq - 1)
+        return _start_of(await self.load_run(context, context.run_key.run_id), head)
 
     async def follow(
         self, context: UserExecutionContext, *, after: EventId | None = None
@@ -312,10 +309,12 @@ class AgentService:
         # Listens first: a deletion that comes while the place is looked up ends this as well.
         async with self._feed.reading(context.thread_key) as tail:
             if context.run_id is not None:
+                # The end of the log first, as in `load_start`.
+                head = after or (await self._feed.load_bounds(context.thread_key)).head
                 stored = await self.load_run(context, context.run_id)
                 _check_thread(context, stored.thread_id)
                 run_id = stored.run_id  # another one, when this one attached to it
-                start = after or await self.load_start(context)
+                start = after or _start_of(stored, head)
                 if stored.last_seq is not None and start.seq >= stored.last_seq:
                     return
             async with aclosing(tail.follow(start)) as batches:
@@ -968,6 +967,13 @@ async def _alone(held: dict[_Key, asyncio.Event], key: _Key) -> AsyncIterator[No
 async def _until_ended(runs: Iterable[Run]) -> None:
     for run in runs:
         await run.ended.wait()
+
+
+def _start_of(stored: StoredRun, head: EventId) -> EventId:
+    """Return the place before a run's first event: `head`, read before the run, when it waits."""
+    if stored.first_seq is None:
+        return head
+    return EventId(head.epoch, stored.first_seq - 1)
 
 
 def _check_thread(context: UserExecutionContext, thread_id: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from isolane.context import EventId
-from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, rebuilding
+from isolane.doors.answers import PIECE_BYTES
+from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, in_pieces, rebuilding
 
 EMPTY_WORD = "TEXT_MESSAGE_CONTENT"
 
@@ -35,3 +36,11 @@ def test_words_and_calls_need_no_empty_word() -> None:
     for first in ("TEXT_MESSAGE_START", "TOOL_CALL_START", "MESSAGES_SNAPSHOT"):
         kinds = [first, "REASONING_MESSAGE_CONTENT"]
         assert [kind for _, kind in types_of(framed(JSON_LINES, *kinds))] == kinds
+
+
+def test_events_are_joined_to_pieces() -> None:
+    large, half = b"x" * (PIECE_BYTES + 1), b"y" * (PIECE_BYTES // 2)
+    assert list(in_pieces([b"a", b"", b"b"])) == [b"ab"]
+    assert list(in_pieces([b"a", large, b"b"])) == [b"a", large, b"b"]
+    assert list(in_pieces([half] * 3)) == [half * 2, half]
+    assert list(in_pieces([])) == list(in_pieces([b""])) == []
