@@ -118,6 +118,10 @@ class UIChunks:
         self._subagents: dict[str, str] = {}
         self._out: list[Chunk] = []
 
+    def note_answered(self, call_ids: Collection[str]) -> None:
+        """Know of which calls the log has the answer already; what was told stays as it is."""
+        self._answered_later = frozenset(call_ids)
+
     def add(self, event: Event) -> list[Chunk]:
         """Take the turn's next event in, and return what it adds to the stream."""
         fold = _FOLDS.get(event["type"])

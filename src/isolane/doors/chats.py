@@ -33,6 +33,7 @@ STEP_BYTES: Final = 1 << 20
 PAGE_BYTES: Final = 4 << 20
 """Bytes of events of which one page of messages is made."""
 _ANSWERS: Final = (b'{"type":"RUN_STARTED"', b'{"type":"TOOL_CALL_RESULT"')
+_CALL: Final = b'{"type":"TOOL_CALL_END"'
 
 UNNAMED: Final = "ai-"
 """Stands for the id of a run that a page doesn't name. No run is called so."""
@@ -148,33 +149,72 @@ async def follow_run(
     Raises `NotFound` when the thread is deleted meanwhile. Safe to cancel.
     """
     numbered: Numbered | None = None
+    ahead: _Ahead | None = None
     async with aclosing(gateway.service.follow_batches(context, after=after)) as batches:
         async for records in batches:
-            if numbered is None:
-                numbered = Numbered(await _remember(gateway, context, records[0].run_id))
+            if numbered is None or ahead is None:
+                fold, own = await _remember(gateway, context, records[0].run_id)
+                numbered = Numbered(fold)
+                ahead = await _look_ahead(gateway, context.thread_key, own, fold)
+            await ahead.look(records)
             yield numbered.tell(records)
 
 
-async def _remember(gateway: Gateway, context: UserExecutionContext, run_id: str) -> UIChunks:
-    """Return the fold of a run's turn, with the turn's earlier runs in its memory."""
+async def _remember(
+    gateway: Gateway, context: UserExecutionContext, run_id: str
+) -> tuple[UIChunks, Sequence[TurnRun]]:
+    """Return the fold of a run's turn, with the turn's earlier runs in its memory, and the run."""
     key = context.thread_key
     turn = await gateway.turn_book.load_turn(key, run_id)
     if turn is None:  # rewound meanwhile
-        return UIChunks(run_id)
+        return UIChunks(run_id), ()
     place = next((n for n, run in enumerate(turn.runs) if run.run_id == run_id), 0)
-    earlier, own = turn.runs[:place], turn.runs[place : place + 1]
-    fold = UIChunks(turn.turn_id, answered=await _load_answered(gateway, key, own))
-    async for record in _read(gateway, key, earlier):
+    fold = UIChunks(turn.turn_id)
+    async for record in _read(gateway, key, turn.runs[:place]):
         fold.add(decode_event(record.payload))
-    return fold
+    return fold, turn.runs[place : place + 1]
 
 
-async def _load_answered(
-    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun]
-) -> frozenset[str]:
-    """Return the calls of runs that the log answers now."""
-    records = [one async for one in _read(gateway, key, runs) if one.payload.startswith(_ANSWERS)]
-    return calls_answered([decode_event(record.payload) for record in records])
+@dataclass(slots=True)
+class _Ahead:
+    """Finds the calls that the log answered before a reader came, for the fold of what they read.
+
+    Most turns call nothing, so the log is read for it only once a call is there, and from there on.
+    """
+
+    gateway: Gateway
+    key: ThreadKey
+    runs: Sequence[TurnRun]
+    fold: UIChunks
+    end_seq: int
+    """The last log entry that was there when the reader came."""
+    is_done: bool = False
+
+    async def look(self, records: Sequence[Record]) -> None:
+        """Look for the answers to the first calls among the records that are read next."""
+        if self.is_done or not any(one.payload.startswith(_CALL) for one in records):
+            return
+        self.is_done = True
+        if records[0].id.seq > self.end_seq:  # it is told live
+            return
+        following = _read(self.gateway, self.key, self.runs, after=records[0].id.seq)
+        async with aclosing(following):
+            answers = [
+                decode_event(record.payload)
+                async for record in following
+                if record.payload.startswith(_ANSWERS) and record.id.seq <= self.end_seq
+            ]
+        self.fold.note_answered(calls_answered(answers))
+
+
+async def _look_ahead(
+    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun], fold: UIChunks
+) -> _Ahead:
+    """Return what looks ahead in the log of runs, as far as that goes now."""
+    end_seq = runs[-1].last_seq if runs else 0
+    if end_seq is None:
+        end_seq = (await gateway.feed.load_bounds(key)).head.seq
+    return _Ahead(gateway, key, runs, fold, end_seq)
 
 
 async def follow_turn(
@@ -185,28 +225,28 @@ async def follow_turn(
     Runs whose events are no longer kept are left out. Raises `NotFound` when the thread is deleted
     meanwhile. Safe to cancel.
     """
-    key = context.thread_key
-    answered = await _load_answered(gateway, key, turn.runs)
-    numbered = Numbered(UIChunks(turn.turn_id, answered=answered))
+    numbered = Numbered(UIChunks(turn.turn_id))
+    ahead = await _look_ahead(gateway, context.thread_key, turn.runs, numbered.fold)
     for run in turn.runs:
         try:
             own = context.for_run(run.run_id)
             async with aclosing(gateway.service.follow_batches(own)) as batches:
                 async for records in batches:
+                    await ahead.look(records)
                     yield numbered.tell(records)
         except CursorExpired:
             continue
 
 
 async def _read(
-    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun]
+    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun], *, after: int = 0
 ) -> AsyncGenerator[Record, None]:
-    """Yield the records of runs as far as the log has them now."""
+    """Yield the records of runs behind the log entry `after`, as far as the log has them now."""
     begun = [run for run in runs if run.first_seq is not None]
     if not begun:
         return
     bounds = await gateway.log.load_bounds(key)
-    first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq)
+    first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq, after)
     own = {run.run_id for run in begun}
     place = EventId(bounds.head.epoch, first)
     while place.seq < bounds.head.seq:
