@@ -40,6 +40,7 @@ from isolane.contracts import (
     RunEnd,
     RunState,
     RunStop,
+    Seed,
     StoredRun,
     ThreadKind,
     ThreadPage,
@@ -63,7 +64,6 @@ from isolane.shared_state import decode_state, is_sent
 from isolane.store.openings import (
     BEFORE_THE_LOG,
     check_seed,
-    claim_seed,
     is_history_claimed,
     kind_of,
     load_ended_requests,
@@ -353,9 +353,7 @@ class DatabaseStore:
         self._touch_thread(connection, key, kind=kind_of(draft.opening))
         if draft.seed is not None:
             check_seed(connection, key)
-            _add_messages(connection, key, NO_RUN, draft.seed.messages, since=BEFORE_THE_LOG)
-            if draft.seed.is_claimed:
-                claim_seed(connection, key)
+            _add_seed(connection, key, draft.seed)
         _take_answers(connection, context, draft.request.get("resume", ()))
 
     def _insert_run(
@@ -970,7 +968,8 @@ def _load_messages(
         )
     payloads: list[bytes] = []
     size = 0
-    with connection.execute(query) as rows:
+    with connection.execute(query) as result:
+        rows: Any = result.cursor  # the driver's own: SQLAlchemy's takes longer for a row
         for (payload,) in rows:
             size += size_of(payload) + 1
             if size > max_bytes:
@@ -1022,7 +1021,6 @@ def _load_rewound(
     """
     if draft.rewind_to is not None:
         return frozenset()
-    standing = {one for message in history for one in (message["id"], *_calls_in(message))}
     query = select(messages.c.message_id, messages.c.payload)
     ids: set[str] = set()
     for message_id, payload in connection.execute(
@@ -1031,6 +1029,9 @@ def _load_rewound(
         ids.add(message_id)
         if payload:  # else only the id is kept
             ids.update(_calls_in(msgspec.json.decode(bare(payload))))
+    if not ids:  # as mostly: then what stands need not be gone through
+        return frozenset()
+    standing = {one for message in history for one in (message["id"], *_calls_in(message))}
     return frozenset(ids - standing)
 
 
@@ -1117,8 +1118,29 @@ def _find_standing(connection: Connection, key: ThreadKey, message_id: str) -> _
     return None if found is None else _Standing(*found)
 
 
+def _add_seed(connection: Connection, key: ThreadKey, seed: Seed) -> None:
+    """Add what was said before the first run of a thread."""
+    is_claimed = seed.is_claimed
+    _add_messages(
+        connection, key, NO_RUN, seed.messages, since=BEFORE_THE_LOG, is_claimed=is_claimed
+    )
+
+
+# As text: a seed may have a thousand messages, and SQLAlchemy takes longer for them than SQLite.
+_ADD: Final = """
+INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq, is_claimed)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+
+
 def _add_messages(
-    connection: Connection, key: ThreadKey, run_id: str, added: Sequence[Message], *, since: int
+    connection: Connection,
+    key: ThreadKey,
+    run_id: str,
+    added: Sequence[Message],
+    *,
+    since: int,
+    is_claimed: bool = False,
 ) -> tuple[int, int] | None:
     """Add messages and return the numbers of the first and the last one; None when none came."""
     if not added:
@@ -1128,16 +1150,10 @@ def _add_messages(
         attachments.keep(connection, stored, msgspec.json.encode(message)) for message in added
     ]
     rows = [
-        {
-            **stored._asdict(),
-            "message_id": message["id"],
-            "run_id": run_id,
-            "payload": payload,
-            "since_seq": since,
-        }
+        (*stored, message["id"], run_id, payload, since, is_claimed)
         for message, payload in zip(added, payloads, strict=True)
     ]
-    connection.execute(insert(messages), rows)
+    connection.exec_driver_sql(_ADD, rows)
     usage.add(connection, key.user_id, size=usage.weigh(map(len, payloads)))
     # Nobody else writes meanwhile, so they stand in a row.
     last: int = connection.execute(select(func.max(messages.c.number))).scalar_one()

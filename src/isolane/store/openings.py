@@ -17,9 +17,6 @@ BEFORE_THE_LOG: Final = 0
 
 # As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _HAS_RUN: Final = "SELECT 1 FROM runs WHERE user_id = ? AND thread_id = ? LIMIT 1"
-_CLAIM: Final = """
-UPDATE messages SET is_claimed = 1 WHERE user_id = ? AND thread_id = ? AND run_id = ?
-"""
 # A rewind drops messages from the newest back, so the first one tells of all.
 _IS_CLAIMED: Final = """
 SELECT is_claimed AND until_seq IS NULL FROM messages INDEXED BY messages_by_run
@@ -42,11 +39,6 @@ def check_seed(connection: Connection, key: ThreadKey) -> None:
     """Raise `RunConflict` when the thread has a run already, and so takes no seed."""
     if connection.exec_driver_sql(_HAS_RUN, load_stored(connection, key)).first() is not None:
         raise RunConflict("a thread that has had a run takes no history from outside")
-
-
-def claim_seed(connection: Connection, key: ThreadKey) -> None:
-    """Mark the thread's seed as what its caller claims."""
-    connection.exec_driver_sql(_CLAIM, (*load_stored(connection, key), NO_RUN))
 
 
 def is_history_claimed(connection: Connection, key: ThreadKey) -> bool:
