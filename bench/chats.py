@@ -1,6 +1,6 @@
-"""Measure what AI SDK's socket costs beside `/ws`, in one run.
+"""Measure what the chat doors cost beside `/ws`, in one run: those of AI SDK and of OpenAI.
 
-`python bench/chats.py`; about a minute. `README.md` says how to read what it prints.
+`python bench/chats.py`; about two minutes. `README.md` says how to read what it prints.
 """
 
 from __future__ import annotations
@@ -8,67 +8,279 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
-import uvloop
-from client import HOST
+from client import HOST, Turns, read_cpu_s
 from pace import NS_PER_S, Pace
 from target import Target, make_tokens, running
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.typing import Subprotocol
+from wire import TEXT, encode_frame, upgrade_request
 
 from isolane.testing.server import free_port
 
-EVENTS = 2_000
-RATE = 1_000
+EVENTS: Final = 2_000
+RATE: Final = 1_000
 """Events a second of the one run that is followed."""
-ROUNDS = 6
-REPLAYED = 1_000
-REPLAYS = 20
-STARTS = 40
-FOLLOWED_MAX = 1.3
-REPLAY_MAX_S = 0.015
-START_MORE_MAX_S = 0.010
-WORDS = "What one says in a conversation, at some length. " * 4
+ROUNDS: Final = 6
+AT_ONCE: Final = 100_000
+"""Events a second of a run that nobody waits for."""
+REPLAYED: Final = 1_000
+REPLAYS: Final = 40
+BEFORE: Final = 499
+STARTS: Final = 20
+"""Of each length at each door. Their bytes stay below the pace of large bodies."""
+FOLLOWED_MAX: Final = 1.3
+REPLAY_MAX_S: Final = 0.015
+START_MORE_MAX_S: Final = 0.010
+WORDS: Final = "What one says in a conversation, at some length. " * 4
+PATIENCE_S: Final = 30.0
+MARK_MAX: Final = 64
+"""Bytes of the longest mark: so many of what came before may begin one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chats:
-    """One user before the two doors of one gateway."""
+class Answer:
+    """What came for a request, and when; seconds since the request was sent."""
 
-    target: Target
+    first_s: float
+    last_s: float
+    content: bytes
 
-    def open(self, path: str, protocol: str) -> connect:
-        """Open a socket."""
-        headers = {"Authorization": f"Bearer {self.target.tokens[0]}"}
-        return connect(
-            f"ws://{HOST}:{self.target.port}{path}",
-            additional_headers=headers,
-            subprotocols=[Subprotocol(protocol)],
-            compression=None,
-            max_size=None,
-            proxy=None,
+
+class Line:
+    """A plain socket to the gateway. It reads bytes and looks for marks, and parses nothing."""
+
+    def __init__(self, port: int) -> None:
+        """Connect."""
+        self._socket = socket.create_connection((HOST, port), timeout=PATIENCE_S)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def ask(self, sent: bytes, *, first: bytes, last: bytes) -> Answer:
+        """Send, and read until the mark `last` has come. Raises ConnectionError when it can't."""
+        began, first_s = time.perf_counter(), 0.0
+        self._socket.sendall(sent)
+        parts, seen = list[bytes](), b""
+        while True:
+            part = self._socket.recv(1 << 18)
+            now_s = time.perf_counter() - began
+            if not part:
+                raise ConnectionError(b"".join(parts)[-2000:])
+            parts.append(part)
+            seen = seen[-MARK_MAX:] + part
+            if not first_s and first in seen:
+                first_s = now_s
+            if last in seen:
+                break
+        content = b"".join(parts)
+        if not first_s:
+            raise ConnectionError(content[-2000:])
+        return Answer(first_s, now_s, content)
+
+
+class Door(ABC):
+    """A way to ask an agent, to follow its answer, and to read that again."""
+
+    path: str
+    first: bytes
+    """Stands in each event of an answer."""
+    last: bytes
+    """Stands at the end of an answer."""
+
+    def __init__(self, port: int, token: str) -> None:
+        """Come as the user of `token`."""
+        self.port = port
+        self.token = token
+
+    def open(self) -> Line:
+        """Return a line on which requests may be sent."""
+        return Line(self.port)
+
+    def ask(self, line: Line, sent: bytes) -> Answer:
+        """Send a request and read its answer to the end."""
+        return line.ask(sent, first=self.first, last=self.last)
+
+    @abstractmethod
+    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+        """Return the request that asks once, behind so many earlier messages."""
+
+
+class Again(ABC):
+    """A door whose answers can be read again."""
+
+    @abstractmethod
+    def to_replays(self, chat: str, asked: bytes, answer: Answer) -> Mapping[str, bytes]:
+        """Return the requests for what came for a turn of a chat, by what they are called."""
+
+
+class OfSocket(Door):
+    """A door on a WebSocket."""
+
+    def open(self) -> Line:
+        """Return a line that has been upgraded."""
+        line = super().open()
+        asked = upgrade_request(f"{HOST}:{self.port}", self.path, self.token)
+        line.ask(asked, first=b" 101 ", last=b"\r\n\r\n")
+        return line
+
+    def to_frame(self, said: Mapping[str, Any]) -> bytes:
+        """Return a frame."""
+        return encode_frame(TEXT, json.dumps(said).encode())
+
+
+class OfHttp(Door):
+    """A door that takes a request for each turn. A connection is used again and again."""
+
+    first = b"data: "
+    last = b"\r\n0\r\n\r\n"  # the end of what comes in pieces
+
+    def to_request(
+        self, said: Mapping[str, Any] | None, *, path: str = "", headers: Sequence[str] = ()
+    ) -> bytes:
+        """Return a request, with a body or without."""
+        body = b"" if said is None else json.dumps(said).encode()
+        lines = [
+            f"{'GET' if said is None else 'POST'} {path or self.path} HTTP/1.1",
+            f"Host: {HOST}:{self.port}",
+            f"Authorization: Bearer {self.token}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            *headers,
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Threads(OfSocket):
+    """`/ws`, the yardstick."""
+
+    path = "/ws"
+    first = b'"TEXT_MESSAGE_CONTENT"'
+    last = b'"RUN_FINISHED"'
+
+    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+        """Return a run's frame."""
+        del before
+        question = {"id": str(uuid4()), "role": "user", "content": "Speak."}
+        return self.to_frame(
+            {
+                "threadId": chat,
+                "runId": str(uuid4()),
+                "messages": [question],
+                "state": {},
+                "tools": [],
+                "context": [],
+                "forwardedProps": props,
+            }
         )
 
-    async def cpu_of(self, work: Callable[[], Awaitable[object]]) -> float:
-        """Return the server's CPU seconds while `work` goes on."""
-        before = _cpu_s(self.target.pid)
-        await work()
-        return _cpu_s(self.target.pid) - before
+
+def _to_chat(chat: str, before: int) -> dict[str, Any]:
+    """Return what both of AI SDK's transports send: a question behind so many earlier ones."""
+    parts = [{"type": "text", "text": WORDS}]
+    ids = [*(f"{chat}-{number}" for number in range(before)), str(uuid4())]
+    messages = [{"id": each, "role": "user", "parts": parts} for each in ids]
+    return {"id": chat, "trigger": "submit-message", "messages": messages}
 
 
-def _cpu_s(pid: int) -> float:
-    spent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(spent[11]) + int(spent[12])) / os.sysconf("SC_CLK_TCK")
+class ChatSocket(OfSocket, Again):
+    """AI SDK over a WebSocket."""
+
+    path = "/ai/chat"
+    first = b'"type":"chunk"'
+    last = b'"type":"end"'
+
+    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+        """Return a frame that sends a turn."""
+        head = {"type": "send", "requestId": str(uuid4()), "body": {"forwardedProps": props}}
+        return self.to_frame({**head, **_to_chat(chat, before)})
+
+    def to_replays(self, chat: str, asked: bytes, answer: Answer) -> Mapping[str, bytes]:
+        """Return a frame that resumes. Its id is in use once only, as its request has ended."""
+        del asked, answer
+        frame = {"type": "resume", "requestId": "again", "id": chat}
+        return {"resume": self.to_frame(frame)}
+
+
+class ChatHttp(OfHttp, Again):
+    """AI SDK over HTTP."""
+
+    path = "/ai/chat"
+
+    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+        """Return a request that sends a turn."""
+        return self.to_request({**_to_chat(chat, before), "forwardedProps": props})
+
+    def to_replays(self, chat: str, asked: bytes, answer: Answer) -> Mapping[str, bytes]:
+        """Return a request for the chat's stream."""
+        del asked, answer
+        return {"stream": self.to_request(None, path=f"{self.path}/{chat}/stream")}
+
+
+def _to_list(before: int) -> list[dict[str, str]]:
+    """Return a question behind so many earlier messages, of a user and an assistant in turns."""
+    roles = [("assistant", "user")[number % 2] for number in reversed(range(before))]
+    earlier = [{"role": role, "content": WORDS} for role in roles]
+    return [*earlier, {"role": "user", "content": "Speak."}]
+
+
+class Completions(OfHttp, Again):
+    """OpenAI's Chat Completions. Each request has a thread of its own, and brings its history."""
+
+    path = "/v1/chat/completions"
+
+    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+        """Return a request that may be repeated."""
+        said = {"model": "default", "stream": True, "metadata": props, "messages": _to_list(before)}
+        return self.to_request(said, headers=[f"Idempotency-Key: {chat}-{uuid4()}"])
+
+    def to_replays(self, chat: str, asked: bytes, answer: Answer) -> Mapping[str, bytes]:
+        """Return the same request: this API has no other way to an answer that was lost."""
+        del chat, answer
+        return {"the same key": asked}
+
+
+class Responses(OfHttp, Again):
+    """OpenAI's Responses. Each request has a thread of its own, and brings its history."""
+
+    path = "/v1/responses"
+
+    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+        """Return a request."""
+        del chat
+        said = {"model": "default", "stream": True, "metadata": props, "input": _to_list(before)}
+        return self.to_request(said)
+
+    def to_replays(self, chat: str, asked: bytes, answer: Answer) -> Mapping[str, bytes]:
+        """Return requests for the response's events: for all, and for the second half."""
+        del chat, asked
+        found = re.search(rb'"id":"(resp_[^"]+)"', answer.content)
+        assert found is not None  # noqa: S101 - the first event has it
+        path = f"{self.path}/{found[1].decode()}?stream=true"
+        half = f"{path}&starting_after={REPLAYED // 2}"
+        return {
+            "stream": self.to_request(None, path=path),
+            f"starting_after={REPLAYED // 2}": self.to_request(None, path=half),
+        }
+
+
+DOORS: Final[Sequence[Callable[[int, str], Door]]] = (
+    ChatSocket,
+    ChatHttp,
+    Completions,
+    Responses,
+)
 
 
 def pace_of(events: int, rate: int) -> dict[str, int]:
@@ -76,111 +288,113 @@ def pace_of(events: int, rate: int) -> dict[str, int]:
     return Pace(time.monotonic_ns(), NS_PER_S // rate, events).to_props()
 
 
-def turn_of(chat: str, text: str, props: dict[str, int], *, before: int = 0) -> dict[str, Any]:
-    """Return a turn of AI SDK's behind so many earlier messages."""
-    earlier = [
-        {"id": f"{chat}-{n}", "role": "user", "parts": [{"type": "text", "text": WORDS}]}
-        for n in range(before)
-    ]
-    own = {"id": str(uuid4()), "role": "user", "parts": [{"type": "text", "text": text}]}
-    return {
-        "type": "send",
-        "requestId": str(uuid4()),
-        "id": chat,
-        "trigger": "submit-message",
-        "messages": [*earlier, own],
-        "headers": {},
-        "body": {"forwardedProps": props},
-    }
+def to_ms(took_s: Sequence[float]) -> str:
+    """Return the median of times for a table, and the shortest one."""
+    return f"{median(took_s) * 1e3:5.1f} ms (shortest {min(took_s) * 1e3:5.1f})"
 
 
-async def chat(socket: ClientConnection, frame: dict[str, Any]) -> float:
-    """Do one request of AI SDK's to its end; return the seconds until its first chunk."""
-    began, first = time.perf_counter(), 0.0
-    await socket.send(json.dumps(frame))
-    async for text in socket:
-        first = first or time.perf_counter() - began
-        if '"type":"end"' in str(text)[:60]:
-            return first
-        if '"type":"error"' in str(text)[:60]:
-            raise RuntimeError(str(text))
-    raise RuntimeError("the socket closed")
+def name_of(door: Door) -> str:
+    """Return how a door is called in a table."""
+    return f"{door.path}{' (WebSocket)' if isinstance(door, OfSocket) else ''}"
 
 
-async def run(socket: ClientConnection, thread: str, props: dict[str, int]) -> None:
-    """Do one run at `/ws` to its end."""
-    question = {"id": str(uuid4()), "role": "user", "content": "Speak."}
-    frame = {
-        "threadId": thread,
-        "runId": str(uuid4()),
-        "messages": [question],
-        "state": {},
-        "tools": [],
-        "context": [],
-        "forwardedProps": props,
-    }
-    await socket.send(json.dumps(frame))
-    async for text in socket:
-        if "RUN_FINISHED" in str(text):
-            return
+def measure_following(doors: Sequence[Door], target: Target) -> bool:
+    """Print the server's CPU for each followed event; say whether each door stays in its bound."""
+    rounds = range(ROUNDS + 1)
+    spent = [[_follow(door, target, f"followed-{number}") for door in doors] for number in rounds]
+    del spent[0]  # of caches
+    print(f"server CPU for a followed event, {RATE} events a second, {ROUNDS} rounds in turns:")
+    ratios: list[float] = []
+    for place, door in enumerate(doors):
+        own = median(one[place] for one in spent) / EVENTS * 1e6
+        ratios.append(median(one[place] / one[0] for one in spent))
+        bound = f", at most {FOLLOWED_MAX}" if place else ""
+        print(f"  {name_of(door):24} {own:7.1f} us   {ratios[-1]:5.2f} times /ws{bound}")
+    return max(ratios) <= FOLLOWED_MAX
 
 
-async def measure_following(chats: Chats) -> float:
-    """Print the server's CPU for each followed event at both doors; return the ratio."""
-    old, new = list[float](), list[float]()
-    async with chats.open("/ws", "agui.v1") as ws, chats.open("/ai/chat", "ai-chat.v1") as ai:
-        for number in range(ROUNDS + 1):  # the first is of caches
-            old.append(await chats.cpu_of(partial(run, ws, "ws", pace_of(EVENTS, RATE))))
-            frame = turn_of(f"ai-{number}", "Speak.", pace_of(EVENTS, RATE))
-            new.append(await chats.cpu_of(partial(chat, ai, frame)))
-    ratio = median(ai / ws for ws, ai in zip(old[1:], new[1:], strict=True))
-    for door, spent in (("/ws", old), ("/ai/chat", new)):
-        print(f"{door:>9}  {median(spent[1:]) / EVENTS * 1e6:6.1f} us of CPU for an event")
-    print(f"    ratio  {ratio:6.2f} (at most {FOLLOWED_MAX})")
-    return ratio
+def _follow(door: Door, target: Target, chat: str) -> float:
+    """Return the server's CPU seconds while one run is followed at a door."""
+    line = door.open()
+    before = read_cpu_s(target.pid)
+    door.ask(line, door.to_turn(chat, pace_of(EVENTS, RATE)))
+    spent = read_cpu_s(target.pid) - before
+    line.close()
+    return spent
 
 
-async def measure_replay(chats: Chats) -> float:
-    """Print how long a turn of a thousand deltas takes to be told again; return the median."""
-    async with chats.open("/ai/chat", "ai-chat.v1") as socket:
-        await chat(socket, turn_of("replayed", "Speak.", pace_of(REPLAYED, 100_000)))
-        took: list[float] = []
-        for _ in range(REPLAYS):
-            head = {"type": "resume", "requestId": str(uuid4()), "id": "replayed"}
-            began = time.perf_counter()
-            await chat(socket, {**head, "headers": {}, "body": {}})
-            took.append(time.perf_counter() - began)
-    print(f"a turn of {REPLAYED} deltas again: {median(took) * 1000:.1f} ms, its reading included")
-    return median(took)
+def measure_replays(doors: Sequence[Door], target: Target) -> bool:
+    """Print what it takes to tell a turn again; say whether each door stays in its bound."""
+    print(
+        f"a turn of {REPLAYED} deltas told again, to a socket that parses nothing, {REPLAYS} times:"
+    )
+    slowest_s = 0.0
+    for door in doors:
+        assert isinstance(door, Again)  # noqa: S101 - all but the yardstick are
+        line = door.open()
+        asked = door.to_turn("replayed", pace_of(REPLAYED, AT_ONCE))
+        for name, again in door.to_replays("replayed", asked, door.ask(line, asked)).items():
+            answer = door.ask(line, again)
+            told, least = answer.content.count(door.first), REPLAYED // 2
+            if told < least:
+                raise RuntimeError(f"{name_of(door)} told {told} events, not {least} at least")
+            turns, before = Turns.read(target.pid), read_cpu_s(target.pid)
+            took_s = [door.ask(line, again).last_s for _ in range(REPLAYS)]
+            cpu_s = (read_cpu_s(target.pid) - before) / REPLAYS
+            stretch = Turns.read(target.pid).stretch_since(turns)
+            slowest_s = max(slowest_s, median(took_s) / stretch)
+            print(
+                f"  {name_of(door):24} {to_ms(took_s)} until the last byte, at most "
+                f"{REPLAY_MAX_S * 1e3:.0f} ms; {cpu_s * 1e3:5.1f} ms of server CPU; "
+                f"stretch {stretch:.1f}; {told} events, {len(answer.content) // 1024} KiB ({name})"
+            )
+        line.close()
+    return slowest_s <= REPLAY_MAX_S
 
 
-async def measure_starts(chats: Chats) -> float:
-    """Print what 499 known messages cost the start of a run; return the difference."""
-    by_count: dict[int, list[float]] = {0: [], 499: []}
-    async with chats.open("/ai/chat", "ai-chat.v1") as socket:
-        brief = pace_of(1, 100_000)
-        await chat(socket, turn_of("long", "Speak.", brief, before=499))
+def measure_starts(doors: Sequence[Door], target: Target) -> bool:
+    """Print what known messages cost the start of a run; say whether each stays in its bound."""
+    print(
+        f"until the first event of a question alone, and behind {BEFORE} messages, {STARTS} times:"
+    )
+    most_s = 0.0
+    for door in doors:
+        line = door.open()
+        took: dict[int, list[float]] = {0: [], BEFORE: []}
+        door.ask(line, door.to_turn("long", pace_of(1, AT_ONCE), before=BEFORE))
+        turns = Turns.read(target.pid)
         for _ in range(STARTS):
-            for before, took in by_count.items():
-                took.append(await chat(socket, turn_of("long", "Speak.", brief, before=before)))
-    one, many = (median(took) for took in by_count.values())
-    print(f"until the first chunk: {one * 1000:.1f} ms with one message, {many * 1000:.1f} ms "
-          f"with 500 of which one is new")  # fmt: skip
-    return many - one
+            for before, own in took.items():
+                turn = door.to_turn("long", pace_of(1, AT_ONCE), before=before)
+                own.append(door.ask(line, turn).first_s)
+        stretch = Turns.read(target.pid).stretch_since(turns)
+        one, many = took.values()
+        # Each pair is of one moment, and so are their neighbours.
+        more_s = median(after - before for before, after in zip(one, many, strict=True))
+        most_s = max(most_s, more_s / stretch)
+        print(
+            f"  {name_of(door):24} {to_ms(one)} and {to_ms(many)}: {more_s * 1e3:5.1f} ms more, "
+            f"at most {START_MORE_MAX_S * 1e3:.0f} ms; stretch {stretch:.1f}"
+        )
+        line.close()
+    return most_s <= START_MORE_MAX_S
 
 
-async def measure(target: Target) -> bool:
+def measure(target: Target) -> bool:
     """Measure and print; say whether all of it stays within its bounds."""
-    chats = Chats(target)
-    ratio = await measure_following(chats)
-    replay_s = await measure_replay(chats)
-    more_s = await measure_starts(chats)
-    return ratio <= FOLLOWED_MAX and replay_s <= REPLAY_MAX_S and more_s <= START_MORE_MAX_S
+    tokens = [str(token) for token in target.tokens]
+    doors = [door(target.port, token) for door, token in zip(DOORS, tokens[1:], strict=True)]
+    is_kept = [
+        measure_following([Threads(target.port, tokens[0]), *doors], target),
+        measure_replays(doors, target),
+        measure_starts(doors, target),
+    ]
+    return all(is_kept)
 
 
 def main() -> int:
     """Start a gateway and measure it; return 1 when a bound is passed."""
-    parser = argparse.ArgumentParser(description="Measure AI SDK's socket beside /ws.")
+    parser = argparse.ArgumentParser(description="Measure the chat doors beside /ws.")
     parser.add_argument("--folder", type=Path, help="where the database is; a disk, not a tmpfs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -190,8 +404,8 @@ def main() -> int:
         os.environ["ISOLANE_LIMIT_FRAMES_PER_MINUTE"] = "100000"
         data.mkdir()
         with running(command, data / "isolane.log", port) as pid:
-            target = Target("isolane", port, pid, make_tokens(data, 1))
-            return 0 if uvloop.run(measure(target)) else 1
+            tokens = make_tokens(data, 1 + len(DOORS))
+            return 0 if measure(Target("isolane", port, pid, tokens)) else 1
 
 
 if __name__ == "__main__":

@@ -313,6 +313,23 @@ class Usage(NamedTuple):
         return type(self)(*(now - then for now, then in zip(self, earlier, strict=True)))
 
 
+class Turns(NamedTuple):
+    """How long the event loop of a server has run, and has waited for a core; nanoseconds."""
+
+    ran: int
+    waited: int
+
+    @classmethod
+    def read(cls, pid: int) -> Self:
+        """Return what the main thread of a process has had so far."""
+        told = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="utf-8").split()
+        return cls(int(told[0]), int(told[1]))
+
+    def stretch_since(self, earlier: Self) -> float:
+        """Return how many times longer it took, because other work had the cores."""
+        return 1 + (self.waited - earlier.waited) / max(self.ran - earlier.ran, 1)
+
+
 def read_busy_s() -> float:
     """Return the time that all CPUs were busy since the start, or taken away, in seconds."""
     with Path("/proc/stat").open() as file:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from client import HOST
+from client import HOST, Turns, read_cpu_s
 from filling import add_threads, make_database
 from target import Target, make_tokens, running
 from websockets.asyncio.client import connect
@@ -107,7 +107,7 @@ def ask(target: Target, thread_id: str, history: bytes, number: int) -> Cost:
     body = head + history + question + b'],"tools":[],"context":[],"forwardedProps":{}}'
     line = http.client.HTTPConnection(HOST, target.port, timeout=120)
     headers = {"Authorization": f"Bearer {target.tokens[0]}", "Content-Type": "application/json"}
-    cpu_s, began_s = _cpu_s(target.pid), time.perf_counter()
+    cpu_s, began_s = read_cpu_s(target.pid), time.perf_counter()
     line.request("POST", "/agui", body, headers)
     answer = line.getresponse()
     if answer.status != http.HTTPStatus.OK:
@@ -115,7 +115,7 @@ def ask(target: Target, thread_id: str, history: bytes, number: int) -> Cost:
     first = answer.readline()
     while STARTED not in first:
         first = answer.readline()
-    took = Cost(time.perf_counter() - began_s, _cpu_s(target.pid) - cpu_s)
+    took = Cost(time.perf_counter() - began_s, read_cpu_s(target.pid) - cpu_s)
     answer.read()
     line.close()
     return took
@@ -124,7 +124,7 @@ def ask(target: Target, thread_id: str, history: bytes, number: int) -> Cost:
 def measure(target: Target, thread_id: str, history: bytes, rounds: int) -> Phase:
     """Ask some times beside a neighbour; no ping of a pause between counts."""
     pings, costs = Pings(target), list[Cost]()
-    ran, waited = _turns(target.pid)
+    before = Turns.read(target.pid)
     with pings.going_on():
         for number in range(rounds):
             pause_s = len(history) / SENT_BYTES_S
@@ -133,20 +133,7 @@ def measure(target: Target, thread_id: str, history: bytes, rounds: int) -> Phas
                 time.sleep(pause_s)
                 pings.is_counted = True
             costs.append(ask(target, thread_id, history, number))
-    ran_now, waited_now = _turns(target.pid)
-    stretch = 1 + (waited_now - waited) / max(ran_now - ran, 1)
-    return Phase(costs, sorted(pings.took_s), stretch)
-
-
-def _turns(pid: int) -> tuple[int, int]:
-    """Return how long the main thread has run and has waited for a core, in nanoseconds."""
-    told = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="utf-8").split()
-    return int(told[0]), int(told[1])
-
-
-def _cpu_s(pid: int) -> float:
-    spent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(spent[11]) + int(spent[12])) / os.sysconf("SC_CLK_TCK")
+    return Phase(costs, sorted(pings.took_s), Turns.read(target.pid).stretch_since(before))
 
 
 def fill(data: Path) -> dict[int, bytes]:

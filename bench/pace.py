@@ -21,8 +21,12 @@ class Pace:
 
     @classmethod
     def parse(cls, props: Mapping[str, Any]) -> Self:
-        """Return the pace that a run frame asks for in its `forwardedProps`."""
-        return cls(**props)
+        """Return the pace that a run frame asks for in its `forwardedProps`.
+
+        A request of OpenAI's APIs has it in its metadata.
+        """
+        asked = props.get("openai")
+        return cls(**(props if asked is None else asked["metadata"]))
 
     def to_props(self) -> dict[str, int]:
         """Return what `parse` reads."""

@@ -43,12 +43,14 @@ def upgrade_request(host: str, path: str, token: str | None) -> bytes:
 
 
 def encode_frame(opcode: int, payload: bytes) -> bytes:
-    """Return a client's frame of less than 64 KiB."""
+    """Return a client's frame."""
     size = len(payload)
     if size < _LENGTH_16:
         head = bytes([_FINAL | opcode, _MASKED | size])
-    else:
+    elif size < 1 << 16:
         head = bytes([_FINAL | opcode, _MASKED | _LENGTH_16]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([_FINAL | opcode, _MASKED | _LENGTH_64]) + size.to_bytes(8, "big")
     return head + _NO_MASK + payload
 
 
