@@ -633,6 +633,25 @@ _OPENAI: Final[dict[str, Row]] = {
         lambda _: {"params": {"stream": "true", "starting_after": 0}},
         shows=True,
     ),
+    **_http(f"GET {_RESPONSE}/input_items", "200", UNKNOWN, shows=True),
+    **_http(
+        f"GET {_RESPONSE}/input_items after",
+        *("200", UNKNOWN),
+        lambda n: {"params": {"after": n.message}},
+        shows=True,
+    ),
+    **_http(
+        f"GET {_RESPONSE}/input_items limit",
+        *("200", UNKNOWN),
+        lambda _: {"params": {"limit": 1}},
+        shows=True,
+    ),
+    **_http(
+        f"GET {_RESPONSE}/input_items order",
+        *("200", UNKNOWN),
+        lambda _: {"params": {"order": "asc"}},
+        shows=True,
+    ),
     **_http(f"POST {_RESPONSE}/cancel", "200", UNKNOWN, shows=True),
     **_http(f"DELETE {_RESPONSE}", "200", UNKNOWN),
 }

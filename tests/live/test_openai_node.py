@@ -85,6 +85,14 @@ async def test_a_response_is_summed_up_and_goes_on_after_any_event(lane: Lane) -
     assert (await order(lane, "responseAfter", id=final["id"], after=5))["final"] == final
 
 
+async def test_what_a_response_was_asked_is_listed(lane: Lane) -> None:
+    texts = ["one", "two"]
+    body = {"model": "script", "input": [{"role": "user", "content": text} for text in texts]}
+    heard = await order(lane, "responseStream", body=body)
+    items = (await order(lane, "inputItems", id=heard["final"]["id"]))["items"]
+    assert [item["content"][0]["text"] for item in items] == texts[::-1]
+
+
 async def test_errors_are_the_packages_own(lane: Lane) -> None:
     body = {"model": "nobody", "messages": [user("x")]}
     refused = (await order(lane, "completion", body=body))["error"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import openai
@@ -49,6 +49,12 @@ async def ask(client: AsyncOpenAI, text: object, **more: object) -> Response:
 
 async def events_of(stream: AsyncIterable[object]) -> list[Any]:
     return [each async for each in stream]
+
+
+def calls_of(client: AsyncOpenAI) -> list[Callable[[str], Awaitable[object]]]:
+    """Return what may be asked of a response."""
+    of = client.responses
+    return [of.retrieve, of.input_items.list, of.cancel, of.delete]
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -262,7 +268,7 @@ async def test_a_response_can_be_cancelled(lane: Lane, client: AsyncOpenAI) -> N
 async def test_a_deleted_response_is_unknown(lane: Lane, client: AsyncOpenAI) -> None:
     begun = await ask(client, steps(*held(lane)), background=True)
     await client.responses.delete(begun.id)
-    for call in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
+    for call in calls_of(client):
         with pytest.raises(openai.NotFoundError):
             await call(begun.id)
     with pytest.raises(openai.NotFoundError):
@@ -290,6 +296,39 @@ async def test_a_response_that_is_not_stored_is_unknown_once_it_has_ended(
         await ask(client, "x", previous_response_id=beside.id)
 
 
+async def test_what_a_response_was_asked_is_listed(lane: Lane, client: AsyncOpenAI) -> None:
+    asked: list[dict[str, Any]] = [
+        {"type": "function_call_output", "call_id": "b", "output": "42"},
+        {"role": "user", "content": "one"},
+        {"role": "user", "content": steps(*held(lane))},
+    ]
+    first = await ask(client, steps(*calling("b", "mine", "{}")), tools=TOOLS)
+    begun = await ask(client, asked, previous_response_id=first.id, background=True)
+
+    async def load(**more: Any) -> list[Any]:  # noqa: ANN401 - the package's parameters
+        return [each async for each in client.responses.input_items.list(begun.id, **more)]
+
+    live = await load(order="asc")
+    assert [each.type for each in live] == ["function_call_output", "message", "message"]
+    assert (live[0].call_id, live[0].output) == ("b", "42")
+    assert [each.content[0].text for each in live[1:]] == [one["content"] for one in asked[1:]]
+    await open_gate(lane)
+    await events_of(await client.responses.retrieve(begun.id, stream=True))
+    assert await load(order="asc") == await load(limit=1, order="asc") == live
+    assert await load() == await load(limit=2) == live[::-1]
+    assert await load(order="asc", after=live[0].id) == live[1:]
+    with pytest.raises(openai.BadRequestError, match="after"):
+        await load(after="nobody")
+
+
+async def test_an_approval_is_among_what_was_asked(client: AsyncOpenAI) -> None:
+    first = await ask(client, steps(asking({"id": "q", "reason": "delete"})))
+    answer = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": True}
+    second = await ask(client, [answer], previous_response_id=first.id)
+    page = await client.responses.input_items.list(second.id)
+    assert page.data[0].to_dict() == {**answer, "id": "mcpr_q"}
+
+
 # --- ends and refusals ---------------------------------------------------------------------------
 
 
@@ -304,7 +343,7 @@ async def test_a_failed_run_is_a_failed_response(client: AsyncOpenAI) -> None:
 async def test_anothers_response_is_an_unknown_one(lane: Lane, client: AsyncOpenAI) -> None:
     mine = await ask(client, "one")
     async with openai_of(Lane(lane.server)) as other:
-        for call in (other.responses.retrieve, other.responses.cancel, other.responses.delete):
+        for call in calls_of(other):
             said = []
             for name in (mine.id, "resp_" + "x" * (len(mine.id) - 5), "nonsense"):
                 with pytest.raises(openai.NotFoundError) as refused:

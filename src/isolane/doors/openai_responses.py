@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Request
@@ -13,6 +14,7 @@ from fastapi.responses import Response
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity, RunState, StoredRun
+from isolane.doors.answers import Load
 from isolane.doors.credentials import ReadContext, Reader, WriteContext, Writer
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.openai import EITHER_ANSWER
@@ -32,9 +34,11 @@ from isolane.doors.openai_runs import (
 from isolane.doors.openai_stream import WholeAnswer, answer_response, tell_response
 from isolane.doors.request import UserRoute
 from isolane.doors.sse import HEADERS, EventStream, Followed, open_stream
-from isolane.events import decode_event
+from isolane.events import RUN_STARTED, decode_event
 from isolane.openai.asking import ResponseAsked, read_response
+from isolane.openai.items import to_input_items, to_page
 from isolane.openai.response import ResponseFold
+from isolane.openai.words import Said
 from isolane.service.readers import HttpReader, OnDisconnect
 
 router = APIRouter(
@@ -48,6 +52,8 @@ READ_BYTES: Final = 1 << 20
 """Records, and bytes of them, that are folded before others get their turn."""
 
 StartingAfter = Annotated[int, Query(ge=0, le=2**53)]
+ITEMS_MAX: Final = 100
+"""Input items that one page may have, as OpenAI has it."""
 
 
 @router.post("", responses=EITHER_ANSWER, openapi_extra=JSON_BODY)
@@ -134,6 +140,28 @@ async def get_response(
     return await open_stream(gateway, identity, own.thread_key, start, run_id=own.run_id)
 
 
+@router.get("/{response_id}/input_items")
+async def list_input_items(
+    gateway: OpenGateway,
+    context: ReadContext,
+    response_id: str,
+    *,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=ITEMS_MAX)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """Return what a response's run added to its thread, a page of it, strictly after an item."""
+    stored = await load_response(gateway, context, response_id)
+    own = context.for_thread(stored.thread_id).for_run(stored.run_id)
+
+    async def load() -> bytes:
+        items = await _load_items(gateway, own, stored)
+        page = to_page(items, after=after, limit=limit, is_newest_first=order == "desc")
+        return msgspec.json.encode(page)
+
+    return _answer_largely(gateway, own, load)
+
+
 @router.post("/{response_id}/cancel")
 async def cancel_response(
     gateway: OpenGateway, context: WriteContext, response_id: str
@@ -180,9 +208,33 @@ def _answer_now(gateway: Gateway, own: UserExecutionContext, stored: StoredRun) 
             said["status"] = "in_progress"  # its first event is being written
         return msgspec.json.encode(said)
 
+    return _answer_largely(gateway, own, load)
+
+
+def _answer_largely(gateway: Gateway, own: UserExecutionContext, load: Load) -> Response:
     answer = gateway.answer_largely(own.user_id, load)
     answer.headers.update({**run_headers(own), "cache-control": "no-store"})
     return answer
+
+
+async def _load_items(
+    gateway: Gateway, own: UserExecutionContext, stored: StoredRun
+) -> Sequence[Said]:
+    """Return what a run was asked: as it waits, or as the first entry of its log tells it.
+
+    Raises `CursorExpired` when that entry is no longer kept.
+    """
+    if stored.state is not RunState.ENDED:
+        return to_input_items(stored.draft.messages, stored.draft.request.get("resume") or ())
+    if stored.first_seq is None:
+        return ()
+    head = (await gateway.feed.load_bounds(own.thread_key)).head
+    before = EventId(head.epoch, stored.first_seq - 1)
+    for record in await gateway.log.read(own.thread_key, after=before, limit=1):
+        event = decode_event(record.payload)
+        if record.run_id == stored.run_id and event["type"] == RUN_STARTED:
+            return to_input_items(event["input"]["messages"], event["input"].get("resume") or ())
+    return ()
 
 
 async def _fold_log(

@@ -23,7 +23,8 @@ INSTRUCTING: Final = ("system", "developer")
 _TEXTS: Final = ("text", "input_text", "output_text")
 _DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[^;,]*)*;base64,", re.ASCII)
 _ADDRESS: Final = re.compile(r"https?://", re.IGNORECASE)
-_AUDIO: Final = {"mp3": "audio/mpeg", "wav": "audio/wav"}
+AUDIO: Final = {"mp3": "audio/mpeg", "wav": "audio/wav"}
+"""The formats of audio that a message may hold, and their media types."""
 _UNKNOWN_BYTES: Final = "application/octet-stream"
 
 
@@ -189,7 +190,7 @@ def _read_audio(field: str, part: Mapping[str, Json]) -> Part:
     audio = need_object(f"{field}.input_audio", part.get("input_audio"))
     kind = need_text(f"{field}.input_audio.format", audio.get("format"))
     data = need_text(f"{field}.input_audio.data", audio.get("data"))
-    mime_type = _AUDIO.get(kind)
+    mime_type = AUDIO.get(kind)
     if mime_type is None:
         raise InvalidInput(f"{field}.input_audio.format", "must be wav or mp3")
     return {"type": "audio", "source": _of_data(data, mime_type)}

@@ -45,6 +45,7 @@ def requests_with(name: str) -> list[tuple[str, str]]:
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/responses"),
         ("GET", f"/v1/responses/resp_{path}"),
+        ("GET", f"/v1/responses/resp_{path}/input_items"),
         ("POST", f"/v1/responses/resp_{path}/cancel"),
         ("DELETE", f"/v1/responses/resp_{path}"),
     ]

@@ -45,6 +45,13 @@ const orders = {
   async responseEvents() {
     return heard(await client.responses.retrieve(id, { stream: true, starting_after: after }))
   },
+
+  /** What a response was asked, an item a page. */
+  async inputItems() {
+    const items = []
+    for await (const item of client.responses.inputItems.list(id, { limit: 1 })) items.push(item)
+    return { items }
+  },
 }
 
 let answer
