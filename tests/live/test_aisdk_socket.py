@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 import websockets
 from tests.live.aisdk import AIPage, ChatState, ai_page
+from tests.live.openai_lane import calling, event
 from tests.live.server import Looks, Server
 from tests.live.stage import SCRIPT, Lane, mint, own_server, shared_server, steps
 from websockets.asyncio.client import ClientConnection
@@ -119,6 +120,23 @@ async def test_chunks_are_numbered_from_0_by_request(lane: Lane) -> None:
     assert again[0]["type"] == "start"
     assert [one["chunk"] for one in again[1:-1]] == [one["chunk"] for one in sent[:-1]]
     assert [frame["sequence"] for frame in rest[1:-1]] == list(range(4, len(sent) - 1))
+
+
+async def test_a_replay_marks_calls_that_were_answered_however_much_lies_between(
+    lane: Lane,
+) -> None:
+    words = [["say", "word "]] * 300
+    result = event("TOOL_CALL_RESULT", messageId="r", toolCallId="c", content="4")
+    text = steps(*words, *calling("c", "look", "{}"), *words, result, *calling("d", "own", "{}"))
+    async with knock(lane) as socket:
+        await put(socket, send_frame(text))
+        await until(socket, "end")
+        await put(socket, resume_frame(request_id="r"))
+        again = await until(socket, "end", "r")
+    chunks = [frame["chunk"] for frame in again if frame["type"] == "chunk"]
+    calls = [chunk for chunk in chunks if chunk["type"] == "tool-input-available"]
+    marks = [(call["toolCallId"], call.get("providerExecuted")) for call in calls]
+    assert marks == [("c", True), ("d", None)]
 
 
 async def test_a_follow_up_is_numbered_for_itself(lane: Lane) -> None:
