@@ -426,7 +426,10 @@ class DatabaseStore:
         key, run_key = context.thread_key, context.run_key
         if draft.rewind_to is not None:
             _rewind(connection, key, draft.rewind_to, until=head.seq + 1)
-        history = _load_messages(key, None, connection)
+        if draft.seed is None:
+            history = _load_messages(key, None, connection)
+        else:  # it was written just now, and nothing else stands in a thread that takes one
+            history = list(draft.seed.messages)
         rewound = _load_rewound(key, draft, history, connection)
         added = new_messages(draft.messages, history, rewound=rewound)
         self._check_question(context, replace(draft, messages=added))
