@@ -410,6 +410,17 @@ async def test_an_error_is_told_with_its_code(door: Door) -> None:
     assert (await door.page.idle(after=before)).status == "error"
 
 
+async def test_an_answer_whose_thread_is_deleted_is_not_whole(door: Door) -> None:
+    await door.open()
+    await door.page.send(held(door, "one ", "two"))
+    await door.page.until(lambda state: state.answer == "one ")
+    async with door.lane.server.http(door.lane.token) as http:
+        assert (await http.delete("/api/threads/t")).status_code == 204
+    state = await door.page.idle()
+    assert state.status == "error"
+    assert "not_found" in str(state.error)
+
+
 async def test_two_devices_see_the_same(door: Door) -> None:
     async with ai_page() as other_page:
         other = Door(door.lane, other_page)
@@ -534,6 +545,26 @@ async def test_a_killed_server_ends_the_answer_and_the_chat_goes_on(tmp_path: Pa
         assert (state.status, state.answer) == ("error", "one ")
         assert "agent_lost" in str(state.error)
         assert (await door.ask("two")).answer == "two "
+
+
+@pytest.mark.parametrize("kind", ["http", "socket"])
+async def test_a_question_in_line_when_the_gateway_closes_is_not_answered(
+    tmp_path: Path, kind: str
+) -> None:
+    async with own_server(tmp_path, SCRIPT) as server, ai_page() as page:
+        door = Door(Lane(server), page, kind)
+        await door.open()
+        async with door.lane.connect() as client, server.http(door.lane.token) as http:
+            await client.run("t", "first", held(door, "one ", "two"))
+            await client.until_event("TEXT_MESSAGE_CONTENT")
+            await page.send("three", body={"runId": "second"})
+            async for _ in Looks(15):
+                if (await http.get("/api/runs/second")).status_code == 200:
+                    break
+            await server.stop()
+        state = await page.idle()
+        assert (state.status, len(state.messages)) == ("error", 1)
+        await server.start()
 
 
 async def test_a_conversation_longer_than_a_frame_goes_on(http_door: Door) -> None:

@@ -146,11 +146,12 @@ async def follow_run(
     """Yield what the context's run adds to its turn's message, numbered from 0, live to its end.
 
     The earlier runs of the turn are what the client has already: they are read, and not told.
-    Raises `NotFound` when the thread is deleted meanwhile. Safe to cancel.
+    Raises `NotFound` when the thread is deleted meanwhile, `GoingAway` when the gateway closes.
+    Safe to cancel.
     """
     numbered: Numbered | None = None
     ahead: _Ahead | None = None
-    async with aclosing(gateway.service.follow_batches(context, after=after)) as batches:
+    async with aclosing(_to_the_end(gateway, context, after=after)) as batches:
         async for records in batches:
             if numbered is None or ahead is None:
                 fold, own = await _remember(gateway, context, records[0].run_id)
@@ -158,6 +159,19 @@ async def follow_run(
                 ahead = await _look_ahead(gateway, context.thread_key, own, fold)
             await ahead.look(records)
             yield numbered.tell(records)
+
+
+async def _to_the_end(
+    gateway: Gateway, context: UserExecutionContext, *, after: EventId | None = None
+) -> AsyncGenerator[Sequence[Record], None]:
+    """Yield the records of the context's run; raises why there are no more before its end."""
+    is_over = False
+    async with aclosing(gateway.service.follow_batches(context, after=after)) as batches:
+        async for records in batches:
+            is_over = records[-1].is_end
+            yield records
+    if not is_over:
+        raise gateway.why_unfinished()
 
 
 async def _remember(
@@ -223,14 +237,14 @@ async def follow_turn(
     """Yield all chunks of a turn, numbered from 0, live until its last run has ended.
 
     Runs whose events are no longer kept are left out. Raises `NotFound` when the thread is deleted
-    meanwhile. Safe to cancel.
+    meanwhile, `GoingAway` when the gateway closes. Safe to cancel.
     """
     numbered = Numbered(UIChunks(turn.turn_id))
     ahead = await _look_ahead(gateway, context.thread_key, turn.runs, numbered.fold)
     for run in turn.runs:
         try:
             own = context.for_run(run.run_id)
-            async with aclosing(gateway.service.follow_batches(own)) as batches:
+            async with aclosing(_to_the_end(gateway, own)) as batches:
                 async for records in batches:
                     await ahead.look(records)
                     yield numbered.tell(records)

@@ -24,7 +24,14 @@ from isolane.clock import Clock
 from isolane.contracts import EventLog, Identity, Limits, Store, TurnBook
 from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
 from isolane.doors.room import Hall, Room
-from isolane.errors import Forbidden, Unauthenticated, Unavailable
+from isolane.errors import (
+    Forbidden,
+    GoingAway,
+    IsolaneError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 from isolane.feed import Feed
 from isolane.pressure import Pressure
 from isolane.service import AgentService
@@ -117,6 +124,15 @@ class Gateway:
         """Raise `Unavailable` unless the gateway takes work."""
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
+
+    def why_unfinished(self) -> IsolaneError:
+        """Return why the records of a run ended before the run did.
+
+        Half an answer must not look like a whole one, so its reader is told.
+        """
+        if self.state != "ready":
+            return GoingAway("the gateway closed before the run ended")
+        return NotFound("the run was deleted with its thread")
 
     def check_own_users(self) -> None:
         """Raise `Forbidden` where the host has the users."""

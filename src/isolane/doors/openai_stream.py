@@ -16,7 +16,7 @@ from isolane.doors.framing import SERVER_SENT, in_pieces
 from isolane.doors.openai_errors import get_status, to_error_object, to_headers
 from isolane.doors.problems import report
 from isolane.doors.sse import EventStream, Followed, Records
-from isolane.errors import AgentTimeout, GoingAway, NotFound
+from isolane.errors import AgentTimeout
 from isolane.events import Event, decode_event, one_line
 from isolane.openai.completion import CompletionFold, to_error
 from isolane.openai.response import ResponseFold
@@ -185,8 +185,5 @@ async def _fold_all(followed: Followed[Records], fold: Fold) -> None:
 
 def _check_over(followed: Followed[Records], fold: Fold) -> None:
     """Raise when a run's records ended without its end: half an answer must not look like one."""
-    if fold.is_over:
-        return
-    if followed.gateway.state != "ready":
-        raise GoingAway("the gateway closed before the run began")
-    raise NotFound("the run was deleted with its thread")
+    if not fold.is_over:
+        raise followed.gateway.why_unfinished()
