@@ -31,7 +31,8 @@ from isolane.errors import InvalidFrame, InvalidInput, IsolaneError, rule_of
 from isolane.ids import check_wire_id
 from isolane.left_out import Kind, LeftOut
 from isolane.parts import known_parts
-from isolane.surrogates import has_half, mend_text
+from isolane.said import mend_said
+from isolane.surrogates import has_half
 
 DEPTH_MAX: Final = 64
 NUMBER_MAX_DIGITS: Final = 100
@@ -179,7 +180,7 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
     try:
         _check_tree(value)
     except InvalidFrame:
-        if not _mend_contents(value):
+        if not mend_said(value):
             raise
         _check_tree(value)
     return value
@@ -261,37 +262,6 @@ def _check_tree(root: dict[str, Any]) -> None:
 def _check_unicode(text: str) -> None:
     if has_half(text):
         raise InvalidFrame("a text holds half a surrogate pair")
-
-
-def _mend_contents(body: dict[str, Any]) -> bool:
-    """Let U+FFFD stand for half a surrogate pair in what messages say; say whether any did.
-
-    People type and paste such halves, and pages cut what they tell as context. In ids and keys they
-    stay, to be refused: two that differ would become one.
-    """
-    has_mended = False
-    for holder, name in _find_said(body):
-        if has_half(holder[name]):
-            holder[name] = mend_text(holder[name])
-            has_mended = True
-    return has_mended
-
-
-def _find_said(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield where the messages and the context of a frame hold text that is only read."""
-    context = body.get("context")
-    for entry in context if isinstance(context, list) else ():
-        for name in ("description", "value"):
-            if isinstance(entry, dict) and isinstance(entry.get(name), str):
-                yield entry, name
-    messages = body.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, str):
-            yield message, "content"
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and isinstance(part.get("text"), str):
-                yield part, "text"
 
 
 _INPUT_FIELDS: Final = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")

@@ -153,6 +153,19 @@ async def test_context_with_half_a_character_reaches_the_agent(
     assert seen == [{"description": "What is selected�", "value": "cut at 100 �"}]
 
 
+async def test_a_question_with_half_a_character_is_asked_at_the_other_doors(
+    http: httpx.AsyncClient,
+) -> None:
+    parts = [{"type": "text", "text": f"a{HIGH}"}]
+    listed = [{"id": "u", "role": "user", "parts": parts}]
+    answer = await http.post("/ai/chat", content=json.dumps({"id": "t", "messages": listed}))
+    assert (answer.status_code, "a� " in answer.text) == (200, True)
+    for more in ({"input": f"a{HIGH}"}, {"input": [{"role": "user", "content": f"a{HIGH}"}]}):
+        body = json.dumps({"model": "script", **more})
+        made = await http.post("/v1/responses", content=body)
+        assert (made.status_code, "a� " in made.text) == (200, True)
+
+
 @pytest.mark.parametrize("field", ["id", "key", "threadId"])
 async def test_half_a_character_in_an_id_or_a_key_is_refused(
     lane: Lane, http: httpx.AsyncClient, field: str

@@ -419,6 +419,35 @@ def test_half_a_surrogate_pair_in_what_is_said_becomes_a_character() -> None:
     assert said[2]["content"] == "�"
 
 
+def test_half_a_surrogate_pair_is_mended_in_the_words_of_every_door() -> None:
+    part = '{"type":"tool-f","toolCallId":"c","output":{"a":["%s"]}}'
+    chat = decode_object(
+        '{"id":"t","messages":[{"id":"1","role":"assistant","parts":[' + part % "\\ud83d" + "]},"
+        '{"id":"2","role":"user","parts":[{"type":"text","text":"a\\ud83d"}]}]}'
+    )["messages"]
+    assert chat[0]["parts"][0]["output"] == {"a": ["�"]}
+    assert chat[1]["parts"][0]["text"] == "a�"
+    assert decode_object('{"input":"a\\ud83d"}') == {"input": "a�"}
+    response = decode_object(
+        '{"instructions":"\\ud83d","input":[{"role":"user","content":[{"text":"\\ud83d"}]},'
+        '{"type":"function_call_output","call_id":"c","output":"\\ud83d"}]}'
+    )
+    assert response["instructions"] == response["input"][1]["output"] == "�"
+    assert response["input"][0]["content"][0]["text"] == "�"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"messages":[{"parts":[{"toolCallId":%s}]}]}',
+     '{"messages":[{"parts":[{"output":{"a":1,%s:1,"\\ufffd":1}}]}]}',
+     '{"messages":[{"parts":[{"text":%s,"output":' + "[" * 400 + "]" * 400 + "}]}]}",
+     '{"input":[{"type":"function_call_output","call_id":%s}]}', '{"model":%s}'],
+)  # fmt: skip
+def test_half_a_surrogate_pair_in_an_id_of_another_door_is_malformed(body: str) -> None:
+    with pytest.raises(InvalidFrame):
+        decode_object(body % HALF)
+
+
 @pytest.mark.parametrize(
     "message",
     ['{"id":%s,"role":"user","content":"x"}', '{"id":"1","role":"user","content":"x","name":%s}',
