@@ -129,6 +129,34 @@ async def test_a_call_is_answered_once(engines: Engines) -> None:
     assert list(again.added) == []
 
 
+async def test_an_id_that_names_a_newer_call_may_be_answered_again(engines: Engines) -> None:
+    def answer(message_id: str) -> dict[str, object]:
+        return {"id": message_id, "role": "tool", "toolCallId": "call", "content": message_id}
+
+    async def bring(run_id: str, *messages: dict[str, object]) -> list[object]:
+        draft = RunDraft("default", [*messages], None, {})
+        begun = await engines.store.begin_run(context_of(run_id), draft)
+        await engines.end(context_of(run_id), messages=[call(f"of {run_id}")])
+        return [one["id"] for one in begun.added]
+
+    def call(message_id: str) -> dict[str, object]:
+        function = {"name": "f", "arguments": "{}"}
+        calls = [{"id": "call", "type": "function", "function": function}]
+        return {"id": message_id, "role": "assistant", "toolCalls": calls}
+
+    store = engines.store
+    assert await bring("1", user_message("one")) == ["one"]
+    assert await store.load_answered_calls(KEY) == frozenset()
+    assert await bring("2", answer("x")) == ["x"]
+    assert await store.load_answered_calls(KEY) == frozenset()
+    # A client with ids of its own for results sends its whole list: the earlier answer isn't new.
+    assert await bring("3", answer("x1"), user_message("one"), answer("y")) == ["y"]
+    assert await bring("4", answer("x2"), answer("y2"), answer("z")) == ["z"]
+    assert await bring("5", answer("x3"), user_message("one"), user_message("two")) == ["two"]
+    await engines.store.begin_run(context_of("6"), RunDraft("default", [answer("last")], None, {}))
+    assert await store.load_answered_calls(KEY) == {"call"}
+
+
 async def test_messages_are_told_as_they_stood_at_any_place(engines: Engines) -> None:
     first_end = await talk(engines, "1", "a", "b")
     second_end = await talk(engines, "2", "c", "d")

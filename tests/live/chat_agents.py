@@ -17,7 +17,8 @@ async def helper(input: RunAgentInput) -> AsyncIterator[object]:  # noqa: A002
 
     Asked for `weather` it calls a tool and ends; with the tool's result it says that. Asked to
     `delete` it calls a tool of its own, and asks first. Asked for an `age` it asks for that. Asked
-    to `search` it calls a tool of its own and says what that found.
+    to `search` it calls a tool of its own and says what that found. Asked for the `time` it calls a
+    tool of the page's, each time by the same id, as models do that count their calls anew.
     """
     last = input.messages[-1]
     if input.resume:
@@ -28,8 +29,8 @@ async def helper(input: RunAgentInput) -> AsyncIterator[object]:  # noqa: A002
         yield f"It is {last.content}."
         return
     asked = str(last.content)
-    call_id = f"call-{last.id}"
-    if asked in {"weather", "delete", "search"}:
+    call_id = "call-1" if asked == "time" else f"call-{last.id}"
+    if asked in {"weather", "delete", "search", "time"}:
         yield f"Let me {asked}. "
         for event in _call(call_id, asked):
             yield event

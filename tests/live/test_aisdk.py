@@ -319,6 +319,31 @@ async def test_a_tool_of_the_page_goes_on_by_itself(helper: Door) -> None:
     assert again.calls == []
 
 
+async def test_a_call_of_an_id_that_was_answered_before_waits_for_its_own_answer(
+    lane: Lane,
+) -> None:
+    asked = {"role": "user", "parts": [{"type": "text", "text": "time"}]}
+    async with lane.server.http(lane.token) as http:
+
+        async def post(message: dict[str, Any]) -> str:
+            answer = await http.post("/ai/helper/chat", json={"id": "t", "messages": [message]})
+            assert answer.status_code == 200, answer.text
+            return "".join(one.get("delta", "") for one in chunks_of(answer.text))
+
+        for number in range(3):
+            await post({**asked, "id": f"u-{number}"})
+            for _ in range(2):  # the second time it is asked again, and calls again
+                message = (await http.get("/ai/chat/t/messages")).json()[-1]
+                (part,) = [one for one in message["parts"] if one["type"] == "tool-time"]
+                assert part["state"] == "input-available"
+                part |= {"state": "output-available", "output": f"{number} o'clock"}
+                assert await post(message) == f"It is {number} o'clock."
+                await http.post("/ai/helper/chat", json={
+                    "id": "t", "trigger": "regenerate-message",
+                    "messages": [{**asked, "id": f"u-{number}"}],
+                })  # fmt: skip
+
+
 async def test_a_failed_tool_of_the_page(helper: Door) -> None:
     await helper.open()
     state = await helper.ask("weather")

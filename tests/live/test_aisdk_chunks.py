@@ -11,7 +11,7 @@ import pytest
 from tests.live.aisdk_judge import UIVerdict, judge_chunks
 from tests.live.fuzz import IDS, Dice, legal_stream, new_random
 
-from isolane.aisdk.chunks import Chunk, UIChunks, calls_answered
+from isolane.aisdk.chunks import Chunk, UIChunks
 from isolane.aisdk.messages import UIMessage, UIMessageFold
 from isolane.events import encode_event
 from isolane.grammar import RunGrammar
@@ -101,7 +101,9 @@ class TurnDice:
 
 def fold(events: Sequence[Event], *, is_replay: bool = False) -> tuple[list[Chunk], UIMessage]:
     """Return a turn's chunks, and the message that the gateway makes of them."""
-    chunks = UIChunks("turn", answered=calls_answered(events) if is_replay else ())
+    chunks = UIChunks("turn")
+    if is_replay:
+        chunks.look_ahead(events)
     message, made = UIMessageFold(), list[Chunk]()
     for event in events:
         for chunk in chunks.add(event):

@@ -167,6 +167,19 @@ async def test_without_a_thread_the_list_is_the_conversation(
     assert alone.choices[0].message.content == "claimed: False"
 
 
+async def test_a_call_id_that_comes_again_in_a_list_has_an_answer_of_its_own(
+    client: AsyncOpenAI,
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "mine", "arguments": "{}"}}
+    messages: list[Any] = [user(steps(["input"]))]
+    for said in ("42", "43"):
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": "c", "content": said})
+    made = await client.chat.completions.create(model="script", messages=messages)
+    given = json.loads(made.choices[0].message.content or "")["messages"]
+    assert [one["content"] for one in given if one["role"] == "tool"] == ["42", "43"]
+
+
 async def test_a_stored_completion_has_a_thread_in_the_list(
     http: httpx.AsyncClient, client: AsyncOpenAI
 ) -> None:

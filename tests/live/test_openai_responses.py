@@ -110,6 +110,16 @@ async def test_tool_answers_go_on_where_the_response_ended(client: AsyncOpenAI) 
     assert messages[2]["content"] == "42"
 
 
+async def test_a_call_id_that_comes_again_has_an_answer_of_its_own(client: AsyncOpenAI) -> None:
+    made = await ask(client, steps(*calling("b", "mine", "{}")), tools=TOOLS)
+    for said, then in (("42", calling("b", "mine", "{}")), ("43", [["input"]])):
+        output = {"type": "function_call_output", "call_id": "b", "output": said}
+        asked = {"role": "user", "content": steps(*then)}
+        made = await ask(client, [output, asked], previous_response_id=made.id, tools=TOOLS)
+    messages = json.loads(made.output_text)["messages"]
+    assert [one["content"] for one in messages if one["role"] == "tool"] == ["42", "43"]
+
+
 async def test_instructions_are_for_one_run(client: AsyncOpenAI) -> None:
     first = await ask(client, steps(["input"]), instructions="Be brief.")
     told = json.loads(first.output_text)

@@ -12,8 +12,10 @@ that it could refuse. Shapes: `uiMessageChunkSchema` of the package `ai`, 7.0.17
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -44,14 +46,28 @@ def message_id_of(turn_id: str) -> str:
     return f"{ID_PREFIX}{turn_id}"
 
 
-def calls_answered(events: Sequence[Event]) -> frozenset[str]:
-    """Return the ids of the tool calls that a turn's events answer, by agent or client."""
-    answered: set[str] = set()
+Answered = tuple[str, int]
+"""A call that has an answer: its id, and which of the turn's calls of that id it is, from 1."""
+
+
+def _calls_answered(
+    events: Iterable[Event], *, begun: Mapping[str, int] = MappingProxyType({})
+) -> frozenset[Answered]:
+    """Return the tool calls that a turn's events answer.
+
+    Some models count their calls anew, so an id may name several; `begun` says how many there were
+    of each id before these events.
+    """
+    begun = Counter(begun)
+    answered: set[Answered] = set()
     for event in events:
-        if event["type"] == "TOOL_CALL_RESULT":
-            answered.add(event["toolCallId"])
+        if event["type"] == "TOOL_CALL_START":
+            begun[event["toolCallId"]] += 1
+        elif event["type"] == "TOOL_CALL_RESULT":
+            answered.add((event["toolCallId"], begun[event["toolCallId"]]))
         elif event["type"] == "RUN_STARTED":
-            answered.update(one["toolCallId"] for one in _tool_messages_of(event))
+            ids = [one["toolCallId"] for one in _tool_messages_of(event)]
+            answered.update((call_id, begun[call_id]) for call_id in ids)
     return frozenset(answered)
 
 
@@ -96,17 +112,15 @@ class _Parts:
 class UIChunks:
     """Makes chunks of the events of one turn, run after run."""
 
-    def __init__(self, turn_id: str, *, answered: Collection[str] = ()) -> None:
-        """Begin before the turn's first event.
-
-        `answered` are the calls of which the log has the answer already: a page must not run its
-        own tools again for them. They change a mark and no chunk's place.
-        """
+    def __init__(self, turn_id: str) -> None:
+        """Begin before the turn's first event."""
         self._message_id = message_id_of(turn_id)
-        self._answered_later = frozenset(answered)
+        self._answered_later: frozenset[Answered] = frozenset()
         self._texts, self._thoughts = _Parts("text"), _Parts("reasoning")
         self._untold: set[str] = set()
         self._calls: dict[str, _Call] = {}
+        self._begun: Counter[str] = Counter()
+        """How many calls had each id."""
         self._questions: dict[str, str] = {}
         """The calls that open questions are about, or are told as, by the ids of the questions."""
         self._approvals: set[str] = set()
@@ -118,9 +132,12 @@ class UIChunks:
         self._subagents: dict[str, str] = {}
         self._out: list[Chunk] = []
 
-    def note_answered(self, call_ids: Collection[str]) -> None:
-        """Know of which calls the log has the answer already; what was told stays as it is."""
-        self._answered_later = frozenset(call_ids)
+    def look_ahead(self, events: Iterable[Event]) -> None:
+        """Learn from the events that come next which calls the log answers already.
+
+        A page must not run its own tools again for these. They change a mark and no chunk's place.
+        """
+        self._answered_later = _calls_answered(events, begun=self._begun)
 
     def add(self, event: Event) -> list[Chunk]:
         """Take the turn's next event in, and return what it adds to the stream."""
@@ -336,6 +353,7 @@ class UIChunks:
         self._cut()
         self._questions = {own: about for own, about in self._questions.items() if about != call_id}
         self._calls[call_id] = _Call(name)
+        self._begun[call_id] += 1
         self._tell_of(event, "tool-input-start", toolCallId=call_id, toolName=name)
 
     def _add_arguments(self, event: Event) -> None:
@@ -355,7 +373,7 @@ class UIChunks:
         text = "".join(call.arguments)
         call.arguments.clear()
         about = {"toolCallId": call_id, "toolName": call.name}
-        mark = True if call_id in self._answered_later else None
+        mark = True if (call_id, self._begun[call_id]) in self._answered_later else None
         try:
             value = arguments_of(text)
         except ValueError:

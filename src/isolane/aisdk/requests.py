@@ -99,17 +99,22 @@ def to_frame(
     chat: Chat,
     run_id: str,
     *,
-    open_calls: Collection[str],
+    open_calls: Mapping[str, str],
     questions: Collection[str],
     rewinds: bool,
 ) -> dict[str, Any]:
     """Return AG-UI's `RunAgentInput` for a chat's turn, as JSON.
 
-    `open_calls` are the calls of the thread that nobody answered, `questions` the ids of its open
-    questions. `rewinds` takes back what followed the last message, which is asked again. Raises
-    `RunConflict` when nothing in the request is new.
+    `open_calls` are the calls of the thread that nobody answered, each with the id of the message
+    that will answer it, `questions` the ids of its open questions. `rewinds` takes back what
+    followed the last message, which is asked again. Raises `RunConflict` when nothing in the
+    request is new.
     """
-    answers = [one for one in chat.answers if one["toolCallId"] in open_calls]
+    answers = [
+        {**one, "id": open_calls[one["toolCallId"]]}
+        for one in chat.answers
+        if one["toolCallId"] in open_calls
+    ]
     resume = [one for one in chat.decisions if one["interruptId"] in questions]
     if not (chat.asks or answers or resume):
         raise RunConflict("the messages hold no answer that the thread still waits for")
@@ -219,24 +224,36 @@ def _read_answer(
     answers: dict[str, Message],
     decisions: dict[str, Mapping[str, Any]],
 ) -> None:
-    """Note what a part of an assistant's message answers, if it answers something."""
-    if not isinstance(part, dict) or part.get("providerExecuted"):
+    """Note what a part of an assistant's message answers, if it answers something.
+
+    An id may come up again, in a later turn. What stands there is about another call, or another
+    question, and the earlier answer isn't meant for it.
+    """
+    if not isinstance(part, dict):
         return
     kind, call_id = part.get("type"), part.get("toolCallId")
     if not isinstance(kind, str) or not isinstance(call_id, str):
         return
     if kind == "dynamic-tool" and part.get("toolName") == QUESTION:
         asked = part.get("input")
-        own = asked.get("id") if isinstance(asked, dict) else None
-        decisions.update(_decide(own if isinstance(own, str) else call_id, part))
+        given = asked.get("id") if isinstance(asked, dict) else None
+        own = given if isinstance(given, str) else call_id
+        decisions.pop(own, None)
+        decisions.update(_decide(own, part))
     elif kind == "dynamic-tool" or kind.startswith("tool-"):
+        answers.pop(call_id, None)
         answers.update((call_id, message) for message in _answer(call_id, part))
-        decisions.update(_approve(part))
+        approval = part.get("approval")
+        if isinstance(approval, dict) and isinstance(approval.get("id"), str):
+            decisions.pop(approval["id"], None)
+            decisions.update(_approve(part, approval))
 
 
 def _answer(call_id: str, part: Mapping[str, Any]) -> Iterator[Message]:
-    """Yield the tool message of what one of the page's own tools returned."""
-    message: Message = {"id": f"tool_{call_id}", "role": "tool", "toolCallId": call_id}
+    """Yield the tool message, without an id, of what one of the page's own tools returned."""
+    message: Message = {"role": "tool", "toolCallId": call_id}
+    if part.get("providerExecuted"):
+        return
     state, error = part.get("state"), part.get("errorText")
     if state == "output-available" and "output" in part:
         yield {**message, "content": _as_text(part["output"])}
@@ -248,18 +265,19 @@ def _as_text(output: object) -> str:
     return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
-def _approve(part: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _approve(
+    part: Mapping[str, Any], approval: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield what a person decided about a call. A no is an answer, so that its reason is heard."""
-    approval = part.get("approval")
-    if not isinstance(approval, dict) or not isinstance(approval.get("approved"), bool):
-        return
-    own = approval.get("id")
-    if isinstance(own, str):
+    if isinstance(approval.get("approved"), bool) and not part.get("providerExecuted"):
         payload = {name: approval[name] for name in ("approved", "reason") if name in approval}
+        own = approval["id"]
         yield own, {"interruptId": own, "status": "resolved", "payload": payload}
 
 
 def _decide(own: str, part: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if part.get("providerExecuted"):
+        return
     if part.get("state") == "output-available":
         yield own, {"interruptId": own, "status": "resolved", "payload": part.get("output")}
     elif part.get("state") == "output-error":

@@ -273,7 +273,10 @@ class Store(Protocol):
     async def load_answered_calls(
         self, key: ThreadKey, *, before: str | None = None
     ) -> frozenset[str]:
-        """Return the ids of the calls that those messages answer; `before` as above."""
+        """Return the ids of the calls that those messages answer; `before` as above.
+
+        An id that names a newer call, which waits for its answer, is not among them.
+        """
         ...
 
     async def has_message(self, key: ThreadKey, message_id: str) -> bool:

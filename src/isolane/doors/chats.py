@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
-from isolane.aisdk.chunks import ID_PREFIX, Chunk, UIChunks, calls_answered
+from isolane.aisdk.chunks import ID_PREFIX, Chunk, UIChunks
 from isolane.aisdk.history import answer_calls, to_assistant_message, to_user_message
 from isolane.aisdk.messages import UIMessage, UIMessageFold
 from isolane.aisdk.requests import REGENERATE, Chat, to_frame
@@ -32,7 +33,10 @@ STEP_RECORDS: Final = 1000
 STEP_BYTES: Final = 1 << 20
 PAGE_BYTES: Final = 4 << 20
 """Bytes of events of which one page of messages is made."""
-_ANSWERS: Final = (b'{"type":"RUN_STARTED"', b'{"type":"TOOL_CALL_RESULT"')
+_OF_ANSWERS: Final = tuple(
+    b'{"type":"%b"' % kind for kind in (b"RUN_STARTED", b"TOOL_CALL_START", b"TOOL_CALL_RESULT")
+)
+"""How events begin that tell which calls are answered."""
 _CALL: Final = b'{"type":"TOOL_CALL_END"'
 
 UNNAMED: Final = "ai-"
@@ -56,7 +60,7 @@ async def ask(
     errors, and what cancelling the caller means, are those of `AgentService.start`.
     """
     own = context.for_thread(chat.thread_id).for_run(chat.run_id or f"ai-{uuid4()}")
-    calls, questions = await _load_open(gateway, own.thread_key) if chat.has_answers else ((), ())
+    calls, questions = await _load_open(gateway, own.thread_key) if chat.has_answers else ({}, ())
     body = to_frame(
         chat,
         own.run_key.run_id,
@@ -88,16 +92,31 @@ async def load_known(
     return await gateway.service.load_known(own.for_run(named))
 
 
-async def _load_open(gateway: Gateway, key: ThreadKey) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the calls and the questions of a thread that wait for an answer."""
+async def _load_open(gateway: Gateway, key: ThreadKey) -> tuple[Mapping[str, str], Sequence[str]]:
+    """Return what of a thread waits for an answer: calls and questions, by their ids.
+
+    Each call has the id that the message with its answer will have.
+    """
     snapshot = await gateway.store.load_snapshot(key)
     if snapshot is None:
-        return (), ()
-    messages = [msgspec.json.decode(message) for message in snapshot.messages]
-    answered = {one["toolCallId"] for one in messages if one["role"] == "tool"}
-    asked = [call["id"] for one in messages for call in calls_of(one)]
-    calls = [call_id for call_id in asked if call_id not in answered]
-    return calls, [str(question["id"]) for question in snapshot.interrupts]
+        return {}, ()
+    calls: dict[str, None] = {}
+    for message in map(msgspec.json.decode, snapshot.messages):
+        calls.update(dict.fromkeys(call["id"] for call in calls_of(message)))
+        calls.pop(message.get("toolCallId"), None)
+    known = await gateway.store.load_known_ids(key)
+    answers = {call_id: _new_answer_id(call_id, known) for call_id in calls}
+    return answers, [str(question["id"]) for question in snapshot.interrupts]
+
+
+def _new_answer_id(call_id: str, known: Collection[str]) -> str:
+    """Return an id for the answer to a call that no message ever had.
+
+    Earlier calls may have had the id of this one, and been answered or taken back.
+    """
+    own = f"tool_{call_id}"
+    others = (f"{own}#{number}" for number in count(2))
+    return own if own not in known else next(one for one in others if one not in known)
 
 
 async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat) -> bool:
@@ -211,14 +230,14 @@ class _Ahead:
         self.is_done = True
         if records[0].id.seq > self.end_seq:  # it is told live
             return
-        following = _read(self.gateway, self.key, self.runs, after=records[0].id.seq)
+        following = _read(self.gateway, self.key, self.runs, after=records[0].id.seq - 1)
         async with aclosing(following):
-            answers = [
+            told = [
                 decode_event(record.payload)
                 async for record in following
-                if record.payload.startswith(_ANSWERS) and record.id.seq <= self.end_seq
+                if record.payload.startswith(_OF_ANSWERS) and record.id.seq <= self.end_seq
             ]
-        self.fold.note_answered(calls_answered(answers))
+        self.fold.look_ahead(told)
 
 
 async def _look_ahead(
@@ -318,7 +337,7 @@ async def load_messages(
         if turns and size > PAGE_BYTES:
             break
         turns.append(await asyncio.to_thread(_to_messages, turn, records, tuple(answers)))
-        answers += [message for one in turn.runs for message in _tools_in(one.added)]
+        answers = _answers_before(turn, turns[-1], answers)
     return [message for turn in reversed(turns) for message in turn]
 
 
@@ -343,7 +362,8 @@ def _to_messages(
     said = [to_user_message(message) for message in asked]
     if records:
         events = [decode_event(record.payload) for record in records]
-        chunks = UIChunks(turn.turn_id, answered=calls_answered(events))
+        chunks = UIChunks(turn.turn_id)
+        chunks.look_ahead(events)
         grown = UIMessageFold()
         for event in events:
             for chunk in chunks.add(event):
@@ -355,6 +375,16 @@ def _to_messages(
     answer = to_assistant_message(turn.turn_id, runs)
     answer_calls(answer, answers)
     return [*said, answer] if answer["parts"] else said
+
+
+def _answers_before(
+    turn: StandingTurn, shown: Sequence[UIMessage], later: Sequence[Message]
+) -> list[Message]:
+    """Return the results of tools that came with a turn or later, for calls of earlier turns."""
+    own = {part.get("toolCallId") for message in shown for part in message["parts"]}
+    first, *others = [_tools_in(one.added) for one in turn.runs]
+    came = [*later, *(message for messages in others for message in messages)]
+    return [*(one for one in came if one["toolCallId"] not in own), *first]
 
 
 def _tools_in(messages: Sequence[Message]) -> list[Message]:

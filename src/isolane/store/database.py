@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -548,22 +548,52 @@ def new_messages(
     `rewound` are ids, of messages and of calls, that were edited away: they don't come back.
 
     A tool's answer is known by the call it answers, too: clients that rebuild their history give
-    tool messages ids of their own, and a call answered twice is no conversation.
+    tool messages ids of their own, and a call answered twice is no conversation. Some models count
+    their calls anew in each turn, and then an id that was answered names a call that waits.
     """
     known: set[str] = set(rewound)
     answered: set[str] = set(rewound)
+    reopened: set[str] = set()
     for message in history:
         known.add(message["id"])
-        answered.add(message.get("toolCallId", ""))
+        again = answered.intersection(call["id"] for call in calls_of(message))
+        call_id = message.get("toolCallId", "")
+        answered -= again
+        answered.add(call_id)
+        reopened |= again
+        reopened.discard(call_id)
+    earlier = _find_earlier(offered, known, reopened)
     fresh: list[Message] = []
-    for message in offered:
+    for place, message in enumerate(offered):
         call_id = message.get("toolCallId")
-        if message["id"] in known or (call_id and call_id in answered):
+        if message["id"] in known or place in earlier or (call_id and call_id in answered):
             continue
         known.add(message["id"])
         answered.add(call_id or "")
         fresh.append(message)
     return fresh
+
+
+def _find_earlier(
+    offered: Sequence[Message], known: Collection[str], reopened: Collection[str]
+) -> frozenset[int]:
+    """Return the places of answers to the earlier calls of ids that name another call now.
+
+    A list that begins with the conversation has them before what the thread knows, or before the
+    answer to the newer call.
+    """
+    found: set[int] = set()
+    seen: set[str] = set()
+    for place in reversed(range(len(offered))):
+        message = offered[place]
+        call_id = message.get("toolCallId", "")
+        if message["id"] in known:
+            seen.update(reopened)
+        elif call_id in reopened:
+            if call_id in seen:
+                found.add(place)
+            seen.add(call_id)
+    return frozenset(found)
 
 
 def _has_question(added: Iterable[Message]) -> bool:
@@ -1003,9 +1033,14 @@ def _load_answered(key: ThreadKey, before: str | None, connection: Connection) -
         _ever(connection, key, before),
         messages.c.payload != b"",  # of these retention has kept the id only
     )
-    with connection.execute(query) as rows:
-        found = (msgspec.json.decode(bare(payload), type=_Answer) for payload in rows.scalars())
-        return frozenset(answer.call_id for answer in found if answer.call_id is not None)
+    answered: set[str] = set()
+    with connection.execute(query.order_by(messages.c.number)) as rows:
+        for payload in rows.scalars():
+            found = msgspec.json.decode(bare(payload), type=_Calls)
+            answered.difference_update(call.id for call in found.made)
+            if found.answered is not None:
+                answered.add(found.answered)
+    return frozenset(answered)
 
 
 def _ever(connection: Connection, key: ThreadKey, before: str | None) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
@@ -1069,10 +1104,15 @@ def _load_known(
 _PLACE: Final = (messages.c.number, messages.c.since_seq, messages.c.message_id)
 
 
-class _Answer(msgspec.Struct):
-    """As much of a message as tells which call it answers."""
+class _Call(msgspec.Struct):
+    id: str
 
-    call_id: str | None = msgspec.field(name="toolCallId", default=None)
+
+class _Calls(msgspec.Struct):
+    """As much of a message as tells which calls it makes, and which one it answers."""
+
+    made: list[_Call] = msgspec.field(name="toolCalls", default_factory=list[_Call])
+    answered: str | None = msgspec.field(name="toolCallId", default=None)
 
 
 class _Standing(NamedTuple):

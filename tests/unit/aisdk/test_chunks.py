@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from isolane.aisdk.chunks import Chunk, UIChunks, calls_answered
+from isolane.aisdk.chunks import Chunk, UIChunks
 
 Event = dict[str, Any]
 NAMES = {"threadId": "t", "runId": "r"}
@@ -34,8 +34,10 @@ def asked(*questions: Event) -> Event:
     return finished("interrupt", interrupts=[*questions])
 
 
-def told(*events: Event, answered: tuple[str, ...] = ()) -> list[Chunk]:
-    fold = UIChunks("turn", answered=answered)
+def told(*events: Event, is_replay: bool = False) -> list[Chunk]:
+    fold = UIChunks("turn")
+    if is_replay:
+        fold.look_ahead(events)
     return [chunk for event in events for chunk in fold.add(event)]
 
 
@@ -130,9 +132,29 @@ def test_results_of_unknown_calls_say_nothing_and_break_nothing() -> None:
 def test_a_replay_marks_the_calls_that_the_log_answers() -> None:
     answer = started({"role": "tool", "id": "x", "toolCallId": "c", "content": "1"})
     log = [started(), *LOOK, finished(), answer]
-    assert calls_answered(log) == {"c"}
-    chunks = told(*log, answered=("c",))
+    chunks = told(*log, is_replay=True)
     assert chunks[4] == {**LOOK_CHUNKS[2], "providerExecuted": True}
+
+
+def test_a_look_from_a_later_place_counts_the_calls_before_it() -> None:
+    answer = started({"role": "tool", "id": "x", "toolCallId": "c", "content": "1"})
+    before, after = [started(), *LOOK, finished(), answer, LOOK[0]], [*LOOK[1:], finished(), answer]
+    fold = UIChunks("turn")
+    for event in before:
+        fold.add(event)
+    fold.look_ahead(after)
+    chunks = [chunk for event in after for chunk in fold.add(event)]
+    (made,) = [one for one in chunks if one["type"] == "tool-input-available"]
+    assert made["providerExecuted"] is True
+
+
+def test_a_replay_does_not_mark_a_later_call_of_an_answered_id() -> None:
+    answer = started({"role": "tool", "id": "x", "toolCallId": "c", "content": "1"})
+    log = [started(), *LOOK, finished(), answer, *LOOK, finished()]
+    chunks = told(*log, is_replay=True)
+    calls = [one for one in chunks if one["type"] == "tool-input-available"]
+    assert ["providerExecuted" in one for one in calls] == [True, False]
+    assert chunks[-1]["finishReason"] == "tool-calls"
 
 
 def test_what_clients_answer_is_told_where_it_is_known() -> None:

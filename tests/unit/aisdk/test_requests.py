@@ -35,7 +35,8 @@ def framed(
     questions: tuple[str, ...] = (),
     rewinds: bool = False,
 ) -> Frame:
-    return to_frame(chat, "r", open_calls=calls, questions=questions, rewinds=rewinds)
+    answers = {call_id: f"tool_{call_id}" for call_id in calls}
+    return to_frame(chat, "r", open_calls=answers, questions=questions, rewinds=rewinds)
 
 
 def test_a_question() -> None:
@@ -167,3 +168,26 @@ def test_other_addresses_of_files_are_refused(url: object) -> None:
     with pytest.raises(InvalidInput) as refused:
         read(user({"type": "file", "mediaType": "text/plain", "url": url}))
     assert refused.value.field == "messages.0.parts.0.url"
+
+
+def test_what_an_id_was_answered_before_is_not_the_answer_to_its_newer_call() -> None:
+    tool = {"type": "tool-f", "toolCallId": "c"}
+    before = assistant({**tool, "state": "output-available", "output": 1})
+    chat = read(before, user(text("x")), assistant({**tool, "state": "input-available"}),
+                user(text("y"), message_id="v"))  # fmt: skip
+    assert chat.answers == []
+    assert [one["role"] for one in framed(chat, calls=("c",))["messages"]] == ["user", "user"]
+    again = read(before, assistant({**tool, "state": "output-available", "output": 2}))
+    assert [one["content"] for one in framed(again, calls=("c",))["messages"]] == ["2"]
+
+
+def test_what_a_question_was_answered_before_is_no_answer_to_a_newer_one_of_its_id() -> None:
+    tool = {"type": "tool-f", "toolCallId": "c"}
+    yes = {**tool, "approval": {"id": "q", "approved": True}, "state": "approval-responded"}
+    asked = {**tool, "approval": {"id": "q"}, "state": "approval-requested"}
+    chat = read(assistant(yes), user(text("x")), assistant(asked), user(text("y"), message_id="v"))
+    assert chat.decisions == []
+    question = {"type": "dynamic-tool", "toolName": "interrupt", "toolCallId": "q"}
+    said = {**question, "state": "output-available", "output": 1}
+    chat = read(assistant(said), user(text("x")), assistant({**question, "input": {"id": "q"}}))
+    assert chat.decisions == []
