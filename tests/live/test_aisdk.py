@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from tests.live.aisdk import AIPage, ChatState, ai_page
+from tests.live.openai_lane import asking, calling
 from tests.live.server import Looks, Server
 from tests.live.stage import SCRIPT, Lane, own_server, shared_server, steps
 
@@ -393,6 +394,22 @@ async def test_an_approval(helper: Door, *, approved: bool) -> None:
     done = await helper.page.idle(after=before)
     assert done.answer.endswith(f"You said {json.dumps(answer)}.")
     await stored_is_seen(helper, done)
+
+
+async def test_who_approves_half_and_says_something_else_goes_on(door: Door) -> None:
+    questions: list[dict[str, object]] = [
+        {"id": f"q-{n}", "reason": "delete", "toolCallId": f"c-{n}"} for n in (1, 2)
+    ]
+    calls = [*calling("c-1", "f", "{}"), *calling("c-2", "f", "{}")]
+    await door.open()
+    await door.ask(steps(*calls, asking(*questions)))
+    await door.page.order("approve", approvalId="q-1", approved=True)
+    state = await door.ask(steps(["input"]))
+    assert state.status == "ready"
+    assert json.loads(state.answer)["resume"] == [
+        {"interruptId": "q-1", "status": "resolved", "payload": {"approved": True}},
+        {"interruptId": "q-2", "status": "cancelled"},
+    ]
 
 
 async def test_of_two_devices_that_approve_the_first_counts(helper: Door) -> None:

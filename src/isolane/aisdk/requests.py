@@ -116,6 +116,10 @@ def to_frame(
         if one["toolCallId"] in open_calls
     ]
     resume = [one for one in chat.decisions if one["interruptId"] in questions]
+    if resume and chat.asks:  # who decided some, and then says something else, leaves the others
+        decided = {one["interruptId"] for one in resume}
+        left = [one for one in questions if one not in decided]
+        resume += [{"interruptId": one, "status": "cancelled"} for one in left]
     if not (chat.asks or answers or resume):
         raise RunConflict("the messages hold no answer that the thread still waits for")
     messages = [*chat.users[-1:]] if rewinds else [*answers, *(chat.users if chat.asks else ())]

@@ -191,3 +191,13 @@ def test_what_a_question_was_answered_before_is_no_answer_to_a_newer_one_of_its_
     said = {**question, "state": "output-available", "output": 1}
     chat = read(assistant(said), user(text("x")), assistant({**question, "input": {"id": "q"}}))
     assert chat.decisions == []
+
+
+def test_who_decides_half_and_says_something_else_leaves_the_other_half() -> None:
+    tool = {"type": "tool-f", "toolCallId": "c", "state": "approval-responded"}
+    yes = {**tool, "approval": {"id": "p", "approved": True}}
+    resolved = {"interruptId": "p", "status": "resolved", "payload": {"approved": True}}
+    frame = framed(read(assistant(yes), user(text("x"))), questions=("p", "q"))
+    assert frame["resume"] == [resolved, {"interruptId": "q", "status": "cancelled"}]
+    assert framed(read(assistant(yes)), questions=("p", "q"))["resume"] == [resolved]
+    assert "resume" not in framed(read(user(text("x"))), questions=("p", "q"))
