@@ -170,6 +170,33 @@ async def test_a_response_that_is_not_the_last_begins_a_branch(client: AsyncOpen
     assert trunk.output_text.startswith("onetwo[")
 
 
+async def test_items_of_earlier_responses_may_be_named_by_their_ids(
+    lane: Lane, client: AsyncOpenAI
+) -> None:
+    first = await ask(client, steps(["say", "Look."], *calling("b", "mine", "{}")), tools=TOOLS)
+    ids = [str(item.id) for item in first.output]
+    named = [{"type": "item_reference", "id": item_id} for item_id in ids]
+    output = {"type": "function_call_output", "call_id": "b", "output": "42"}
+    question = {"role": "user", "content": steps(["input"])}
+    second = await ask(client, [{"role": "user", "content": "x"}, *named, output, question])
+    told = json.loads(second.output_text)["messages"]
+    assert [one["role"] for one in told] == ["user", "assistant", "tool", "user"]
+    assert (told[1]["content"], told[1]["toolCalls"][0]["id"]) == ("Look.", "b")
+    gone = await ask(client, "one", store=False)
+    stranger = openai_of(Lane(lane.server))
+    for whose, item_id in (
+        (stranger, ids[0]),
+        (client, gone.output[0].id),
+        (client, ids[0][:-1] + "7"),
+        (client, "msg_1"),
+        (client, 7),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await ask(whose, [{"type": "item_reference", "id": item_id}, question])
+        assert (refused.value.code, refused.value.param) == ("invalid_input", "input.0.id")
+    await stranger.close()
+
+
 async def test_a_previous_response_must_be_known(lane: Lane, client: AsyncOpenAI) -> None:
     mine = await ask(client, "one")
     async with openai_of(Lane(lane.server)) as other:

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from isolane.context import ThreadKey, UserExecutionContext
+from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.contracts import (
     Opening,
     RunState,
@@ -25,11 +25,15 @@ from isolane.contracts import (
 from isolane.doors.gateway import Gateway
 from isolane.doors.openai_runs import claimed_opening
 from isolane.errors import NotFound, RunConflict, TooLarge, UnknownResponse
+from isolane.events import decode_event
 from isolane.ids import WIRE_ID, check_wire_id
 from isolane.openai.asking import ResponseAsked, get_instructions, get_unheard
-from isolane.openai.response import ID_PREFIX
+from isolane.openai.response import ID_PREFIX, ResponseFold
 from isolane.transcript import Message
 
+READ_RECORDS: Final = 256
+READ_BYTES: Final = 1 << 20
+"""Records, and bytes of them, that are folded before others get their turn."""
 SEED_ROLES: Final = frozenset({"user", "assistant", "tool", "system", "developer"})
 
 
@@ -143,6 +147,36 @@ async def load_response(
         if thread is None or thread.kind is ThreadKind.REQUEST:
             raise NotFound(f"response {run_id} was not to be stored")
     return stored
+
+
+def new_fold(stored: StoredRun) -> ResponseFold:
+    """Return the fold of a response before its first event."""
+    return ResponseFold(stored.run_id, model=stored.draft.agent, created_at=stored.created_at)
+
+
+async def load_fold(
+    gateway: Gateway, context: UserExecutionContext, stored: StoredRun
+) -> ResponseFold:
+    """Return the fold of what the log has of a response now.
+
+    Raises `CursorExpired` when that is no longer kept.
+    """
+    fold = new_fold(stored)
+    if stored.first_seq is None:
+        return fold
+    key = ThreadKey(context.user_id, stored.thread_id)
+    head = (await gateway.feed.load_bounds(key)).head
+    last = head.seq if stored.last_seq is None else stored.last_seq
+    place = EventId(head.epoch, stored.first_seq - 1)
+    while place.seq < last:
+        records = await gateway.log.read(key, after=place, limit=READ_RECORDS, max_bytes=READ_BYTES)
+        for record in records:
+            if record.run_id == stored.run_id:
+                fold.add(decode_event(record.payload))
+        if not records:
+            break
+        place = records[-1].id
+    return fold
 
 
 async def _has_run(gateway: Gateway, key: ThreadKey) -> bool:

@@ -19,7 +19,14 @@ from isolane.doors.credentials import ReadContext, Reader, WriteContext, Writer
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.openai import EITHER_ANSWER
 from isolane.doors.openai_errors import REFUSED
-from isolane.doors.openai_history import Place, find_place, load_response
+from isolane.doors.openai_history import (
+    Place,
+    find_place,
+    load_fold,
+    load_response,
+    new_fold,
+)
+from isolane.doors.openai_items import with_items
 from isolane.doors.openai_runs import (
     JSON_BODY,
     IdempotencyKey,
@@ -37,7 +44,6 @@ from isolane.doors.sse import HEADERS, EventStream, Followed, open_stream
 from isolane.events import RUN_STARTED, decode_event
 from isolane.openai.asking import ResponseAsked, read_response
 from isolane.openai.items import to_input_items, to_page
-from isolane.openai.response import ResponseFold
 from isolane.openai.words import Said
 from isolane.service.readers import HttpReader, OnDisconnect
 
@@ -47,9 +53,6 @@ router = APIRouter(
 
 END_PATIENCE_S: Final = 5.0
 """Seconds that the answer to a cancellation waits for the end of the run."""
-READ_RECORDS: Final = 256
-READ_BYTES: Final = 1 << 20
-"""Records, and bytes of them, that are folded before others get their turn."""
 
 StartingAfter = Annotated[int, Query(ge=0, le=2**53)]
 ITEMS_MAX: Final = 100
@@ -69,7 +72,15 @@ async def create_response(
 
     In the background it is answered at once, and leaving stops nothing.
     """
-    reading = read_asked(gateway, identity, request, read_response, key=key, name="input")
+    reading = read_asked(
+        gateway,
+        identity,
+        request,
+        read_response,
+        key=key,
+        name="input",
+        fill=partial(with_items, gateway, context),
+    )
     async with reading as (ids, asked):
         agent = choose_agent(gateway, identity, asked.agent)
         repeated = await find_repeated(gateway, context, ids, asked)
@@ -102,7 +113,7 @@ async def _follow_new(
 
     async def start(reader: HttpReader) -> EventStream:
         taken = await take_on(gateway, identity, wanted, reader)
-        fold, headers = _new_fold(taken.stored), run_headers(own)
+        fold, headers = new_fold(taken.stored), run_headers(own)
         if asked.is_streamed:
             tell = partial(tell_response, fold=fold)
             return EventStream(taken.followed, tell, reader=reader, headers=HEADERS | headers)
@@ -134,7 +145,7 @@ async def get_response(
         batches = gateway.service.follow_batches(own, after=begin)
         followed = Followed(gateway, identity, batches)
         after = -1 if starting_after is None else starting_after
-        tell = partial(tell_response, fold=_new_fold(stored), starting_after=after)
+        tell = partial(tell_response, fold=new_fold(stored), starting_after=after)
         return EventStream(followed, tell, reader=reader, headers=HEADERS | run_headers(own))
 
     return await open_stream(gateway, identity, own.thread_key, start, run_id=own.run_id)
@@ -201,9 +212,7 @@ def _answer_now(gateway: Gateway, own: UserExecutionContext, stored: StoredRun) 
     """Return a response as its log has it now. It counts for its user until that is read."""
 
     async def load() -> bytes:
-        fold = _new_fold(stored)
-        await _fold_log(gateway, own, stored, fold)
-        said = fold.to_response()
+        said = (await load_fold(gateway, own, stored)).to_response()
         if stored.state is RunState.RUNNING and said["status"] == "queued":
             said["status"] = "in_progress"  # its first event is being written
         return msgspec.json.encode(said)
@@ -235,28 +244,3 @@ async def _load_items(
         if record.run_id == stored.run_id and event["type"] == RUN_STARTED:
             return to_input_items(event["input"]["messages"], event["input"].get("resume") or ())
     return ()
-
-
-async def _fold_log(
-    gateway: Gateway, own: UserExecutionContext, stored: StoredRun, fold: ResponseFold
-) -> None:
-    """Fold what the log has of a run. Raises `CursorExpired` when that is no longer kept."""
-    if stored.first_seq is None:
-        return
-    head = (await gateway.feed.load_bounds(own.thread_key)).head
-    last = head.seq if stored.last_seq is None else stored.last_seq
-    place = EventId(head.epoch, stored.first_seq - 1)
-    while place.seq < last:
-        records = await gateway.log.read(
-            own.thread_key, after=place, limit=READ_RECORDS, max_bytes=READ_BYTES
-        )
-        for record in records:
-            if record.run_id == stored.run_id:
-                fold.add(decode_event(record.payload))
-        if not records:
-            return
-        place = records[-1].id
-
-
-def _new_fold(stored: StoredRun) -> ResponseFold:
-    return ResponseFold(stored.run_id, model=stored.draft.agent, created_at=stored.created_at)

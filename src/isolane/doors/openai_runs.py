@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,8 @@ from isolane.service.readers import HttpReader, OnDisconnect
 from isolane.transcript import Message, fingerprint
 
 _Asked = TypeVar("_Asked", bound=Asked)
+Fill = Callable[[Mapping[str, Json]], Awaitable[Mapping[str, Json]]]
+"""Returns what a body says, with what it only names put in."""
 IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", max_length=256)]
 JSON_BODY: Final = {
     "requestBody": {
@@ -90,15 +92,19 @@ async def read_asked(
     *,
     key: str | None,
     name: str,
+    fill: Fill | None = None,
 ) -> AsyncIterator[tuple[Ids, _Asked]]:
     """Read what a request asks, and its ids; hold the room of its body for the block's time.
 
-    `name` is that of the list in its body. Raises what `reading`, `read_whole` and `read` raise.
+    `name` is that of the list in its body. Raises what `reading`, `read_whole`, `fill` and `read`
+    raise.
     """
     gateway.factory.check_rate(identity.user_id)
     user_id = identity.user_id
     async with reading(request, gateway, user_id, sent_per_new=SENT_PER_NEW) as body:
-        given = await read_whole(body, gateway, user_id, name=name)
+        given: Mapping[str, Json] = await read_whole(body, gateway, user_id, name=name)
+        if fill is not None:
+            given = await fill(given)
         if body.is_small:
             ids = make_ids(user_id, key, body.content)
             asked = read(given, ids.new_message_id)

@@ -7,6 +7,7 @@ package `openai`, 3.57.0 for Python and 6.49.0 for JavaScript.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +24,7 @@ from isolane.openai.words import (
 )
 
 ID_PREFIX: Final = "resp_"
+_ITEM_ID: Final = re.compile(r"(?:msg|rs|fc)_(.+)_([0-9]{1,9})")
 SERVER_LABEL: Final = "isolane"
 """Of which server a question asks for approval."""
 
@@ -58,6 +60,12 @@ def _part_of(item: Said, text: str) -> Said:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
+def locate_item(item_id: str) -> tuple[str, int] | None:
+    """Return the run of an item and its place in the output; None when no item has such an id."""
+    found = _ITEM_ID.fullmatch(item_id)
+    return None if found is None else (found[1], int(found[2]))
+
+
 class ResponseFold:
     """Makes `response.*` events of the events of one run."""
 
@@ -66,6 +74,7 @@ class ResponseFold:
 
         `created_at` is when the run was taken on, in milliseconds since 1970.
         """
+        self._run_id = run_id
         self._about = {
             "id": f"{ID_PREFIX}{run_id}",
             "object": "response",
@@ -82,9 +91,8 @@ class ResponseFold:
         self._told_calls: set[str] = set()
         self._untold: set[str] = set()
         """Messages of other roles than the assistant's."""
-        self._item_ids: set[str] = set()
-        self._times: dict[str, int] = {}
-        """How often an id was wanted again, for a message may go on after each of many calls."""
+        self._asked: set[str] = set()
+        """The ids of the questions that were told."""
         self._usage: Said | None = None
         self._error: Said | None = None
         self._out: list[Said] = []
@@ -151,7 +159,7 @@ class ResponseFold:
             return
         if message_id not in self._texts:
             message = {"type": "message", "role": "assistant", "content": []}
-            self._texts[message_id] = self._begin_words(message_id, message)
+            self._texts[message_id] = self._begin_words("msg", message)
         item = self._texts[message_id]
         item.words.append(event["delta"])
         fields = {**item.place, "content_index": 0, "delta": event["delta"], "logprobs": []}
@@ -166,7 +174,7 @@ class ResponseFold:
             return
         if message_id not in self._thoughts:
             thought = {"type": "reasoning", "summary": [], "content": []}
-            self._thoughts[message_id] = self._begin_words(message_id, thought)
+            self._thoughts[message_id] = self._begin_words("rs", thought)
         item = self._thoughts[message_id]
         item.words.append(event["delta"])
         fields = {**item.place, "content_index": 0, "delta": event["delta"]}
@@ -183,7 +191,7 @@ class ResponseFold:
         self._cut()
         self._told_calls.add(call_id)
         call = {"type": "function_call", "call_id": call_id, "name": name, "arguments": ""}
-        self._calls[call_id] = self._begin_item(f"fc_{call_id}", call)
+        self._calls[call_id] = self._begin_item("fc", call)
 
     def _add_arguments(self, event: Event) -> None:
         item = self._calls.get(event["toolCallId"])
@@ -218,9 +226,9 @@ class ResponseFold:
         self._tell(kind, response=self.to_response())
 
     def _ask(self, interrupt_id: str, reason: str, text: str) -> None:
-        if interrupt_id in self._item_ids:  # the answer names it, so it can have no other id
+        if interrupt_id in self._asked:  # the answer names it, so it can have no other id
             return
-        self._item_ids.add(interrupt_id)
+        self._asked.add(interrupt_id)
         request = {
             "type": "mcp_approval_request",
             "id": interrupt_id,
@@ -263,9 +271,9 @@ class ResponseFold:
             self._tell("response.reasoning_text.done", **fields)
             self._end_words(item)
 
-    def _begin_words(self, message_id: str, about: Said) -> _Item:
+    def _begin_words(self, kind: str, about: Said) -> _Item:
         """Begin an item with its one part; the JavaScript package needs the part of both kinds."""
-        item = self._begin_item(message_id, about)
+        item = self._begin_item(kind, about)
         part = _part_of(item.item, "")
         self._tell("response.content_part.added", **item.place, content_index=0, part=part)
         return item
@@ -275,10 +283,11 @@ class ResponseFold:
         self._tell("response.content_part.done", **item.place, content_index=0, part=part)
         self._end_item(item)
 
-    def _begin_item(self, wanted_id: str, about: Said) -> _Item:
-        item = _Item(
-            len(self._output), {**about, "id": self._new_id(wanted_id), "status": "in_progress"}
-        )
+    def _begin_item(self, kind: str, about: Said) -> _Item:
+        """Begin an item. Its id says where it is, for a later request may name it by that alone."""
+        index = len(self._output)
+        item_id = f"{kind}_{self._run_id}_{index}"
+        item = _Item(index, {**about, "id": item_id, "status": "in_progress"})
         self._output.append(item)
         self._tell("response.output_item.added", output_index=item.index, item=item.item)
         return item
@@ -287,16 +296,6 @@ class ResponseFold:
         done = item.to_item("completed")
         self._output[item.index] = done
         self._tell("response.output_item.done", output_index=item.index, item=done)
-
-    def _new_id(self, wanted: str) -> str:
-        """Return an id that no item of this response has: `wanted`, or that with a number."""
-        made, times = wanted, self._times.get(wanted, 0)
-        while made in self._item_ids:
-            times += 1
-            made = f"{wanted}#{times}"
-        self._times[wanted] = times
-        self._item_ids.add(made)
-        return made
 
     def _tell(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
         self._out.append({"type": kind, "sequence_number": self._count, **fields})

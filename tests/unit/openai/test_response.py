@@ -57,7 +57,7 @@ def test_a_text_is_an_item_with_one_part() -> None:
     events = [started(), text("START"), said("Hi"), text("END"), FINISHED]
     assert kinds(*events) == [*BEGIN, *TEXT, "completed"]
     part = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
-    message = {"type": "message", "role": "assistant", "id": "m", "status": "completed"}
+    message = {"type": "message", "role": "assistant", "id": "msg_r_0", "status": "completed"}
     assert items(*events) == [{**message, "content": [part]}]
 
 
@@ -72,7 +72,7 @@ def test_a_reasoning_is_an_item_of_its_own() -> None:
 def test_a_call_cuts_the_text_and_what_follows_is_another_item() -> None:
     events = [started("f"), said("a"), *call("f", "1"), said("b"), text("END"), FINISHED]
     assert kinds(*events) == [*BEGIN, *TEXT, *CALL, *TEXT, "completed"]
-    assert [item["id"] for item in items(*events)] == ["m", "fc_c", "m#1"]
+    assert [item["id"] for item in items(*events)] == ["msg_r_0", "fc_r_1", "msg_r_2"]
 
 
 def test_only_calls_of_the_callers_tools_are_told() -> None:
