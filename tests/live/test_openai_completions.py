@@ -260,6 +260,24 @@ async def test_a_body_that_is_no_json_is_refused(http: httpx.AsyncClient) -> Non
         assert answer.headers["x-should-retry"] == "false"
 
 
+async def test_a_compressed_body_is_refused_at_every_door(http: httpx.AsyncClient) -> None:
+    for path in ("/v1/chat/completions", "/v1/responses", "/ai/chat", "/agui"):
+        answer = await http.post(path, content=b"x", headers={"content-encoding": "gzip"})
+        assert answer.status_code == 400
+        assert "may not be compressed" in answer.text, path
+        plain = await http.post(path, content=b"x", headers={"content-encoding": "identity"})
+        assert "not JSON" in plain.text, path
+
+
+async def test_an_empty_key_is_refused(client: AsyncOpenAI) -> None:
+    """It would make one request of all that have it."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.chat.completions.create(
+            model="script", messages=[user("x")], extra_headers={"Idempotency-Key": ""}
+        )
+    assert refused.value.param == "idempotency-key"
+
+
 # --- leaving -------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isolane.doors.gateway import Gateway
 from isolane.doors.room import SMALL_BYTES, Hall
-from isolane.errors import InvalidInput, TooLarge, Unavailable
+from isolane.errors import InvalidFrame, InvalidInput, TooLarge, Unavailable
 from isolane.frames import decode_object
 from isolane.lists import Known, NewPart, WholeList
 from isolane.tasks import end_task
@@ -118,9 +118,11 @@ async def reading(
     has room already: a body in chunks has, and nobody in the hall may wait for it. Of such a body
     `sent_per_new` bytes count as one in its user's pace.
 
-    Raises `ClientDisconnect` when the client leaves before the body is there, `Unavailable` when
-    others wait for the hall and it comes too slowly. Safe to cancel.
+    Raises `InvalidFrame` for a compressed one, `ClientDisconnect` when the client leaves before the
+    body is there, `Unavailable` when others wait for the hall and it comes too slowly. Safe to
+    cancel.
     """
+    _check_encoding(request)
     frame_bytes = gateway.settings.limit_frame_bytes
     announced, most = _get_announced(request.scope), request.scope[MOST_KEY]
     if announced is not None and announced > most:
@@ -142,6 +144,12 @@ async def reading(
         elif announced is not None:
             await _read_in_time(request.receive, body.content, gateway.hall)
         yield body
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise InvalidFrame(f"a body may not be compressed, and this one is {encoding[:40]!r}")
 
 
 async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -> dict[str, Any]:

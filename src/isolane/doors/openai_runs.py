@@ -29,7 +29,9 @@ from isolane.transcript import Message, fingerprint
 _Asked = TypeVar("_Asked", bound=Asked)
 Fill = Callable[[Mapping[str, Json]], Awaitable[Mapping[str, Json]]]
 """Returns what a body says, with what it only names put in."""
-IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", max_length=256)]
+IdempotencyKey = Annotated[
+    str | None, Header(alias="idempotency-key", min_length=1, max_length=256)
+]
 JSON_BODY: Final = {
     "requestBody": {
         "required": True,

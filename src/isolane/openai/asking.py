@@ -169,8 +169,10 @@ _ANSWER: Final = "answer"
 def _read_items(given: Json, new_id: NewId) -> list[Message]:
     if isinstance(given, str):
         return [{"id": new_id(0), "role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise InvalidInput("input", "must be text or a list of items")
     made: list[Message] = []
-    for place, one in enumerate(need_list("input", given)):
+    for place, one in enumerate(given):
         name = f"input.{place}"
         item = need_object(name, one)
         kind = item.get("type", "message")
@@ -198,7 +200,8 @@ def _read_item(name: str, kind: Json, item: Mapping[str, Json], message_id: str)
         case _:
             raise InvalidInput(
                 f"{name}.type",
-                "must be message, function_call, function_call_output or mcp_approval_response",
+                "must be message, function_call, function_call_output, mcp_approval_response or "
+                "item_reference",
             )
 
 
