@@ -345,6 +345,20 @@ async def test_a_call_of_an_id_that_was_answered_before_waits_for_its_own_answer
                 })  # fmt: skip
 
 
+async def test_of_devices_that_run_a_tool_at_the_same_time_one_goes_on(lane: Lane) -> None:
+    asked = {"id": "u", "role": "user", "parts": [{"type": "text", "text": "weather"}]}
+    async with lane.server.http(lane.token) as http:
+        await http.post("/ai/helper/chat", json={"id": "t", "messages": [asked]})
+        message = (await http.get("/ai/chat/t/messages")).json()[-1]
+        (part,) = [one for one in message["parts"] if one["type"] == "tool-weather"]
+        part |= {"state": "output-available", "output": "sunny"}
+        body = {"id": "t", "messages": [message]}
+        answers = await asyncio.gather(*(http.post("/ai/helper/chat", json=body) for _ in range(4)))
+        assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409]
+    log = await lane.load_log("t")
+    assert [one["type"] for one in log.events].count("RUN_STARTED") == 2
+
+
 async def test_a_failed_tool_of_the_page(helper: Door) -> None:
     await helper.open()
     state = await helper.ask("weather")

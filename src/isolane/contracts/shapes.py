@@ -114,6 +114,9 @@ class RunDraft:
     """Whether its user had the id of the run deleted. What it said stays in its thread."""
     opening: Opening | None = None
     """How the thread begins with this run. It isn't kept with the run."""
+    must_add: bool = False
+    """Whether it is refused when none of its messages is new: it only brings answers of tools, and
+    another device may bring them at the same time."""
 
     @property
     def seed(self) -> Seed | None:

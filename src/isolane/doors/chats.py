@@ -77,6 +77,7 @@ async def ask(
         agent=agent,
         left_out=left_out,
         over_http=on_disconnect is not None,
+        must_add=not (chat.asks or "resume" in body),
     )
 
 

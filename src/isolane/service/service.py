@@ -201,6 +201,7 @@ class AgentService:
         agent: str | None = None,
         left_out: LeftOut | None = None,
         over_http: bool = False,
+        must_add: bool = False,
     ) -> RunTicket:
         """Take a run on; the same run id attaches to the one there is, and so does its question.
 
@@ -210,12 +211,14 @@ class AgentService:
 
         `left_out` is what its client sent beside `run_input`, for the run's warning. What is asked
         `over_http` may be stopped when its readers leave (see `enter`), and comes in the place of
-        runs that its user has left, unless frame or settings name a policy. Raises
+        runs that its user has left, unless frame or settings name a policy. A run that `must_add`
+        is a `RunConflict` when the thread has all its messages. Raises
         `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`, `UnknownAgent`. The run's
         first event comes only after the caller had a chance to say so. Cancelling the caller
         changes nothing for the run: it is taken on, and the same id attaches to it.
         """
         offer = to_offer(run_input, self.check_agent(agent))
+        offer = replace(offer, draft=replace(offer.draft, must_add=must_add))
         return await self.start_offer(context, offer, left_out=left_out, over_http=over_http)
 
     async def start_offer(

@@ -312,6 +312,7 @@ class DatabaseStore:
             rewound = _load_rewound(key, draft, standing, connection)
             history = _before(draft.rewind_to, standing)  # what is dropped may be brought anew
             fresh = new_messages(draft.messages, history, rewound=rewound)
+            _check_added(draft, fresh)
             kept = replace(draft, messages=fresh, opening=None)
             self._check_question(context, kept)
             row = {
@@ -390,6 +391,7 @@ class DatabaseStore:
         with usage.bounded(connection, context.user_id, self._quotas):
             self._enter(connection, context, draft)
             begun, row = self._join(context, draft, connection)
+            _check_added(draft, begun.added)
             self._insert_run(connection, context, {**row, "created_at": row["started_at"]})
         return begun
 
@@ -594,6 +596,12 @@ def _find_earlier(
                 found.add(place)
             seen.add(call_id)
     return frozenset(found)
+
+
+def _check_added(draft: RunDraft, added: Sequence[Message]) -> None:
+    """Raise `RunConflict` when a run that brings answers only comes too late with all of them."""
+    if draft.must_add and not added:
+        raise RunConflict("the calls that it answers were answered already")
 
 
 def _has_question(added: Iterable[Message]) -> bool:
