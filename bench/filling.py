@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from isolane.contracts import RunDraft
-from isolane.database import open_database
-from isolane.eventlog.database import sow_seed
+from isolane.engines.sqlite.file import open_database
+from isolane.engines.sqlite.log import sow_seed
 from isolane.settings import DATABASE_NAME
 
 USER = "u1"

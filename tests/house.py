@@ -19,25 +19,25 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 from isolane.agents.function import adapt_function
-from isolane.bell.local import LocalBell
 from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.contracts import Agent, Identity, RunDraft, Store
-from isolane.database import Database, open_database
-from isolane.eventlog.database import DatabaseEventLog, load_bounds, sow_seed
-from isolane.events import Event, Record, decode_event
-from isolane.feed import QUIET_S, Feed
-from isolane.limits.local import LocalLimits
-from isolane.packing import references_of
-from isolane.runqueue.local import LocalRunQueue
-from isolane.service import AgentService
+from isolane.engines.memory.bell import LocalBell
+from isolane.engines.memory.limits import LocalLimits
+from isolane.engines.memory.runqueue import LocalRunQueue
+from isolane.engines.sqlite.file import Database, open_database
+from isolane.engines.sqlite.log import DatabaseEventLog, load_bounds, sow_seed
+from isolane.engines.sqlite.store import DatabaseStore, erase
+from isolane.engines.sqlite.usage import Quotas
+from isolane.events.event import Event, Record, decode_event
+from isolane.events.packing import references_of
+from isolane.log.feed import QUIET_S, Feed
+from isolane.runs import AgentService
 from isolane.settings import Settings
-from isolane.store.database import DatabaseStore, erase
+from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
+from isolane.sockets.resume import Resumer
 from isolane.tasks import TaskOwner
 from isolane.testing import ScriptedSocket
-from isolane.usage import Quotas
-from isolane.websocket.connection import WebSocketConnection
-from isolane.websocket.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
-from isolane.websocket.resume import Resumer
 
 OpenDatabase = Callable[[str], Awaitable[Database]]
 Socket = ScriptedSocket

@@ -9,14 +9,14 @@ from isolane.contracts import (
     ensure,
 )
 from isolane.errors import IsolaneError
-from isolane.service import AgentService
-from isolane.websocket.connection import WebSocketConnection
-from isolane.websocket.factory import (
+from isolane.runs import AgentService
+from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.factory import (
     WebSocketManagerFactory,
     create_websocket_manager,
     get_websocket_manager_factory,
 )
-from isolane.websocket.manager import IsolatedWebSocketManager
+from isolane.sockets.manager import IsolatedWebSocketManager
 
 __all__ = [
     "AgentService",

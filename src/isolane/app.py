@@ -35,7 +35,6 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
-from isolane.bell.local import LocalBell
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import (
     Agent,
@@ -50,13 +49,8 @@ from isolane.contracts import (
     TurnBook,
     ensure,
 )
-from isolane.database import Database, hold_place, open_database, path_of
 from isolane.doors import (
-    aisdk,
-    aisdk_socket,
     hydration,
-    openai,
-    openai_responses,
     operations,
     page,
     sessions,
@@ -65,12 +59,16 @@ from isolane.doors import (
     threads,
     usage,
 )
+from isolane.doors.aisdk import http as aisdk
+from isolane.doors.aisdk import socket as aisdk_socket
 from isolane.doors.bodies import BodyLimit
 from isolane.doors.browsers import BrowserRules
 from isolane.doors.cors import Cors
 from isolane.doors.description import name_cookie
 from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.doors.head import HeadAsGet
+from isolane.doors.openai import completions as openai
+from isolane.doors.openai import responses as openai_responses
 from isolane.doors.outside import Outside, add_slash
 from isolane.doors.problems import (
     PROBLEM,
@@ -81,27 +79,29 @@ from isolane.doors.problems import (
 )
 from isolane.doors.room import Hall
 from isolane.doors.websocket import WebSocketDoor
+from isolane.engines.memory.bell import LocalBell
+from isolane.engines.memory.limits import LocalLimits
+from isolane.engines.memory.runqueue import LocalRunQueue
+from isolane.engines.sqlite.file import Database, hold_place, open_database, path_of
+from isolane.engines.sqlite.log import DatabaseEventLog, load_bounds, renumber, sow_seed
+from isolane.engines.sqlite.store import DatabaseStore, erase
+from isolane.engines.sqlite.turns import DatabaseTurnBook
+from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import AgentRefused, IsolaneError, Unavailable, chain_of
-from isolane.eventlog.database import DatabaseEventLog, load_bounds, renumber, sow_seed
-from isolane.events import check_question
-from isolane.feed import Feed
-from isolane.limits.local import LocalLimits
-from isolane.pressure import Acts, Pressure, relieve_for_ever
-from isolane.resources import Resources, give_back_memory
-from isolane.runqueue.local import LocalRunQueue
-from isolane.service import AgentService
-from isolane.service.requests import remove_for_ever
+from isolane.events.event import check_question
+from isolane.health.pressure import Acts, Pressure, relieve_for_ever
+from isolane.health.resources import Resources, give_back_memory
+from isolane.health.watchdog import Watchdog
+from isolane.log.feed import Feed
+from isolane.log.window import FULL_WINDOW, SMALL_WINDOW
+from isolane.runs import AgentService
+from isolane.runs.requests import remove_for_ever
 from isolane.settings import KEY_NAME, Settings, load_settings
-from isolane.spelling import warn_of_unknown
-from isolane.store.database import DatabaseStore, erase
-from isolane.store.turns import DatabaseTurnBook
+from isolane.settings.spelling import warn_of_unknown
+from isolane.sockets.factory import WebSocketManagerFactory, close_factory, open_factory
+from isolane.sockets.resume import Resumer
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
-from isolane.usage import Quotas, Usage
-from isolane.watchdog import Watchdog
-from isolane.websocket.factory import WebSocketManagerFactory, close_factory, open_factory
-from isolane.websocket.resume import Resumer
-from isolane.window import FULL_WINDOW, SMALL_WINDOW
 
 TRIM_INTERVAL_S: Final = 60.0
 REVOCATION_INTERVAL_S: Final = 0.25

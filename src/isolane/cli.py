@@ -18,16 +18,16 @@ from isolane.auth.accounts import Accounts
 from isolane.auth.keyring import KeyFile
 from isolane.clock import now_ms
 from isolane.contracts import PLAIN, Scope
-from isolane.database import open_database
 from isolane.demo import is_loopback, print_links
+from isolane.engines.sqlite.file import open_database
+from isolane.engines.sqlite.usage_report import NothingToReport, read_report
 from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError
-from isolane.listening import CannotListen
 from isolane.logs import configure_logs
 from isolane.server import StartFailed
 from isolane.server import serve as serve_app
+from isolane.serving.listening import CannotListen
 from isolane.settings import KEY_NAME, InvalidSettings, Settings, load_settings
-from isolane.spelling import warn_of_unknown
-from isolane.usage_report import NothingToReport, read_report
+from isolane.settings.spelling import warn_of_unknown
 
 GUIDE: Final = "isolane.agents.guide:agent"
 

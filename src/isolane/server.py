@@ -23,12 +23,12 @@ from fastapi import FastAPI
 from isolane.clock import now_ms
 from isolane.doors.gateway import STATE_KEY, Gateway
 from isolane.errors import IsolaneError, chain_of
-from isolane.listening import BACKLOG, open_sockets
-from isolane.output import finish_writing, write_beside
-from isolane.protocols.http import HEADERS_MAX, HttpProtocol
-from isolane.protocols.websocket import WebSocketProtocol
+from isolane.health.output import finish_writing, write_beside
+from isolane.serving.http import HEADERS_MAX, HttpProtocol
+from isolane.serving.listening import BACKLOG, open_sockets
+from isolane.serving.systemd import ADDRESS_VARIABLE, READY, STOPPING, notify
+from isolane.serving.websocket import WebSocketProtocol
 from isolane.settings import Settings
-from isolane.systemd import ADDRESS_VARIABLE, READY, STOPPING, notify
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long a thread may hold the interpreter when another wants it. The default of 5 ms is what a

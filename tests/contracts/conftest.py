@@ -13,10 +13,10 @@ from tests.house import MEMORY, Ground, ManualClock, draft_of, open_ground, sqli
 
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import EventLog, RunEnd, RunStop, Store, TurnBook
-from isolane.events import Record
-from isolane.interrupts import Interrupt
-from isolane.store.turns import DatabaseTurnBook
-from isolane.transcript import Message
+from isolane.engines.sqlite.turns import DatabaseTurnBook
+from isolane.events.event import Record
+from isolane.events.interrupts import Interrupt
+from isolane.events.transcript import Message
 
 Reopen = Callable[..., Awaitable["Engines"]]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from tests.house import key_of
 
-from isolane.bell.local import LocalBell
 from isolane.context import EventId
 from isolane.contracts import Bell, ensure
-from isolane.events import Record
+from isolane.engines.memory.bell import LocalBell
+from isolane.events.event import Record
 
 
 @pytest.fixture(params=[LocalBell], ids=["local"])

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from isolane.clock import now_ms
 from isolane.contracts import Limits, ensure
+from isolane.engines.memory.limits import LocalLimits
 from isolane.errors import LimitExceeded
-from isolane.limits.local import LocalLimits
 
 PUBLISHED = {"connectionsPerUser": 2, "runsPerUser": 1, "framesPerMinute": 5}
 ENGINES = [LocalLimits]

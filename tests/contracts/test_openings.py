@@ -11,7 +11,7 @@ from tests.house import ALICE, context_of, draft_of, key_of, user_message
 
 from isolane.contracts import Opening, RunDraft, Seed, ThreadKind
 from isolane.errors import RunConflict
-from isolane.transcript import Message
+from isolane.events.transcript import Message
 
 KEY = key_of()
 HISTORY: list[Message] = [

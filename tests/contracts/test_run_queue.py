@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tests.house import key_of
 
 from isolane.contracts import RunQueue, ensure
+from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.errors import LimitExceeded
-from isolane.runqueue.local import LocalRunQueue
 
 KEY = key_of()
 ENGINES = [LocalRunQueue]

@@ -24,7 +24,7 @@ from isolane.contracts import (
     ensure,
 )
 from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, NotFound, RunConflict
-from isolane.transcript import fingerprint
+from isolane.events.transcript import fingerprint
 
 KEY = key_of()
 

@@ -10,7 +10,7 @@ from tests.house import context_of, draft_of, key_of, user_message
 
 from isolane.contracts import RunDraft, RunState, StandingTurn, Turn, TurnBook, TurnPage, ensure
 from isolane.errors import InvalidCursor
-from isolane.transcript import Message
+from isolane.events.transcript import Message
 
 KEY = key_of()
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine
 from tests.house import MEMORY
 from tests.interleaving.scheduler import ShuffledLoop
 
-from isolane.database import READERS, Database, _create_engine, metadata
-from isolane.lanes import HOUSE
+from isolane.engines.sqlite.file import READERS, Database, _create_engine, metadata
+from isolane.engines.sqlite.lanes import HOUSE
 
 T = TypeVar("T")
 

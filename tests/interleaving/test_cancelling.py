@@ -33,24 +33,24 @@ from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
-from isolane.bell.local import LocalBell
 from isolane.context import RunKey
 from isolane.contracts import Identity
-from isolane.database import READERS, Database
 from isolane.doors.room import Room
+from isolane.engines.memory.bell import LocalBell
+from isolane.engines.memory.limits import WEIGHT_BYTES
+from isolane.engines.sqlite.file import READERS, Database
+from isolane.engines.sqlite.lanes import Gate
+from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.store import DatabaseStore
 from isolane.errors import IsolaneError
-from isolane.eventlog.database import DatabaseEventLog
-from isolane.feed import Feed
-from isolane.lanes import Gate
-from isolane.limits.local import WEIGHT_BYTES
-from isolane.service import AgentService
-from isolane.service.draft import make_offer
-from isolane.store.database import DatabaseStore
-from isolane.tail import Tail
-from isolane.turns import Turns
-from isolane.websocket.connection import WebSocketConnection
-from isolane.websocket.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
-from isolane.websocket.manager import IsolatedWebSocketManager
+from isolane.health.turns import Turns
+from isolane.log.feed import Feed
+from isolane.log.tail import Tail
+from isolane.runs import AgentService
+from isolane.runs.draft import make_offer
+from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
+from isolane.sockets.manager import IsolatedWebSocketManager
 
 SEEDS: Final = range(2)
 AWAITS_MAX: Final = 60

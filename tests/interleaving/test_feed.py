@@ -14,16 +14,16 @@ from tests.interleaving.explorer import SEEDS, Scenario, every_seed, explore
 from tests.interleaving.place import open_empty
 from tests.interleaving.scheduler import ShuffledLoop
 
-from isolane import feed as feed_module
-from isolane import tail as tail_module
-from isolane import window as window_module
-from isolane.bell.local import LocalBell
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import Bell, EventLog, LogBounds
-from isolane.events import Record
-from isolane.feed import Feed
-from isolane.tail import Tail, ThreadLog
-from isolane.window import WINDOW_BYTES
+from isolane.engines.memory.bell import LocalBell
+from isolane.events.event import Record
+from isolane.log import feed as feed_module
+from isolane.log import tail as tail_module
+from isolane.log import window as window_module
+from isolane.log.feed import Feed
+from isolane.log.tail import Tail, ThreadLog
+from isolane.log.window import WINDOW_BYTES
 
 FOLLOWERS = 3
 WRITERS = 2

@@ -27,8 +27,8 @@ from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.errors import LimitExceeded, ManagerClosed, Unavailable
-from isolane.websocket.connection import WebSocketConnection
-from isolane.websocket.factory import SWEEP_INTERVAL_S
+from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.factory import SWEEP_INTERVAL_S
 
 USERS = (ALICE, ALICE, ALICE, "bob")
 """Whose the devices are: more of one user than it may have sockets, and one of another."""

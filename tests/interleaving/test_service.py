@@ -19,7 +19,7 @@ from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import RunState
-from isolane.database import Database
+from isolane.engines.sqlite.file import Database
 from isolane.errors import (
     CursorExpired,
     LimitExceeded,
@@ -27,7 +27,7 @@ from isolane.errors import (
     RunConflict,
     Unavailable,
 )
-from isolane.events import Record, decode_event
+from isolane.events.event import Record, decode_event
 
 USERS = (ALICE, ALICE, "bob")
 """Whose the devices are: two of one user, and one of another who uses the same ids."""

@@ -15,7 +15,7 @@ from isolane import (
     create_websocket_manager,
     get_websocket_manager_factory,
 )
-from isolane.websocket.factory import WebSocketManagerFactory
+from isolane.sockets.factory import WebSocketManagerFactory
 
 if TYPE_CHECKING:
     from ag_ui.core import RunAgentInput

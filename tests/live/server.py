@@ -13,7 +13,7 @@ import httpx
 from tests.live.stopwatch import Turns
 from tests.live.untold import find_leaks, note, note_request, note_response
 
-from isolane.database import READERS
+from isolane.engines.sqlite.file import READERS
 from isolane.settings import DATABASE_NAME
 from isolane.testing import server
 from isolane.testing.server import (

@@ -19,20 +19,20 @@ from isolane import app
 from isolane.auth.judge import Judge
 from isolane.auth.revocations import Revocations
 from isolane.doors import sse
-from isolane.doors.aisdk_socket import ChatSession
-from isolane.doors.chats import Numbered
+from isolane.doors.aisdk.chats import Numbered
+from isolane.doors.aisdk.socket import ChatSession
 from isolane.doors.line import Line
 from isolane.doors.session import Session
-from isolane.eventlog.database import DatabaseEventLog
-from isolane.feed import Feed
-from isolane.pressure import Pressure
-from isolane.service import recovery
-from isolane.service.run import RunLife, Stop
-from isolane.service.service import AgentService
-from isolane.service.writer import RunWriter
-from isolane.store.database import DatabaseStore
-from isolane.watchdog import Watchdog
-from isolane.websocket.connection import WebSocketConnection
+from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.store import DatabaseStore
+from isolane.health.pressure import Pressure
+from isolane.health.watchdog import Watchdog
+from isolane.log.feed import Feed
+from isolane.runs import recovery
+from isolane.runs.run import RunLife, Stop
+from isolane.runs.service import AgentService
+from isolane.runs.writer import RunWriter
+from isolane.sockets.connection import WebSocketConnection
 
 VARIABLE: Final = "TASK_FAULT"
 UNFORESEEN: Final = "nobody foresaw this"

@@ -11,10 +11,10 @@ import pytest
 from tests.live.aisdk_judge import UIVerdict, judge_chunks
 from tests.live.fuzz import IDS, Dice, legal_stream, new_random
 
-from isolane.aisdk.chunks import Chunk, UIChunks
-from isolane.aisdk.messages import UIMessage, UIMessageFold
-from isolane.events import encode_event
-from isolane.grammar import RunGrammar
+from isolane.events.event import encode_event
+from isolane.events.grammar import RunGrammar
+from isolane.wire.aisdk.chunks import Chunk, UIChunks
+from isolane.wire.aisdk.messages import UIMessage, UIMessageFold
 
 Event = dict[str, Any]
 TURNS: Final = 600

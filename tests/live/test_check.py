@@ -383,7 +383,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "manager",
         "internal",
         mistake(
-            "websocket/factory.py",
+            "sockets/factory.py",
             "await chosen.create_manager(context)",
             "chosen.create_manager(context)",
         ),
@@ -397,7 +397,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "resume",
         "doubled",
         mistake(
-            "tail.py",
+            "log/tail.py",
             "        position = after\n",
             "        position = EventId(after.epoch, max(after.seq - 1, 0))\n",
         ),
@@ -405,18 +405,18 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "tells everybody of a thread": (
         "isolation",
         "reached frames on the second user's socket",
-        mistake("websocket/factory.py", NEWS, NEWS.replace(OWN_SOCKETS, ALL_SOCKETS)),
+        mistake("sockets/factory.py", NEWS, NEWS.replace(OWN_SOCKETS, ALL_SOCKETS)),
     ),
     "forgets whose run it is": (
         "isolation",
         "a foreign id is answered otherwise",
-        mistake("store/database.py", RUN_OWNER, "return runs.c.run_id == key.run_id"),
+        mistake("engines/sqlite/store.py", RUN_OWNER, "return runs.c.run_id == key.run_id"),
     ),
     "hands the client's ids to the agent": (
         "isolation",
         "by what the agent remembers",
         mistake(
-            "service/run.py",
+            "runs/run.py",
             "client if is_raw else begun.agent_ids",
             "client",
         ),

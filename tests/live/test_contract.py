@@ -15,9 +15,9 @@ from tests.live.client import Frame
 from tests.live.server import LEFTOVERS, Server, running_server
 from tests.live.stage import SCRIPT, SECRET_KEY, Lane, own_server, read_to_close, steps
 
-from isolane.websocket.factory import WebSocketManagerFactory
+from isolane.sockets.factory import WebSocketManagerFactory
 
-FACTORY: Final = "websocket/factory.py"
+FACTORY: Final = "sockets/factory.py"
 FORGOTTEN: Final = Mistake(
     FACTORY, "await chosen.create_manager(context)", "chosen.create_manager(context)"
 )

@@ -19,7 +19,7 @@ from tests.live.hungry_agents import FOLDER
 from tests.live.server import Server
 from tests.live.stage import Lane, caught_up, own_server, read_to_close, text_of
 
-from isolane.websocket.connection import NEWCOMER_S
+from isolane.sockets.connection import NEWCOMER_S
 
 State: TypeAlias = tuple[int, dict[str, str], float]
 

@@ -46,7 +46,7 @@ from tests.live.framing import (
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, shared_server
 
-from isolane.protocols.endings import LINGER_S
+from isolane.serving.endings import LINGER_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

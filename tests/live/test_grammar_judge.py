@@ -30,7 +30,7 @@ from tests.live.judge import Event, Message, Recording, Verdict, judge
 from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
 from isolane.errors import AgentProtocol
-from isolane.grammar import RunGrammar
+from isolane.events.grammar import RunGrammar
 
 pytestmark = pytest.mark.timeout(900)  # the trial takes half a minute of CPU
 

@@ -39,10 +39,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from isolane.app import create_app
-from isolane.doors.aisdk_socket import SUBPROTOCOL as AI_CHAT
+from isolane.doors.aisdk.socket import SUBPROTOCOL as AI_CHAT
 from isolane.doors.handshake import Replay
-from isolane.frames import PING, ClientFrame
 from isolane.settings import Settings
+from isolane.wire.frames import PING, ClientFrame
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

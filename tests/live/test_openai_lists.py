@@ -17,8 +17,8 @@ from tests.live.openai_lane import openai_of, user
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, shared_server, steps
 
-from isolane.frames import VALUES_MAX
 from isolane.settings import Settings
+from isolane.wire.frames import VALUES_MAX
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

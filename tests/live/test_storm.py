@@ -22,7 +22,7 @@ from tests.live.crowd import Member, crowd
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, is_terminal, own_server, steps
 
-from isolane.feed import QUIET_S
+from isolane.log.feed import QUIET_S
 
 pytestmark = [
     pytest.mark.usefixtures("room_for_many"),

@@ -14,7 +14,7 @@ from tests.live.judge import Event, Message, Recording, judge
 from tests.live.test_grammar_judge import END, spoken
 
 from isolane.context import UserExecutionContext
-from isolane.transcript import Transcript
+from isolane.events.transcript import Transcript
 
 PATCHES, THREADS, RUNS = 1500, 20, 3
 STARTED: Final[Event] = {

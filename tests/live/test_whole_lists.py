@@ -19,8 +19,8 @@ from tests.live.server import LOOPBACK, Server
 from tests.live.stage import SCRIPT, Lane, shared_server, steps, text_of
 from tests.live.tanstack import TanStackPage, tanstack_page
 
-from isolane.frames import VALUES_MAX
 from isolane.settings import Settings
+from isolane.wire.frames import VALUES_MAX
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from isolane.context import EventId
 from isolane.doors.session import Session
 from isolane.errors import InvalidCursor
-from isolane.tail import Tail
+from isolane.log.tail import Tail
 
 WORDS: Final = ("one ", "two ", "three")
 _broken: Final[Counter[str]] = Counter()

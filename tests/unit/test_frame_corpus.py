@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from isolane.dialogue import Command, Dialogue, Refuse, Welcome
 from isolane.doors.schema import ClientControlFrame, RunInput, ServerControlFrame, frame_schema
 from isolane.errors import InvalidCursor, InvalidFrame, InvalidInput, IsolaneError
-from isolane.frames import (
+from isolane.settings import Settings
+from isolane.wire.dialogue import Command, Dialogue, Refuse, Welcome
+from isolane.wire.frames import (
     DEPTH_MAX,
     VALUES_MAX,
     Abort,
@@ -35,7 +36,6 @@ from isolane.frames import (
     error_frame,
     to_run_input,
 )
-from isolane.settings import Settings
 
 CORPUS: Final = Path(__file__).parent / "corpus/frames"
 HELLO: Final = '{"type":"hello","v":1}'

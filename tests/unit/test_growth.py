@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from tests.house import ALICE, START, Ground, context_of, draft_of, key_of, open_ground
 
 from isolane.context import RunKey
-from isolane.store.turns import DatabaseTurnBook
+from isolane.engines.sqlite.turns import DatabaseTurnBook
 
 FEW, MANY = 60, 3_000
 RATIO_MAX = 1.2

@@ -1,7 +1,8 @@
 """The rules by which `@ag-ui/client` judges a stream, written down a second time.
 
-Independent of `isolane.grammar`: what that lets through must pass here. Follows `verifyEvents` of
-`@ag-ui/client` 1.0 rule by rule, for one run between its RUN_STARTED and RUN_FINISHED.
+Independent of `isolane.events.grammar`: what that lets through must pass here. Follows
+`verifyEvents` of `@ag-ui/client` 1.0 rule by rule, for one run between its RUN_STARTED and
+RUN_FINISHED.
 """
 
 from __future__ import annotations

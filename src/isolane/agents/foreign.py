@@ -12,12 +12,12 @@ from typing import Any, Final
 from ag_ui.core import BaseEvent, Message, RunFinishedOutcome, SubagentFinishedOutcome
 from ag_ui.core import Event as AnyEvent
 
-from isolane.fitting import FILLS
-from isolane.grammar import KINDS
+from isolane.events.fitting import FILLS
+from isolane.events.grammar import KINDS
+from isolane.events.left_out import Kind, LeftOut
+from isolane.events.parts import known_parts, tags_of
+from isolane.events.surrogates import mend_text
 from isolane.ids import new_message_id
-from isolane.left_out import Kind, LeftOut
-from isolane.parts import known_parts, tags_of
-from isolane.surrogates import mend_text
 
 Fields = Mapping[Any, Any]
 

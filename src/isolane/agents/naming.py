@@ -11,7 +11,7 @@ import msgspec
 
 from isolane.context import RunIds
 from isolane.errors import AgentProtocol
-from isolane.events import Event
+from isolane.events.event import Event
 
 _FIELDS: Final = ("threadId", "runId", "parentRunId")
 """The fields that name a run in an event, in the order of `RunIds`."""

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from isolane.agents.naming import Naming
 from isolane.errors import AgentProtocol
-from isolane.events import Event
+from isolane.events.event import Event
 
 # The three that make up nearly all of a stream. A pydantic round trip costs 20 µs; these cost 1.
 _DELTAS: Final = {

@@ -20,9 +20,9 @@ from sqlalchemy.dialects.sqlite import insert
 
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
-from isolane.database import Database, attempts, delete_dead
+from isolane.engines.memory.rates import HOUR_MS, MINUTE_MS, to_wait
+from isolane.engines.sqlite.file import Database, attempts, delete_dead
 from isolane.errors import LimitExceeded
-from isolane.rates import HOUR_MS, MINUTE_MS, to_wait
 
 ATTEMPTS_PER_MINUTE: Final = 10
 """Of one address at one account; signing in begins the count anew."""

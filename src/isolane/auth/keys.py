@@ -15,7 +15,7 @@ import structlog
 
 from isolane.clock import Clock
 from isolane.errors import InvalidFrame, Unauthenticated, Unavailable, traceback_of
-from isolane.frames import decode_object
+from isolane.wire.frames import decode_object
 
 ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 FETCH_INTERVAL_MS: Final = 30_000

@@ -22,9 +22,9 @@ from isolane.auth.tokens import (
 from isolane.clock import Clock
 from isolane.contracts import Identity
 from isolane.errors import InvalidFrame, Unavailable
-from isolane.frames import decode_object
 from isolane.settings import ProviderSettings, is_safe_address
 from isolane.subjects import SEPARATOR
+from isolane.wire.frames import decode_object
 
 TIMEOUT_S: Final = 5.0
 WHY_CHARACTERS: Final = 256

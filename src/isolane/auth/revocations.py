@@ -19,7 +19,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
-from isolane.database import Database, revocations
+from isolane.engines.sqlite.file import Database, revocations
 
 SESSION_KEPT_MS: Final = 3_600_000
 """An ended session opens nothing anyway: its row is for the sockets that it opened before."""

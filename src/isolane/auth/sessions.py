@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from isolane.auth import revocations
 from isolane.clock import Clock
 from isolane.contracts import PLAIN, Identity
-from isolane.database import Database, accounts, sessions
+from isolane.engines.sqlite.file import Database, accounts, sessions
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
 from isolane.subjects import SEPARATOR
 from isolane.tasks import TaskOwner

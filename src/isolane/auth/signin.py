@@ -18,10 +18,10 @@ from sqlalchemy import Connection, delete, insert, select
 from isolane.auth.providers import Provider, ask
 from isolane.auth.tokens import check_claims, open_token, refused, to_identity, verify
 from isolane.clock import Clock
-from isolane.database import Database, delete_dead, sign_ins
+from isolane.engines.sqlite.file import Database, delete_dead, sign_ins
 from isolane.errors import SHOWN_CHARACTERS, InvalidFrame, Unauthenticated, Unavailable
-from isolane.frames import decode_object
 from isolane.subjects import SEPARATOR
+from isolane.wire.frames import decode_object
 
 LIFETIME_MS: Final = 10 * 60_000
 """A sign-in that took longer begins anew."""

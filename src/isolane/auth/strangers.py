@@ -12,8 +12,8 @@ import structlog
 
 from isolane.auth.guessing import network_of
 from isolane.clock import Clock
+from isolane.engines.memory.rates import MINUTE_MS, SlidingWindow
 from isolane.errors import LimitExceeded
-from isolane.rates import MINUTE_MS, SlidingWindow
 
 LIMIT: Final = "failedHandshakesPerAddress"
 """As settings and errors call it."""

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, 
 
 from isolane.clock import Clock
 from isolane.contracts import Identity
-from isolane.database import Database, delete_dead, tickets
+from isolane.engines.sqlite.file import Database, delete_dead, tickets
 from isolane.errors import LimitExceeded, Unauthenticated
 from isolane.ids import new_ticket
 

@@ -14,8 +14,8 @@ import jwt
 
 from isolane.contracts import PLAIN, Identity, Scope
 from isolane.errors import InvalidContext, InvalidFrame, Unauthenticated
-from isolane.frames import decode_object
 from isolane.ids import check_user_id, to_user_id
+from isolane.wire.frames import decode_object
 
 TOKEN_MAX_BYTES: Final = 16 << 10
 KEY_ID_MAX_CHARACTERS: Final = 256

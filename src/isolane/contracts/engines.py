@@ -24,8 +24,8 @@ from isolane.contracts.shapes import (
     Turn,
     TurnPage,
 )
-from isolane.events import Record
-from isolane.transcript import Message
+from isolane.events.event import Record
+from isolane.events.transcript import Message
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from ag_ui.core import RunAgentInput
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts.shapes import ConnectionHealth, Delivery, RunTicket
-from isolane.events import Record
+from isolane.events.event import Record
 
 Socket: TypeAlias = Any
 """A `WebSocketConnection`: its room is above this one, so its name can't be used here."""

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from isolane.context import EventId, RunIds, RunKey, UserExecutionContext
 from isolane.errors import AgentFailed, CursorExpired, InvalidCursor
-from isolane.interrupts import Interrupt
-from isolane.transcript import Message
+from isolane.events.interrupts import Interrupt
+from isolane.events.transcript import Message
 
 
 class Verdict(StrEnum):

@@ -22,9 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from isolane.doors.gateway import Gateway
 from isolane.doors.room import SMALL_BYTES, Hall
 from isolane.errors import InvalidFrame, InvalidInput, TooLarge, Unavailable
-from isolane.frames import decode_object
-from isolane.lists import Known, NewPart, WholeList
 from isolane.tasks import end_task
+from isolane.wire.frames import decode_object
+from isolane.wire.lists import Known, NewPart, WholeList
 
 LoadKnown = Callable[[WholeList], Awaitable[Known]]
 """Returns what the thread has that a list is for."""

@@ -13,8 +13,8 @@ from typing import Any, Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from isolane.addresses import parse_origin, write_origin
 from isolane.doors.credentials import get_headers
+from isolane.settings.addresses import parse_origin, write_origin
 
 OPEN_PATHS: Final = ("/agui/", "/ai/", "/api/", "/v1/")
 """What stands below these is for pages of other origins, too."""

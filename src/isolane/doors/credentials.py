@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
-from isolane.addresses import parse_origin
 from isolane.agents import check
 from isolane.context import UserExecutionContext
 from isolane.contracts import Identity, Scope
@@ -21,6 +20,7 @@ from isolane.errors import (
     MissingScope,
     Unauthenticated,
 )
+from isolane.settings.addresses import parse_origin
 
 IDENTITY_KEY: Final = "isolane.identity"
 """Where a request's scope keeps whose it is."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from isolane.context import EventId
 from isolane.doors.answers import PIECE_BYTES
-from isolane.events import one_line
+from isolane.events.event import one_line
 
 
 @dataclass(frozen=True, slots=True)

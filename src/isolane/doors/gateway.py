@@ -24,6 +24,7 @@ from isolane.clock import Clock
 from isolane.contracts import EventLog, Identity, Limits, Store, TurnBook
 from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
 from isolane.doors.room import Hall, Room
+from isolane.engines.sqlite.usage import Usage
 from isolane.errors import (
     Forbidden,
     GoingAway,
@@ -32,17 +33,16 @@ from isolane.errors import (
     Unauthenticated,
     Unavailable,
 )
-from isolane.feed import Feed
-from isolane.pressure import Pressure
-from isolane.service import AgentService
+from isolane.health.pressure import Pressure
+from isolane.health.turns import Turns
+from isolane.health.watchdog import Watchdog
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
 from isolane.settings import Settings
+from isolane.sockets.factory import WebSocketManagerFactory
+from isolane.sockets.resume import Resumer
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
-from isolane.turns import Turns
-from isolane.usage import Usage
-from isolane.watchdog import Watchdog
-from isolane.websocket.factory import WebSocketManagerFactory
-from isolane.websocket.resume import Resumer
 
 STATE_KEY: Final = "isolane"
 

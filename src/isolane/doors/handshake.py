@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from isolane.doors.credentials import get_bearer
 from isolane.doors.problems import close_code_of, to_problem
 from isolane.errors import InvalidFrame, IsolaneError, Unauthenticated
-from isolane.frames import SUBPROTOCOL, encode_frame, error_frame
+from isolane.wire.frames import SUBPROTOCOL, encode_frame, error_frame
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

@@ -23,7 +23,7 @@ from isolane.doors.request import UserRoute
 from isolane.doors.sse import LastEventId, join_run
 from isolane.errors import InvalidInput, NotFound
 from isolane.ids import check_wire_id
-from isolane.ui_message import UiMessage, to_ui_messages
+from isolane.wire.tanstack import UiMessage, to_ui_messages
 
 router = APIRouter(route_class=UserRoute, tags=["agui"])
 

@@ -10,7 +10,7 @@ from typing import Final
 from isolane.doors.handshake import Message
 from isolane.doors.room import SMALL_BYTES, Room
 from isolane.errors import IsolaneError
-from isolane.frames import Abort, Ping, Run, decode_frame
+from isolane.wire.frames import Abort, Ping, Run, decode_frame
 
 WAITING_MAX: Final = 64
 """So many frames of a socket may wait; nothing more is read of it while they do."""

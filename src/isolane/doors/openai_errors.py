@@ -19,7 +19,7 @@ from isolane.errors import (
     Unavailable,
     UnknownAgent,
 )
-from isolane.openai.words import SERVER_ERROR, Said
+from isolane.wire.openai.words import SERVER_ERROR, Said
 
 PREFIX: Final = "/v1/"
 """What stands below this is OpenAI's API."""

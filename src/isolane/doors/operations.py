@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 
 from isolane.doors.description import METRICS
 from isolane.doors.gateway import Gateway, OpenGateway, Probe
+from isolane.engines.sqlite.usage import Kept
 from isolane.errors import Unauthenticated
-from isolane.left_out import Kind
-from isolane.output import count_dropped
-from isolane.pressure import Step
-from isolane.usage import Kept
+from isolane.events.left_out import Kind
+from isolane.health.output import count_dropped
+from isolane.health.pressure import Step
 
 PROBE_TIMEOUT_S: Final = 2.0
 

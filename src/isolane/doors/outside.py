@@ -17,7 +17,8 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from isolane.addresses import (
+from isolane.settings import Settings
+from isolane.settings.addresses import (
     TrustedProxies,
     is_host,
     is_plain_path,
@@ -25,7 +26,6 @@ from isolane.addresses import (
     parse_public_url,
     quote_path,
 )
-from isolane.settings import Settings
 
 FORWARDED: Final = (
     b"x-forwarded-for",

@@ -26,8 +26,8 @@ from isolane.errors import (
     rule_of,
     traceback_of,
 )
-from isolane.frames import error_details
 from isolane.ids import new_error_id
+from isolane.wire.frames import error_details
 
 POLICY_CLOSE: Final = 1008
 PROBLEM: Final = {

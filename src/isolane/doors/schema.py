@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from isolane.frames import SUBPROTOCOL, VERSION
+from isolane.wire.frames import SUBPROTOCOL, VERSION
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from isolane.context import EventId, RunKey, UserExecutionContext
 from isolane.contracts import RunTicket, Scope, WebSocketManagerProtocol
-from isolane.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
 from isolane.doors.credentials import judge_token, require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
@@ -28,7 +27,12 @@ from isolane.errors import (
     TooLarge,
     Unauthenticated,
 )
-from isolane.frames import (
+from isolane.events.left_out import LeftOut
+from isolane.sockets.connection import CLOSE_NORMAL, WebSocketConnection
+from isolane.sockets.factory import create_websocket_manager
+from isolane.tasks import end_task
+from isolane.wire.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
+from isolane.wire.frames import (
     Abort,
     Hello,
     Ping,
@@ -42,10 +46,6 @@ from isolane.frames import (
     to_run_input,
     welcome,
 )
-from isolane.left_out import LeftOut
-from isolane.tasks import end_task
-from isolane.websocket.connection import CLOSE_NORMAL, WebSocketConnection
-from isolane.websocket.factory import create_websocket_manager
 
 UNSUPPORTED_DATA: Final = 1003
 EXPIRY_WARNING_MS: Final = 60_000

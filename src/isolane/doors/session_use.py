@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from isolane.doors.gateway import Gateway
-from isolane.websocket.connection import WebSocketConnection
+from isolane.sockets.connection import WebSocketConnection
 
 
 class SessionUse:

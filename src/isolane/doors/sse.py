@@ -32,13 +32,13 @@ from isolane.doors.request import UserRoute
 from isolane.doors.schema import run_input_schema
 from isolane.doors.transport import get_abort
 from isolane.errors import NotFound, SlowConsumer, Unauthenticated
-from isolane.events import Record
-from isolane.frames import Run, knows_cancelled, read_run, run_error, to_run_input
-from isolane.left_out import LeftOut
-from isolane.lists import Known, WholeList
-from isolane.older import to_older
-from isolane.service.readers import HttpReader
+from isolane.events.event import Record
+from isolane.events.left_out import LeftOut
+from isolane.events.older import to_older
+from isolane.runs.readers import HttpReader
 from isolane.tasks import end_task
+from isolane.wire.frames import Run, knows_cancelled, read_run, run_error, to_run_input
+from isolane.wire.lists import Known, WholeList
 
 router = APIRouter(route_class=UserRoute)
 _log = structlog.get_logger(__name__)

@@ -34,9 +34,9 @@ from isolane.doors.problems import report
 from isolane.doors.session import Session
 from isolane.doors.transport import get_abort, take_large
 from isolane.errors import Unauthenticated
-from isolane.frames import SUBPROTOCOL
 from isolane.ids import new_connection_id
-from isolane.websocket.connection import WebSocketConnection
+from isolane.sockets.connection import WebSocketConnection
+from isolane.wire.frames import SUBPROTOCOL
 
 _log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from ag_ui.core import RunAgentInput
 from isolane import UserExecutionContext
 
 if TYPE_CHECKING:
-    from isolane.service import AgentService
+    from isolane.runs import AgentService
 
 TELL: Final = "Remember this word for me, and say it once: {mark}"
 ASK: Final = "Say every word that you were asked to remember."

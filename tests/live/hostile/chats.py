@@ -12,8 +12,8 @@ from tests.live.hostile.attack import Scene, attack
 from tests.live.hostile.wire import TEXT, Wire, frame
 from tests.live.stage import Lane, steps
 
-from isolane.frames import VALUES_MAX
 from isolane.settings import Settings
+from isolane.wire.frames import VALUES_MAX
 
 FRAME_BYTES: Final = Settings().limit_frame_bytes
 CHAT_BYTES: Final = Settings().limit_chat_frame_bytes

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from isolane.context import ThreadKey
 from isolane.contracts import Bell
-from isolane.events import Record
+from isolane.events.event import Record
 
 
 async def _heard(records: Sequence[Record]) -> None:

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from isolane.bell.local import LocalBell
+from isolane.engines.memory.bell import LocalBell
 from isolane.contracts import Bell, ensure
 
 

@@ -1,7 +1,7 @@
 # gate: mypy [exhaustive-match]
 """A door that knows only some of the frames."""
 
-from isolane.frames import Abort, ClientFrame, Hello, Run
+from isolane.wire.frames import Abort, ClientFrame, Hello, Run
 
 
 def name_of(frame: ClientFrame) -> str:

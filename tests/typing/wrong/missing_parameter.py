@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from isolane.contracts import Bell
-from isolane.events import Record
+from isolane.events.event import Record
 
 
 class DeafBell:

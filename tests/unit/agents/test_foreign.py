@@ -12,8 +12,8 @@ from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
 from isolane.context import RunIds
 from isolane.errors import AgentProtocol
-from isolane.events import Event
-from isolane.left_out import LeftOut
+from isolane.events.event import Event
+from isolane.events.left_out import LeftOut
 
 IDS = RunIds("t", "r", None)
 NAMING = Naming(IDS, IDS)

@@ -33,9 +33,9 @@ from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
 from isolane.context import RunIds
 from isolane.errors import AgentRefused
-from isolane.events import Event
-from isolane.grammar import RunGrammar
-from isolane.service.run import Stop
+from isolane.events.event import Event
+from isolane.events.grammar import RunGrammar
+from isolane.runs.run import Stop
 
 CONTEXT: Final = context_of("run")
 IDS: Final = RunIds(CONTEXT.thread_key.thread_id, "run")

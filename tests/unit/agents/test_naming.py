@@ -10,7 +10,7 @@ import pytest
 from isolane.agents.naming import Naming
 from isolane.context import RunIds
 from isolane.errors import AgentProtocol
-from isolane.events import Event, encode_event
+from isolane.events.event import Event, encode_event
 
 CLIENT = RunIds("t", "r", "p")
 AGENT = RunIds(

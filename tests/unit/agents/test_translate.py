@@ -11,7 +11,7 @@ from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
 from isolane.context import RunIds
 from isolane.errors import AgentProtocol
-from isolane.events import Event, encode_event
+from isolane.events.event import Event, encode_event
 
 NAMING = Naming(RunIds("t", "r", "p"), RunIds("agent-t", "agent-r", "agent-p"))
 

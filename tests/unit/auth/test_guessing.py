@@ -23,9 +23,9 @@ from isolane.auth.guessing import (
     network_of,
 )
 from isolane.clock import now_ms
-from isolane.database import Database, attempts
+from isolane.engines.memory.rates import HOUR_MS
+from isolane.engines.sqlite.file import Database, attempts
 from isolane.errors import LimitExceeded, Unauthenticated
-from isolane.rates import HOUR_MS
 
 HERE = "192.0.2.1"
 

@@ -20,7 +20,7 @@ from isolane.auth.sessions import (
     session_id_of,
 )
 from isolane.contracts import PLAIN
-from isolane.database import Database, accounts, sessions
+from isolane.engines.sqlite.file import Database, accounts, sessions
 from isolane.errors import NotFound, Unauthenticated
 from isolane.tasks import TaskOwner
 

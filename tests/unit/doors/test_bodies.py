@@ -20,7 +20,7 @@ from isolane.doors import bodies
 from isolane.doors.bodies import MOST_KEY, SENT_PER_NEW, Body, read_new, reading
 from isolane.doors.room import Hall, Room
 from isolane.errors import TooLarge, Unavailable
-from isolane.lists import Known, WholeList
+from isolane.wire.lists import Known, WholeList
 
 FRAME_BYTES: Final = 100_000
 MOST: Final = 10 * FRAME_BYTES

@@ -9,9 +9,9 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from isolane.addresses import TrustedProxies, parse_address
 from isolane.doors.outside import Outside, get_cookie_path, get_home, get_origin, is_secure
 from isolane.settings import load_settings
+from isolane.settings.addresses import TrustedProxies, parse_address
 
 PROXY: Final = "127.0.0.1"
 VISITOR: Final = "203.0.113.7"

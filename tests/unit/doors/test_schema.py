@@ -29,18 +29,18 @@ from isolane.errors import (
     NotFound,
     Unauthenticated,
 )
-from isolane.frames import (
+from isolane.events.event import envelope
+from isolane.settings import Settings
+from isolane.sockets.resume import Resume
+from isolane.wire.frames import (
     PING,
     decode_frame,
     encode_frame,
-    envelope,
     error_frame,
     run_error,
     thread_frame,
     welcome,
 )
-from isolane.settings import Settings
-from isolane.websocket.resume import Resume
 
 ROOT: Final = Path(__file__).parents[3]
 CLIENT: Final = ROOT / "clients/typescript"

@@ -1,0 +1,181 @@
+"""Frames of a chat socket: whole lists of messages, of which large ones are read in their turn.
+
+A frame above `frameBytes` is read on when there is room for it, as a body over HTTP is: one of each
+user at a time, and so many bytes of all users together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from isolane.doors.aisdk.chats import load_known
+from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, LOOK_S, SENT_PER_NEW
+from isolane.doors.gateway import Gateway
+from isolane.doors.handshake import Message, Receive
+from isolane.doors.room import SMALL_BYTES
+from isolane.doors.transport import CONTENT, LARGE
+from isolane.errors import TooLarge, Unavailable
+from isolane.sockets.connection import WebSocketConnection
+from isolane.tasks import end_task
+from isolane.wire.frames import decode_object
+from isolane.wire.lists import WholeList, find_request_id
+
+PLACE: Final = "isolane.place"
+"""Where a message has what is reserved for it."""
+WHOLE: Final = "isolane.whole"
+"""Where a long one has its list, until it is known what is new of it."""
+_Made = TypeVar("_Made")
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """What is reserved for a large frame."""
+
+    room: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """For what is new of it, until it is carried out."""
+    hall: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """For all of it, until it is known what is new."""
+
+
+class ChatFrames:
+    """Reads the frames of one socket."""
+
+    def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
+        """Begin with a socket on which nothing was read."""
+        self._gateway = gateway
+        self._connection = connection
+        self._new_bytes = gateway.settings.limit_frame_bytes
+        self._most_bytes = gateway.settings.limit_chat_frame_bytes
+        self._places: set[_Place] = set()
+
+    async def receive(self, receive: Receive) -> Message:
+        """Return the socket's next message. A large frame waits unread for its place.
+
+        `release` ends the place. Raises `Unavailable` when others wait and it comes too slowly.
+        Safe to cancel.
+        """
+        message = await receive()
+        if message["type"] == LARGE:
+            place = await self._take_place()
+            try:
+                message = await self._receive_in_time(receive)
+            except BaseException:
+                await self._give_back(place)
+                raise
+            message[PLACE] = place
+            if CONTENT not in message:
+                await self._give_back(message.pop(PLACE))
+        elif self._is_large(message.get("text") or ""):  # of a server that says nothing before
+            place = await self._take_place()
+            content = await self._beside(message["text"].encode)
+            return {"type": message["type"], CONTENT: content, PLACE: place}
+        return message
+
+    def check_size(self, message: Message) -> None:
+        """Raise `TooLarge` when a frame has more bytes than any may have."""
+        size = len(message.get(CONTENT, b""))
+        if size > self._most_bytes:
+            raise TooLarge(f"a frame may have {self._most_bytes} bytes, this one has {size}")
+
+    async def look_at(self, message: Message) -> Mapping[str, Any]:
+        """Return a frame, of a long one what isn't its messages.
+
+        Raises what `WholeList` and `decode_object` raise.
+        """
+        user_id, content = self._connection.user_id, message.get(CONTENT)
+        if content is not None:
+            await self._gateway.factory.pace(user_id, len(content) // SENT_PER_NEW)
+        else:
+            text = message["text"]
+            await self._gateway.factory.pace(user_id, _size_of(text))
+            if len(text) <= SMALL_BYTES:
+                return decode_object(text)
+            content = text.encode()
+        whole = await self._beside(partial(WholeList, content, max_bytes=self._new_bytes))
+        message[WHOLE] = whole
+        return whole.rest
+
+    async def read(self, message: Message, looked_at: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a whole frame, a long one with stand-ins for the messages that the chat has.
+
+        Its list is forgotten then. Raises what `WholeList.pick_turn` and `NewPart.read` raise.
+        """
+        whole: WholeList | None = message.pop(WHOLE, None)
+        if whole is None:
+            return looked_at
+        body = whole.rest.get("body")
+        run_id = body.get("runId") if isinstance(body, dict) else None
+        context = self._connection.context
+        known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
+        new = await self._beside(partial(whole.pick_turn, known))
+        del whole  # it is large, and others may come
+        if message.pop(CONTENT, None) is not None:
+            await message[PLACE].hall.aclose()
+            await self._gateway.factory.pace(self._connection.user_id, len(new.text))
+        return await self._beside(new.read)
+
+    async def find_request_id(self, message: Message) -> str | None:
+        """Return the `requestId` of a long frame that was refused as a whole, if it has one."""
+        content = message.get(CONTENT) or (message.get("text") or "").encode()
+        if len(content) <= SMALL_BYTES:
+            return None
+        return await self._beside(partial(find_request_id, content))
+
+    async def release(self, message: Message) -> None:
+        """Forget a message that was carried out, and give back what was reserved for it."""
+        place = message.pop(PLACE, None)
+        message.clear()  # whoever waits for the next one has it still
+        if place is not None:
+            await self._give_back(place)
+
+    async def close(self) -> None:
+        """Give back everything."""
+        for place in tuple(self._places):
+            await self._give_back(place)
+
+    def _is_large(self, text: str) -> bool:
+        return len(text) > self._new_bytes or _size_of(text) > self._new_bytes
+
+    async def _take_place(self) -> _Place:
+        """Reserve room, then the hall: in the order in which bodies do, or both would wait."""
+        user_id, place = self._connection.user_id, _Place()
+        self._places.add(place)
+        room, hall = self._gateway.room, self._gateway.hall
+        await place.room.enter_async_context(room.hold(user_id, self._new_bytes))
+        await place.hall.enter_async_context(hall.hold(user_id, self._most_bytes))
+        return place
+
+    async def _give_back(self, place: _Place) -> None:
+        self._places.discard(place)
+        await place.hall.aclose()
+        await place.room.aclose()
+
+    async def _receive_in_time(self, receive: Receive) -> Message:
+        """Return the rest of a large frame. While others wait, it has to come fast enough."""
+        coming, patience_s = asyncio.ensure_future(receive()), self._patience_s
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            while not (await asyncio.wait({coming}, timeout=LOOK_S))[0]:
+                if self._gateway.hall.is_awaited and loop.time() - began_s > patience_s:
+                    raise Unavailable("the frame came too slowly while others waited")
+            return coming.result()
+        finally:
+            await end_task(coming)
+
+    @property
+    def _patience_s(self) -> float:
+        return GRACE_S + self._most_bytes / LEAST_BYTES_S
+
+    async def _beside(self, work: Callable[[], _Made]) -> _Made:
+        """Do what takes long beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._gateway.lists, work)
+
+
+def _size_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -1,0 +1,281 @@
+"""AI SDK over HTTP: a turn of a chat in, a UI message stream out; and the chat as it stands.
+
+What `DefaultChatTransport` of the package `ai` speaks. Its `stop()` only drops the request, as a
+lost network does, so leaving stops nothing: the stop route does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from fastapi import APIRouter, Header, HTTPException, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
+
+from isolane.context import UserExecutionContext
+from isolane.contracts import Identity
+from isolane.doors.aisdk.chats import (
+    Told,
+    ask,
+    find_turn,
+    follow_run,
+    follow_turn,
+    load_known,
+    load_messages,
+)
+from isolane.doors.bodies import read_new, reading
+from isolane.doors.credentials import (
+    ReadContext,
+    Reader,
+    WriteContext,
+    Writer,
+    make_context,
+    require_agent,
+)
+from isolane.doors.framing import SERVER_SENT, in_pieces
+from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.problems import report
+from isolane.doors.request import UserRoute
+from isolane.doors.sse import EventStream, Followed, LastEventId, open_stream
+from isolane.errors import InvalidInput, NotFound
+from isolane.events.event import one_line
+from isolane.runs.readers import HttpReader
+from isolane.wire.aisdk.requests import read_chat
+from isolane.wire.lists import Known, WholeList
+
+router = APIRouter(route_class=UserRoute, tags=["AI SDK"])
+
+HEADERS: Final = {
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+    "x-vercel-ai-ui-message-stream": "v1",
+}
+DONE: Final = b"data: [DONE]\n\n"
+TURNS_MAX: Final = 200
+STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
+MAYBE_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    **STREAM,
+    204: {"description": "Nothing to resume"},
+}
+CHAT_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["id", "messages"],
+                    "properties": {
+                        "id": {"type": "string", "description": "The chat: a thread's id."},
+                        "trigger": {"enum": ["submit-message", "regenerate-message"]},
+                        "messageId": {"type": "string"},
+                        "messages": {"type": "array", "items": {"type": "object"}},
+                        "runId": {"type": "string", "description": "So that it runs once."},
+                        "policy": {"enum": ["queue", "reject", "interrupt"]},
+                    },
+                }
+            }
+        },
+    }
+}
+"""What the route reads by itself, once it knows who asks."""
+
+
+class StoppedRuns(BaseModel):
+    """Runs that were told to stop; their own ends follow."""
+
+    runIds: list[str]  # noqa: N815 - the wire's name
+
+
+AgentName = Annotated[str | None, "an agent's name; the default's for None"]
+"""In the path, or in the query where the path names none. All agents share a user's chats."""
+OnDisconnect = Annotated[
+    Literal["continue", "stop"] | None, Header(alias="x-isolane-on-disconnect")
+]
+
+
+@router.post(
+    "/ai/chat",
+    response_class=StreamingResponse,
+    responses=STREAM,
+    openapi_extra=CHAT_BODY,
+)
+@router.post(
+    "/ai/{agent}/chat",
+    response_class=StreamingResponse,
+    responses=STREAM,
+    openapi_extra=CHAT_BODY,
+)
+async def send_turn(
+    gateway: OpenGateway,
+    identity: Writer,
+    request: Request,
+    agent: AgentName = None,
+    on_disconnect: OnDisconnect = None,
+) -> EventStream:
+    """Run an agent for a chat's turn: AI SDK's messages in, its UI message stream out.
+
+    Of the messages only what is new counts. Leaving stops nothing, unless the header
+    `X-Isolane-On-Disconnect` is `stop`.
+    """
+    gateway.factory.check_rate(identity.user_id)
+    chosen = gateway.service.check_agent(agent)
+    require_agent(identity, chosen)
+    whose = make_context(identity, request.scope)
+    async with reading(request, gateway, identity.user_id) as body:
+        load_known = partial(_load_known, gateway, whose)
+        given = await read_new(
+            body, gateway, identity.user_id, load_known, pick=WholeList.pick_turn
+        )
+        chat = read_chat(given.get("id"), given, given)
+        context = whose.for_thread(chat.thread_id)
+        stops = "stop" if on_disconnect == "stop" else None
+
+        async def start(reader: HttpReader) -> EventStream:
+            ticket = await ask(gateway, context, chat, agent=chosen, on_disconnect=stops)
+            reader.run_id = ticket.context.run_id
+            told = follow_run(gateway, ticket.context, after=ticket.after)
+            own = {"x-isolane-thread": chat.thread_id, "x-isolane-run": reader.run_id or ""}
+            return _answer(gateway, identity, told, reader, headers=own)
+
+        return await open_stream(gateway, identity, context.thread_key, start)
+
+
+async def _load_known(gateway: Gateway, context: UserExecutionContext, whole: WholeList) -> Known:
+    rest = whole.rest
+    return await load_known(gateway, context, rest.get("id"), run_id=rest.get("runId"))
+
+
+@router.get("/ai/chat", status_code=426, include_in_schema=False)
+@router.get("/ai/{agent}/chat", status_code=426, include_in_schema=False)
+async def need_upgrade() -> Response:
+    """Say that this is a WebSocket's address."""
+    raise HTTPException(
+        426, "this address takes WebSocket upgrades and POST", headers={"upgrade": "websocket"}
+    )
+
+
+@router.get("/ai/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM)
+@router.get(
+    "/ai/{agent}/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM
+)
+async def resume_turn(
+    gateway: OpenGateway,
+    identity: Reader,
+    context: ReadContext,
+    chat_id: str,
+    *,
+    agent: AgentName = None,
+    after: Annotated[int | None, Query(ge=-1)] = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Tell the chat's turn again from its start, and go on live; 204 when there is none.
+
+    That is the turn under way, else the last one, for a while after its end. With `after`, or
+    `Last-Event-ID`, only chunks of a greater number are told.
+    """
+    gateway.service.check_agent(agent)
+    key = context.for_thread(chat_id).thread_key
+    place = _place_of(after, last_event_id)
+    turn = await find_turn(gateway, key, replay_s=gateway.settings.ai_replay_s)
+    if turn is None:
+        return Response(status_code=204)
+
+    async def start(reader: HttpReader) -> EventStream:
+        reader.run_id = turn.runs[-1].run_id
+        told = follow_turn(gateway, context.for_thread(chat_id), turn)
+        return _answer(gateway, identity, told, reader, after=place)
+
+    return await open_stream(gateway, identity, key, start)
+
+
+@router.post("/ai/chat/{chat_id}/stop", status_code=202)
+@router.post("/ai/{agent}/chat/{chat_id}/stop", status_code=202)
+async def stop_chat(
+    gateway: OpenGateway, context: WriteContext, chat_id: str, agent: AgentName = None
+) -> StoppedRuns:
+    """Stop every run of the chat that hasn't ended, those that wait in line included."""
+    gateway.service.check_agent(agent)
+    key = context.for_thread(chat_id).thread_key
+    return StoppedRuns(runIds=gateway.service.stop_thread(key))
+
+
+@router.get("/ai/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
+@router.get("/ai/{agent}/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
+async def get_messages(
+    gateway: OpenGateway,
+    context: ReadContext,
+    chat_id: str,
+    *,
+    agent: AgentName = None,
+    before: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=TURNS_MAX)] = TURNS_MAX,
+) -> Response:
+    """Return the chat as AI SDK's messages, the oldest first.
+
+    `limit` counts turns, the newest of them; `before` is the id of a message, and asks for the
+    turns before its own. Fewer turns come when they are large.
+    """
+    gateway.service.check_agent(agent)
+    own = context.for_thread(chat_id)
+
+    async def load() -> bytes:
+        messages = await load_messages(gateway, own.thread_key, before=before, limit=limit)
+        if messages is None:
+            raise NotFound(f"no chat {chat_id}")
+        return msgspec.json.encode(messages)
+
+    return gateway.answer_largely(context.user_id, load)
+
+
+def _place_of(after: int | None, last_event_id: str | None) -> int:
+    """Return the number of the last chunk that a reader has, -1 for none."""
+    if last_event_id is None:
+        return -1 if after is None else after
+    if not last_event_id.isdecimal() or len(last_event_id) > len(str(2**53)):
+        raise InvalidInput("Last-Event-ID", "must be the number of a chunk")
+    return int(last_event_id)
+
+
+def _answer(
+    gateway: Gateway,
+    identity: Identity,
+    told: AsyncGenerator[Sequence[Told], None],
+    reader: HttpReader,
+    *,
+    after: int = -1,
+    headers: dict[str, str] | None = None,
+) -> EventStream:
+    return EventStream(
+        Followed(gateway, identity, told),
+        partial(_tell, after=after),
+        reader=reader,
+        headers={**HEADERS, **(headers or {})},
+    )
+
+
+async def _tell(followed: Followed[Sequence[Told]], *, after: int) -> AsyncGenerator[bytes, None]:
+    """Yield each chunk as an event with its number, and a comment at each quiet heartbeat."""
+    beats = followed.with_beats()
+    async with aclosing(beats):
+        try:
+            async for chunks in beats:
+                if chunks is None:
+                    yield SERVER_SENT.beat
+                    continue
+                framed = (
+                    b"id: %d\ndata: %b\n\n" % (number, one_line(chunk))
+                    for number, chunk in chunks
+                    if number > after
+                )
+                for piece in in_pieces(framed):
+                    yield piece
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+            known, error_id = report(error, user_id=followed.identity.user_id)
+            text = f"{known.message} ({known.code}, {error_id})"
+            yield b"data: %b\n\n" % msgspec.json.encode({"type": "error", "errorText": text})
+    yield DONE

@@ -1,0 +1,246 @@
+"""OpenAI's Responses: a response is a run, and its events are those of the run's log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Annotated, Final, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from isolane.context import EventId, UserExecutionContext
+from isolane.contracts import Identity, RunState, StoredRun
+from isolane.doors.answers import Load
+from isolane.doors.credentials import ReadContext, Reader, WriteContext, Writer
+from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.openai.completions import EITHER_ANSWER
+from isolane.doors.openai.history import (
+    Place,
+    find_place,
+    load_fold,
+    load_response,
+    new_fold,
+)
+from isolane.doors.openai.items import with_items
+from isolane.doors.openai.runs import (
+    JSON_BODY,
+    IdempotencyKey,
+    Wanted,
+    choose_agent,
+    find_repeated,
+    read_asked,
+    run_headers,
+    start_run,
+    take_on,
+)
+from isolane.doors.openai.stream import WholeAnswer, answer_response, tell_response
+from isolane.doors.openai_errors import REFUSED
+from isolane.doors.request import UserRoute
+from isolane.doors.sse import HEADERS, EventStream, Followed, open_stream
+from isolane.events.event import RUN_STARTED, decode_event
+from isolane.runs.readers import HttpReader, OnDisconnect
+from isolane.wire.openai.asking import ResponseAsked, read_response
+from isolane.wire.openai.items import to_input_items, to_page
+from isolane.wire.openai.words import Said
+
+router = APIRouter(
+    prefix="/v1/responses", tags=["openai"], route_class=UserRoute, responses=REFUSED
+)
+
+END_PATIENCE_S: Final = 5.0
+"""Seconds that the answer to a cancellation waits for the end of the run."""
+
+StartingAfter = Annotated[int, Query(ge=0, le=2**53)]
+ITEMS_MAX: Final = 100
+"""Input items that one page may have, as OpenAI has it."""
+
+
+@router.post("", responses=EITHER_ANSWER, openapi_extra=JSON_BODY)
+async def create_response(
+    gateway: OpenGateway,
+    identity: Writer,
+    context: WriteContext,
+    request: Request,
+    *,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Run an agent, and answer with the response or with its events.
+
+    In the background it is answered at once, and leaving stops nothing.
+    """
+    reading = read_asked(
+        gateway,
+        identity,
+        request,
+        read_response,
+        key=key,
+        name="input",
+        fill=partial(with_items, gateway, context),
+    )
+    async with reading as (ids, asked):
+        agent = choose_agent(gateway, identity, asked.agent)
+        repeated = await find_repeated(gateway, context, ids, asked)
+        place = (
+            await find_place(gateway, context, asked, own_thread_id=ids.thread_id)
+            if repeated is None
+            else Place(thread_id=repeated.thread_id, messages=())
+        )
+        wanted = Wanted(
+            context=context.for_thread(place.thread_id).for_run(ids.run_id),
+            agent=agent,
+            asked=asked,
+            messages=place.messages,
+            opening=place.opening,
+            instructions=place.instructions,
+            policy=place.policy,
+            repeated=repeated,
+            on_disconnect=None if asked.is_background else OnDisconnect.STOP,
+        )
+        if asked.is_background and not asked.is_streamed:
+            stored = await start_run(gateway, wanted)
+            return _answer_now(gateway, wanted.context, stored)
+        return await _follow_new(gateway, identity, wanted, asked)
+
+
+async def _follow_new(
+    gateway: Gateway, identity: Identity, wanted: Wanted, asked: ResponseAsked
+) -> EventStream:
+    own = wanted.context
+
+    async def start(reader: HttpReader) -> EventStream:
+        taken = await take_on(gateway, identity, wanted, reader)
+        fold, headers = new_fold(taken.stored), run_headers(own)
+        if asked.is_streamed:
+            tell = partial(tell_response, fold=fold)
+            return EventStream(taken.followed, tell, reader=reader, headers=HEADERS | headers)
+        answer = partial(answer_response, fold=fold)
+        return WholeAnswer(taken.followed, answer, reader=reader, headers=headers)
+
+    return await open_stream(gateway, identity, own.thread_key, start, run_id=own.run_id)
+
+
+@router.get("/{response_id}", responses=EITHER_ANSWER)
+async def get_response(
+    gateway: OpenGateway,
+    identity: Reader,
+    context: ReadContext,
+    response_id: str,
+    *,
+    stream: bool = False,
+    starting_after: StartingAfter | None = None,
+) -> Response:
+    """Return a response as it stands, or its events from any of them on."""
+    stored = await load_response(gateway, context, response_id)
+    own = context.for_thread(stored.thread_id).for_run(stored.run_id)
+    if not stream:
+        return _answer_now(gateway, own, stored)
+
+    async def start(reader: HttpReader) -> EventStream:
+        begin = await gateway.service.load_start(own)
+        (await gateway.feed.load_bounds(own.thread_key)).check_cursor(begin)
+        batches = gateway.service.follow_batches(own, after=begin)
+        followed = Followed(gateway, identity, batches)
+        after = -1 if starting_after is None else starting_after
+        tell = partial(tell_response, fold=new_fold(stored), starting_after=after)
+        return EventStream(followed, tell, reader=reader, headers=HEADERS | run_headers(own))
+
+    return await open_stream(gateway, identity, own.thread_key, start, run_id=own.run_id)
+
+
+@router.get("/{response_id}/input_items")
+async def list_input_items(
+    gateway: OpenGateway,
+    context: ReadContext,
+    response_id: str,
+    *,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=ITEMS_MAX)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """Return what a response's run added to its thread, a page of it, strictly after an item."""
+    stored = await load_response(gateway, context, response_id)
+    own = context.for_thread(stored.thread_id).for_run(stored.run_id)
+
+    async def load() -> bytes:
+        items = await _load_items(gateway, own, stored)
+        page = to_page(items, after=after, limit=limit, is_newest_first=order == "desc")
+        return msgspec.json.encode(page)
+
+    return _answer_largely(gateway, own, load)
+
+
+@router.post("/{response_id}/cancel")
+async def cancel_response(
+    gateway: OpenGateway, context: WriteContext, response_id: str
+) -> Response:
+    """Stop a response's run, and answer when it has ended, or after 5 s with what stands."""
+    stored = await load_response(gateway, context, response_id)
+    own = context.for_thread(stored.thread_id).for_run(stored.run_id)
+    await _stop(gateway, own)
+    return _answer_now(gateway, own, await gateway.service.load_run(own, stored.run_id))
+
+
+@router.delete("/{response_id}")
+async def delete_response(
+    gateway: OpenGateway, context: WriteContext, response_id: str
+) -> dict[str, object]:
+    """Stop a response's run, and make its id unknown. What was said stays in its thread."""
+    stored = await load_response(gateway, context, response_id)
+    own = context.for_thread(stored.thread_id).for_run(stored.run_id)
+    await gateway.store.forget_run(own.run_key)
+    await gateway.service.abort(own)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+async def _stop(gateway: Gateway, own: UserExecutionContext) -> None:
+    """Stop a run, and wait for its end as long as a caller has patience."""
+    head = (await gateway.feed.load_bounds(own.thread_key)).head
+    await gateway.service.abort(own)
+    batches = gateway.service.follow_batches(own, after=head)
+    async with aclosing(batches):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_PATIENCE_S):
+                async for _ in batches:
+                    pass
+
+
+def _answer_now(gateway: Gateway, own: UserExecutionContext, stored: StoredRun) -> Response:
+    """Return a response as its log has it now. It counts for its user until that is read."""
+
+    async def load() -> bytes:
+        said = (await load_fold(gateway, own, stored)).to_response()
+        if stored.state is RunState.RUNNING and said["status"] == "queued":
+            said["status"] = "in_progress"  # its first event is being written
+        return msgspec.json.encode(said)
+
+    return _answer_largely(gateway, own, load)
+
+
+def _answer_largely(gateway: Gateway, own: UserExecutionContext, load: Load) -> Response:
+    answer = gateway.answer_largely(own.user_id, load)
+    answer.headers.update({**run_headers(own), "cache-control": "no-store"})
+    return answer
+
+
+async def _load_items(
+    gateway: Gateway, own: UserExecutionContext, stored: StoredRun
+) -> Sequence[Said]:
+    """Return what a run was asked: as it waits, or as the first entry of its log tells it.
+
+    Raises `CursorExpired` when that entry is no longer kept.
+    """
+    if stored.state is not RunState.ENDED:
+        return to_input_items(stored.draft.messages, stored.draft.request.get("resume") or ())
+    if stored.first_seq is None:
+        return ()
+    head = (await gateway.feed.load_bounds(own.thread_key)).head
+    before = EventId(head.epoch, stored.first_seq - 1)
+    for record in await gateway.log.read(own.thread_key, after=before, limit=1):
+        event = decode_event(record.payload)
+        if record.run_id == stored.run_id and event["type"] == RUN_STARTED:
+            return to_input_items(event["input"]["messages"], event["input"].get("resume") or ())
+    return ()

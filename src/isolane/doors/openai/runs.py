@@ -1,0 +1,241 @@
+"""What both of OpenAI's APIs need to take a run on: its body, its ids, and what it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from typing import Annotated, Final, TypeVar
+
+from fastapi import Header, Request
+
+from isolane.context import RunKey, UserExecutionContext
+from isolane.contracts import Identity, Opening, RunTicket, Seed, StoredRun, ThreadKind
+from isolane.doors.bodies import read_whole, reading
+from isolane.doors.credentials import require_agent
+from isolane.doors.gateway import Gateway
+from isolane.doors.sse import Followed, Records
+from isolane.errors import RunConflict
+from isolane.events.transcript import Message, fingerprint
+from isolane.ids import new_message_id, new_run_id
+from isolane.runs.draft import make_offer
+from isolane.runs.readers import HttpReader, OnDisconnect
+from isolane.wire.openai.asking import Asked, NewId
+from isolane.wire.openai.content import Json
+
+_Asked = TypeVar("_Asked", bound=Asked)
+Fill = Callable[[Mapping[str, Json]], Awaitable[Mapping[str, Json]]]
+"""Returns what a body says, with what it only names put in."""
+IdempotencyKey = Annotated[
+    str | None, Header(alias="idempotency-key", min_length=1, max_length=256)
+]
+JSON_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+"""What the routes read by themselves, once they know who asks."""
+SENT_PER_NEW: Final = 4
+"""Bytes of a large body count as one in its user's pace: what isn't new is read and kept as well,
+and more is counted than of lists that are looked at only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The ids of one request: minted, or made of what its client repeats when it tries again."""
+
+    run_id: str
+    message_base: str
+    """What the ids of its messages begin with."""
+    is_repeatable: bool
+    """Whether its client named a key, so that the same request has the same ids."""
+
+    @property
+    def thread_id(self) -> str:
+        """The id of a thread of its own."""
+        return f"thread-{self.run_id}"
+
+    def new_message_id(self, place: int) -> str:
+        """Return the id of the message at a place of the request's list."""
+        return f"{self.message_base}-{place}"
+
+
+def make_ids(user_id: str, key: str | None, body: bytes | bytearray) -> Ids:
+    """Return the ids of a request.
+
+    The same user, key and body have the same ids, so that a request which is sent again attaches to
+    its run. With another body the messages have other ids, which the run refuses.
+    """
+    if key is None:
+        return Ids(new_run_id(), new_message_id(), is_repeatable=False)
+    run_id = f"run_{_digest(user_id, key)}"
+    of_body = _digest(run_id, blake2b(body, digest_size=32).hexdigest())
+    return Ids(run_id, f"msg_{of_body}", is_repeatable=True)
+
+
+def _digest(*parts: str) -> str:
+    """Return 32 hexadecimal digits; the parts are hashed apart, so that none runs into the next."""
+    whole = blake2b(digest_size=16)
+    for part in parts:
+        whole.update(blake2b(part.encode(), digest_size=16).digest())
+    return whole.hexdigest()
+
+
+@asynccontextmanager
+async def read_asked(
+    gateway: Gateway,
+    identity: Identity,
+    request: Request,
+    read: Callable[[Mapping[str, Json], NewId], _Asked],
+    *,
+    key: str | None,
+    name: str,
+    fill: Fill | None = None,
+) -> AsyncIterator[tuple[Ids, _Asked]]:
+    """Read what a request asks, and its ids; hold the room of its body for the block's time.
+
+    `name` is that of the list in its body. Raises what `reading`, `read_whole`, `fill` and `read`
+    raise.
+    """
+    gateway.factory.check_rate(identity.user_id)
+    user_id = identity.user_id
+    async with reading(request, gateway, user_id, sent_per_new=SENT_PER_NEW) as body:
+        given: Mapping[str, Json] = await read_whole(body, gateway, user_id, name=name)
+        if fill is not None:
+            given = await fill(given)
+        if body.is_small:
+            ids = make_ids(user_id, key, body.content)
+            asked = read(given, ids.new_message_id)
+        else:
+            beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
+            ids = await beside(make_ids, user_id, key, body.content)
+            asked = await beside(read, given, ids.new_message_id)
+        body.content = bytearray()
+        del given
+        yield ids, asked
+
+
+def choose_agent(gateway: Gateway, identity: Identity, model: str) -> str:
+    """Return the agent that a request names as its model.
+
+    Raises `UnknownAgent`, and `MissingScope` when the credential may not run it.
+    """
+    name = gateway.service.check_agent(model)
+    require_agent(identity, name)
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A run that a request wants."""
+
+    context: UserExecutionContext
+    """Its thread and its id."""
+    agent: str
+    asked: Asked
+    messages: Sequence[Message]
+    """What it adds to its thread."""
+    opening: Opening | None = None
+    """How its thread begins with it; None for a thread that may be there already."""
+    instructions: str | None = None
+    """What its agent is told in this run alone."""
+    policy: str | None = None
+    """What it wants of a busy thread; None leaves that to the server."""
+    repeated: StoredRun | None = None
+    """The run that the same request began before, if it did."""
+    on_disconnect: OnDisconnect | None
+    """What becomes of it when nobody reads it; None for one in the background, which nobody's
+    leaving and no later question ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A run that was taken on."""
+
+    stored: StoredRun
+    followed: Followed[Records]
+    """Its records from the first one on, for one reader."""
+
+
+async def find_repeated(
+    gateway: Gateway, context: UserExecutionContext, ids: Ids, asked: Asked
+) -> StoredRun | None:
+    """Return the run that the same request began before; None for a new request.
+
+    It is on the thread that it began on, wherever such a request would go now. Raises `RunConflict`
+    when its key came with another body before: the ids of its messages follow from that.
+    """
+    if not ids.is_repeatable:
+        return None
+    stored = await gateway.store.load_run(RunKey(context.user_id, ids.run_id))
+    if stored is None:
+        return None
+    if asked.added and not any(fingerprint(one)[0] in stored.asked for one in asked.added):
+        raise RunConflict("this Idempotency-Key was used with another body")
+    return stored
+
+
+def claimed_opening(asked: Asked) -> Opening:
+    """Return how a thread of its own begins: with what the caller claims that was said before.
+
+    A thread that isn't to be stored is that of a single request.
+    """
+    kind = ThreadKind.CHAT if asked.is_stored else ThreadKind.REQUEST
+    seed = Seed(asked.history, is_claimed=True) if asked.history else None
+    return Opening(kind, seed)
+
+
+async def take_on(
+    gateway: Gateway, identity: Identity, wanted: Wanted, reader: HttpReader
+) -> Taken:
+    """Start a run for a reader, or attach to the one that has its id; see `start_run`."""
+    if wanted.repeated is not None:
+        begin = await gateway.service.load_start(wanted.context)
+        again = gateway.service.follow_batches(wanted.context, after=begin)
+        return Taken(wanted.repeated, Followed(gateway, identity, again))
+    ticket = await _start(gateway, wanted)
+    reader.run_id = ticket.context.run_id
+    stored = await gateway.service.load_run(ticket.context, ticket.context.run_key.run_id)
+    batches = gateway.service.follow_batches(ticket.context, after=ticket.after)
+    return Taken(stored, Followed(gateway, identity, batches))
+
+
+async def start_run(gateway: Gateway, wanted: Wanted) -> StoredRun:
+    """Start a run, or attach to the one that has its id. Raises what `AgentService.start` raises.
+
+    Cancelling the caller changes nothing for the run.
+    """
+    if wanted.repeated is not None:
+        return wanted.repeated
+    ticket = await _start(gateway, wanted)
+    return await gateway.service.load_run(ticket.context, ticket.context.run_key.run_id)
+
+
+async def _start(gateway: Gateway, wanted: Wanted) -> RunTicket:
+    asked = wanted.asked
+    offer = make_offer(
+        agent=wanted.agent,
+        messages=wanted.messages,
+        policy=wanted.policy,
+        resume=asked.resume,
+        tools=asked.tools,
+        forwarded_props={"openai": asked.props},
+        on_disconnect=wanted.on_disconnect,
+        instructions=wanted.instructions,
+        opening=wanted.opening,
+    )
+    is_read = wanted.on_disconnect is not None
+    return await gateway.service.start_offer(wanted.context, offer, over_http=is_read)
+
+
+def run_headers(context: UserExecutionContext) -> dict[str, str]:
+    """Return the headers by which a caller finds a run again."""
+    return {
+        "x-request-id": context.request_id,
+        "x-isolane-run": context.run_key.run_id,
+        "x-isolane-thread": context.thread_key.thread_id,
+    }

@@ -1,0 +1,189 @@
+"""How the answers of OpenAI's APIs are told: whole, or as server-sent events while they grow."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+from starlette.responses import JSONResponse, Response
+from starlette.types import Send
+
+from isolane.doors.answers import PIECE_BYTES
+from isolane.doors.framing import SERVER_SENT, in_pieces
+from isolane.doors.openai_errors import get_status, to_error_object, to_headers
+from isolane.doors.problems import report
+from isolane.doors.sse import EventStream, Followed, Records
+from isolane.errors import AgentTimeout
+from isolane.events.event import Event, decode_event, one_line
+from isolane.runs.readers import HttpReader
+from isolane.wire.openai.completion import CompletionFold, to_error
+from isolane.wire.openai.response import ResponseFold
+from isolane.wire.openai.words import Said
+
+DONE: Final = b"data: [DONE]\n\n"
+
+Answer = Callable[[Followed[Records]], Awaitable[Response]]
+"""Returns the whole answer, once its run has ended."""
+
+
+class Fold(Protocol):
+    """Makes what a client is told of a run's events."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run's end was among them."""
+        ...
+
+    def add(self, event: Event) -> list[Said]:
+        """Take the next event in, and return what it adds."""
+        ...
+
+
+class WholeAnswer(EventStream):
+    """An answer that is sent once its run has ended. A reader who leaves before has left the run.
+
+    It counts as a connection, as it may be open for as long as one.
+    """
+
+    def __init__(
+        self,
+        followed: Followed[Records],
+        answer: Answer,
+        *,
+        reader: HttpReader,
+        headers: Mapping[str, str],
+    ) -> None:
+        """Send what `answer` returns, with `headers` beside its own; see `EventStream`."""
+        super().__init__(followed, _tell_nothing, reader=reader)
+        self._answer = partial(answer, followed)
+        self._own_headers = headers
+
+    async def stream_response(self, send: Send) -> None:
+        """Wait for the answer and send it."""
+        try:
+            answer = await self._answer()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+            answer = to_refusal(error, user_id=self.identity.user_id)
+        answer.headers.update(self._own_headers)
+        start = {"type": "http.response.start", "status": answer.status_code}
+        await send({**start, "headers": answer.raw_headers})
+        body = bytes(answer.body)
+        for place in range(0, len(body), PIECE_BYTES):
+            end = place + PIECE_BYTES
+            piece = {"type": "http.response.body", "body": body[place:end]}
+            await send({**piece, "more_body": end < len(body)})
+
+
+async def _tell_nothing(_followed: Followed[Records]) -> AsyncGenerator[bytes, None]:
+    for data in tuple[bytes, ...]():
+        yield data
+
+
+def to_refusal(error: Exception, *, user_id: str) -> Response:
+    """Return the answer that tells of an error, which is logged."""
+    known, error_id = report(error, user_id=user_id)
+    status = get_status(known)
+    body = to_error_object(known, error_id, status=status)
+    return JSONResponse(body, status_code=status, headers=to_headers(known))
+
+
+def to_json(body: Said) -> Response:
+    """Return an answer with a body that may be large."""
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(body), media_type="application/json", headers=headers)
+
+
+# --- completions ---------------------------------------------------------------------------------
+
+
+async def tell_completion(
+    followed: Followed[Records], *, fold: CompletionFold
+) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of a completion, and the mark of its end."""
+    telling = _tell(followed, fold, _as_data)
+    async with aclosing(telling):
+        async for data in telling:
+            yield data
+    yield DONE
+
+
+async def answer_completion(followed: Followed[Records], *, fold: CompletionFold) -> Response:
+    """Return a whole completion, or the error that its run ended with."""
+    await _fold_all(followed, fold)
+    if fold.failure is None:
+        return to_json(fold.to_answer())
+    is_late = fold.failure.get("code") == AgentTimeout.code
+    headers = {"x-should-retry": "false", "cache-control": "no-store"}
+    body = {"error": to_error(fold.failure)}
+    return JSONResponse(body, status_code=504 if is_late else 500, headers=headers)
+
+
+# --- responses -----------------------------------------------------------------------------------
+
+
+async def tell_response(
+    followed: Followed[Records], *, fold: ResponseFold, starting_after: int = -1
+) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a response whose numbers are greater than `starting_after`."""
+
+    def encode(made: Said) -> bytes:
+        if made["sequence_number"] <= starting_after:
+            return b""
+        return b"event: %b\n%b" % (made["type"].encode(), _as_data(made))
+
+    telling = _tell(followed, fold, encode)
+    async with aclosing(telling):
+        async for data in telling:
+            yield data
+
+
+async def answer_response(followed: Followed[Records], *, fold: ResponseFold) -> Response:
+    """Return a response once its run has ended, however it has."""
+    await _fold_all(followed, fold)
+    return to_json(fold.to_response())
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+def _as_data(said: Said) -> bytes:
+    return b"data: %b\n\n" % one_line(msgspec.json.encode(said))
+
+
+async def _tell(
+    followed: Followed[Records], fold: Fold, encode: Callable[[Said], bytes]
+) -> AsyncGenerator[bytes, None]:
+    """Yield what a fold makes of a run's records, and a comment at each quiet heartbeat."""
+    beats = followed.with_beats()
+    async with aclosing(beats):
+        try:
+            async for records in beats:
+                if records is None:
+                    yield SERVER_SENT.beat
+                    continue
+                made = (said for one in records for said in fold.add(decode_event(one.payload)))
+                for piece in in_pieces(map(encode, made)):
+                    yield piece
+            _check_over(followed, fold)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+            known, error_id = report(error, user_id=followed.identity.user_id)
+            yield _as_data(to_error_object(known, error_id, status=get_status(known)))
+
+
+async def _fold_all(followed: Followed[Records], fold: Fold) -> None:
+    """Fold a run to its end. Raises why its reader may hear no more."""
+    beats = followed.with_beats()
+    async with aclosing(beats):
+        async for records in beats:
+            for record in records or ():
+                fold.add(decode_event(record.payload))
+    _check_over(followed, fold)
+
+
+def _check_over(followed: Followed[Records], fold: Fold) -> None:
+    """Raise when a run's records ended without its end: half an answer must not look like one."""
+    if not fold.is_over:
+        raise followed.gateway.why_unfinished()

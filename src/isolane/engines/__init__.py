@@ -1,0 +1,1 @@
+"""One folder for each technology, with every contract that it keeps. None imports another."""

@@ -1,0 +1,65 @@
+"""A thread's shared state in the database: one row for each run that changed it.
+
+The newest row counts. Older ones stay, so that a rewind finds the state that there was before.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection
+
+from isolane.context import ThreadKey
+from isolane.engines.sqlite import attachments, usage
+from isolane.engines.sqlite.deletion import load_stored
+
+# As text: these run with every run, and SQLAlchemy's binding of them would cost as much again.
+_NEWEST: Final = """
+SELECT payload FROM states
+WHERE user_id = ? AND thread_id = ? AND since_seq <= ? AND (until_seq IS NULL OR until_seq > ?)
+ORDER BY since_seq DESC LIMIT 1
+"""
+_INSERT: Final = """
+INSERT INTO states (user_id, thread_id, since_seq, payload) VALUES (?, ?, ?, ?)
+"""
+_TAKEN_BACK: Final = """
+SELECT payload FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
+"""
+_FORGET: Final = """
+DELETE FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
+"""
+_TAKE_BACK: Final = """
+UPDATE states SET until_seq = ? WHERE user_id = ? AND thread_id = ? AND since_seq >= ?
+"""
+_NOW: Final = 2**63 - 1
+
+
+def load_state(connection: Connection, key: ThreadKey, *, at_seq: int = _NOW) -> bytes | None:
+    """Return the state as JSON: as it is now, or as it was at the log entry `at_seq`."""
+    stored = load_stored(connection, key)
+    found = connection.exec_driver_sql(_NEWEST, (*stored, at_seq, at_seq)).scalar_one_or_none()
+    return None if found is None else attachments.load_whole(connection, key, found)
+
+
+def keep_state(connection: Connection, key: ThreadKey, payload: bytes, *, since: int) -> None:
+    """Keep the state that the run left whose first log entry is `since`, if it is another one."""
+    if load_state(connection, key) == payload:
+        return
+    stored = load_stored(connection, key)
+    written = attachments.keep(connection, stored, payload)
+    connection.exec_driver_sql(_INSERT, (*stored, since, written))
+    usage.add(connection, key.user_id, size=usage.ROW_BYTES + len(written))
+
+
+def take_back_states(connection: Connection, key: ThreadKey, *, since: int, until: int) -> None:
+    """Take back what runs left from the log entry `since` on, as of the log entry `until`.
+
+    It can be told until the next rewind as of before `until`: the run that rewinds is under way.
+    """
+    stored = load_stored(connection, key)
+    gone = connection.exec_driver_sql(_TAKEN_BACK, stored).scalars().all()
+    if gone:
+        connection.exec_driver_sql(_FORGET, stored)
+        usage.add(connection, key.user_id, size=-usage.weigh(map(len, gone)))
+        attachments.release(connection, stored, gone)
+    connection.exec_driver_sql(_TAKE_BACK, (until, *stored, since))

@@ -1,0 +1,1 @@
+"""What the process watches of itself: memory, disk, its event loop and its own output."""

@@ -1,0 +1,1 @@
+"""From an append to everybody who follows a thread."""

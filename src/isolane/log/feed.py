@@ -1,0 +1,170 @@
+"""The one road from an event to everybody who follows its thread.
+
+The log is the truth, the bell is only a hint. A `Tail` keeps the newest records of one thread and
+feeds any number of followers from them; who is further behind reads the log. Subscribe first, then
+read, then repeat on a ring or after a quiet spell: resume, gap repair, slow readers and lost rings
+are this one loop.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Final
+
+from isolane.context import EventId, ThreadKey
+from isolane.contracts import Bell, EventLog, LogBounds, RunEnd
+from isolane.events.event import Record
+from isolane.health.turns import Turns
+from isolane.log.tail import Tail
+from isolane.log.window import FULL_WINDOW, WindowSize
+
+QUIET_S: Final = 15.0
+"""After how much silence followers look into the log themselves: a ring may get lost."""
+
+
+class _CountedLog:
+    """One thread's log as its followers read it; what they ask of it is counted."""
+
+    def __init__(self, feed: Feed, log: EventLog, key: ThreadKey) -> None:
+        self._feed = feed
+        self._log = log
+        self._key = key
+
+    async def read(self, after: EventId, *, limit: int, max_bytes: int) -> list[Record]:
+        self._feed.log_reads += 1
+        return await self._log.read(self._key, after=after, limit=limit, max_bytes=max_bytes)
+
+    async def load_bounds(self) -> LogBounds:
+        return await self._feed.load_bounds(self._key)
+
+
+class Feed:
+    """Appends to logs, rings the bell, and opens tails."""
+
+    def __init__(self, log: EventLog, bell: Bell, *, quiet_s: float = QUIET_S) -> None:
+        """Join the log and the bell of this node."""
+        self._log = log
+        self._bell = bell
+        self._quiet_s = quiet_s
+        self._turns = Turns()
+        self._window_size = FULL_WINDOW
+        self._tails: defaultdict[ThreadKey, set[Tail]] = defaultdict(set)
+        self.readers = 0
+        """Readers outside any manager: event streams."""
+        self.appended = 0
+        """Events committed so far."""
+        self.log_reads = 0
+        """Reads of a log's records so far, for all followers of its thread."""
+        self.bounds_reads = 0
+        """Reads of where a log begins and ends so far."""
+
+    async def append(
+        self,
+        key: ThreadKey,
+        run_id: str,
+        payloads: Sequence[bytes],
+        *,
+        epoch: str | None = None,
+        end: RunEnd | None = None,
+    ) -> list[Record]:
+        """Commit, then ring: nobody hears of what could still be lost. See `EventLog.append`."""
+        try:
+            records = await self._log.append(key, run_id, payloads, epoch=epoch, end=end)
+        finally:
+            if end is not None:  # with it the oldest runs may have gone
+                self._note_trim(key)
+        self.appended += len(records)
+        self._bell.ring(key, records)
+        return records
+
+    async def open_tail(self, key: ThreadKey) -> Tail:
+        """Return a tail that hears the bell already; its owner closes it."""
+        log = _CountedLog(self, self._log, key)
+        tail = Tail(
+            key,
+            log,
+            turns=self._turns,
+            quiet_s=self._quiet_s,
+            window_size=self._window_size,
+            on_close=self._forget,
+        )
+        await tail.listen(self._bell)
+        self._tails[key].add(tail)
+        return tail
+
+    def resize_windows(self, most: WindowSize) -> None:
+        """Keep no more than `most` in each window from now on: less while memory is short."""
+        if most == self._window_size:
+            return
+        self._window_size = most
+        for tails in self._tails.values():
+            for tail in tails:
+                tail.resize(most)
+
+    def _forget(self, tail: Tail) -> None:
+        tails = self._tails.get(tail.key, set())
+        tails.discard(tail)
+        if not tails:
+            self._tails.pop(tail.key, None)
+
+    def _note_trim(self, key: ThreadKey) -> None:
+        for tail in self._tails.get(key, ()):
+            tail.note_trim()
+
+    def close(self) -> None:
+        """Close every tail: whoever still follows ends in order."""
+        for tails in tuple(self._tails.values()):
+            for tail in tuple(tails):
+                tail.close()
+
+    async def delete(self, key: ThreadKey) -> frozenset[str]:
+        """Remove a thread with everything it has; see `EventLog.delete`."""
+        run_ids = await self._log.delete(key)
+        for tail in tuple(self._tails.get(key, ())):
+            tail.close()
+        return run_ids
+
+    async def trim(self, *, older_than: int) -> int:
+        """Let go of what is old; see `EventLog.trim`."""
+        return await self._log.trim(older_than=older_than, told=self._note_trim)
+
+    async def load_bounds(self, key: ThreadKey) -> LogBounds:
+        """Return what the log of `key` holds now."""
+        self.bounds_reads += 1
+        return await self._log.load_bounds(key)
+
+    async def load_bounds_for(self, key: ThreadKey, cursor: EventId | None) -> LogBounds:
+        """Return what the log of `key` holds, for somebody who wants to go on from `cursor`.
+
+        Where the thread is followed, its tail knows, or asks once for all who come together.
+        """
+        tail = next(iter(self._tails.get(key, ())), None)
+        return await (self.load_bounds(key) if tail is None else tail.load_bounds(cursor))
+
+    @asynccontextmanager
+    async def reading(self, key: ThreadKey) -> AsyncIterator[Tail]:
+        """Open a tail for one reader; from here on a deletion of the thread ends it."""
+        tail = await self.open_tail(key)
+        self.readers += 1
+        try:
+            yield tail
+        finally:
+            self.readers -= 1
+            tail.close()
+
+    async def follow(self, key: ThreadKey, *, after: EventId) -> AsyncGenerator[Record, None]:
+        """Yield every record strictly after `after`, then live, for one reader of its own."""
+        async with aclosing(self.follow_batches(key, after=after)) as batches:
+            async for batch in batches:
+                for record in batch:
+                    yield record
+
+    async def follow_batches(
+        self, key: ThreadKey, *, after: EventId
+    ) -> AsyncGenerator[Sequence[Record], None]:
+        """Yield the same records, as many at once as are there already. None is empty."""
+        async with self.reading(key) as tail, aclosing(tail.follow(after)) as batches:
+            async for batch in batches:
+                yield batch

@@ -1,0 +1,197 @@
+"""The question at the end of a run frame, and what it is to its thread. Pure.
+
+Clients send their lists. One whose last message is new asks it. One whose last message is known
+asks it again: its answer was taken out of the list, or a lost line kept it from being seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ag_ui.core import RunAgentInput
+
+from isolane.contracts import KnownMessage, RunDraft
+from isolane.errors import InvalidInput, RunConflict
+from isolane.events.transcript import Message
+from isolane.runs.readers import OnDisconnect
+
+INSTRUCTIONS: Final = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The message of a user that ends a frame's list, and its place there."""
+
+    place: int
+    message: Message
+
+    @property
+    def message_id(self) -> str:
+        """Its id, which its client chose."""
+        return str(self.message["id"])
+
+    def check_same(self, known: Message | None) -> None:
+        """Raise `InvalidInput` when `known`, the thread's message of that id, is another one."""
+        if known is not None and not says_the_same(self.message, known):
+            raise InvalidInput(
+                f"messages.{self.place}.id",
+                "is that of another message of this thread; a new message needs an id of its own",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A tool's answer among those that end a frame's list, and its place there."""
+
+    place: int
+    message: Message
+
+    @property
+    def message_id(self) -> str:
+        """Its id, which its client chose."""
+        return str(self.message["id"])
+
+    @property
+    def call_id(self) -> str:
+        """The call that it answers."""
+        return str(self.message["toolCallId"])
+
+    def is_same(self, known: Message | None) -> bool:
+        """Say whether a message with its id answers the same call; None is one nobody knows."""
+        return known is None or known.get("toolCallId") == self.call_id
+
+    def check_answered(self, messages: Iterable[Message]) -> None:
+        """Raise `InvalidInput` unless its call has an answer already, under whatever id.
+
+        Its own id is that of another message, so it can't join the thread.
+        """
+        if all(message.get("toolCallId") != self.call_id for message in messages):
+            raise InvalidInput(
+                f"messages.{self.place}.id",
+                "is that of another message; a tool's answer needs an id of its own",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a run frame brings: a draft, what it wants of a busy thread, and its question."""
+
+    draft: RunDraft
+    policy: str | None
+    """None when the frame names none."""
+    question: Question | None
+    """None when its list ends in anything but a message of a user."""
+    results: Sequence[Result] = ()
+    """What tools answered, where its list ends in that."""
+    on_disconnect: OnDisconnect | None = None
+    """What becomes of its run when nobody reads that; None when the frame doesn't say."""
+
+    @property
+    def may_ask_again(self) -> bool:
+        """Say whether a question that is known asks for its answer once more.
+
+        Who rewinds says what to take back, and who answers an interrupt asks nothing again.
+        """
+        has_own_plan = self.draft.rewind_to is not None or self.draft.request.get("resume")
+        return self.question is not None and not has_own_plan
+
+    def get_others(self) -> Sequence[Message]:
+        """Return the users' messages before the question, where it may be one that is known."""
+        if not self.may_ask_again:
+            return ()
+        return [one for one in self.draft.messages[:-1] if one["role"] == "user"]
+
+    def check_content(self, known: KnownMessage | None) -> None:
+        """Raise `InvalidInput` when the question has the id of a message with other content.
+
+        What the frame's own rewind takes back may come anew in other words.
+        """
+        if self.question is None or known is None:
+            return
+        if known.stands or self.draft.rewind_to is None:
+            self.question.check_same(known.message)
+
+    def settle(self, known: KnownMessage | None, *, is_last: bool) -> RunDraft:
+        """Return the draft of a run of its own, by what the thread knows of the question.
+
+        A known one is asked again when it `is_last` among the thread's questions. Raises
+        `RunConflict` when others were asked after it, or when it was taken back.
+        """
+        if self.question is None or known is None or not self.may_ask_again:
+            return self.draft
+        if not is_last:
+            raise RunConflict(
+                f"messages.{self.question.place} was asked before, and is not the thread's last "
+                "question now; to ask it again or in other words, name the message to go back to "
+                "in forwardedProps.rewindTo"
+            )
+        own, message_id = [self.question.message], self.question.message_id
+        return replace(self.draft, messages=own, rewind_to=message_id, asks_again=True)
+
+    def policy_for(self, draft: RunDraft, *, default: str) -> str:
+        """Return what happens to the run under way; to ask again interrupts what answers now."""
+        if draft.asks_again:
+            return "reject" if self.policy == "reject" else "interrupt"
+        return self.policy or default
+
+
+def question_of(run_input: RunAgentInput, messages: Sequence[Message]) -> Question | None:
+    """Return the question that ends a list; `messages` are those of its users and tools.
+
+    Instructions to the model are no turn of the conversation, so what stands before them counts.
+    """
+    for place in reversed(range(len(run_input.messages))):
+        role = run_input.messages[place].role
+        if role not in INSTRUCTIONS:
+            return Question(place, messages[-1]) if role == "user" else None
+    return None
+
+
+def results_of(run_input: RunAgentInput, messages: Sequence[Message]) -> list[Result]:
+    """Return the answers of tools that end a list; `messages` are those of its users and tools."""
+    results: list[Result] = []
+    for place in reversed(range(len(run_input.messages))):
+        role = run_input.messages[place].role
+        if role == "tool":
+            results.append(Result(place, messages[-1 - len(results)]))
+        elif role not in INSTRUCTIONS:
+            break
+    return results[::-1]
+
+
+def check_doubles(places: Sequence[tuple[int, Message]]) -> None:
+    """Raise `InvalidInput` when two questions of one list have one id and say different things.
+
+    `places` are the list's messages of users and tools, each with its place in the list.
+    """
+    first: dict[str, Message] = {}
+    for place, message in places:
+        if message["role"] == "user":
+            Question(place, message).check_same(first.setdefault(message["id"], message))
+
+
+def says_the_same(one: Message, other: Message) -> bool:
+    """Say whether two messages are one, whatever their clients noted beside the words."""
+    is_same = _content_of(one) == _content_of(other)
+    return one["role"] == other["role"] and is_same
+
+
+def _content_of(message: Message) -> list[Any]:
+    """Return a message's parts; words that stand together are one, however they were split."""
+    content = message.get("content")
+    given = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    parts: list[Any] = []
+    for part in given:
+        if part.get("type") != "text":
+            parts.append(_without_nulls(part))
+        elif parts and isinstance(parts[-1], str):
+            parts[-1] += part["text"]
+        else:
+            parts.append(part["text"])
+    return [part for part in parts if part != ""]
+
+
+def _without_nulls(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in part.items() if value is not None}

@@ -1,0 +1,113 @@
+"""What another life left behind: runs without an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from isolane.context import EventId
+from isolane.contracts import Store, StoredRun
+from isolane.errors import (
+    AgentLost,
+    DatabaseFailed,
+    IsolaneError,
+    RunConflict,
+    Unavailable,
+    chain_of,
+)
+from isolane.events.event import Event, decode_event
+from isolane.events.shared_state import SharedState, decode_state
+from isolane.log.feed import Feed
+from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Ending, Run, end_run
+from isolane.runs.writer import RunWriter, Share
+
+OpenWriter = Callable[[Iterable[str], SharedState | None], RunWriter]
+"""Opens the run's writer; takes the ids of the messages that its thread had, and its state."""
+
+_LOST: Final = AgentLost("the process died under the run")
+_log = structlog.get_logger(__name__)
+
+
+async def bury(
+    run: Run, stored: StoredRun, open_writer: OpenWriter, feed: Feed, store: Store
+) -> Event | None:
+    """End a run whose process died: close what is open in its log, and say that it was lost.
+
+    What it wrote may be unreadable; it ends without that and without messages then. Returns its
+    end when the database refuses even that for good.
+    """
+    try:
+        known_ids, state, written = await _load(run, stored, feed, store)
+        return await _go_on(run, open_writer(known_ids, state), written)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
+        return await _end_lost(run, open_writer((), None), error)
+
+
+async def _load(
+    run: Run, stored: StoredRun, feed: Feed, store: Store
+) -> tuple[Iterable[str], SharedState, Sequence[Event]]:
+    """Return the ids of the thread's messages, its state, and what the log has of the run.
+
+    What can't be read now is tried again.
+    """
+    wait_s = RETRY_FIRST_S
+    while True:
+        try:
+            known_ids = await store.load_known_ids(run.context.thread_key)
+            kept = await store.load_state(run.context.thread_key)
+            before = None if kept is None else decode_state(kept)
+            state = SharedState.of(stored.draft.request.get("state"), kept=before)
+            return known_ids, state, [event async for event in _written(run, stored, feed)]
+        except Unavailable as error:
+            _log.error("run_recovery_put_off", run_id=run.run_id, reason=str(error))
+            await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+
+async def _go_on(run: Run, writer: RunWriter, written: Sequence[Event]) -> Event | None:
+    """End a run that got as far as `written`."""
+    try:
+        if not written:
+            await writer.start(run.to_started())
+        writer.replay(written[1:])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
+        return await _end_lost(run, writer, error)
+    return await end_run(run, writer, Ending(error=_LOST))
+
+
+async def _end_lost(run: Run, writer: RunWriter, error: Exception) -> Event | None:
+    """End a run alone with the word that it was lost: `error` tells why no more can be said."""
+    _log.error("run_recovery_failed", run_id=run.run_id, chain=chain_of(error))
+    return await end_run(run, writer, Ending(error=_LOST, share=Share.END))
+
+
+async def end_unbegun(run: Run, writer: RunWriter, error: Exception) -> Event | None:
+    """End a run that waited for its turn and can't begin; see `end_run`."""
+    if isinstance(error, RunConflict):  # it has changed nothing, so its start must not say so
+        run.draft = replace(run.draft, messages=(), rewind_to=None)
+        refused: IsolaneError = error
+    else:
+        refused = DatabaseFailed("the run can't begin")
+        refused.__cause__ = error
+    writer.start_with_end(run.to_started())
+    return await end_run(run, writer, Ending(error=refused, share=Share.EVENTS))
+
+
+async def _written(run: Run, stored: StoredRun, feed: Feed) -> AsyncIterator[Event]:
+    """Yield what the log has of the run."""
+    key = run.context.thread_key
+    head = (await feed.load_bounds(key)).head
+    start = EventId(head.epoch, (stored.first_seq or head.seq + 1) - 1)
+    if start.seq >= head.seq:
+        return
+    async with aclosing(feed.follow(key, after=start)) as records:
+        async for record in records:
+            if record.run_id == run.run_id:
+                yield decode_event(record.payload)
+            if record.id.seq >= head.seq:
+                return

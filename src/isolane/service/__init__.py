@@ -1,5 +1,0 @@
-"""Runs: who may have one, how it lives, how it ends."""
-
-from isolane.service.service import AgentService
-
-__all__ = ["AgentService"]

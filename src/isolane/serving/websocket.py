@@ -1,0 +1,341 @@
+"""uvicorn's WebSocket protocol, with what it leaves open closed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Generator
+from functools import partial
+from typing import Any, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.streams import StreamReader
+
+from isolane.doors.transport import CONTENT, LARGE
+from isolane.serving.endings import LINGER_S, RULES, end, let_go, refusal, reset
+from isolane.serving.watch import PROGRESS_S, SLICE, Progress
+
+FRAGMENTS_MAX: Final = 1024
+"""Of one message: 1 MiB in pieces as small as a network's packet (1,300 bytes) has 807."""
+CONTROLS_MAX: Final = 100
+CONTROLS_S: Final = 10.0
+"""Pings and pongs of a peer in that time; clients send one in ten seconds or more."""
+LINE_MAX: Final = 64 * 1024
+"""Bytes of one line of an upgrade's head. A token may have 16 KiB; websockets stops at 8 KiB."""
+
+
+class LongLineReader(StreamReader):
+    """A reader of websockets that takes lines of up to `LINE_MAX` bytes."""
+
+    def read_line(self, m: int, *args: Any, **kwargs: Any) -> Generator[None, None, bytearray]:  # noqa: ANN401 - websockets'
+        """Read a line; whoever asks for shorter ones gets these as well."""
+        return super().read_line(max(m, LINE_MAX), *args, **kwargs)
+
+
+def take_long_lines(connection: ServerProtocol) -> None:
+    """Let a connection that has read nothing so far take lines of up to `LINE_MAX` bytes."""
+    connection.reader = LongLineReader()
+    connection.parser = connection.parse()  # the one that has begun holds the old reader
+    next(connection.parser)
+
+
+def add_rules(connection: ServerProtocol) -> None:
+    """Let what a connection itself refuses tell browsers the same as every other answer.
+
+    It refuses an upgrade that is malformed, and one to which the app gave no answer of its own.
+    """
+    plain = connection.reject
+
+    def reject(status: int, text: str) -> Response:
+        response = plain(status, text)
+        for name, value in RULES:
+            response.headers[name] = value
+        return response
+
+    connection.reject = reject  # type: ignore[method-assign]
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, for peers that flood, trickle, or take nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+        """Begin with nothing that waits."""
+        super().__init__(*args, **kwargs)
+        take_long_lines(self.conn)
+        add_rules(self.conn)
+        self._backlog = bytearray()
+        self._is_scheduled = False
+        self._is_over = False
+        """Whether what still comes is dropped."""
+        self._message = Progress(lambda: self.read_paused, self._refuse_slow)
+        self._fragments = 0
+        """Of the message that isn't whole yet."""
+        self._controls = 0
+        self._controls_since = 0.0
+        self._large_bytes: int | None = None
+        """Above so much the app is told of a message before it is read on; None for never."""
+        self._fragments_max = FRAGMENTS_MAX
+        self._is_large = False
+        """Whether the app was told of the message under way."""
+        self._is_held = False
+        """Whether nothing is read until the app asks on: it was told of a large message."""
+
+    def handle_connect(self, event: Request) -> None:
+        """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
+        if scope is not None:
+            scope["extensions"]["isolane.transport"] = {
+                "abort": partial(reset, self.transport),
+                "take_large": self._take_large,
+            }
+
+    def _take_large(self, *, most_bytes: int, large_bytes: int) -> None:
+        """Take messages of up to `most_bytes`, uncompressed; see `isolane.doors.transport`.
+
+        A compressed frame is inflated whole before its size is known.
+        """
+        self._large_bytes = large_bytes
+        self._fragments_max = FRAGMENTS_MAX * -(-most_bytes // large_bytes)
+        self.conn.max_message_size = most_bytes
+        self.conn.extensions = []
+        self.response.headers.pop("Sec-WebSocket-Extensions", None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what waits."""
+        self._drop_rest()
+        super().connection_lost(exc)
+
+    # --- what comes in ---------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came a slice at a time, and no faster than the app takes messages."""
+        if self._is_over:
+            return
+        self._backlog += data
+        if not self._is_scheduled:
+            self._take_slice()
+
+    async def receive(self) -> Any:  # noqa: ANN401 - ASGI's
+        """Return the next message; what waits here comes before anything is read anew."""
+        if self._is_held:
+            self._is_held = self.read_paused = False
+            self._schedule()
+        message: Any = await super().receive()
+        if message["type"] == LARGE and not self._is_over:
+            self._is_held = self.read_paused = True
+            self.transport.pause_reading()
+        if self._backlog and not self.read_paused:
+            self._schedule()
+        return message
+
+    def _schedule(self) -> None:
+        """Take the next slice when others had their turn."""
+        self.transport.pause_reading()
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._take_next)
+
+    def _take_next(self) -> None:
+        self._is_scheduled = False
+        if self.read_paused or self._is_over:  # the app has enough for now
+            return
+        self._take_slice()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not (self._backlog or self.read_paused or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    def _take_slice(self) -> None:
+        if self.read_paused:
+            return
+        piece = bytes(self._backlog[:SLICE])
+        del self._backlog[:SLICE]
+        self._message.count(len(piece))
+        super().data_received(piece)
+        self._renew_inflaters()
+        if self._is_over:
+            return
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_head()
+            return
+        if self._fragments or self.conn.reader.buffer:
+            self._message.begin(PROGRESS_S)
+        else:
+            self._message.end()
+        self._look_at_size()
+        if self._backlog and not self.read_paused:
+            self._schedule()
+
+    def _look_at_size(self) -> None:
+        """Tell the app of a message that has become large, and read no more of it for now."""
+        size = (self.conn.current_size or 0) + len(self.conn.reader.buffer)
+        if self._large_bytes is None or size <= self._large_bytes:
+            return
+        if self.close_sent:  # nobody wants it, and the peer's own close comes behind it
+            self._let_go()
+        elif not self._is_large:
+            self._is_large = self.read_paused = True
+            self._tell({"type": LARGE})
+            self.transport.pause_reading()
+
+    def _tell(self, message: Any) -> None:  # noqa: ANN401 - what ASGI doesn't know
+        self.queue.put_nowait(message)
+
+    def _renew_inflaters(self) -> None:
+        """Begin a new stream where the peer ended one, which it may (RFC 7692, 7.2.3.4).
+
+        zlib would keep whatever comes behind the end, inflate it to nothing, and so never be full.
+        """
+        for extension in self.conn.extensions:
+            if not isinstance(extension, PerMessageDeflate):
+                continue
+            decoder = getattr(extension, "decoder", None)  # there is none before its first message
+            if decoder is not None and decoder.eof:
+                bits = extension.remote_max_window_bits
+                extension.decoder = zlib.decompressobj(wbits=-bits)
+
+    def _refuse_head(self) -> None:
+        """Answer an upgrade whose headers can't be read; uvicorn would keep it waiting."""
+        self.transport.write(refusal(b"431 Request Header Fields Too Large"))
+        self._let_go()
+
+    # --- what is too much ------------------------------------------------------------------------
+
+    def handle_text(self, event: Frame) -> None:
+        """Begin a message."""
+        self._fragments = 0 if event.fin else 1
+        super().handle_text(event)
+        event.data = b""  # the parser keeps its last frame until the next one has come
+
+    def handle_bytes(self, event: Frame) -> None:
+        """Begin a message."""
+        self._fragments = 0 if event.fin else 1
+        super().handle_bytes(event)
+        event.data = b""
+
+    def handle_cont(self, event: Frame) -> None:
+        """Go on with a message; a million empty pieces have no size, and a cost."""
+        self._fragments += 1
+        if self._fragments > self._fragments_max:
+            self._refuse(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+        if event.fin:
+            self._fragments = 0
+        if not self._is_over:
+            super().handle_cont(event)
+        event.data = b""
+
+    def handle_ping(self) -> None:
+        """Answer, as long as it isn't a flood."""
+        self._count_control()
+        if not self._is_over:
+            super().handle_ping()
+
+    def handle_pong(self, event: Frame) -> None:
+        """Note that the peer lives, as long as it isn't a flood."""
+        self._count_control()
+        super().handle_pong(event)
+
+    def _count_control(self) -> None:
+        now = self.loop.time()
+        if now - self._controls_since > CONTROLS_S:
+            self._controls, self._controls_since = 0, now
+        self._controls += 1
+        if self._controls > CONTROLS_MAX:
+            self._refuse(CloseCode.POLICY_VIOLATION, "too many pings")
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a whole message on; uvicorn would log a traceback for each that is no UTF-8."""
+        if self._is_over:
+            return
+        is_large, self._is_large = self._is_large, False
+        if is_large and self.curr_msg_data_type == "text":
+            self._hand_on_large()
+            return
+        if self.curr_msg_data_type == "text":
+            self.frames = [b"".join(self.frames)]
+            try:
+                self.frames[0].decode()
+            except UnicodeDecodeError:
+                self._refuse(CloseCode.INVALID_DATA, "no UTF-8")
+                return
+        super().send_receive_event_to_app()
+
+    def _hand_on_large(self) -> None:
+        """Hand a large text on as it came: to decode it takes longer than others may wait."""
+        content = b"".join(self.frames)
+        self.frames = []
+        if not self.close_sent:
+            self._tell({"type": "websocket.receive", CONTENT: content})
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _refuse_slow(self) -> None:
+        self._refuse(CloseCode.POLICY_VIOLATION, "message too slow")
+
+    # --- how it ends -----------------------------------------------------------------------------
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's
+        """Send, and know that an upgrade refused by a status is answered: uvicorn logs an error."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
+        if self.close_sent and self._backlog:  # nobody asks for messages now; the close is in there
+            self._schedule()
+
+    def handle_close(self, event: Frame) -> None:
+        """Answer a close; behind an unread backlog the answer would wait for ever."""
+        super().handle_close(event)
+        if not self.writable.is_set():
+            reset(self.transport)
+
+    def keepalive_timeout(self) -> None:
+        """Reset a peer that answered no ping: there is nobody to say goodbye to.
+
+        Its answer may stand behind a large message: while that comes, the peer lives.
+        """
+        if self._is_large and not self.close_sent:
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+            return
+        super().keepalive_timeout()
+        reset(self.transport)
+
+    def handle_parser_exception(self) -> None:
+        """End the connection for what the peer sent, so that the peer hears why."""
+        if self._is_over:
+            return
+        sent = self.conn.close_sent
+        code, reason = (sent.code, sent.reason) if sent is not None else (1006, "")
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._let_go()
+
+    def _refuse(self, code: CloseCode, reason: str) -> None:
+        if not self.close_sent:
+            self.conn.fail(code, reason)
+            self.handle_parser_exception()
+
+    def _let_go(self) -> None:
+        """Drop what still comes, and close a moment later."""
+        self._drop_rest()
+        self.stop_keepalive()
+        let_go(self.transport)
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(LINGER_S, end, self.transport)
+
+    def _drop_rest(self) -> None:
+        """Keep nothing of what came: it may be large, and its end takes a while."""
+        self._is_over = True
+        self._backlog.clear()
+        self.frames = []
+        self.conn.reader.buffer.clear()
+        self.conn.parser_exc = None
+        self._message.end()

@@ -1,0 +1,1 @@
+"""What clients send and are sent, ours and those of others, as values. Pure."""

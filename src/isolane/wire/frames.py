@@ -1,0 +1,448 @@
+"""The wire's shapes: text in, typed frames out; values in, JSON text out.
+
+Reading is strict. What JSON leaves open and attackers use is malformed here: duplicate keys, NaN,
+depth over 64, numbers over 100 digits, lone surrogates, more values than a text of that size needs.
+The wire's camelCase is made and unmade here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, NoReturn
+
+import msgspec
+from ag_ui.core import (
+    AssistantMessage,
+    ContentPart,
+    Context,
+    Message,
+    ResumeEntry,
+    RunAgentInput,
+    SystemMessage,
+    Tool,
+)
+from pydantic import FailFast, TypeAdapter, ValidationError
+
+from isolane.context import EventId
+from isolane.errors import InvalidFrame, InvalidInput, IsolaneError, rule_of
+from isolane.events.left_out import Kind, LeftOut
+from isolane.events.parts import known_parts
+from isolane.events.surrogates import has_half
+from isolane.ids import check_wire_id
+from isolane.wire.said import mend_said
+
+DEPTH_MAX: Final = 64
+NUMBER_MAX_DIGITS: Final = 100
+VALUES_MAX: Final = 100_000
+"""Numbers, texts, lists and objects in one frame. As many cost some 50 ms to read; 1 MiB can hold
+five times that, in half a second that nobody else has."""
+SUBPROTOCOL: Final = "agui.v1"
+VERSION: Final = 1
+
+
+# --- what clients send ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The client speaks control frames from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Follow a thread, strictly after `after`; None is from the start of the log."""
+
+    thread_id: str
+    after: EventId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Stop following a thread."""
+
+    thread_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Go on with a newer token of the same user."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask for a pong that carries the same `t`."""
+
+    t: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop one of the user's runs."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run the agent: AG-UI's RunAgentInput, still as it came, with its ids checked."""
+
+    thread_id: str
+    run_id: str
+    body: Mapping[str, Any] = field(repr=False)
+
+
+ClientFrame = Hello | Subscribe | Unsubscribe | Renew | Ping | Abort | Run
+
+
+def decode_frame(text: str) -> ClientFrame:
+    """Return the frame that `text` holds.
+
+    Raises `InvalidFrame` when it is no JSON object of this protocol, `InvalidInput` or
+    `InvalidCursor` when a field of it is wrong.
+    """
+    body = decode_object(text)
+    if "type" not in body:
+        return read_run(body)
+    match body["type"]:
+        case "hello":
+            return _hello(body)
+        case "subscribe":
+            after = body.get("after")
+            start = None if after is None else EventId.parse(after)
+            return Subscribe(check_wire_id("threadId", body.get("threadId")), start)
+        case "unsubscribe":
+            return Unsubscribe(check_wire_id("threadId", body.get("threadId")))
+        case "auth":
+            return Renew(_text("token", body.get("token")))
+        case "ping":
+            return Ping(body.get("t"))
+        case "abort":
+            return Abort(check_wire_id("runId", body.get("runId")))
+        case other:
+            raise InvalidFrame(f"type: {str(other)[:40]!r} is no frame of {SUBPROTOCOL}")
+
+
+def _hello(body: Mapping[str, Any]) -> Hello:
+    if body.get("v") != VERSION or body["v"] is True:
+        raise InvalidInput("v", f"must be {VERSION}, the one version there is")
+    return Hello()
+
+
+def read_run(body: Mapping[str, Any]) -> Run:
+    """Return the run that `body` asks for; raises `InvalidFrame` and `InvalidInput`."""
+    if not body.keys() & {"threadId", "runId", "messages"}:
+        raise InvalidFrame("a frame needs a type, or is a run with threadId, runId and messages")
+    if not isinstance(body.get("messages"), list):
+        raise InvalidInput("messages", "must be a list")
+    thread_id = check_wire_id("threadId", body.get("threadId"))
+    return Run(thread_id, check_wire_id("runId", body.get("runId")), body)
+
+
+def knows_cancelled(run: Run) -> bool:
+    """Say whether a client reads the outcome `cancelled`, and all else that AG-UI has since 1.0.
+
+    Clients before that name no version of the protocol.
+    """
+    version = run.body.get("protocolVersion")
+    return isinstance(version, str) and bool(version) and not version.startswith("0.")
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidInput(name, "must be text")
+    return value
+
+
+def decode_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object that `text` holds, or raise `InvalidFrame` that says what is wrong."""
+    try:
+        text = text if isinstance(text, str) else text.decode()
+        if has_too_many_values(text):  # before they are made
+            raise InvalidFrame(f"the frame holds more than {VALUES_MAX} values")
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=_int,
+            parse_float=_float,
+        )
+    except RecursionError as error:
+        raise InvalidFrame(f"the frame is nested deeper than {DEPTH_MAX}") from error
+    except ValueError as error:
+        raise InvalidFrame("the frame is not JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidFrame("a frame is one JSON object")
+    try:
+        _check_tree(value)
+    except InvalidFrame:
+        if not mend_said(value):
+            raise
+        _check_tree(value)
+    return value
+
+
+def has_too_many_values(text: str) -> bool:
+    """Say whether JSON holds more than `VALUES_MAX` values; nothing is made of it."""
+    # At a glance first; commas in a text are no values.
+    return count_marks(text) > VALUES_MAX and count_values(text) > VALUES_MAX
+
+
+def count_values(text: str) -> int:
+    """Return about how many values JSON holds: never fewer, and some more for empty lists."""
+    return count_marks(_TEXT.sub("", text))
+
+
+def count_marks(text: str) -> int:
+    """Return how many commas and opening brackets a text has, those in JSON's texts, too."""
+    return sum(map(text.count, ",[{"))
+
+
+_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A text in JSON. One without an end goes to the end: looked for again and again, the end would
+cost the square of the frame's length."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidFrame("a key stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidFrame(f"{name} is not JSON")
+
+
+def _int(digits: str) -> int:
+    _check_digits(digits)
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    _check_digits(digits)
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise InvalidFrame("a number is too large for JSON's readers")
+    return value
+
+
+def _check_digits(digits: str) -> None:
+    if len(digits) > NUMBER_MAX_DIGITS and sum(map(str.isdigit, digits)) > NUMBER_MAX_DIGITS:
+        raise InvalidFrame(f"a number has more than {NUMBER_MAX_DIGITS} digits")
+
+
+def _check_tree(root: dict[str, Any]) -> None:
+    """Refuse what is too deep or can't be UTF-8; level by level, so that depth costs no stack."""
+    level: list[Any] = [root]
+    for _ in range(DEPTH_MAX):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                below.extend(node)
+                below.extend(node.values())
+            elif isinstance(node, list):
+                below.extend(node)
+            elif isinstance(node, str) and not node.isascii():
+                _check_unicode(node)
+        if not below:
+            return
+        level = below
+    if any(isinstance(node, dict | list) for node in level):
+        raise InvalidFrame(f"the frame is nested deeper than {DEPTH_MAX}")
+    for node in level:
+        if isinstance(node, str):
+            _check_unicode(node)
+
+
+def _check_unicode(text: str) -> None:
+    if has_half(text):
+        raise InvalidFrame("a text holds half a surrogate pair")
+
+
+_INPUT_FIELDS: Final = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")
+KEPT_ROLES: Final = ("user", "tool")  # compared, not hashed: a role may be anything
+INSTRUCTING_ROLES: Final = ("system", "developer")
+"""Roles that are the operator's to speak in. What a client says in them is left out."""
+_INSTRUCTION: Final = SystemMessage(id="ignored", role="system", content="")
+_IGNORED: Final = AssistantMessage(id="ignored", role="assistant")
+"""These two stand for what isn't taken of a client's list, so that each message keeps its place."""
+
+
+_INPUT: Final = TypeAdapter(RunAgentInput)
+_ONE_MESSAGE: Final[TypeAdapter[Any]] = TypeAdapter(Message)
+_ONE_PART: Final[TypeAdapter[Any]] = TypeAdapter(ContentPart)
+# A list may hold 100,000 items, so each ends at its first wrong one: nobody reads of the others.
+_LISTS: Final[Mapping[str, TypeAdapter[Any]]] = {
+    "tools": TypeAdapter(Annotated[list[Tool], FailFast()]),
+    "context": TypeAdapter(Annotated[list[Context], FailFast()]),
+    "resume": TypeAdapter(Annotated[list[ResumeEntry], FailFast()]),
+}
+
+
+def to_run_input(run: Run, left_out: LeftOut | None = None) -> RunAgentInput:
+    """Return what `run` asks for as AG-UI's model, each message in its place.
+
+    The server keeps the history, so of a client's list the messages of users and tools count. An
+    empty message stands for each other one, however odd that was: `system` for instructions,
+    `assistant` for the rest. `left_out` notes what of it a client might miss. Raises `InvalidInput`
+    that names the field.
+    """
+    messages = list(_read_messages(run.body["messages"], left_out or LeftOut()))
+    given = {name: run.body[name] for name in _INPUT_FIELDS if run.body.get(name) is not None}
+    for name in _LISTS.keys() & given:
+        given[name] = _validate(name, _LISTS[name], given[name])
+    fields = {"threadId": run.thread_id, "runId": run.run_id, "messages": messages, **given}
+    made: RunAgentInput = _validate("", _INPUT, fields)
+    return made
+
+
+def _read_messages(listed: Sequence[Any], left_out: LeftOut) -> Iterator[Message]:
+    """Yield what the server takes of a client's list, or what stands for it, in its place."""
+    roles = [one.get("role") if isinstance(one, dict) else "user" for one in listed]
+    last = max((i for i, role in enumerate(roles) if role not in INSTRUCTING_ROLES), default=0)
+    for place, (message, role) in enumerate(zip(listed, roles, strict=True)):
+        if role in INSTRUCTING_ROLES:
+            left_out.note(Kind.ROLE, str(role))
+            yield _INSTRUCTION
+        elif role not in KEPT_ROLES:
+            yield _IGNORED
+        else:
+            path = f"messages.{place}"
+            yield _read_message(path, message, left_out, may_be_empty=place != last)
+
+
+def _read_message(
+    path: str,
+    message: Any,  # noqa: ANN401 - what a client sent
+    left_out: LeftOut,
+    *,
+    may_be_empty: bool,
+) -> Message:
+    """Return a message with the parts that are known.
+
+    Without any it is refused, or ignored where it `may_be_empty`: a client's list keeps the
+    question that was refused once, and must not be refused for ever.
+    """
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        known = known_parts(content, left_out)
+        if content and not known:
+            if may_be_empty:
+                left_out.note(Kind.MESSAGE, str(message["role"]))
+                return _IGNORED
+            raise InvalidInput(f"{path}.content", "has no part of a type that AG-UI 1.0 knows")
+        parts = [_read_part(f"{path}.content.{place}", part) for place, part in known.items()]
+        message = {**message, "content": parts}
+    made: Message = _validate(path, _ONE_MESSAGE, message)
+    return made
+
+
+def _read_part(path: str, part: Any) -> ContentPart:  # noqa: ANN401 - what a client sent
+    if isinstance(part, dict) and part.get("type") == "binary":
+        raise InvalidInput(path, "a binary part needs a mimeType, and data, a url or an id")
+    made: ContentPart = _validate(path, _ONE_PART, part)
+    return made
+
+
+def _validate(path: str, adapter: TypeAdapter[Any], value: object) -> Any:  # noqa: ANN401
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(part for part in (path, *map(str, first["loc"])) if part)
+        raise InvalidInput(field, rule_of(first)) from error
+
+
+# --- what the server sends -----------------------------------------------------------------------
+
+_encode = msgspec.json.encode
+
+
+def encode_frame(frame: Mapping[str, object]) -> str:
+    """Return `frame` as JSON text."""
+    return _encode(frame).decode()
+
+
+PING: Final = encode_frame({"type": "ping"})
+
+
+def error_frame(error: IsolaneError, error_id: str, **about: str | None) -> dict[str, object]:
+    """Return the control frame for `error`; `about` names `threadId` and `runId` where known."""
+    frame: dict[str, object] = {
+        "type": "error",
+        "code": error.code,
+        "message": error.message,
+        "errorId": error_id,
+        "retryable": error.retryable,
+        **error_details(error),
+    }
+    frame.update({name: value for name, value in about.items() if value is not None})
+    return frame
+
+
+def error_details(error: IsolaneError) -> dict[str, object]:
+    """Return what some errors add: why a credential failed, when to come back, which field."""
+    details: dict[str, object] = {}
+    for name, key in (("reason", "reason"), ("field", "field"), ("retry_after_ms", "retryAfterMs")):
+        value = getattr(error, name, None)
+        if value is not None:
+            details[key] = value
+    return details
+
+
+def run_error(error: IsolaneError, error_id: str, *, run_id: str | None) -> dict[str, object]:
+    """Return the bare RUN_ERROR for `error`: the one error that every AG-UI client understands.
+
+    Its `errorId` is in `metadata`, the one place that published clients keep.
+    """
+    event: dict[str, object] = {
+        "type": "RUN_ERROR",
+        "message": error.message,
+        "code": error.code,
+        "metadata": {"errorId": error_id},
+    }
+    if run_id is not None:
+        event["runId"] = run_id
+    return event
+
+
+def thread_frame(
+    *, thread_id: str, title: str, updated_at: int, active_run_id: str | None, is_deleted: bool
+) -> dict[str, object]:
+    """Return what a user's sockets are told when one of their threads changes."""
+    return {
+        "type": "thread",
+        "threadId": thread_id,
+        "title": title,
+        "updatedAt": updated_at,
+        "activeRunId": active_run_id,
+        "deleted": is_deleted,
+    }
+
+
+def welcome(
+    *,
+    connection_id: str,
+    user_id: str,
+    heartbeat_ms: int,
+    limits: Mapping[str, int],
+    token_expires_at: int | None,
+    active_runs: Sequence[Mapping[str, str]],
+) -> dict[str, object]:
+    """Return the answer to hello."""
+    return {
+        "type": "welcome",
+        "v": VERSION,
+        "connectionId": connection_id,
+        "userId": user_id,
+        "heartbeatMs": heartbeat_ms,
+        "limits": limits,
+        "capabilities": {"transport": {"streaming": True, "websocket": True, "resumable": True}},
+        "tokenExpiresAt": token_expires_at,
+        "activeRuns": active_runs,
+    }
