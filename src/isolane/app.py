@@ -383,7 +383,7 @@ async def _open_providers(settings: Settings, stack: AsyncExitStack) -> dict[str
             )
             stack.push_async_callback(found[each.name].keys.close)
             if each.audience is None:
-                _log.warning("provider without audience: all its tokens count", provider=each.name)
+                _log.warning("provider_without_audience", provider=each.name)
     return found
 
 
@@ -394,7 +394,7 @@ async def _enforce_for_ever(gateway: Gateway) -> None:
         try:
             await gateway.enforce_revocations()
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
-            _log.warning("revocations put off", chain=chain_of(error))
+            _log.warning("revocations_postponed", chain=chain_of(error))
 
 
 async def _check_loops(watchdog: Watchdog) -> None:
@@ -408,14 +408,14 @@ async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:
     try:
         await gateway.log.sweep()  # another life may have left deleted threads on the disk
     except Exception as error:  # noqa: BLE001 - whatever it is, the next round goes on with it
-        _log.warning("retention put off", chain=chain_of(error))
+        _log.warning("retention_postponed", chain=chain_of(error))
     while True:
         await asyncio.sleep(interval_s)  # the pace of retention
         older_than = clock.now_ms() - round(settings.log_retention_s * 1000)
         try:
             await gateway.feed.trim(older_than=older_than)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
-            _log.warning("retention put off", chain=chain_of(error))
+            _log.warning("retention_postponed", chain=chain_of(error))
 
 
 def create_app(

@@ -292,7 +292,7 @@ def _leave_if_stuck() -> None:
     stuck = [task for task in asyncio.all_tasks() if task is not mine and not task.done()]
     if not stuck:
         return
-    _log.warning("leaving tasks behind", tasks=sorted(task.get_name() for task in stuck))
+    _log.warning("tasks_left_behind", tasks=sorted(task.get_name() for task in stuck))
     logging.shutdown()
     finish_writing()
     os._exit(0)

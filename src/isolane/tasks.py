@@ -104,7 +104,7 @@ def _report_unheard(task: asyncio.Task[Any]) -> None:
 
 def _report(task: asyncio.Task[Any], error: BaseException) -> None:
     _log.error(
-        "task failed",
+        "task_failed",
         task=task.get_name(),
         chain=chain_of(error),
         exception=traceback_of(error),

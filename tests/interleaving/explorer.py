@@ -48,7 +48,7 @@ def play(scenario: Scenario, seed: int) -> ShuffledLoop:
     loop = ShuffledLoop(seed)
     with capture_logs() as logs, asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(scenario(loop))
-    failed = [log for log in logs if log["event"] == "task failed"]
+    failed = [log for log in logs if log["event"] == "task_failed"]
     assert not failed, failed
     assert not loop.troubles, loop.troubles
     return loop

@@ -41,7 +41,7 @@ def lane(threaded: Server) -> Lane:
 
 
 def blocked(loop: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda entry: entry["event"] == "event loop blocked" and entry["loop"] == loop
+    return lambda entry: entry["event"] == "event_loop_blocked" and entry["loop"] == loop
 
 
 async def readiness(server: Server) -> tuple[int, str]:
@@ -94,7 +94,7 @@ async def test_who_blocks_the_gateways_own_loop_is_named_while_it_lasts(tmp_path
             whole_ms = (monotonic() - began) * 1000
         await until_ready(server)
         assert (await server.metrics())["isolane_loop_blocks_total"] == 1
-        (free,) = [entry for entry in server.logs if entry["event"] == "event loop free again"]
+        (free,) = [entry for entry in server.logs if entry["event"] == "event_loop_freed"]
         assert LEAST_MS <= free["blocked_ms"] < whole_ms + 1000
 
 
@@ -108,7 +108,7 @@ async def test_on_a_loop_of_its_own_it_holds_up_no_socket(lane: Lane) -> None:
             assert sorted(waits_ms)[98] < NEIGHBOUR_MS
             assert await neighbour.finish(other, "t", "r-1", "another loop")
             entry = await lane.server.wait_for_log(
-                lambda e: e["event"] == "event loop blocked" and e["task"] == "agent of r-1"
+                lambda e: e["event"] == "event_loop_blocked" and e["task"] == "agent of r-1"
             )
             assert entry["loop"].startswith("agents ")
             assert entry["stack"].splitlines()[-1].endswith(" _block_until")

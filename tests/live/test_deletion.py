@@ -217,7 +217,7 @@ async def test_dying_run_writes_nothing_into_the_new_thread(
     await server.wait_for_gauges(baseline, within_s=10)
     # Its agents spoke on after their thread had gone, and did nothing wrong.
     own = [record for record in server.logs if record.get("user_id") == lane.user]
-    assert not [record for record in own if record["event"] == "run failed"]
+    assert not [record for record in own if record["event"] == "run_failed"]
 
 
 async def test_run_that_meets_a_deletion_goes_with_the_old_thread_or_ends_in_the_new_one(

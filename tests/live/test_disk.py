@@ -193,7 +193,7 @@ async def test_full_disk_refuses_keeps_and_recovers_by_itself(
 
 
 def cannot_end(entry: Frame) -> bool:
-    return bool(entry["event"] == "run's end can't be written")
+    return bool(entry["event"] == "run_end_write_failed")
 
 
 async def new_runs_are_refused(client: Client) -> None:

@@ -135,7 +135,7 @@ async def take_memory_and_see_what_gives_way(
     # By the server's own record: closing takes a round trip, whose time is not the server's.
     last = await server.wait_for_log(lambda entry: entry.get("sheds") == "new runs")
     before = [entry["event"] for entry in server.logs[: server.logs.index(last)]]
-    have_gone = before.count("socket shed") == len(idle)
+    have_gone = before.count("socket_shed") == len(idle)
     assert have_gone, "a run was refused before the idle sockets had gone"
     for task in closing:
         assert_shed(*await task)
@@ -172,7 +172,7 @@ async def test_short_memory_takes_its_steps_in_order_and_no_run_under_way(tmp_pa
         assert beside.envelopes == seen.envelopes
         await greedy.abort("h-1")
         await greedy.until_end("h-1")
-        await server.wait_for_log(lambda entry: entry["event"] == "memory suffices again")
+        await server.wait_for_log(lambda entry: entry["event"] == "memory_recovered")
         assert await state(server) == CALM
         assert (await lane.finish(client, "u", "r-3", THERE))["chunk"]["type"] == "RUN_FINISHED"
         assert (await server.metrics())["isolane_sockets_shed_total"] == len(idle)
@@ -196,7 +196,7 @@ async def test_short_disk_refuses_new_runs_alone_and_recovers_by_itself(
         async with lane.connect() as client, Lane(server).connect() as idle:
             seen = await begin(client, sign)
             with filled(small_disk, but_bytes=RESERVE_BYTES - MIB):
-                await server.wait_for_log(lambda entry: entry["event"] == "disk is short")
+                await server.wait_for_log(lambda entry: entry["event"] == "disk_short")
                 await assert_new_runs_are_refused(lane, client, sign)
                 assert await state(server) == (503, {**ALL_OK, "disk": "short"}, 3)
                 sign.touch()

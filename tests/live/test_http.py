@@ -418,7 +418,7 @@ async def test_body_that_breaks_off_is_a_client_that_left(lane: Lane, server: Se
     await writer.drain()
     writer.transport.abort()
     async with asyncio.timeout(RECV_TIMEOUT_S):
-        while not any('"client left"' in line for line in server.lines[before:]):  # noqa: ASYNC110
+        while not any('"client_left"' in line for line in server.lines[before:]):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # between two looks
     assert not [line for line in server.lines[before:] if '"error"' in line or "ASGI" in line]
 

@@ -205,7 +205,7 @@ async def test_log_is_a_json_object_a_line_without_tokens_or_text(tmp_path: Path
     assert connected["user_id"] == lane.user
     ids = {entry.get("connection_id") for entry in entries if entry["event"] == "disconnected"}
     assert connected["connection_id"] in ids
-    failed = next(entry for entry in entries if entry["event"] == "run failed")
+    failed = next(entry for entry in entries if entry["event"] == "run_failed")
     assert {"user_id", "thread_id", "run_id", "request_id", "error_id"} <= failed.keys()
 
 

@@ -45,9 +45,9 @@ SETTINGS: Final = {
 }
 LOST_WITH_THE_PROCESS: Final = frozenset({"agent_lost", "going_away"})
 EXPECTED_ERRORS: Final = {
-    ("run failed", "agent_error"),
-    ("run failed", "agent_lost"),
-    ("event loop blocked", None),  # it was frozen, or the machine has other things to do
+    ("run_failed", "agent_error"),
+    ("run_failed", "agent_lost"),
+    ("event_loop_blocked", None),  # it was frozen, or the machine has other things to do
 }
 """What the server may say of itself: event and code."""
 QUIET_WITHIN_S: Final = 10.0

@@ -1,12 +1,40 @@
-"""Log lines for people: in colours on a terminal only, unless somebody wishes otherwise."""
+"""Log lines: events that can be searched for, and colours on a terminal only."""
 
 from __future__ import annotations
 
+import ast
 import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from isolane.logs import wants_colours
+
+ROOT: Final = Path(__file__).parents[2]
+LEVELS: Final = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+def log_events() -> Iterator[str]:
+    """Yield the name of each event that the source logs."""
+    for file in (ROOT / "src" / "isolane").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name("_log"), attr=level),
+                    args=[ast.Constant(str(event)), *_],
+                ) if level in LEVELS:
+                    yield event
+
+
+def test_events_are_names_that_the_documentation_explains() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    events = set(log_events())
+    assert len(events) > 50
+    assert [event for event in events if not re.fullmatch(r"[a-z]+(_[a-z]+)*", event)] == []
+    assert [event for event in events if f"`{event}`" not in page] == []
 
 
 class Terminal(io.StringIO):

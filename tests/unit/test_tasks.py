@@ -30,7 +30,7 @@ async def test_an_error_that_nobody_collects_is_logged() -> None:
         await asyncio.wait({task})
         await asyncio.sleep(0)
     (log,) = logs
-    assert (log["event"], log["task"]) == ("task failed", "the failing one")
+    assert (log["event"], log["task"]) == ("task_failed", "the failing one")
     assert log["exception"].rstrip().endswith("ValueError: x")
 
 

@@ -87,7 +87,7 @@ def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt) as error:
-            _log.error("exit on an agents' loop", exception=traceback_of(error))
+            _log.error("agent_loop_exit_ignored", exception=traceback_of(error))
         else:
             return
 

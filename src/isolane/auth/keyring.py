@@ -110,7 +110,7 @@ class KeyFile:
 
     def _complain(self, reason: str) -> None:
         if reason != self._complaint:  # once, and not at each token
-            _log.warning("keys not read anew", reason=reason)
+            _log.warning("signing_keys_reload_failed", reason=reason)
         self._complaint = reason
 
     def take(self, expiry_s: int) -> SigningKey:

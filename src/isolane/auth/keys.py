@@ -101,14 +101,14 @@ class KeyCache:
         self._fetching = None
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            _log.error("keys not read", exception=traceback_of(error))
+            _log.error("provider_keys_refresh_failed", exception=traceback_of(error))
 
     async def _refresh(self) -> None:
         try:
             self._keys = _read_keys(await self._fetch())
         except (Unavailable, InvalidFrame) as error:
             self._is_down = True
-            _log.warning("keys not fetched", reason=str(error), known=len(self._keys))
+            _log.warning("provider_keys_fetch_failed", reason=str(error), known=len(self._keys))
         else:
             self._is_down = False
             self._fetched_at = self._clock()

@@ -133,7 +133,7 @@ class SessionBook:
             work = partial(_update_seen, session_id, self._clock())
             await self._database.write(work, lane=user_id)
         except IsolaneError as error:
-            _log.warning("session not noted as seen", reason=str(error))
+            _log.warning("session_touch_failed", reason=str(error))
 
     def _expiry_of(self, session: Session) -> int:
         return min(session.created_at + self._max_ms, session.last_seen_at + self._idle_ms)

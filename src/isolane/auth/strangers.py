@@ -37,7 +37,7 @@ class Strangers:
         if not wait_ms:
             if self._rates.get_count(network) == self._most:
                 # The last one that is answered in full, and the last line in the log.
-                _log.warning("strangers refused unheard", network=network, limit=LIMIT)
+                _log.warning("handshakes_limited", network=network, limit=LIMIT)
             return
         error = LimitExceeded(LIMIT, self._most, retry_after_ms=wait_ms)
         error.is_flood = True

@@ -113,4 +113,4 @@ class LargeAnswer(Response):
         abort = get_abort(scope)
         if abort is not None:
             abort()
-        _log.info("answer given up", code=SlowConsumer.code, user_id=self._user_id)
+        _log.info("answer_abandoned", code=SlowConsumer.code, user_id=self._user_id)

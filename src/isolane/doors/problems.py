@@ -75,7 +75,7 @@ def report(error: BaseException, **names: str | None) -> tuple[IsolaneError, str
         tell("refused", error_id=error_id, code=error.code, reason=str(error), **names)
         return error, error_id
     _log.error(
-        "failed",
+        "internal_error",
         error_id=error_id,
         code="internal",
         chain=chain_of(error),
@@ -134,7 +134,7 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
 
 async def answer_nobody(request: Request, _error: Exception) -> Response:
     """End a request whose client left while its body was on the way: a line that broke."""
-    _log.info("client left", path=request.url.path)
+    _log.info("client_left", path=request.url.path)
     return Response(status_code=400)  # for the server's own books
 
 

@@ -178,7 +178,7 @@ class EventStream(StreamingResponse):
             if abort is not None:
                 abort()
             _log.info(
-                "event stream given up", code=SlowConsumer.code, user_id=self.identity.user_id
+                "event_stream_abandoned", code=SlowConsumer.code, user_id=self.identity.user_id
             )
 
 

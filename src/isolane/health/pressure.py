@@ -116,7 +116,7 @@ class Pressure:
             self._settle(memory)
         if disk is not None and disk.free_bytes < disk.reserve_bytes and not self.is_disk_short:
             self.is_disk_short = True
-            _tell("disk is short", Step.NEW_RUNS, disk)
+            _tell("disk_short", Step.NEW_RUNS, disk)
 
     def _ease(self, memory: Memory | None, disk: Disk | None) -> None:
         """Give up what is over."""
@@ -124,19 +124,19 @@ class Pressure:
             self._accepted_bytes = 0.0
             if self.memory_step:
                 self.memory_step = Step.NOTHING
-                _log.warning("memory suffices again", **_figures(memory))
+                _log.warning("memory_recovered", **_figures(memory))
         if self.is_disk_short and (
             disk is None or disk.free_bytes >= DISK_ENOUGH * disk.reserve_bytes
         ):
             self.is_disk_short = False
-            _log.warning("disk suffices again", **_figures(disk))
+            _log.warning("disk_recovered", **_figures(disk))
 
     def _press(self, memory: Memory) -> None:
         """Take the next step while memory is short."""
         most_bytes = max(MEMORY_SHORT * memory.allowed_bytes, self._accepted_bytes)
         if memory.held_bytes > most_bytes and self.memory_step < Step.NEW_RUNS:
             self.memory_step = Step(self.memory_step + 1)
-            _tell("memory is short", self.memory_step, memory)
+            _tell("memory_short", self.memory_step, memory)
 
     def _settle(self, memory: Memory) -> None:
         """Take a step back when memory has grown no more for a while."""
@@ -151,7 +151,7 @@ class Pressure:
             self._accepted_bytes = memory.held_bytes + slack_bytes
             self._calm_looks = 0
             self.memory_step = Step(self.memory_step - 1)
-            _log.warning("memory grows no more", step=int(self.memory_step), **_figures(memory))
+            _log.warning("memory_stable", step=int(self.memory_step), **_figures(memory))
 
 
 def _tell(event: str, step: Step, reading: Memory | Disk) -> None:
@@ -168,7 +168,9 @@ async def relieve_for_ever(pressure: Pressure, acts: Acts) -> None:
         try:
             await relieve(pressure, acts)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
-            _log.error("relief failed", chain=chain_of(error), exception=traceback_of(error))
+            _log.error(
+                "pressure_relief_failed", chain=chain_of(error), exception=traceback_of(error)
+            )
         await asyncio.sleep(LOOK_S)  # a pace: nobody tells of memory that runs short
 
 

@@ -118,7 +118,7 @@ class Watchdog:
             if one.blocked_since_s is not None:
                 blocked_ms = round((now_s - one.blocked_since_s) * 1000)
                 one.blocked_since_s = None
-                _log.warning("event loop free again", loop=one.name, blocked_ms=blocked_ms)
+                _log.warning("event_loop_freed", loop=one.name, blocked_ms=blocked_ms)
             return
         one.silent_ticks += 1
         if one.silent_ticks < PATIENCE_TICKS:
@@ -128,7 +128,7 @@ class Watchdog:
             one.blocked_since_s = now_s - PATIENCE_TICKS * TICK_S
             self.blocks += 1
             _log.error(
-                "event loop blocked", loop=one.name, task=_task_of(one), stack=_stack_of(one)
+                "event_loop_blocked", loop=one.name, task=_task_of(one), stack=_stack_of(one)
             )
 
 

@@ -64,7 +64,7 @@ async def _load(
             state = SharedState.of(stored.draft.request.get("state"), kept=before)
             return known_ids, state, [event async for event in _written(run, stored, feed)]
         except Unavailable as error:
-            _log.error("run_recovery_put_off", run_id=run.run_id, reason=str(error))
+            _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
             await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 

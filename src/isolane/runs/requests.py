@@ -39,7 +39,7 @@ async def remove_for_ever(
         try:
             await remove_due(store, service, close, older_than=clock() - round(kept_s * 1000))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
-            _log.warning("removal_of_requests_put_off", chain=chain_of(error))
+            _log.warning("request_removal_postponed", chain=chain_of(error))
 
 
 async def remove_due(

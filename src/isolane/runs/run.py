@@ -293,7 +293,7 @@ class RunLife:
         if not stuck:
             return StoppedBy.CANCELLATION
         self._run.is_abandoned = True
-        _log.warning("agent abandoned", **_names(self._run))
+        _log.warning("agent_abandoned", **_names(self._run))
         return StoppedBy.ABANDONMENT
 
     async def _drive(self) -> Ending:
@@ -383,9 +383,9 @@ class RunLife:
                     if dropped >= AFTER_END_MAX:
                         break
         except TimeoutError:
-            _log.warning("agent goes on after its end", **_names(self._run))
+            _log.warning("agent_running_after_end", **_names(self._run))
         if dropped:
-            _log.warning("events after the end dropped", count=dropped, **_names(self._run))
+            _log.warning("events_after_end_dropped", count=dropped, **_names(self._run))
 
 
 def _to_instruction(text: str) -> Message:
@@ -491,7 +491,7 @@ async def _write_end(run: Run, end: Callable[..., Awaitable[None]], ending: Endi
         try:
             return await end(stop=stop, interrupts=interrupts)
         except Unavailable as error:
-            _log.error("run's end can't be written", reason=str(error), **_names(run))
+            _log.error("run_end_write_failed", reason=str(error), **_names(run))
             await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
@@ -511,7 +511,7 @@ def _report(run: Run, error: IsolaneError, error_id: str | None) -> None:
         return
     level = _log.info if isinstance(error, GoingAway) else _log.error
     level(
-        "run failed",
+        "run_failed",
         error_id=error_id,
         code=error.code,
         chain=chain_of(error),

@@ -359,7 +359,7 @@ class AgentService:
         try:
             await self._store.note_stop(run.context.run_key, asked_at=asked_at)
         except IsolaneError as error:  # it is stopped here all the same
-            _log.warning("stop not kept", run_id=run.run_id, reason=str(error))
+            _log.warning("stop_write_failed", run_id=run.run_id, reason=str(error))
 
     def stop_thread(self, key: ThreadKey) -> list[str]:
         """Stop every run of a thread that hasn't ended, also those in line; return their ids."""
@@ -827,7 +827,7 @@ class AgentService:
                 self._leave(run)
                 return
             except Unavailable as error:
-                _log.error("run can't begin", run_id=run.run_id, reason=str(error))
+                _log.error("run_start_failed", run_id=run.run_id, reason=str(error))
                 await asyncio.sleep(wait_s)  # between two tries
                 wait_s = min(wait_s * 2, 2.0)
             except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
@@ -891,7 +891,7 @@ class AgentService:
         try:
             thread = await self._store.load_thread(context.thread_key)
         except IsolaneError as error:  # news is no reason for a run to fail
-            _log.warning("thread's change not told", reason=str(error))
+            _log.warning("thread_news_failed", reason=str(error))
             return
         if thread is not None and thread.kind is ThreadKind.CHAT:
             frame = thread_frame(

@@ -247,7 +247,7 @@ class WebSocketConnection:
 
     def give_up(self, error: IsolaneError) -> None:
         """End a socket that takes nothing: nothing more can be said to it. Doesn't wait."""
-        _log.info("connection given up", connection_id=self.id, code=error.code)
+        _log.info("connection_abandoned", connection_id=self.id, code=error.code)
         self._drop_outbox(Verdict.FAILED)
         self.request_close(error.close_code or CLOSE_NORMAL, error.code)
         if self._abort is not None:
@@ -262,7 +262,7 @@ class WebSocketConnection:
         failed.__cause__ = cause
         error_id = new_error_id()
         _log.error(
-            "failed",
+            "internal_error",
             error_id=error_id,
             code=failed.code,
             chain=chain_of(failed),
@@ -299,7 +299,7 @@ class WebSocketConnection:
             await self._write_until_closed()
         except Exception as error:  # noqa: BLE001 - the top of the task that writes to a socket
             _log.error(
-                "socket failed",
+                "socket_failed",
                 connection_id=self.id,
                 chain=chain_of(error),
                 exception=traceback_of(error),
@@ -341,7 +341,7 @@ class WebSocketConnection:
         except (OSError, RuntimeError):  # what servers raise on a dead socket, each its own
             self._is_open = False
         except Exception as error:  # noqa: BLE001 - a socket that may live on, and takes nothing
-            _log.error("socket failed", connection_id=self.id, exception=traceback_of(error))
+            _log.error("socket_failed", connection_id=self.id, exception=traceback_of(error))
             self.give_up(ConnectionFailed(f"connection {self.id} can't be written to"))
             await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
         finally:
@@ -355,6 +355,6 @@ class WebSocketConnection:
         except (OSError, RuntimeError, TimeoutError):  # the peer is gone, or takes nothing
             return
         except Exception as error:  # noqa: BLE001 - a peer that wasn't told may stay for ever
-            _log.error("close failed", connection_id=self.id, exception=traceback_of(error))
+            _log.error("close_failed", connection_id=self.id, exception=traceback_of(error))
             if self._abort is not None:
                 self._abort()

@@ -384,7 +384,7 @@ async def _say_goodbye(socket: WebSocketConnection) -> None:
     except TimeoutError:
         socket.give_up(GoingAway("the gateway shuts down, and the socket takes nothing"))
     except Exception as error:  # noqa: BLE001 - the top of the task that closes a socket
-        _log.error("close failed", connection_id=socket.id, chain=chain_of(error))
+        _log.error("close_failed", connection_id=socket.id, chain=chain_of(error))
         socket.give_up(GoingAway("the gateway shuts down, and the socket can't be closed"))
 
 
@@ -392,7 +392,7 @@ def _shed(socket: WebSocketConnection) -> None:
     """Close an idle socket and tell it why, and when to come back."""
     error, error_id = Unavailable("memory is short"), new_error_id()
     error.retry_after_ms = SHED_RETRY_MS
-    _log.info("socket shed", error_id=error_id, connection_id=socket.id, user_id=socket.user_id)
+    _log.info("socket_shed", error_id=error_id, connection_id=socket.id, user_id=socket.user_id)
     socket.say_goodbye(error_frame(error, error_id))
     socket.request_close(error.close_code or CLOSE_NORMAL, error.code)
 

@@ -247,7 +247,7 @@ class IsolatedWebSocketManager:
                 follower.position = await self._go_on(follower, follower.position)
             except Unavailable as error:
                 _log.warning(
-                    "follower waits", connection_id=follower.connection.id, reason=str(error)
+                    "follower_waiting", connection_id=follower.connection.id, reason=str(error)
                 )
                 await asyncio.sleep(wait_s)  # between two tries; the log has what is missed
                 wait_s = min(wait_s * 2, RETRY_MAX_S)

@@ -96,5 +96,5 @@ class Resumer:
     def tell_expired(self, connection: WebSocketConnection, run_id: str) -> None:
         """Tell `connection` that a run's events are no longer kept."""
         error_id = new_error_id()
-        _log.info("resume expired", error_id=error_id, connection_id=connection.id, run_id=run_id)
+        _log.info("resume_expired", error_id=error_id, connection_id=connection.id, run_id=run_id)
         connection.post(run_error(CursorExpired(), error_id, run_id=run_id))

@@ -93,4 +93,4 @@ class Sweeper:
 
     def _count(self, error: Exception) -> None:
         self._errors += 1
-        _log.error("sweep failed", chain=chain_of(error), exception=traceback_of(error))
+        _log.error("sweep_failed", chain=chain_of(error), exception=traceback_of(error))

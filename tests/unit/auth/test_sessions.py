@@ -217,7 +217,7 @@ async def test_a_session_is_good_although_nobody_can_note_that_it_was_seen(
         assert (await book.load(begun.secret)).user_id == ADA
         await until(lambda: not len(tasks))
     (told,) = logs
-    assert (told["event"], told["task"]) == ("task failed", "session seen")
+    assert (told["event"], told["task"]) == ("task_failed", "session seen")
     assert told["chain"] == ["KeyError: 'nobody foresaw this'"]
 
 

@@ -170,12 +170,12 @@ def test_each_step_is_logged_once_and_so_is_the_end() -> None:
         machine.look(free=1000)
     told = [(entry["event"], entry.get("step"), entry.get("sheds")) for entry in logs]
     assert told == [
-        ("memory is short", 1, "idle sockets"),
-        ("memory is short", 2, "windows"),
-        ("memory is short", 3, "new runs"),
-        ("memory suffices again", None, None),
-        ("disk is short", 3, "new runs"),
-        ("disk suffices again", None, None),
+        ("memory_short", 1, "idle sockets"),
+        ("memory_short", 2, "windows"),
+        ("memory_short", 3, "new runs"),
+        ("memory_recovered", None, None),
+        ("disk_short", 3, "new runs"),
+        ("disk_recovered", None, None),
     ]
     assert {entry["log_level"] for entry in logs} == {"warning"}
     readings: list[Any] = [logs[0]["held_bytes"], logs[0]["allowed_bytes"], logs[4]["free_bytes"]]
@@ -239,5 +239,5 @@ async def test_a_look_that_fails_is_told_and_the_next_one_comes(
         tasks.detach(relieve_for_ever(failing, deeds.acts), name="pressure")
         await until(lambda: deeds.done)
     await tasks.close()
-    assert [entry["event"] for entry in logs] == ["relief failed"]
+    assert [entry["event"] for entry in logs] == ["pressure_relief_failed"]
     assert "no reading" in logs[0]["exception"]

@@ -54,7 +54,7 @@ async def test_who_blocks_is_named_with_task_and_stack_once(
         return look(watchdog, clock, PATIENCE_TICKS * 3)
 
     (entry,) = await asyncio.create_task(block(), name="agent of r-1")
-    assert (entry["log_level"], entry["event"]) == ("error", "event loop blocked")
+    assert (entry["log_level"], entry["event"]) == ("error", "event_loop_blocked")
     assert (entry["loop"], entry["task"]) == ("gateway", "agent of r-1")
     assert any(
         place.endswith(" block") and "test_watchdog.py" in place
@@ -93,7 +93,7 @@ async def test_it_counts_as_blocked_until_it_was_calm_for_a_while(
     await until(lambda: watchdog._watched[0].beats > beats)
     (entry,) = look(watchdog, clock, 1)
     assert (entry["event"], entry["blocked_ms"]) == (
-        "event loop free again",
+        "event_loop_freed",
         round((PATIENCE_TICKS + 1) * TICK_S * 1000),
     )
     assert watchdog.get_blocked() == ["gateway"]
@@ -125,6 +125,6 @@ async def test_its_thread_sees_a_real_block(running: Watchdog) -> None:
         began_s = time.monotonic()
         while not logs and time.monotonic() - began_s < 5:
             time.sleep(0.01)  # noqa: ASYNC251 - the block itself
-    assert [entry["event"] for entry in logs] == ["event loop blocked"]
+    assert [entry["event"] for entry in logs] == ["event_loop_blocked"]
     assert logs[0]["stack"].splitlines()[-1].endswith("test_its_thread_sees_a_real_block")
     forget()

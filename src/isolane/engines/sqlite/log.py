@@ -250,7 +250,7 @@ class DatabaseEventLog:
         try:
             await self.sweep()
         except IsolaneError as error:  # the next round of retention goes on
-            _log.warning("retention put off", reason=str(error))
+            _log.warning("retention_postponed", reason=str(error))
 
 
 def _resolve(append: _Append, records: list[Record]) -> None:
