@@ -13,7 +13,7 @@ import msgspec
 
 from isolane.contracts import RunDraft
 from isolane.engines.sqlite.file import open_database
-from isolane.engines.sqlite.log import sow_seed
+from isolane.engines.sqlite.log import create_seed
 from isolane.settings import DATABASE_NAME
 
 USER = "u1"
@@ -57,7 +57,7 @@ def make_database(data: Path) -> None:
 
 async def _make(url: str) -> None:
     database = await open_database(url)
-    await database.write(sow_seed)
+    await database.write(create_seed)
     await database.close()
 
 

@@ -25,7 +25,7 @@ from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, open_database
-from isolane.engines.sqlite.log import DatabaseEventLog, load_bounds, sow_seed
+from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds
 from isolane.engines.sqlite.store import DatabaseStore, erase
 from isolane.engines.sqlite.usage import Quotas
 from isolane.events.event import Event, Record, decode_event
@@ -129,7 +129,7 @@ async def open_ground(
     tasks = TaskOwner()
     database = await open_at(url)
     try:
-        await database.write(sow_seed)
+        await database.write(create_seed)
         store = DatabaseStore(database, load_bounds=load_bounds, clock=time, quotas=quotas)
         log = DatabaseEventLog(
             database, settle=store.settle, erase=erase, tasks=tasks, max_events=max_events

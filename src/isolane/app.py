@@ -82,14 +82,14 @@ from isolane.doors.websocket import WebSocketDoor
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.memory.runqueue import LocalRunQueue
-from isolane.engines.sqlite.file import Database, hold_place, open_database, path_of
-from isolane.engines.sqlite.log import DatabaseEventLog, load_bounds, renumber, sow_seed
+from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
+from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds, renumber
 from isolane.engines.sqlite.store import DatabaseStore, erase
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import AgentRefused, IsolaneError, Unavailable, chain_of
 from isolane.events.event import check_question
-from isolane.health.pressure import Acts, Pressure, relieve_for_ever
+from isolane.health.pressure import Pressure, ReliefActions, relieve_for_ever
 from isolane.health.resources import Resources, give_back_memory
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
@@ -160,10 +160,10 @@ async def open_gateway(
     """
     tasks = TaskOwner()
     async with AsyncExitStack() as stack:
-        stack.enter_context(hold_place(settings.sqlalchemy_url))
+        stack.enter_context(lock_database(settings.sqlalchemy_url))
         database = await open_database(settings.sqlalchemy_url)
         stack.push_async_callback(database.close)
-        await database.write(sow_seed)
+        await database.write(create_seed)
         watchdog = Watchdog()
         watchdog.start()
         stack.callback(watchdog.close)
@@ -202,7 +202,7 @@ async def open_gateway(
             clock=gateway.clock,
         )
         tasks.detach(removal, name="removal of requests")
-        acts = Acts(
+        acts = ReliefActions(
             shed_sockets=gateway.factory.shed_idle,
             shrink_windows=partial(gateway.feed.resize_windows, SMALL_WINDOW),
             restore_windows=partial(gateway.feed.resize_windows, FULL_WINDOW),
@@ -216,14 +216,15 @@ async def open_gateway(
 
 
 async def renumber_logs(settings: Settings) -> int:
-    """Give every thread's log another epoch; return how many. Raises `PlaceTaken`, `Unavailable`.
+    """Give every thread's log another epoch; return how many.
 
-    To be done once after a backup was put back, while no gateway runs on it.
+    To be done once after a backup was put back, while no gateway runs on it. Raises `DatabaseInUse`
+    when one does, and `Unavailable`.
     """
-    with hold_place(settings.sqlalchemy_url):
+    with lock_database(settings.sqlalchemy_url):
         database = await open_database(settings.sqlalchemy_url)
         try:
-            await database.write(sow_seed)
+            await database.write(create_seed)
             return await database.write(renumber)
         finally:
             await database.close()

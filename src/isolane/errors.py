@@ -264,14 +264,14 @@ class AgentTimeout(AgentError):
     public_message = "The agent took too long."
 
 
-class AgentProtocol(AgentError):
+class AgentProtocolError(AgentError):
     """The agent yielded what may not stand in a log; the text says what and why."""
 
     code = "agent_protocol"
     public_message = "The agent broke the protocol."
 
 
-class RunTooLarge(AgentProtocol):
+class RunTooLarge(AgentProtocolError):
     """A run has more events or bytes than the settings allow; the text names the limit."""
 
     says_more = True
@@ -286,7 +286,7 @@ class EventTooLarge(RunTooLarge):
 
     def __init__(self, kind: str, size: int, most: int) -> None:
         """Name the kind of event, its size as far as it is known, and the enforced value."""
-        AgentProtocol.__init__(
+        AgentProtocolError.__init__(
             self,
             f"The agent broke the protocol: {kind} has {size} bytes, at most {most} are allowed.",
         )
@@ -315,7 +315,7 @@ class NoActiveRun(IsolaneError, RuntimeError):
     """An event was to join the log outside any run."""
 
 
-class PlaceTaken(IsolaneError, RuntimeError):
+class DatabaseInUse(IsolaneError, RuntimeError):
     """Another gateway has the data folder open; two would give the same ids to other events."""
 
 

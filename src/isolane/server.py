@@ -192,7 +192,7 @@ def share_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def spare_collector() -> None:
+def freeze_startup_objects() -> None:
     """Let the garbage collector look at what comes from now on only.
 
     What was imported stays for good, and is most of what there is: to look through it held up
@@ -250,7 +250,7 @@ def serve(
     share_heap()
     raise_open_files()
     write_beside()
-    spare_collector()
+    freeze_startup_objects()
     _warn_of_workers(os.environ)
     sockets = open_sockets(host, port)
     config = make_config(app, settings, host=host, port=port)

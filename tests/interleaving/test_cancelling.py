@@ -43,7 +43,7 @@ from isolane.engines.sqlite.lanes import Gate
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.errors import IsolaneError
-from isolane.health.turns import Turns
+from isolane.health.fairness import Turns
 from isolane.log.feed import Feed
 from isolane.log.tail import Tail
 from isolane.runs import AgentService

@@ -21,8 +21,8 @@ from isolane.auth.revocations import Revocations
 from isolane.doors import sse
 from isolane.doors.aisdk.chats import Numbered
 from isolane.doors.aisdk.socket import ChatSession
+from isolane.doors.conversation import AguiConversation
 from isolane.doors.line import Line
-from isolane.doors.session import Session
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.health.pressure import Pressure
@@ -53,7 +53,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "manager": (Feed, "open_tail"),
     "news": (DatabaseStore, "load_thread"),
     "pressure": (Pressure, "look"),
-    "pulse": (Session, "_until_expiry_s"),
+    "pulse": (AguiConversation, "_until_expiry_s"),
     "recovery": (recovery, "_go_on"),
     "requests": (DatabaseStore, "load_ended_requests"),
     "retention": (Feed, "trim"),

@@ -391,7 +391,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "does not stop": (
         "stop",
         "did not come in 5 s",
-        mistake("doors/session.py", STOPS, "True"),
+        mistake("doors/conversation.py", STOPS, "True"),
     ),
     "sends the cursor's own event again": (
         "resume",

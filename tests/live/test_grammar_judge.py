@@ -29,7 +29,7 @@ from tests.live.judge import Event, Message, Recording, Verdict, judge
 
 from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.grammar import RunGrammar
 
 pytestmark = pytest.mark.timeout(900)  # the trial takes half a minute of CPU
@@ -325,7 +325,7 @@ def takes(stream: Sequence[Event]) -> bool:
     """Say whether the gateway takes all of a stream."""
     try:
         spelled_out(stream)
-    except AgentProtocol:
+    except AgentProtocolError:
         return False
     return True
 

@@ -42,7 +42,7 @@ SLIPS: Final = {
     ),
     "password": slip("doors/sessions.py", "    gateway.check_own_users()", "password", "given"),
     "what a user says": slip(
-        "doors/session.py",
+        "doors/conversation.py",
         "        run_input = to_run_input(frame, left_out)",
         "what a user says",
         "run_input",

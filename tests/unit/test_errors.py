@@ -36,7 +36,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.AgentError: ("agent_error", None, 500, True),
     errors.AgentFailed: ("agent_error", None, 500, True),
     errors.AgentTimeout: ("agent_timeout", None, 500, True),
-    errors.AgentProtocol: ("agent_protocol", None, 500, True),
+    errors.AgentProtocolError: ("agent_protocol", None, 500, True),
     errors.RunTooLarge: ("agent_protocol", None, 500, True),
     errors.EventTooLarge: ("agent_protocol", None, 500, True),
     errors.AgentLost: ("agent_lost", None, 500, True),
@@ -44,7 +44,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.ConnectionFailed: ("internal", 1011, 500, True),
     errors.ManagerClosed: ("internal", 1011, 500, True),
     errors.NoActiveRun: ("internal", 1011, 500, True),
-    errors.PlaceTaken: ("internal", 1011, 500, True),
+    errors.DatabaseInUse: ("internal", 1011, 500, True),
     errors.AgentRefused: ("internal", 1011, 500, True),
 }
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from isolane.context import RunIds
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import Event
 
 _FIELDS: Final = ("threadId", "runId", "parentRunId")
@@ -37,7 +37,7 @@ class Naming:
         and the agent looks for its own words then: texts, states, values, and the ids of messages,
         calls and interrupts.
 
-        Raises `AgentProtocol` when the event names another thread or run.
+        Raises `AgentProtocolError` when the event names another thread or run.
         """
         if _TOUCHED.isdisjoint(event):
             return event
@@ -48,7 +48,7 @@ class Naming:
             if event[field] == given:
                 changed[field] = own
             elif field in _OWN and event[field] != own:
-                raise AgentProtocol(f"{event['type']} names another {field}")
+                raise AgentProtocolError(f"{event['type']} names another {field}")
         for field in ("rawEvent", "event") if event["type"] == "RAW" else ("rawEvent",):
             if event.get(field) is not None:
                 changed[field] = _exchanged(event[field], self._pairs())

@@ -10,7 +10,7 @@ from ag_ui.core import Event as AnyEvent
 from pydantic import TypeAdapter, ValidationError
 
 from isolane.agents.naming import Naming
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import Event
 
 # The three that make up nearly all of a stream. A pydantic round trip costs 20 µs; these cost 1.
@@ -25,15 +25,15 @@ _EVENT: Final[TypeAdapter[Any]] = TypeAdapter(AnyEvent)
 def to_event(value: object, *, naming: Naming) -> Event:
     """Return the event that `value` is: an AG-UI model or a mapping with wire names.
 
-    It names its run as the client does. Raises `AgentProtocol` for anything else, and for an event
-    of another thread or run.
+    It names its run as the client does. Raises `AgentProtocolError` for anything else, and for an
+    event of another thread or run.
     """
     if isinstance(value, BaseEvent):
         event = _of_model(value)
     elif isinstance(value, Mapping):
         event = _of_mapping(value)
     else:
-        raise AgentProtocol(
+        raise AgentProtocolError(
             f"an agent yields text, mappings or AG-UI events, not {type(value).__name__}"
         )
     return naming.to_client(event)
@@ -70,7 +70,7 @@ def _of_mapping(value: Mapping[Any, Any]) -> Event:
     try:
         model = _EVENT.validate_python(dict(value))
     except ValidationError as error:
-        raise AgentProtocol(f"{kind!r} is no AG-UI event: {_first(error)}") from error
+        raise AgentProtocolError(f"{kind!r} is no AG-UI event: {_first(error)}") from error
     return _of_model(model)
 
 

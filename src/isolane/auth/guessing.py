@@ -25,16 +25,17 @@ from isolane.engines.sqlite.file import Database, attempts, delete_dead
 from isolane.errors import LimitExceeded
 
 ATTEMPTS_PER_MINUTE: Final = 10
-"""Of one address at one account; signing in begins the count anew."""
+"""Attempts per minute from one address at one account. Signing in begins the count anew."""
 ATTEMPTS_PER_HOUR: Final = 60
-"""As above."""
+"""Attempts per hour from one address at one account. Signing in begins the count anew."""
 ADDRESS_ATTEMPTS_PER_HOUR: Final = 300
-"""Of one address at all accounts; a whole office may be behind one."""
+"""Attempts per hour from one address at all accounts. A whole office may be behind one address."""
 QUIET_ATTEMPTS_PER_HOUR: Final = 100
-"""At one account, of all addresses; beyond it each attempt waits."""
+"""Attempts per hour at one account from all addresses. Above that, each attempt waits `DELAY_S`."""
 DELAY_S: Final = 2.0
+"""Seconds that an attempt waits at an account that is under attack."""
 NETWORK_BITS: Final = 64
-"""Of an IPv6 address: the rest is anybody's own to choose (RFC 6177)."""
+"""Bits of an IPv6 address that name a household. Its owner chooses the others freely (RFC 6177)."""
 
 
 class _Rate(NamedTuple):

@@ -144,7 +144,8 @@ class SessionBook:
             self._expiry_of(session),
             rights.scopes,
             session_id=session.session_id,
-            # By no clock: a revocation that is being written has its time already, and isn't seen.
+            # Taken from the database, not from the clock: a revocation may commit after we read,
+            # with an earlier time.
             issued_at=rights.revoked_at + 1,
         )
 

@@ -194,13 +194,13 @@ def make_context(
 
 
 Identified = Annotated[Identity, Depends(identify)]
-"""What a route asks for to know whose credential came, whatever that may do."""
+"""The identity behind a request's credential, whatever that credential may do."""
 Reader = Annotated[Identity, Depends(_allowing(Scope.READ))]
-"""As above, for a credential that may read."""
+"""The identity behind a request's credential, which may read."""
 Writer = Annotated[Identity, Depends(_allowing(Scope.WRITE))]
-"""As above, for a credential that may write."""
+"""The identity behind a request's credential, which may write."""
 Admin = Annotated[Identity, Depends(_allowing(Scope.ADMIN))]
-"""As above, for a credential that may act on other users."""
+"""The identity behind a request's credential, which may act on other users."""
 
 
 async def _context_to_read(identity: Reader, request: Request) -> UserExecutionContext:

@@ -33,8 +33,8 @@ from isolane.errors import (
     Unauthenticated,
     Unavailable,
 )
+from isolane.health.fairness import Turns
 from isolane.health.pressure import Pressure
-from isolane.health.turns import Turns
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
 from isolane.runs import AgentService

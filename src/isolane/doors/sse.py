@@ -37,7 +37,7 @@ from isolane.events.left_out import LeftOut
 from isolane.events.older import to_older
 from isolane.runs.readers import HttpReader
 from isolane.tasks import end_task
-from isolane.wire.frames import Run, knows_cancelled, read_run, run_error, to_run_input
+from isolane.wire.frames import Run, read_run, run_error, speaks_agui_1, to_run_input
 from isolane.wire.lists import Known, WholeList
 
 router = APIRouter(route_class=UserRoute)
@@ -186,7 +186,7 @@ def _as_it_is(record: Record) -> bytes:
     return record.payload
 
 
-def _without_cancelled(record: Record) -> bytes:
+def _to_older_bytes(record: Record) -> bytes:
     """Return a record's event for clients that know neither `cancelled` nor all else of 1.0."""
     return to_older(record.payload)
 
@@ -365,7 +365,7 @@ async def _run(
         own = _context_of(identity, request, run)
         asked = None if last_event_id is None else EventId.parse(last_event_id)
 
-        dress = _as_it_is if knows_cancelled(run) else _without_cancelled
+        dress = _as_it_is if speaks_agui_1(run) else _to_older_bytes
         framing = framing_of(request)
         tell = partial(_encode, dress=dress, framing=framing, run_id=run.run_id)
 
@@ -437,7 +437,7 @@ async def join_run(
         place = begin if after is None else max(begin, after, key=lambda one: one.seq)
         batches = gateway.service.follow_batches(context, after=place)
         followed = Followed(gateway, identity, batches)
-        tell = partial(_encode, dress=_without_cancelled, framing=framing, run_id=context.run_id)
+        tell = partial(_encode, dress=_to_older_bytes, framing=framing, run_id=context.run_id)
         return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
     return await open_stream(gateway, identity, key, start, run_id=context.run_id)

@@ -12,6 +12,7 @@ import structlog
 from isolane.agents import check
 from isolane.contracts import Identity
 from isolane.contracts import Scope as Rights
+from isolane.doors.conversation import AguiConversation
 from isolane.doors.credentials import (
     get_address,
     get_headers,
@@ -31,7 +32,6 @@ from isolane.doors.handshake import (
     refuse,
 )
 from isolane.doors.problems import report
-from isolane.doors.session import Session
 from isolane.doors.transport import get_abort, take_large
 from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
@@ -55,9 +55,9 @@ Converse = Callable[[Gateway, WebSocketConnection, Handshake, str], Conversation
 
 def speak_agui(
     gateway: Gateway, connection: WebSocketConnection, handshake: Handshake, agent: str
-) -> Session:
+) -> AguiConversation:
     """Begin a conversation in `agui.v1`."""
-    return Session(gateway, connection, agent=agent, replay=handshake.replay)
+    return AguiConversation(gateway, connection, agent=agent, replay=handshake.replay)
 
 
 class WebSocketDoor:

@@ -13,7 +13,7 @@ import msgspec
 from isolane.context import EventId, ThreadKey
 from isolane.errors import (
     AgentFailed,
-    AgentProtocol,
+    AgentProtocolError,
     EventTooLarge,
     IsolaneError,
     RunTooLarge,
@@ -93,7 +93,7 @@ def encode_mended(event: Mapping[str, Any], *, max_bytes: int) -> tuple[bytes, E
     They differ where `event` has half a surrogate pair: U+FFFD stands for it.
 
     Raises:
-        AgentProtocol: JSON can't say it (NaN, sets), or an id has half a surrogate pair.
+        AgentProtocolError: JSON can't say it (NaN, sets), or an id has half a surrogate pair.
         EventTooLarge: it has more than `max_bytes`.
 
     """
@@ -108,7 +108,7 @@ def _mended(event: Mapping[str, Any]) -> Event:
     try:
         return mend_event(event)
     except (ValueError, RecursionError) as error:
-        raise AgentProtocol(f"{event['type']}: {error}") from error
+        raise AgentProtocolError(f"{event['type']}: {error}") from error
 
 
 def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
@@ -128,7 +128,7 @@ def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
     except UnicodeEncodeError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
-        raise AgentProtocol(f"{event['type']} holds what JSON can't say: {error}") from error
+        raise AgentProtocolError(f"{event['type']} holds what JSON can't say: {error}") from error
     if len(payload) > max_bytes:
         raise EventTooLarge(event["type"], len(payload), max_bytes)
     return payload

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import Event, encode_event
 from isolane.events.surrogates import begins_pair, mend_text
 
@@ -139,7 +139,7 @@ class Fitting:
     def _has_room(self, event: Event) -> bool:
         try:
             encode_event(event, max_bytes=self._max_bytes)
-        except AgentProtocol:
+        except AgentProtocolError:
             return False
         return True
 

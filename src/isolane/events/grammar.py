@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import RUN_STARTED, TERMINAL, Event
 from isolane.events.transcript import calls_of
 
@@ -112,8 +112,8 @@ class RunGrammar:
     def accept(self, event: Event) -> Iterator[Event]:
         """Yield what goes into the log for `event`: itself, or what its shorthand stands for.
 
-        Raises `AgentProtocol` when it may not come now. What was yielded counts once the next is
-        asked for: who can't write an event asks no more, and it was never said.
+        Raises `AgentProtocolError` when it may not come now. What was yielded counts once the next
+        is asked for: who can't write an event asks no more, and it was never said.
         """
         kind = event["type"]
         if kind in _CHUNKS:
@@ -158,12 +158,12 @@ class RunGrammar:
         elif kind == "REASONING_ENCRYPTED_VALUE":
             self._check_owner(event, self._realm_of(event), event["entityId"])
         elif kind not in _FREE:
-            raise AgentProtocol(f"{kind} is not an agent's to send")
+            raise AgentProtocolError(f"{kind} is not an agent's to send")
 
     def _check_start(self, span: Span, event: Event) -> None:
         place = _place(span, event)
         if place in self._open:
-            raise AgentProtocol(f"{event['type']}: {span.kind} {place.id!r} is already open")
+            raise AgentProtocolError(f"{event['type']}: {span.kind} {place.id!r} is already open")
         if span is _SUBAGENT:
             self._check_fresh(event, place.id)
         self._starter(span, event, place)
@@ -171,9 +171,9 @@ class RunGrammar:
     def _check_fresh(self, event: Event, subagent: str) -> None:
         parent = event.get("parentSubagentRunId")
         if subagent in self._subagents:
-            raise AgentProtocol(f"subagent {subagent!r} was already started in this run")
+            raise AgentProtocolError(f"subagent {subagent!r} was already started in this run")
         if parent is not None and parent not in self._subagents:
-            raise AgentProtocol(f"parent subagent {parent!r} was never started in this run")
+            raise AgentProtocolError(f"parent subagent {parent!r} was never started in this run")
 
     def _starter(self, span: Span, event: Event, place: Place) -> str | None:
         """Return whose the thing is that `event` opens: whoever opened it first."""
@@ -202,7 +202,7 @@ class RunGrammar:
     def _check_open(self, span: Span, event: Event) -> None:
         place = _place(span, event)
         if place not in self._open:
-            raise AgentProtocol(f"{event['type']}: no {span.kind} {place.id!r} is open")
+            raise AgentProtocolError(f"{event['type']}: no {span.kind} {place.id!r} is open")
         if span not in {_STEP, _SUBAGENT}:
             self._check_owner(event, span.realm, place.id)
 
@@ -287,7 +287,9 @@ class RunGrammar:
         if own is not None or None in lanes or not lanes:
             return own
         if len(lanes) > 1:
-            raise AgentProtocol(f"{event['type']}: several are open, and it names none of them")
+            raise AgentProtocolError(
+                f"{event['type']}: several are open, and it names none of them"
+            )
         return lanes[0]
 
     def _lanes_ended_by(self, kind: str, event: Event) -> list[str | None]:
@@ -309,7 +311,7 @@ class RunGrammar:
 def _place(span: Span, event: Event) -> Place:
     value = event.get(span.key)
     if not isinstance(value, str):
-        raise AgentProtocol(f"{event['type']} needs a {span.key}")
+        raise AgentProtocolError(f"{event['type']} needs a {span.key}")
     return Place(span, value, event.get("subagentRunId") if span is _STEP else None)
 
 
@@ -320,7 +322,7 @@ def _goes_on(shorthand: Shorthand, start: Event, event: Event) -> bool:
         return False
     for name in (*shorthand.carried, "subagentRunId"):
         if event.get(name) not in {None, start.get(name)}:
-            raise AgentProtocol(f"{event['type']}: its {name} is not that of its first chunk")
+            raise AgentProtocolError(f"{event['type']}: its {name} is not that of its first chunk")
     return True
 
 
@@ -328,7 +330,7 @@ def _spelled_start(shorthand: Shorthand, event: Event) -> Event:
     """Return the start that a first chunk stands for."""
     for name in (shorthand.span.key, *(("toolCallName",) if shorthand.span is _CALL else ())):
         if not isinstance(event.get(name), str):
-            raise AgentProtocol(f"{event['type']}: the first chunk needs a {name}")
+            raise AgentProtocolError(f"{event['type']}: the first chunk needs a {name}")
     start: Event = {"type": shorthand.start, shorthand.span.key: event[shorthand.span.key]}
     start |= _pick(event, *shorthand.carried, "subagentRunId", "metadata")
     if shorthand.span is not _CALL:
@@ -340,6 +342,8 @@ def _pick(event: Event, *names: str) -> Event:
     return {name: event[name] for name in names if event.get(name) is not None}
 
 
-def _not_its_own(event: Event, what: str, thing: str) -> AgentProtocol:
+def _not_its_own(event: Event, what: str, thing: str) -> AgentProtocolError:
     own = event.get("subagentRunId")
-    return AgentProtocol(f"{event['type']}: {what} {thing!r} is not {own or 'the parent agent'}'s")
+    return AgentProtocolError(
+        f"{event['type']}: {what} {thing!r} is not {own or 'the parent agent'}'s"
+    )

@@ -49,7 +49,7 @@ class Step(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Acts:
+class ReliefActions:
     """How each step is taken; all of them may be done again at each look."""
 
     shed_sockets: Callable[[int], int]
@@ -162,7 +162,7 @@ def _figures(reading: Memory | Disk | None) -> dict[str, int]:
     return {} if reading is None else reading._asdict()
 
 
-async def relieve_for_ever(pressure: Pressure, acts: Acts) -> None:
+async def relieve_for_ever(pressure: Pressure, acts: ReliefActions) -> None:
     """Look once a second, and do what the steps say."""
     while True:
         try:
@@ -174,7 +174,7 @@ async def relieve_for_ever(pressure: Pressure, acts: Acts) -> None:
         await asyncio.sleep(LOOK_S)  # a pace: nobody tells of memory that runs short
 
 
-async def relieve(pressure: Pressure, acts: Acts) -> None:
+async def relieve(pressure: Pressure, acts: ReliefActions) -> None:
     """Look, and do what the steps say."""
     pressure.look()
     step = pressure.memory_step
@@ -187,7 +187,7 @@ async def relieve(pressure: Pressure, acts: Acts) -> None:
         acts.restore_windows()
 
 
-async def _shed_sockets(acts: Acts) -> None:
+async def _shed_sockets(acts: ReliefActions) -> None:
     """Close idle sockets, batch by batch, until there are none."""
     while True:
         if acts.shed_sockets(SHED_BATCH) < SHED_BATCH:

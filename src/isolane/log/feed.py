@@ -16,7 +16,7 @@ from typing import Final
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import Bell, EventLog, LogBounds, RunEnd
 from isolane.events.event import Record
-from isolane.health.turns import Turns
+from isolane.health.fairness import Turns
 from isolane.log.tail import Tail
 from isolane.log.window import FULL_WINDOW, WindowSize
 

@@ -16,7 +16,7 @@ from isolane.context import EventId, ThreadKey
 from isolane.contracts import Bell, LogBounds
 from isolane.errors import CursorExpired, Unavailable
 from isolane.events.event import Record
-from isolane.health.turns import Turns
+from isolane.health.fairness import Turns
 from isolane.log.window import BATCH_BYTES, BATCH_RECORDS, Window, WindowSize
 
 READ_RECORDS: Final = 256
@@ -61,7 +61,7 @@ class Tail:
         self._is_ended = False
         self._doubts = 0
         self._checked = -1
-        """The doubts there were when the log was last found to end where the window does."""
+        """Value of `_doubts` at the last read that found nothing newer than the window."""
         self._trims = 0
         self._trimmed_seq: int | None = None
         """Where the log begins; None when it may have been trimmed since somebody looked."""

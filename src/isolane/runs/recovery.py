@@ -33,7 +33,7 @@ _LOST: Final = AgentLost("the process died under the run")
 _log = structlog.get_logger(__name__)
 
 
-async def bury(
+async def end_lost_run(
     run: Run, stored: StoredRun, open_writer: OpenWriter, feed: Feed, store: Store
 ) -> Event | None:
     """End a run whose process died: close what is open in its log, and say that it was lost.

@@ -26,7 +26,7 @@ from isolane.contracts import Agent, BegunRun, RunDraft, RunStop, StoppedBy
 from isolane.errors import (
     AgentError,
     AgentFailed,
-    AgentProtocol,
+    AgentProtocolError,
     AgentTimeout,
     DatabaseFailed,
     GoingAway,
@@ -470,7 +470,7 @@ async def end_run(run: Run, writer: RunWriter, ending: Ending) -> Event | None:
             await _write_end(run, end, ending)
         except NotFound:  # the thread was deleted under the run
             return None
-        except AgentProtocol as error:  # the agent's own result is too large, or no JSON
+        except AgentProtocolError as error:  # the agent's own result is too large, or no JSON
             return await end_run(run, writer, Ending(error=error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
             refused = _caused(DatabaseFailed("the run's end can't be written whole"), error)

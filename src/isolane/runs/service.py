@@ -62,7 +62,7 @@ from isolane.runs.aborts import RecentRuns
 from isolane.runs.draft import differs, in_line, to_offer
 from isolane.runs.question import Offer
 from isolane.runs.readers import UNREAD_S, HttpReader, OnDisconnect, Readers
-from isolane.runs.recovery import bury, end_unbegun
+from isolane.runs.recovery import end_lost_run, end_unbegun
 from isolane.runs.run import Ending, Run, RunLife, Stop, end_run
 from isolane.runs.writer import RunWriter, Share
 from isolane.settings import Settings
@@ -923,7 +923,7 @@ class AgentService:
         try:
             async with self._burying:
                 open_writer = partial(self._open_writer, run, None)
-                end = await bury(run, stored, open_writer, self._feed, self._store)
+                end = await end_lost_run(run, stored, open_writer, self._feed, self._store)
                 self._tell_unwritten(run, end)
         finally:
             self._leave(run)

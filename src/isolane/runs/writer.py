@@ -16,7 +16,7 @@ from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd, RunStop
 from isolane.errors import (
     AgentFailed,
-    AgentProtocol,
+    AgentProtocolError,
     IsolaneError,
     NoActiveRun,
     NotFound,
@@ -121,8 +121,8 @@ class RunWriter:
     async def write(self, event: Event) -> None:
         """Write one event of the agent's; waits while too much is uncommitted.
 
-        Raises `AgentProtocol` when it may not stand here, `RunTooLarge` when the run may add no
-        more, `Unavailable` when the log can't be written, `NotFound` when the thread is gone.
+        Raises `AgentProtocolError` when it may not stand here, `RunTooLarge` when the run may add
+        no more, `Unavailable` when the log can't be written, `NotFound` when the thread is gone.
         """
         for legal in self._grammar.accept(_with_whole_names(event)):
             for fitting in self._fitting.fit(legal):
@@ -251,7 +251,7 @@ class RunWriter:
 
     async def _put_payload(self, kind: str, payload: bytes) -> None:
         if self._is_ended:
-            raise AgentProtocol(f"{kind} comes after the run's end")
+            raise AgentProtocolError(f"{kind} comes after the run's end")
         while self._uncommitted >= UNCOMMITTED_MAX and self._failure is None:
             self._settled.clear()
             await self._settled.wait()
@@ -317,7 +317,7 @@ def _with_whole_names(event: Event) -> Event:
     try:
         return mend_names(event)
     except ValueError as error:
-        raise AgentProtocol(f"{event['type']}: {error}") from error
+        raise AgentProtocolError(f"{event['type']}: {error}") from error
 
 
 def _tell(batch: Sequence[Pending], records: Sequence[Record]) -> None:

@@ -75,7 +75,7 @@ class Interest:
         self.has_all = True
         self._runs.clear()
 
-    def void(self) -> None:
+    def want_nothing(self) -> None:
         """Want nothing more."""
         self.has_all = False
         self._runs.clear()
@@ -193,7 +193,7 @@ class WebSocketConnection:
         """Want nothing more of a thread."""
         interest = self._interests.pop(thread_id, None)
         if interest is not None:
-            interest.void()
+            interest.want_nothing()
 
     def wants_run(self, thread_id: str, run_id: str) -> bool:
         """Say whether that run's events go out here."""

@@ -267,14 +267,14 @@ class WebSocketManagerFactory:
         if self._making:
             await asyncio.wait(tuple(self._making.values()))
         while sockets := [one for user_id in self._sockets for one in self._sockets_of(user_id)]:
-            await self._say_goodbye_to(sockets, spread_s=spread_s)
+            await self._close_all(sockets, spread_s=spread_s)
             for socket in sockets:
                 await self.release(socket)
         for manager in self._all_managers():
             await manager.close()
         self._sweeper.stop()
 
-    async def _say_goodbye_to(self, sockets: list[WebSocketConnection], *, spread_s: float) -> None:
+    async def _close_all(self, sockets: list[WebSocketConnection], *, spread_s: float) -> None:
         batches = [
             sockets[start : start + BYE_BATCH] for start in range(0, len(sockets), BYE_BATCH)
         ]
@@ -282,7 +282,7 @@ class WebSocketManagerFactory:
         for batch in batches:
             if closing:
                 await asyncio.sleep(min(spread_s / len(batches), BYE_PAUSE_S))  # the point of it
-            closing += [self._tasks.start(_say_goodbye(socket), name="bye") for socket in batch]
+            closing += [self._tasks.start(_close_one(socket), name="bye") for socket in batch]
         await asyncio.wait(closing)
 
     def _let_go_of_closed(self, user_id: str) -> bool:
@@ -377,7 +377,7 @@ class WebSocketManagerFactory:
             self._sweeper.stop()
 
 
-async def _say_goodbye(socket: WebSocketConnection) -> None:
+async def _close_one(socket: WebSocketConnection) -> None:
     try:
         async with asyncio.timeout(CLOSE_GRACE_S):
             await socket.close(GOING_AWAY, GoingAway.code)

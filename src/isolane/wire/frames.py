@@ -143,7 +143,7 @@ def read_run(body: Mapping[str, Any]) -> Run:
     return Run(thread_id, check_wire_id("runId", body.get("runId")), body)
 
 
-def knows_cancelled(run: Run) -> bool:
+def speaks_agui_1(run: Run) -> bool:
     """Say whether a client reads the outcome `cancelled`, and all else that AG-UI has since 1.0.
 
     Clients before that name no version of the protocol.

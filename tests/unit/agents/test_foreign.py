@@ -11,7 +11,7 @@ from isolane.agents.foreign import UNKNOWN, Foreign
 from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
 from isolane.context import RunIds
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import Event
 from isolane.events.left_out import LeftOut
 
@@ -49,7 +49,7 @@ def test_an_event_of_an_unknown_type_is_left_out_and_named() -> None:
 
 @pytest.mark.parametrize("value", [None, 5, b"x", [], {}, {"type": None}, {"type": 5}, object()])
 def test_what_is_no_event_stays_to_be_refused(value: object) -> None:
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         adapted(value)
 
 
@@ -188,5 +188,5 @@ MALFORMED: list[Event] = [
 
 @pytest.mark.parametrize("event", MALFORMED, ids=[str(i) for i in range(len(MALFORMED))])
 def test_a_malformed_value_of_a_known_type_is_the_agents_fault(event: Event) -> None:
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         adapted(event)

@@ -9,7 +9,7 @@ import pytest
 
 from isolane.agents.naming import Naming
 from isolane.context import RunIds
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import Event, encode_event
 
 CLIENT = RunIds("t", "r", "p")
@@ -42,18 +42,18 @@ def test_event_names_its_run_by_either_ids(make: Callable[[RunIds], Event], ids:
 def test_event_of_another_run_is_the_agents_fault(
     naming: Naming, field: str, other: object
 ) -> None:
-    with pytest.raises(AgentProtocol, match=f"^RUN_FINISHED names another {field}$"):
+    with pytest.raises(AgentProtocolError, match=f"^RUN_FINISHED names another {field}$"):
         naming.to_client({**finished(CLIENT), field: other})
 
 
 @pytest.mark.parametrize("field", ["threadId", "runId"])
 def test_who_asked_for_the_clients_ids_has_no_others(field: str) -> None:
-    with pytest.raises(AgentProtocol, match=f"another {field}"):
+    with pytest.raises(AgentProtocolError, match=f"another {field}"):
         RAW.to_client({**finished(CLIENT), field: finished(AGENT)[field]})
 
 
 def test_thread_and_run_are_not_exchanged_for_one_another() -> None:
-    with pytest.raises(AgentProtocol, match="another runId"):
+    with pytest.raises(AgentProtocolError, match="another runId"):
         NAMING.to_client({**finished(CLIENT), "runId": AGENT.thread_id})
 
 
@@ -114,7 +114,7 @@ def nested(depth: int) -> object:
 )
 def test_what_json_cannot_say_is_refused_as_it_ever_was(said: object) -> None:
     event = {"type": "RAW", "event": {}, "rawEvent": said}
-    with pytest.raises(AgentProtocol, match="RAW holds what JSON can't say"):
+    with pytest.raises(AgentProtocolError, match="RAW holds what JSON can't say"):
         encode_event(NAMING.to_client(event), max_bytes=1 << 20)
 
 

@@ -10,7 +10,7 @@ import pytest
 from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
 from isolane.context import RunIds
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.event import Event, encode_event
 
 NAMING = Naming(RunIds("t", "r", "p"), RunIds("agent-t", "agent-r", "agent-p"))
@@ -89,14 +89,14 @@ def test_the_time_an_agent_gives_an_event_stays() -> None:
     ids=[str(i) for i in range(16)],
 )  # fmt: skip
 def test_anything_else_is_the_agents_fault(value: object) -> None:
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         encode_event(translated(value), max_bytes=1 << 20)
 
 
 @pytest.mark.parametrize("name", ["threadId", "runId"])
 def test_an_event_of_another_run_is_the_agents_fault(name: str) -> None:
     event = {"type": "RUN_STARTED", "threadId": "t", "runId": "r", name: "other"}
-    with pytest.raises(AgentProtocol, match=f"another {name}"):
+    with pytest.raises(AgentProtocolError, match=f"another {name}"):
         translated(event)
 
 
@@ -110,5 +110,5 @@ def test_what_json_cannot_say_is_not_changed_behind_the_agents_back(
         if place == "snapshot"
         else {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "x", "extra": value}
     )
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         encode_event(translated(event), max_bytes=1 << 20)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isolane.context import EventId, ThreadKey
-from isolane.errors import AgentError, AgentFailed, AgentProtocol, TooLarge
+from isolane.errors import AgentError, AgentFailed, AgentProtocolError, TooLarge
 from isolane.events.event import (
     Record,
     check_question,
@@ -40,7 +40,7 @@ def encode(event: dict[str, Any], *, max_bytes: int = 1 << 20) -> bytes:
 @pytest.mark.parametrize("kind", ["CUSTOM", *TEXT_ONLY])
 def test_what_json_cannot_say_is_the_agents_fault(kind: str, value: object) -> None:
     for event in ({"type": kind, "value": value}, {"type": kind, "value": {"in": [value]}}):
-        with pytest.raises(AgentProtocol, match=f"^{kind} holds what JSON can't say"):
+        with pytest.raises(AgentProtocolError, match=f"^{kind} holds what JSON can't say"):
             encode(event)
 
 
@@ -64,7 +64,7 @@ def test_half_a_surrogate_pair_becomes_a_character_and_the_event_says_so(kind: s
 def test_half_a_surrogate_pair_is_refused_where_two_would_become_one(
     more: dict[str, object],
 ) -> None:
-    with pytest.raises(AgentProtocol, match="half a surrogate pair"):
+    with pytest.raises(AgentProtocolError, match="half a surrogate pair"):
         encode({"type": "CUSTOM", "name": "n", **more})
 
 
@@ -79,7 +79,7 @@ def test_one_line_is_one_line_to_every_reader_and_says_the_same(text: str) -> No
 def test_an_event_that_holds_itself_is_the_agents_fault() -> None:
     event: dict[str, Any] = {"type": "CUSTOM", "name": "loop"}
     event["value"] = event
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         encode(event)
 
 
@@ -89,7 +89,9 @@ def test_the_limit_counts_bytes_not_characters(kind: str) -> None:
     size = len(encode(event))
     assert size > len(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
     assert encode(event, max_bytes=size)
-    with pytest.raises(AgentProtocol, match=f"has {size} bytes, at most {size - 1} are allowed"):
+    with pytest.raises(
+        AgentProtocolError, match=f"has {size} bytes, at most {size - 1} are allowed"
+    ):
         encode(event, max_bytes=size - 1)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.verifier import Event, IllegalStreamError, Verifier, verify
 
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.grammar import RunGrammar
 
 
@@ -159,7 +159,7 @@ def test_what_clients_would_refuse_is_the_agents_fault(stream: list[Event]) -> N
     grammar = RunGrammar()
     for one in stream[:-1]:
         list(grammar.accept(one))
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         list(grammar.accept(stream[-1]))
 
 
@@ -167,7 +167,7 @@ def test_what_clients_would_refuse_is_the_agents_fault(stream: list[Event]) -> N
     "kind", ["RUN_STARTED", "RUN_FINISHED", "RUN_ERROR", "NO_SUCH_EVENT", "", "THINKING_START"]
 )
 def test_what_is_not_an_agents_to_send_is_refused(kind: str) -> None:
-    with pytest.raises(AgentProtocol, match="not an agent's to send"):
+    with pytest.raises(AgentProtocolError, match="not an agent's to send"):
         list(RunGrammar().accept(event(kind)))
 
 
@@ -178,7 +178,7 @@ def test_what_is_not_an_agents_to_send_is_refused(kind: str) -> None:
     ids=["message", "number", "step", "subagent", "chunk"],
 )  # fmt: skip
 def test_what_lacks_its_id_is_refused(broken: Event) -> None:
-    with pytest.raises(AgentProtocol, match="needs a"):
+    with pytest.raises(AgentProtocolError, match="needs a"):
         list(RunGrammar().accept(broken))
 
 
@@ -191,7 +191,7 @@ def test_a_refused_event_changes_nothing() -> None:
         subagent("FINISHED"),
         call("END"),
     ):
-        with pytest.raises(AgentProtocol):
+        with pytest.raises(AgentProtocolError):
             list(grammar.accept(wrong))
     assert list(grammar.accept(text("CONTENT", delta="x"))) == [text("CONTENT", delta="x")]
     assert list(grammar.close()) == [text("END")]
@@ -262,7 +262,7 @@ def test_a_first_chunk_says_what_it_begins(stream: list[Event]) -> None:
     grammar = RunGrammar()
     for one in stream[:-1]:
         list(grammar.accept(one))
-    with pytest.raises(AgentProtocol):
+    with pytest.raises(AgentProtocolError):
         list(grammar.accept(stream[-1]))
 
 
@@ -310,7 +310,7 @@ def test_chunk_that_may_be_anybodys_is_refused() -> None:
     grammar = RunGrammar()
     for owner in ("s", "u"):
         list(grammar.accept(text("CHUNK", owner, subagentRunId=owner, delta="x")))
-    with pytest.raises(AgentProtocol, match="names none"):
+    with pytest.raises(AgentProtocolError, match="names none"):
         list(grammar.accept(event("TEXT_MESSAGE_CHUNK", delta="x")))
 
 
@@ -331,7 +331,7 @@ def test_a_chunk_may_repeat_what_the_first_said_and_not_contradict_it(
     grammar = RunGrammar()
     list(grammar.accept(first))
     list(grammar.accept(first))
-    with pytest.raises(AgentProtocol, match="not that of its first chunk"):
+    with pytest.raises(AgentProtocolError, match="not that of its first chunk"):
         list(grammar.accept(first | second))
 
 
@@ -459,7 +459,7 @@ def test_whatever_is_let_through_is_legal_for_the_client(stream: list[Event]) ->
         try:
             for legal in grammar.accept(one):
                 through.append(legal)  # noqa: PERF402 - what came before an error counts
-        except AgentProtocol:
+        except AgentProtocolError:
             continue
     verify([*through, *grammar.close()])
 

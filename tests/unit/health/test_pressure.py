@@ -13,8 +13,8 @@ from isolane.health import pressure as pressure_module
 from isolane.health.pressure import (
     CALM_LOOKS,
     SHED_BATCH,
-    Acts,
     Pressure,
+    ReliefActions,
     Step,
     relieve,
     relieve_for_ever,
@@ -47,7 +47,7 @@ class Deeds:
     def __init__(self, *, idle: int = 0) -> None:
         self.idle = idle
         self.done: list[str] = []
-        self.acts = Acts(
+        self.acts = ReliefActions(
             shed_sockets=self._shed,
             shrink_windows=lambda: self.done.append("shrink"),
             restore_windows=lambda: self.done.append("restore"),

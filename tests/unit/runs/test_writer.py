@@ -21,7 +21,7 @@ from tests.house import (
 
 from isolane.context import EventId
 from isolane.errors import (
-    AgentProtocol,
+    AgentProtocolError,
     EventTooLarge,
     NoActiveRun,
     NotFound,
@@ -110,7 +110,7 @@ async def test_an_illegal_event_is_refused_and_the_run_goes_on(house: House) -> 
         {"type": "CUSTOM", "name": "n", "value": float("nan")},
         {"type": "CUSTOM", "name": "n", "value": "x" * 1024},
     ):
-        with pytest.raises(AgentProtocol):
+        with pytest.raises(AgentProtocolError):
             await writer.write(wrong)
     await writer.write(custom("fine"))
     await finish(writer)
@@ -123,7 +123,7 @@ async def test_nothing_comes_after_the_end(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
     await finish(writer)
-    with pytest.raises(AgentProtocol, match="after the run's end"):
+    with pytest.raises(AgentProtocolError, match="after the run's end"):
         await writer.write(custom("late"))
     with pytest.raises(NoActiveRun):
         await writer.emit(custom("late"))
@@ -234,7 +234,7 @@ async def test_a_thread_that_is_deleted_takes_its_writer_along(house: House) -> 
     await house.feed.delete(key_of())
     await house.ground.store.begin_run(context_of("another"), draft_of())
     writer.disown()
-    with pytest.raises(AgentProtocol, match="after the run's end"):
+    with pytest.raises(AgentProtocolError, match="after the run's end"):
         await writer.write(custom("late"))
     assert await house.ground.log.read(key_of(), after=START, limit=10) == []
 

@@ -50,7 +50,7 @@ from sqlalchemy.pool import StaticPool
 
 from isolane.engines.sqlite.commits import Commits, Outcome, Write
 from isolane.engines.sqlite.lanes import HOUSE, Gate
-from isolane.errors import DatabaseFailed, IsolaneError, PlaceTaken, Unavailable
+from isolane.errors import DatabaseFailed, DatabaseInUse, IsolaneError, Unavailable
 
 T = TypeVar("T")
 
@@ -59,8 +59,8 @@ BUSY_TIMEOUT_MS: Final = 30_000
 BUSY_STEP_MS: Final = 100
 """To set it costs a statement, so smaller differences are let be."""
 CACHE_KIB: Final = 512
-"""Of pages that each connection keeps; the system has the rest at hand. Five times SQLite's own
-2 MiB is memory that grows with the log and does nothing for an append."""
+"""Page cache per connection, in KiB. SQLite's own 2 MiB for each of five connections grew with the
+log and made no append faster: the system caches the file as well."""
 MEMORY: Final = ":memory:"
 """SQLite's name for a database that is in no file."""
 _held: Final[set[tuple[int, int]]] = set()
@@ -545,8 +545,8 @@ def _read(engine: Engine, query: Callable[[Connection], T]) -> T:
 
 
 @contextmanager
-def hold_place(url: str) -> Iterator[None]:
-    """Be the one gateway of the database at `url` for the block's time; raise `PlaceTaken`.
+def lock_database(url: str) -> Iterator[None]:
+    """Be the one gateway of the database at `url` for the block's time; raise `DatabaseInUse`.
 
     Two locks are held: one beside the file's real path, so that a file that was put back meanwhile
     is guarded too, and one on the file itself, which has the same lock by whatever name it is
@@ -604,8 +604,8 @@ def _inode_of(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _taken(path: Path) -> PlaceTaken:
-    return PlaceTaken(
+def _taken(path: Path) -> DatabaseInUse:
+    return DatabaseInUse(
         f"another gateway has {path} open, by this name or another; stop it first, and serve with "
         "one worker: a data folder has one process"
     )

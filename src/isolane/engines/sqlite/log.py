@@ -329,7 +329,7 @@ def next_epoch(connection: Connection, key: ThreadKey) -> str:
     return derive_epoch(seed, key.user_id, key.thread_id, generation or 0)
 
 
-def sow_seed(connection: Connection) -> None:
+def create_seed(connection: Connection) -> None:
     """Give a new database the secret that its epochs come from."""
     if connection.execute(select(meta).where(meta.c.name == "seed")).first() is None:
         connection.execute(insert(meta).values(name="seed", value=new_seed()))

@@ -17,9 +17,9 @@ from sqlalchemy import Connection, text
 from tests.house import MEMORY, sqlite_url
 
 from isolane.engines.sqlite import file as module
-from isolane.engines.sqlite.file import Database, hold_place, open_database
+from isolane.engines.sqlite.file import Database, lock_database, open_database
 from isolane.engines.sqlite.lanes import HOUSE
-from isolane.errors import DatabaseFailed, PlaceTaken, Unavailable, chain_of
+from isolane.errors import DatabaseFailed, DatabaseInUse, Unavailable, chain_of
 
 PATIENCE_MS = 400
 
@@ -84,11 +84,11 @@ async def test_it_is_down_from_a_refused_write_to_one_that_is_taken(
 
 
 def test_one_gateway_has_a_place_and_the_next_one_when_it_is_gone(tmp_path: Path) -> None:
-    with hold_place(sqlite_url(tmp_path)):
-        second = hold_place(sqlite_url(tmp_path))
-        with pytest.raises(PlaceTaken, match=r"another gateway has .*isolane\.db open"):
+    with lock_database(sqlite_url(tmp_path)):
+        second = lock_database(sqlite_url(tmp_path))
+        with pytest.raises(DatabaseInUse, match=r"another gateway has .*isolane\.db open"):
             second.__enter__()
-    with hold_place(sqlite_url(tmp_path)):
+    with lock_database(sqlite_url(tmp_path)):
         pass
 
 
@@ -150,20 +150,20 @@ def test_one_gateway_has_a_place_by_whatever_name(
 ) -> None:
     names = [sqlite_url(tmp_path), rename(tmp_path / "isolane.db")]
     one, other = names if is_first else reversed(names)
-    with hold_place(one), pytest.raises(PlaceTaken, match="another gateway has"):
-        hold_place(other).__enter__()
-    with hold_place(other):
+    with lock_database(one), pytest.raises(DatabaseInUse, match="another gateway has"):
+        lock_database(other).__enter__()
+    with lock_database(other):
         pass
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the file itself is locked on Linux only")
 def test_gateway_of_another_process_has_the_place_by_whatever_name(tmp_path: Path) -> None:
     other = by_hard_link(tmp_path / "isolane.db")
-    source = "from isolane.engines.sqlite.file import hold_place"
-    program = f"{source}\nwith hold_place({other!r}): pass"
-    with hold_place(sqlite_url(tmp_path)):
+    source = "from isolane.engines.sqlite.file import lock_database"
+    program = f"{source}\nwith lock_database({other!r}): pass"
+    with lock_database(sqlite_url(tmp_path)):
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert b"PlaceTaken: another gateway has" in result.stderr
+    assert b"DatabaseInUse: another gateway has" in result.stderr
 
 
 def read_from_another_process(path: Path) -> None:
@@ -174,11 +174,11 @@ def read_from_another_process(path: Path) -> None:
 async def test_refusing_a_second_gateway_costs_the_first_no_lock(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     other = by_hard_link(tmp_path / "isolane.db")
-    with hold_place(url):
+    with lock_database(url):
         database = await open_database(url)
         await database.write(write)
-        with pytest.raises(PlaceTaken):
-            hold_place(other).__enter__()
+        with pytest.raises(DatabaseInUse):
+            lock_database(other).__enter__()
         # The other process would take itself for the last one, and delete what was written, if it
         # found no lock.
         await asyncio.to_thread(read_from_another_process, tmp_path / "isolane.db")
@@ -196,7 +196,7 @@ async def test_refusing_a_second_gateway_costs_the_first_no_lock(tmp_path: Path)
     ],
 )
 def test_memory_is_everybodys_own(url: str) -> None:
-    with hold_place(url), hold_place(url):
+    with lock_database(url), lock_database(url):
         pass
 
 

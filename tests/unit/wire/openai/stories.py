@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from tests.unit.events.test_grammar import events
 
-from isolane.errors import AgentProtocol
+from isolane.errors import AgentProtocolError
 from isolane.events.grammar import RunGrammar
 
 Event = dict[str, Any]
@@ -69,7 +69,7 @@ def runs(draw: st.DrawFn) -> list[Event]:
         try:
             for legal in grammar.accept(one):
                 through.append(legal)  # noqa: PERF402 - what came before an error counts
-        except AgentProtocol:
+        except AgentProtocolError:
             continue
     tools = draw(st.sampled_from([(), ("f",), ("f", "g")]))
     end = draw(st.sampled_from([FINISHED, CANCELLED, FAILED, ASKING, {**FINISHED, "usage": USAGE}]))

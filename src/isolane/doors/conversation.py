@@ -59,7 +59,7 @@ REFUSED_MAX_S: Final = 0.25
 later than this: nobody waits for long, and a flood is read no faster than it is refused."""
 
 
-class Session:
+class AguiConversation:
     """Serves one socket until it ends."""
 
     def __init__(

@@ -13,8 +13,8 @@ TURNS_EACH_PASS: Final = 1
 class Turns:
     """Gives out a few turns in each pass of the loop, to one user after the other.
 
-    A turn is not given back: nobody who hangs keeps another from theirs. Who comes alone waits for
-    nobody, and a user with one thing to do waits for one thing of each other user, not for all.
+    There is no release: a turn is used up when it is given, so a task that hangs blocks no one. A
+    user with one thing to do waits for one thing of each other user, not for all of them.
     """
 
     def __init__(self) -> None:

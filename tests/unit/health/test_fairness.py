@@ -6,7 +6,7 @@ import asyncio
 
 from tests.house import until
 
-from isolane.health.turns import TURNS_EACH_PASS, Turns
+from isolane.health.fairness import TURNS_EACH_PASS, Turns
 
 
 async def take(turns: Turns, user_id: str, taken: list[str]) -> None:
