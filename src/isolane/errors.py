@@ -4,6 +4,23 @@ A leaf says what went wrong once, for every transport: `code` is what clients se
 how a WebSocket ends for it, `http_status` is the same for HTTP, `retryable` says whether coming
 back can help. An error's text is for the log and, where `says_more` is true, for the client too;
 everything else leaves the process as `public_message` only.
+
+    IsolaneError
+      Unauthenticated, Forbidden, IdentityMismatch     who asks
+        Forbidden: MissingScope
+      NotFound, UnknownResponse, UnknownAgent          what is asked for isn't there
+      InvalidFrame, InvalidInput, InvalidCursor        what was sent can't be taken
+        InvalidInput: InvalidContext
+      CursorExpired                                    what was asked for is no longer kept
+      TooLarge, LimitExceeded, RunConflict             too much, or not now
+        LimitExceeded: QuotaExceeded
+      SlowConsumer, Unavailable, GoingAway             the line, or the gateway itself
+      DatabaseFailed, DatabaseInUse                    the data folder
+      AgentError                                       how a run ends when its agent fails
+        AgentFailed, AgentTimeout, AgentLost
+        AgentProtocolError: RunTooLarge: EventTooLarge
+      ContractError, AgentRefused                      a part that keeps no contract
+      ConnectionFailed, ManagerClosed, NoActiveRun     a call that comes too late
 """
 
 from __future__ import annotations
