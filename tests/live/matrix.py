@@ -22,7 +22,7 @@ from isolane.doors.page import find_page
 
 _NEW: Final = re.compile(
     r"(?:err|req|conn|msg|run|thread)_[0-9a-f-]{36}"  # ids that the gateway makes
-    r"|(?:run|msg)_[0-9a-f]{32}\b"  # ids that follow from a key
+    r"|(?:run|msg)_[0-9a-f]{32}(?![0-9a-f])"  # ids that follow from a key
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # ids that agents are given
     r"|\b[0-9a-f]{16}(?=-\d)"  # the epoch of an id, whose number is not hidden
     r"|\b1\d{12}\b|\b1\d{9}\b|(?<=expires=)[^;]+"  # times
