@@ -12,8 +12,8 @@ STEP := @sh scripts/step
 INSTALL := sh scripts/install .venv/bin/python
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund
 GATES := mypy-gate pyright-gate page-gate client-gate beside-gate lint-gate format-gate floors-gate
-# Processes that share the test files. One more than the cores of a small machine: tests wait a lot.
-WORKERS ?= 3
+# Processes that share the test files. Twice the cores of a small machine: tests wait a lot.
+WORKERS ?= 4
 SPREAD := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.build/bin:$(PATH)
