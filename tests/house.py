@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,6 +325,7 @@ def connect(
     user_id: str = ALICE,
     send_timeout_s: float = 10.0,
     can_abort: bool = False,
+    write_texts: Callable[[Sequence[str], int], int] | None = None,
 ) -> WebSocketConnection:
     """Return a connection that writes to `socket`."""
     return WebSocketConnection(
@@ -334,6 +335,7 @@ def connect(
         tasks=tasks,
         send_timeout_s=send_timeout_s,
         abort=socket.abort if can_abort else None,
+        write_texts=write_texts,
     )
 
 

@@ -23,6 +23,7 @@ from tests.live.stage import (
     text_of,
     types_of,
 )
+from tests.live.test_slow_readers import lazy_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,6 +47,16 @@ def lane(server: Server) -> Lane:
 
 
 # --- what a run looks like -----------------------------------------------------------------------
+
+
+async def test_reader_that_pauses_for_a_whole_run_misses_none_of_its_events(lane: Lane) -> None:
+    async with lazy_client(lane) as slow, lane.connect() as quick:
+        follower = await slow.subscribe("t")
+        # More than both ends of a line keep, so that for a while the socket takes nothing.
+        await lane.finish(quick, "t", "r", steps(["blobs", 300, 20_000], ["count", 500]))
+        await slow.until_true(lambda: follower.has_ended("r"))  # which sees each id once, in order
+    assert follower.types.count("CUSTOM") == 300
+    assert follower.text == "".join(f"{number} " for number in range(1, 501))
 
 
 async def test_run_begins_with_its_question_and_has_one_end(lane: Lane) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from starlette.types import Scope
@@ -13,6 +13,18 @@ def get_abort(scope: Scope) -> Callable[[], None] | None:
     extensions: dict[str, Any] = scope.get("extensions", {})
     abort: Callable[[], None] | None = extensions.get("isolane.transport", {}).get("abort")
     return abort
+
+
+WriteTexts = Callable[[Sequence[str], int], int]
+"""Writes texts from a place in their list on, each as a message, as many as the socket takes
+without waiting; returns how many. The next one must go by `send` then, which waits."""
+
+
+def get_write_texts(scope: Scope) -> WriteTexts | None:
+    """Return what writes many texts at once."""
+    extensions: dict[str, Any] = scope.get("extensions", {})
+    write: WriteTexts | None = extensions.get("isolane.transport", {}).get("write_texts")
+    return write
 
 
 LARGE: Final = "isolane.large"

@@ -32,7 +32,7 @@ from isolane.doors.handshake import (
     refuse,
 )
 from isolane.doors.problems import report
-from isolane.doors.transport import get_abort, take_large
+from isolane.doors.transport import get_abort, get_write_texts, take_large
 from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
 from isolane.sockets.connection import WebSocketConnection
@@ -190,4 +190,5 @@ class _Upgrade:
             tasks=self.gateway.tasks,
             send_timeout_s=self.gateway.settings.send_timeout_s,
             abort=get_abort(self.scope),
+            write_texts=get_write_texts(self.scope),
         )

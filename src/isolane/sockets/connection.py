@@ -127,8 +127,13 @@ class WebSocketConnection:
         tasks: TaskOwner,
         send_timeout_s: float,
         abort: Callable[[], None] | None = None,
+        write_texts: Callable[[Sequence[str], int], int] | None = None,
     ) -> None:
-        """Take over an accepted socket. `abort`, where the server has it, resets the TCP link."""
+        """Take over an accepted socket.
+
+        Where the server has them, `abort` resets the TCP link, and `write_texts` writes texts from
+        a place in their list on, as many as the socket takes without waiting, and says how many.
+        """
         assert context.connection_id is not None  # noqa: S101 - the door has just made it
         self.id = context.connection_id
         self.context = context
@@ -143,6 +148,7 @@ class WebSocketConnection:
         self._interests: dict[str, Interest] = {}
         self._send = send
         self._abort = abort
+        self._write_texts = write_texts
         self._send_timeout_s = send_timeout_s
         self._loop = asyncio.get_running_loop()
         self._opened_at_s = self._loop.time()
@@ -327,8 +333,13 @@ class WebSocketConnection:
         try:
             async with asyncio.timeout(self._send_timeout_s) as patience:
                 began = self._loop.time()
-                for text in batch.texts:
-                    await self._send({"type": "websocket.send", "text": text})
+                place = 0
+                while place < len(batch.texts):
+                    if self._write_texts is not None:
+                        place += self._write_texts(batch.texts, place)
+                    if place < len(batch.texts):
+                        await self._send({"type": "websocket.send", "text": batch.texts[place]})
+                        place += 1
                     now = self._loop.time()
                     if now - began > self._send_timeout_s / PATIENCE_STEPS:
                         patience.reschedule(now + self._send_timeout_s)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from random import Random
 
 import pytest
 from tests.house import Socket, connect, key_of, until
@@ -50,6 +51,25 @@ async def test_what_is_given_first_goes_out_first(tasks: TaskOwner) -> None:
     await connection.close()
     assert numbers(socket) == list(range(51))
     assert socket.closes == [(1000, "")]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_what_goes_out_at_once_overtakes_nothing_that_waits(
+    tasks: TaskOwner, seed: int
+) -> None:
+    socket, dice = Socket(), Random(seed)  # noqa: S311 - no secret
+
+    def write_texts(texts: Sequence[str], start: int) -> int:
+        taken = texts[start : start + dice.randrange(4)]
+        socket.sent += [{"type": "websocket.send", "text": text} for text in taken]
+        return len(taken)
+
+    connection = connect(socket, tasks, write_texts=write_texts)
+    lists = [[json.dumps(frame(10 * n + m)) for m in range(10)] for n in range(10)]
+    told = await asyncio.gather(*(connection.send_texts(texts) for texts in lists))
+    assert set(told) == {Verdict.DELIVERED}
+    assert numbers(socket) == list(range(100))
+    await connection.dispose()
 
 
 async def test_delivered_means_the_socket_took_it(tasks: TaskOwner) -> None:
