@@ -21,8 +21,9 @@ from isolane.tasks import TaskOwner
 
 TIMEOUT_S: Final = 10.0
 """An authenticator that says nothing for so long can't tell now."""
-PENDING_MAX: Final = 2_000
-"""So many may wait for an answer, those included that go on although nobody waits any more."""
+PENDING_MAX: Final = 6_000
+"""Tokens that may wait for an answer, with those whose asker has gone. Thousands who come back at
+once are read in one pass of the event loop, before the first of them is judged."""
 
 
 class Judge:
