@@ -36,6 +36,13 @@ PIECE_BYTES: Final = 64 * 1024
 what the transport lets wait."""
 
 
+_PLAIN: Final = ServerProtocol()
+SIZE_NAME: Final = "current_size" if hasattr(_PLAIN, "current_size") else "cur_size"
+"""What a connection calls the bytes of the message under way; websockets 15 has the second name."""
+MOST_NAME: Final = "max_message_size" if hasattr(_PLAIN, "max_message_size") else "max_size"
+"""What it calls the bytes that a message may have; websockets 15 has the second name."""
+
+
 class LongLineReader(StreamReader):
     """A reader of websockets that takes lines of up to `LINE_MAX` bytes."""
 
@@ -119,7 +126,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """
         self._large_bytes = large_bytes
         self._fragments_max = FRAGMENTS_MAX * -(-most_bytes // large_bytes)
-        self.conn.max_message_size = most_bytes
+        setattr(self.conn, MOST_NAME, most_bytes)
         self.conn.extensions = []
         self.response.headers.pop("Sec-WebSocket-Extensions", None)
 
@@ -192,8 +199,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _look_at_size(self) -> None:
         """Tell the app of a message that has become large, and read no more of it for now."""
-        size = (self.conn.current_size or 0) + len(self.conn.reader.buffer)
-        if self._large_bytes is None or size <= self._large_bytes:
+        if self._large_bytes is None:
+            return
+        size = (getattr(self.conn, SIZE_NAME) or 0) + len(self.conn.reader.buffer)
+        if size <= self._large_bytes:
             return
         if self.close_sent:  # nobody wants it, and the peer's own close comes behind it
             self._let_go()
