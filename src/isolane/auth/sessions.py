@@ -6,13 +6,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import sha256
 from typing import Final, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, delete, insert, select, update
 
 from isolane.auth import revocations
+from isolane.auth.single_use import digest_of
 from isolane.clock import Clock
 from isolane.contracts import PLAIN, Identity
 from isolane.engines.sqlite.file import Database, accounts, sessions
@@ -152,7 +152,7 @@ class SessionBook:
 
 def session_id_of(secret: str) -> str:
     """Return the name by which a session may be spoken of: it opens nothing."""
-    return sha256(secret.encode()).hexdigest()
+    return digest_of(secret).hex()
 
 
 def sign_out(user_id: str, now: int, connection: Connection) -> None:

@@ -6,7 +6,6 @@ import secrets
 from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import quote_plus
@@ -16,6 +15,7 @@ from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from sqlalchemy import Connection, delete, insert, select
 
 from isolane.auth.providers import Provider, ask
+from isolane.auth.single_use import digest_of, take_row
 from isolane.auth.tokens import check_claims, open_token, refused, to_identity, verify
 from isolane.clock import Clock
 from isolane.engines.sqlite.file import Database, delete_dead, sign_ins
@@ -71,22 +71,19 @@ class SignIns:
 
         Raises `Unauthenticated`, `Unavailable`. A caller that is cancelled may have taken it.
         """
-        digest = _digest(state)
-        lane = f"sign-in {digest.hex()}"  # no user is called so: of a space
-        # Anybody may come with anything, and only what is known costs a write.
-        pending = await self._database.read(partial(_load, state), lane=lane)
-        if pending is not None:
-            pending = await self._database.write(partial(_take, state), lane=lane)
+        row = await take_row(self._database, sign_ins, state)
         # One from the future began before the clock was set back and the gateway restarted.
-        left_ms = 0 if pending is None else pending.expires_at - self._clock()
-        if pending is None or pending.provider != provider or not 0 < left_ms <= LIFETIME_MS:
+        left_ms = 0 if row is None else row.expires_at - self._clock()
+        if row is None or row.provider != provider or not 0 < left_ms <= LIFETIME_MS:
             raise Unauthenticated("invalid", "no such sign-in is under way")
-        return pending
-
-
-def _digest(state: str) -> bytes:
-    """Return the name of a sign-in's row, so that who reads the file can't finish the sign-in."""
-    return sha256(state.encode(errors="replace")).digest()
+        return Pending(
+            row.provider,
+            row.redirect_uri,
+            row.expires_at,
+            state=state,
+            nonce=row.nonce,
+            verifier=row.verifier,
+        )
 
 
 def _insert(pending: Pending, connection: Connection) -> None:
@@ -96,7 +93,7 @@ def _insert(pending: Pending, connection: Connection) -> None:
     connection.execute(delete(sign_ins).where(sign_ins.c.digest.in_(surplus)))
     connection.execute(
         insert(sign_ins).values(
-            digest=_digest(pending.state),
+            digest=digest_of(pending.state),
             provider=pending.provider,
             redirect_uri=pending.redirect_uri,
             nonce=pending.nonce,
@@ -104,28 +101,6 @@ def _insert(pending: Pending, connection: Connection) -> None:
             expires_at=pending.expires_at,
         )
     )
-
-
-def _load(state: str, connection: Connection) -> Pending | None:
-    query = select(sign_ins).where(sign_ins.c.digest == _digest(state))
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    return Pending(
-        row.provider,
-        row.redirect_uri,
-        row.expires_at,
-        state=state,
-        nonce=row.nonce,
-        verifier=row.verifier,
-    )
-
-
-def _take(state: str, connection: Connection) -> Pending | None:
-    """Return a sign-in and forget it; one transaction, so of two who come with it one has it."""
-    pending = _load(state, connection)
-    connection.execute(delete(sign_ins).where(sign_ins.c.digest == _digest(state)))
-    return pending
 
 
 async def make_address(provider: Provider, pending: Pending) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
+from isolane.auth.single_use import digest_of, take_row
 from isolane.clock import Clock
 from isolane.contracts import Identity
 from isolane.engines.sqlite.file import Database, delete_dead, tickets
@@ -23,7 +23,7 @@ TICKETS_PER_USER: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What was given out: the secret and when it dies, in milliseconds since 1970."""
+    """A secret that was given out, and when it dies, in milliseconds since 1970."""
 
     secret: str = field(repr=False)
     expires_at: int
@@ -67,7 +67,7 @@ class TicketBook:
         """
         secret, now = new_ticket(), self._timer()
         held = _Held(identity, origin, now, now + self._lifetime_ms)
-        work = partial(self._insert, _digest(secret), held)
+        work = partial(self._insert, digest_of(secret), held)
         if not await self._database.write(work, lane=identity.user_id):
             raise LimitExceeded(
                 "ticketsPerUser", TICKETS_PER_USER, retry_after_ms=self._lifetime_ms
@@ -80,40 +80,18 @@ class TicketBook:
         `origins` is what the request says of the page it comes from. A page that it isn't for
         spends it too: it has been seen there. A caller that is cancelled may have spent it.
         """
-        held = await self._take(_digest(secret))
-        if held is None:
+        row = await take_row(self._database, tickets, secret, tickets.c.kind == self._kind)
+        if row is None:
             raise Unauthenticated("invalid", "no such ticket, or it was used")
-        if held.origin is not None and list(origins) != [held.origin]:
+        if row.origin is not None and list(origins) != [row.origin]:
             raise Unauthenticated("invalid", "the ticket is for pages of another origin")
-        own_expiry = held.identity.expires_at
+        identity = msgspec.json.decode(row.identity, type=Identity)
+        own_expiry = identity.expires_at
         is_over = own_expiry is not None and self._clock() >= own_expiry
         # One from the future was made before the clock was set back and the gateway restarted.
-        if is_over or not held.created_at <= self._timer() < held.expires_at:
+        if is_over or not row.created_at <= self._timer() < row.expires_at:
             raise Unauthenticated("expired", "the ticket is expired")
-        return held.identity
-
-    async def _take(self, digest: bytes) -> _Held | None:
-        # Whose it is isn't known yet. No user has a blank in their id.
-        lane = f"ticket {digest.hex()}"
-        # Anybody may come with anything, and only what is a ticket costs a write.
-        if not await self._database.read(partial(self._is_known, digest), lane=lane):
-            return None
-        return await self._database.write(partial(self._delete, digest), lane=lane)
-
-    def _is_known(self, digest: bytes, connection: Connection) -> bool:
-        return bool(connection.execute(select(exists().where(*self._named(digest)))).scalar_one())
-
-    def _delete(self, digest: bytes, connection: Connection) -> _Held | None:
-        """Return a ticket and forget it; one transaction, so of all who come with it one has it."""
-        row = connection.execute(select(tickets).where(*self._named(digest))).one_or_none()
-        if row is None:
-            return None
-        connection.execute(delete(tickets).where(*self._named(digest)))
-        identity = msgspec.json.decode(row.identity, type=Identity)
-        return _Held(identity, row.origin, row.created_at, row.expires_at)
-
-    def _named(self, digest: bytes) -> tuple[ColumnElement[bool], ...]:
-        return tickets.c.digest == digest, tickets.c.kind == self._kind
+        return identity
 
     def _insert(self, digest: bytes, held: _Held, connection: Connection) -> bool:
         """Keep a ticket and return True, or False when the user has too many."""
@@ -125,7 +103,7 @@ class TicketBook:
         if count >= TICKETS_PER_USER:
             if not self._replaces_oldest:
                 return False
-            oldest = select(tickets.c.digest).where(own).order_by(tickets.c.created_at).limit(1)
+            oldest = select(tickets.c.digest).where(alive).order_by(tickets.c.created_at).limit(1)
             connection.execute(delete(tickets).where(tickets.c.digest == oldest.scalar_subquery()))
         connection.execute(
             insert(tickets).values(
@@ -139,8 +117,3 @@ class TicketBook:
             )
         )
         return True
-
-
-def _digest(secret: str) -> bytes:
-    """Return the name of a ticket's row, so that who reads the file can't use the ticket."""
-    return sha256(secret.encode(errors="replace")).digest()
