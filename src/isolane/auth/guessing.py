@@ -39,7 +39,7 @@ NETWORK_BITS: Final = 64
 
 
 class _Rate(NamedTuple):
-    """At most `most` in any `window_ms`; `limit` is its name on the wire."""
+    """At most `most` in any `window_ms`. Where it refuses, `limit` is its name on the wire."""
 
     limit: str
     most: int
@@ -138,7 +138,7 @@ def _hit(key: str, rates: Sequence[_Rate], now: int, connection: Connection) -> 
 def _load(key: str, now: int, connection: Connection) -> array[int]:
     """Return when a key was counted within the last hour.
 
-    What lies in the future was counted before the clock was set back, and is forgiven.
+    A moment in the future was counted before the clock was set back. It is forgiven.
     """
     query = select(attempts.c.moments).where(attempts.c.key == key)
     kept = connection.execute(query).scalar_one_or_none() or b""

@@ -11,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -161,18 +160,17 @@ async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -
     """
     if body.is_small:
         return decode_object(bytes(body.content))
-    beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
     if len(body.content) <= body.frame_bytes:
         await _outlast(body.request.receive, gateway.factory.pace(user_id, len(body.content)))
-        return await beside(decode_object, bytes(body.content))
-    look = partial(WholeList, body.content, max_bytes=body.frame_bytes, name=name)
+        return await gateway.read_beside(decode_object, bytes(body.content))
+    most = body.frame_bytes
     try:
-        whole = await beside(look)
+        whole = await gateway.read_beside(WholeList, body.content, max_bytes=most, name=name)
     except InvalidInput as error:
         if error.field != name:
             raise
-        raise TooLarge(f"{name}: what is no list may have {body.frame_bytes} bytes") from error
-    return await beside(whole.read_all)
+        raise TooLarge(f"{name}: what is no list may have {most} bytes") from error
+    return await gateway.read_beside(whole.read_all)
 
 
 async def read_new(
@@ -192,14 +190,13 @@ async def read_new(
     """
     if body.is_small:
         return decode_object(bytes(body.content))
-    beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
-    whole = await beside(partial(WholeList, body.content, max_bytes=body.frame_bytes))
+    whole = await gateway.read_beside(WholeList, body.content, max_bytes=body.frame_bytes)
     known = await load_known(whole)
-    new = await beside(pick, whole, known)
+    new = await gateway.read_beside(pick, whole, known)
     del whole
     await body.drop()
     await _outlast(body.request.receive, gateway.factory.pace(user_id, len(new.text)))
-    return await beside(new.read)
+    return await gateway.read_beside(new.read)
 
 
 async def _read(receive: Receive, content: bytearray, most: int) -> bool:

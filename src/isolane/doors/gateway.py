@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, ParamSpec, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
@@ -44,6 +45,8 @@ from isolane.sockets.resume import Resumer
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 STATE_KEY: Final = "isolane"
 
 Probe = Callable[[], Awaitable[None]]
@@ -124,6 +127,14 @@ class Gateway:
         """Raise `Unavailable` unless the gateway takes work."""
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
+
+    async def read_beside(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what `work` makes of a large body, read beside the event loop.
+
+        Safe to cancel: what has begun goes on, and nobody gets it.
+        """
+        call = partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self.lists, call)
 
     def why_unfinished(self) -> IsolaneError:
         """Return why the records of a run ended before the run did.

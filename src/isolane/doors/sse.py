@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 class Followed(Generic[T]):
-    """What a stream tells, batches of a log's records mostly, as long as its reader may hear it."""
+    """The batches that a stream tells, mostly records of a log, while its reader may hear them."""
 
     def __init__(
         self, gateway: Gateway, identity: Identity, batches: AsyncGenerator[T, None]

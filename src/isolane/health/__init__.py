@@ -1,1 +1,1 @@
-"""What the process watches of itself: memory, disk, its event loop and its own output."""
+"""The process watches itself here: memory, disk, event loop and output."""

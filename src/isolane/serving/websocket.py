@@ -38,9 +38,9 @@ what the transport lets wait."""
 
 _PLAIN: Final = ServerProtocol()
 SIZE_NAME: Final = "current_size" if hasattr(_PLAIN, "current_size") else "cur_size"
-"""What a connection calls the bytes of the message under way; websockets 15 has the second name."""
+"""Attribute with the bytes of the message under way. It is called `cur_size` in websockets 15."""
 MOST_NAME: Final = "max_message_size" if hasattr(_PLAIN, "max_message_size") else "max_size"
-"""What it calls the bytes that a message may have; websockets 15 has the second name."""
+"""Attribute with the bytes that a message may have. It is called `max_size` in websockets 15."""
 
 
 class LongLineReader(StreamReader):

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, Final
@@ -18,6 +19,7 @@ from starlette.types import Message
 
 from isolane.doors import bodies
 from isolane.doors.bodies import MOST_KEY, SENT_PER_NEW, Body, read_new, reading
+from isolane.doors.gateway import Gateway
 from isolane.doors.room import Hall, Room
 from isolane.errors import TooLarge, Unavailable
 from isolane.wire.lists import Known, WholeList
@@ -42,13 +44,15 @@ class Paces:
 def gateway() -> Iterator[Any]:
     """As much of a gateway as bodies need."""
     with ThreadPoolExecutor(1) as lists:
-        yield SimpleNamespace(
+        gateway: Any = SimpleNamespace(
             settings=SimpleNamespace(limit_frame_bytes=FRAME_BYTES),
             factory=Paces(),
             room=Room(),
             hall=Hall(MOST),
             lists=lists,
         )
+        gateway.read_beside = partial(Gateway.read_beside, gateway)
+        yield gateway
 
 
 def frame_of(old: int, new: int) -> bytes:

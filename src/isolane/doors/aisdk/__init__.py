@@ -1,1 +1,1 @@
-"""What the package `ai` and its `useChat` speak, over HTTP and over a WebSocket."""
+"""The doors for `useChat` of the package `ai`: over HTTP and over a WebSocket."""

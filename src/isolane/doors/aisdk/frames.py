@@ -7,11 +7,10 @@ user at a time, and so many bytes of all users together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from isolane.doors.aisdk.chats import load_known
 from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, LOOK_S, SENT_PER_NEW
@@ -29,7 +28,6 @@ PLACE: Final = "isolane.place"
 """Where a message has what is reserved for it."""
 WHOLE: Final = "isolane.whole"
 """Where a long one has its list, until it is known what is new of it."""
-_Made = TypeVar("_Made")
 
 
 @dataclass(eq=False, slots=True)
@@ -37,9 +35,9 @@ class _Place:
     """What is reserved for a large frame."""
 
     room: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """For what is new of it, until it is carried out."""
+    """Holds the room for what is new of the frame, until the frame is carried out."""
     hall: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """For all of it, until it is known what is new."""
+    """Holds the hall for the whole frame, until it is known what is new of it."""
 
 
 class ChatFrames:
@@ -72,7 +70,7 @@ class ChatFrames:
                 await self._give_back(message.pop(PLACE))
         elif self._is_large(message.get("text") or ""):  # of a server that says nothing before
             place = await self._take_place()
-            content = await self._beside(message["text"].encode)
+            content = await self._gateway.read_beside(message["text"].encode)
             return {"type": message["type"], CONTENT: content, PLACE: place}
         return message
 
@@ -96,7 +94,7 @@ class ChatFrames:
             if len(text) <= SMALL_BYTES:
                 return decode_object(text)
             content = text.encode()
-        whole = await self._beside(partial(WholeList, content, max_bytes=self._new_bytes))
+        whole = await self._gateway.read_beside(WholeList, content, max_bytes=self._new_bytes)
         message[WHOLE] = whole
         return whole.rest
 
@@ -112,19 +110,19 @@ class ChatFrames:
         run_id = body.get("runId") if isinstance(body, dict) else None
         context = self._connection.context
         known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
-        new = await self._beside(partial(whole.pick_turn, known))
+        new = await self._gateway.read_beside(whole.pick_turn, known)
         del whole  # it is large, and others may come
         if message.pop(CONTENT, None) is not None:
             await message[PLACE].hall.aclose()
             await self._gateway.factory.pace(self._connection.user_id, len(new.text))
-        return await self._beside(new.read)
+        return await self._gateway.read_beside(new.read)
 
     async def find_request_id(self, message: Message) -> str | None:
         """Return the `requestId` of a long frame that was refused as a whole, if it has one."""
         content = message.get(CONTENT) or (message.get("text") or "").encode()
         if len(content) <= SMALL_BYTES:
             return None
-        return await self._beside(partial(find_request_id, content))
+        return await self._gateway.read_beside(find_request_id, content)
 
     async def release(self, message: Message) -> None:
         """Forget a message that was carried out, and give back what was reserved for it."""
@@ -171,10 +169,6 @@ class ChatFrames:
     @property
     def _patience_s(self) -> float:
         return GRACE_S + self._most_bytes / LEAST_BYTES_S
-
-    async def _beside(self, work: Callable[[], _Made]) -> _Made:
-        """Do what takes long beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._gateway.lists, work)
 
 
 def _size_of(text: str) -> int:

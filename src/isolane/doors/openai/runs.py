@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from typing import Annotated, Final, TypeVar
 
@@ -111,9 +109,8 @@ async def read_asked(
             ids = make_ids(user_id, key, body.content)
             asked = read(given, ids.new_message_id)
         else:
-            beside = partial(asyncio.get_running_loop().run_in_executor, gateway.lists)
-            ids = await beside(make_ids, user_id, key, body.content)
-            asked = await beside(read, given, ids.new_message_id)
+            ids = await gateway.read_beside(make_ids, user_id, key, body.content)
+            asked = await gateway.read_beside(read, given, ids.new_message_id)
         body.content = bytearray()
         del given
         yield ids, asked

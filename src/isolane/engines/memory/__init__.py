@@ -1,1 +1,1 @@
-"""What one process keeps in memory: the bell, the limits, the rates and whose turn it is."""
+"""The engines that live in one process: the bell, limits, rates and the order of runs."""
