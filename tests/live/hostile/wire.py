@@ -18,6 +18,7 @@ TEXT: Final = 0x1
 BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
+PONG: Final = 0xA
 FIN: Final = 0x80
 RSV1: Final = 0x40
 SHORT: Final = 126
@@ -67,6 +68,8 @@ class Wire:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    is_alive: bool = False
+    """Whether pings that are read are answered, as by every peer that means well."""
     _inflater: zlib._Decompress = field(default_factory=lambda: zlib.decompressobj(wbits=-15))
 
     async def push(self, data: bytes) -> None:
@@ -126,6 +129,8 @@ class Wire:
         try:
             while True:
                 opcode, payload = await self._frame()
+                if opcode == PING and self.is_alive:
+                    await self.push(frame(PONG, payload))
                 if opcode == CLOSE:
                     yield str(int.from_bytes(payload[:2], "big"))
                     return
@@ -161,11 +166,11 @@ def _word(said: dict[str, Any]) -> str:
 
 @asynccontextmanager
 async def wire_to(
-    port: int, *, source: str = LOOPBACK, is_lazy: bool = False
+    port: int, *, source: str = LOOPBACK, is_lazy: bool = False, is_alive: bool = False
 ) -> AsyncIterator[Wire]:
     """Open a connection from an address of this machine; whatever happens, it is left at once.
 
-    A lazy one's buffers are small, on both sides.
+    A lazy one's buffers are small, on both sides. One that is alive answers pings.
     """
     if is_lazy:
         lazy = small_socket(port)
@@ -175,6 +180,6 @@ async def wire_to(
             LOOPBACK, port, local_addr=(source, 0), limit=1 << 21
         )
     try:
-        yield Wire(reader, writer)
+        yield Wire(reader, writer, is_alive)
     finally:
         writer.transport.abort()
