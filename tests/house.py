@@ -26,7 +26,8 @@ from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, open_database
 from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds
-from isolane.engines.sqlite.store import DatabaseStore, erase
+from isolane.engines.sqlite.store import DatabaseStore
+from isolane.engines.sqlite.threads import erase
 from isolane.engines.sqlite.usage import Quotas
 from isolane.events.event import Event, Record, decode_event
 from isolane.events.packing import references_of

@@ -84,7 +84,8 @@ from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
 from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds, renumber
-from isolane.engines.sqlite.store import DatabaseStore, erase
+from isolane.engines.sqlite.store import DatabaseStore
+from isolane.engines.sqlite.threads import erase
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import AgentRefused, IsolaneError, Unavailable, chain_of

@@ -410,7 +410,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "forgets whose run it is": (
         "isolation",
         "a foreign id is answered otherwise",
-        mistake("engines/sqlite/store.py", RUN_OWNER, "return runs.c.run_id == key.run_id"),
+        mistake("engines/sqlite/runs.py", RUN_OWNER, "return runs.c.run_id == key.run_id"),
     ),
     "hands the client's ids to the agent": (
         "isolation",

@@ -122,3 +122,9 @@ def bounded(connection: Connection, user_id: str, quotas: Quotas) -> Iterator[No
         raise QuotaExceeded("storedBytesPerUser", quotas.size, before.bytes, "bytes")
     if after.threads > max(quotas.threads, before.threads):
         raise QuotaExceeded("storedThreadsPerUser", quotas.threads, before.threads, "threads")
+
+
+def count_run(connection: Connection, key: RunKey, *, before: int) -> None:
+    """Count a run's row anew, which counted `before` bytes until now."""
+    now = load_run_bytes(connection, key)
+    add(connection, key.user_id, size=now - before)

@@ -1,0 +1,220 @@
+"""The rows of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, exists, select, text, update
+
+from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
+from isolane.contracts import LogBounds, RunDraft, RunState, RunStop, StoredRun
+from isolane.engines.sqlite import attachments, usage
+from isolane.engines.sqlite.deletion import load_stored, rows_of, to_thread_id
+from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
+from isolane.engines.sqlite.file import events, runs, threads
+from isolane.errors import AgentFailed
+from isolane.events.interrupts import Interrupt, check_answers
+from isolane.ids import derive_stand_in, new_agent_id
+
+IS_UNDER_WAY: Final = text("runs.state = 'running'")
+"""As text: the condition of a partial index has to be spelled as there."""
+
+
+def load_moment(
+    connection: Connection, key: ThreadKey, bounds: LogBounds
+) -> tuple[EventId, str | None]:
+    """Return where the log ended before the run under way, and that run's id, if there is one."""
+    # Two can be there after a run whose end the database refused; the newer one is under way.
+    # Not by SQL's max(): for that SQLite walks through all runs that the thread ever had.
+    under_way = connection.execute(
+        select(runs.c.first_seq, runs.c.run_id).where(_runs(key), IS_UNDER_WAY)
+    )
+    newest = max(map(tuple, under_way), default=None)
+    if newest is None:
+        return bounds.head, None
+    first_seq, run_id = newest
+    return EventId(bounds.head.epoch, first_seq - 1), run_id
+
+
+def row_of_run(key: RunKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    """Return the condition that a row is the run's."""
+    return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
+
+
+def _runs(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    return rows_of(runs, key)
+
+
+IS_ALIVE: Final = exists().where(
+    threads.c.user_id == runs.c.user_id, threads.c.thread_id == runs.c.thread_id
+)
+"""Of a run: its thread wasn't deleted. The rows of a deleted thread go one after the other."""
+
+
+def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
+    """Return the run of that id, or the one that it attached to; None without one."""
+    row = connection.execute(select(runs).where(row_of_run(key), IS_ALIVE)).one_or_none()
+    if row is None or row.attached_to is None:
+        return None if row is None else _stored(row, connection)
+    found = load_run(RunKey(key.user_id, row.attached_to), connection)
+    return None if found is None else replace(found, asked=to_asked(row.asked))
+
+
+def load_open_runs(connection: Connection) -> list[StoredRun]:
+    """Return every run that has not ended, of all users, the oldest first."""
+    open_states = [RunState.QUEUED, RunState.RUNNING]  # by an index, which "not ended" has none of
+    is_open = and_(runs.c.state.in_(open_states), IS_ALIVE)
+    query = select(runs).where(is_open).order_by(runs.c.created_at)
+    return [_stored(row, connection) for row in connection.execute(query)]
+
+
+def _stored(row: Row[Any], connection: Connection) -> StoredRun:
+    return StoredRun(
+        key=RunKey(row.user_id, row.run_id),
+        thread_id=to_thread_id(row.thread_id),
+        state=RunState(row.state),
+        draft=to_draft(row, connection),
+        first_seq=row.first_seq,
+        last_seq=row.last_seq,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        error_id=row.error_id,
+        stop=None if row.stop is None else msgspec.json.decode(row.stop, type=RunStop),
+        agent_code=row.agent_code,
+        agent_message=None if row.agent_message is None else row.agent_message.decode(),
+        asked=to_asked(row.asked or b""),
+    )
+
+
+def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
+    """Return what a run's row holds of the error that its agent ended it with."""
+    if failure is None:
+        return {}
+    message = failure.agent_message
+    return {
+        "agent_code": failure.agent_code,
+        "agent_message": None if message is None else message.encode(),
+    }
+
+
+# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
+_AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE user_id = ? AND thread_id = ?"
+
+
+_AGENT_RUN: Final = """
+SELECT coalesce(agent_run_id, (
+    SELECT joined.agent_run_id FROM runs AS joined
+    WHERE joined.user_id = runs.user_id AND joined.run_id = runs.attached_to
+))
+FROM runs JOIN threads USING (user_id, thread_id) WHERE user_id = ? AND run_id = ?
+"""
+
+
+def load_agent_ids(
+    connection: Connection, context: UserExecutionContext, draft: RunDraft
+) -> RunIds:
+    """Return by which ids an agent knows the run, whose thread is there; a new run gets its own."""
+    stored = load_stored(connection, context.thread_key)
+    thread_id = str(connection.exec_driver_sql(_AGENT_THREAD, stored).scalar_one())
+    run_id = _load_agent_run_id(connection, context.run_key) or new_agent_id()
+    parent = draft.request.get("parentRunId")
+    if parent is None or parent == context.run_id:
+        return RunIds(thread_id, run_id, parent and run_id)
+    known = _load_agent_run_id(connection, RunKey(context.user_id, parent))
+    return RunIds(thread_id, run_id, known or derive_stand_in(thread_id, parent))
+
+
+def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
+    """Return by which id an agent knows one of the user's runs; None when there is no such run."""
+    return connection.exec_driver_sql(_AGENT_RUN, key).scalar_one_or_none()
+
+
+def note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
+    """Keep that a run was stopped while it waits; see `Store.note_stop`."""
+    is_waiting = and_(row_of_run(key), runs.c.state == RunState.QUEUED, IS_ALIVE)
+    waiting = select(runs.c.thread_id, runs.c.draft).where(is_waiting)
+    found = connection.execute(waiting).one_or_none()
+    if found is None:  # it has begun meanwhile, or is gone
+        return
+    kept = load_kept(connection, key, found.thread_id, found.draft)
+    kept.stopped_at = asked_at
+    _write_kept(connection, key, found.thread_id, found.draft, kept)
+
+
+def forget_run(key: RunKey, connection: Connection) -> None:
+    """Keep that a run's id is to be told as unknown; see `Store.forget_run`."""
+    is_known = and_(row_of_run(key), runs.c.attached_to.is_(None), IS_ALIVE)
+    query = select(runs.c.thread_id, runs.c.draft).where(is_known)
+    found = connection.execute(query).one_or_none()
+    if found is None:
+        return
+    kept = load_kept(connection, key, found.thread_id, found.draft)
+    kept.is_forgotten = True
+    _write_kept(connection, key, found.thread_id, found.draft, kept)
+
+
+def find_first(connection: Connection, key: ThreadKey, run_id: str, known: int) -> int:
+    """Return the first log entry of a run that ends now without having begun; `known` is its own.
+
+    It may have written its start already. A thread has one run at a time, so its entries are the
+    last ones.
+    """
+    ours = select(events.c.seq).where(rows_of(events, key), events.c.seq < known)
+    newest = ours.add_columns(events.c.run_id).order_by(events.c.seq.desc())
+    with connection.execute(newest) as rows:
+        for seq, writer in rows:
+            if writer != run_id:
+                break
+            known = seq
+    return known
+
+
+def take_answers(
+    connection: Connection, context: UserExecutionContext, resume: Sequence[Mapping[str, Any]]
+) -> None:
+    """Let the run answer what the thread's last run asked; the first one that does has answered."""
+    if not resume:
+        return
+    asking_id, interrupts = open_interrupts(context.thread_key, connection)
+    check_answers(resume, interrupts)
+    connection.execute(
+        update(runs)
+        .where(row_of_run(RunKey(context.user_id, asking_id)))
+        .values(answered_by=context.run_id)
+    )
+
+
+def open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Sequence[Interrupt]]:
+    """Return the thread's last run and what it asks, nothing when it asks nothing any more."""
+    last = connection.execute(
+        select(runs.c.run_id, runs.c.interrupts, runs.c.answered_by)
+        .where(_runs(key), runs.c.first_seq.is_not(None))
+        .order_by(runs.c.first_seq.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is None or last.interrupts is None or last.answered_by is not None:
+        return "", ()
+    return last.run_id, msgspec.json.decode(last.interrupts)
+
+
+def _write_kept(
+    connection: Connection, key: RunKey, thread_id: str, old: bytes, kept: KeptDraft
+) -> None:
+    """Write a draft in the place of what a run's row had of it."""
+    before = usage.load_run_bytes(connection, key)
+    stored = ThreadKey(key.user_id, thread_id)
+    draft = attachments.replace(connection, stored, old, msgspec.json.encode(kept))
+    connection.execute(update(runs).where(row_of_run(key)).values(draft=draft))
+    usage.count_run(connection, key, before=before)
+
+
+def replace_draft(connection: Connection, context: UserExecutionContext, draft: bytes) -> bytes:
+    """Keep what a run asks for in the place of what its row has, and return it to be written."""
+    query = select(runs.c.draft).where(row_of_run(context.run_key))
+    old = connection.execute(query).scalar_one()
+    return attachments.replace(connection, load_stored(connection, context.thread_key), old, draft)

@@ -1,0 +1,136 @@
+"""The rows of threads, and the pages in which their list is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, delete, select, text, tuple_
+
+from isolane.context import ThreadKey
+from isolane.contracts import ThreadKind, ThreadPage, ThreadSummary
+from isolane.engines.sqlite import usage
+from isolane.engines.sqlite.deletion import load_stored, note_removal, rows_of, to_thread_id
+from isolane.engines.sqlite.file import runs, threads
+from isolane.engines.sqlite.runs import IS_UNDER_WAY
+from isolane.errors import InvalidCursor, NotFound
+from isolane.events.transcript import Message
+
+TITLE_MAX_CHARACTERS: Final = 80
+
+
+_IS_LISTED: Final = text("threads.kind = 'chat'")
+"""As text for the same reason."""
+
+
+_CURSOR_TIME: Final = re.compile(r"[0-9]{1,15}")
+
+
+def title_of(added: Sequence[Message]) -> str:
+    """Return the first words of the first question, as a thread's name until it gets another."""
+    for message in added:
+        content = message.get("content")
+        if message["role"] == "user" and isinstance(content, str):
+            return " ".join(content.split())[:TITLE_MAX_CHARACTERS]
+    return ""
+
+
+def row_of_thread(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    """Return the condition that a row is the thread's."""
+    return rows_of(threads, key)
+
+
+def erase(connection: Connection, key: ThreadKey) -> frozenset[str]:
+    """Delete a thread: nothing of it is there any more, and its rows are removed by and by.
+
+    Its rows count as the user's until they are removed. Returns the ids of its runs that somebody
+    may be about still: those that haven't ended, and the newest. Counts the deletion, so that the
+    thread's next numbering is of another epoch. Raises `NotFound`.
+    """
+    stored = load_stored(connection, key)
+    run_ids = frozenset(connection.exec_driver_sql(_LATE_RUNS, (*stored, *stored)).scalars())
+    if connection.execute(delete(threads).where(row_of_thread(key))).rowcount == 0:
+        raise NotFound(f"no thread {key.thread_id}")
+    usage.add(connection, key.user_id, threads=-1, size=-usage.ROW_BYTES)
+    generation = connection.exec_driver_sql(_COUNT_DELETION, (key.user_id,)).scalar_one()
+    note_removal(connection, key, stored, generation=generation)
+    return run_ids
+
+
+# By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
+_LATE_RUNS: Final = """
+SELECT run_id FROM runs INDEXED BY runs_by_state
+WHERE state IN ('queued', 'running') AND user_id = ? AND thread_id = ?
+UNION SELECT run_id FROM (
+    SELECT run_id FROM runs WHERE user_id = ? AND thread_id = ? ORDER BY first_seq DESC LIMIT 1
+)
+"""
+
+
+_COUNT_DELETION: Final = """
+INSERT INTO deletions (user_id, generation) VALUES (?, 1)
+ON CONFLICT (user_id) DO UPDATE SET generation = generation + 1 RETURNING generation
+"""
+
+
+def load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
+    """Return the thread, or None when nobody used it yet."""
+    row = connection.execute(_select_threads().where(row_of_thread(key))).one_or_none()
+    return None if row is None else _summary(row)
+
+
+def load_found_thread(key: ThreadKey, connection: Connection) -> ThreadSummary:
+    """Return the thread; raises `NotFound`."""
+    thread = load_thread(key, connection)
+    if thread is None:
+        raise NotFound(f"no thread {key.thread_id}")
+    return thread
+
+
+def _select_threads() -> Select[Any]:
+    active = (
+        select(runs.c.run_id)
+        .where(
+            runs.c.user_id == threads.c.user_id,
+            runs.c.thread_id == threads.c.thread_id,
+            IS_UNDER_WAY,
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    return select(threads, active.label("active_run_id"))
+
+
+def _summary(row: Row[Any]) -> ThreadSummary:
+    return ThreadSummary(
+        to_thread_id(row.thread_id),
+        row.title,
+        row.created_at,
+        row.updated_at,
+        row.active_run_id,
+        ThreadKind(row.kind),
+    )
+
+
+def load_threads(
+    user_id: str, before: tuple[int, str] | None, limit: int, connection: Connection
+) -> ThreadPage:
+    """Return a page of the threads of a user, the newest change first."""
+    place = tuple_(threads.c.updated_at, threads.c.thread_id)
+    query = _select_threads().where(threads.c.user_id == user_id, _IS_LISTED)
+    if before is not None:
+        query = query.where(place < before)
+    newest = query.order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
+    found = connection.execute(newest.limit(limit + 1)).all()
+    page, rest = found[:limit], found[limit:]
+    cursor = f"{page[-1].updated_at}~{page[-1].thread_id}" if rest else None
+    return ThreadPage([_summary(row) for row in page], cursor)
+
+
+def parse_cursor(cursor: str) -> tuple[int, str]:
+    """Return the place that a cursor of the list of threads names; raises `InvalidCursor`."""
+    updated_at, separator, thread_id = cursor.partition("~")
+    if not separator or not _CURSOR_TIME.fullmatch(updated_at):
+        raise InvalidCursor("cursor: must be as a page gave it")
+    return int(updated_at), thread_id
