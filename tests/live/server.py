@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import httpx
+from tests.live import preloaded
 from tests.live.stopwatch import Turns
 from tests.live.untold import find_leaks, note, note_request, note_response
 
@@ -76,6 +79,13 @@ class Server(server.Server):
         client = super().http(token)
         client.event_hooks = {"request": [note_request], "response": [note_response]}
         return client
+
+    async def _spawn(self, *command: str, stdout: int | None = None) -> asyncio.subprocess.Process:
+        if not preloaded.may_fork(self.env):
+            return await super()._spawn(*command, stdout=stdout)
+        env = {**os.environ, **self.env}
+        forked = await preloaded.spawn(*command, folder=self.folder, env=env, stdout=stdout)
+        return cast("asyncio.subprocess.Process", forked)
 
     def resident_kib(self) -> int:
         """Return how much memory the process holds."""
