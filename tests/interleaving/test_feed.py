@@ -22,7 +22,7 @@ from isolane.log import feed as feed_module
 from isolane.log import tail as tail_module
 from isolane.log import window as window_module
 from isolane.log.feed import Feed
-from isolane.log.tail import Tail, ThreadLog
+from isolane.log.tail import LogReader, Tail
 from isolane.log.window import WINDOW_BYTES
 
 FOLLOWERS = 3
@@ -64,19 +64,21 @@ class HastyFeed(Feed):
 class HastyLog:
     """A log whose first reader has the tail listen afterwards."""
 
-    def __init__(self, log: ThreadLog, tail: Tail, bell: Bell) -> None:
+    def __init__(self, log: LogReader, tail: Tail, bell: Bell) -> None:
         self._log = log
         self._tail = tail
         self._bell = bell
 
-    async def read(self, after: EventId, *, limit: int, max_bytes: int) -> list[Record]:
-        records = await self._log.read(after, limit=limit, max_bytes=max_bytes)
+    async def read(
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int
+    ) -> list[Record]:
+        records = await self._log.read(key, after=after, limit=limit, max_bytes=max_bytes)
         if self._tail._hang_up is None:
             await self._tail.listen(self._bell)
         return records
 
-    async def load_bounds(self) -> LogBounds:
-        return await self._log.load_bounds()
+    async def load_bounds(self, key: ThreadKey) -> LogBounds:
+        return await self._log.load_bounds(key)
 
 
 class Follower:

@@ -24,22 +24,6 @@ QUIET_S: Final = 15.0
 """After how much silence followers look into the log themselves: a ring may get lost."""
 
 
-class _CountedLog:
-    """One thread's log as its followers read it; what they ask of it is counted."""
-
-    def __init__(self, feed: Feed, log: EventLog, key: ThreadKey) -> None:
-        self._feed = feed
-        self._log = log
-        self._key = key
-
-    async def read(self, after: EventId, *, limit: int, max_bytes: int) -> list[Record]:
-        self._feed.log_reads += 1
-        return await self._log.read(self._key, after=after, limit=limit, max_bytes=max_bytes)
-
-    async def load_bounds(self) -> LogBounds:
-        return await self._feed.load_bounds(self._key)
-
-
 class Feed:
     """Appends to logs, rings the bell, and opens tails."""
 
@@ -81,10 +65,9 @@ class Feed:
 
     async def open_tail(self, key: ThreadKey) -> Tail:
         """Return a tail that hears the bell already; its owner closes it."""
-        log = _CountedLog(self, self._log, key)
         tail = Tail(
             key,
-            log,
+            self,
             turns=self._turns,
             quiet_s=self._quiet_s,
             window_size=self._window_size,
@@ -129,6 +112,13 @@ class Feed:
     async def trim(self, *, older_than: int) -> int:
         """Let go of what is old; see `EventLog.trim`."""
         return await self._log.trim(older_than=older_than, told=self._note_trim)
+
+    async def read(
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int
+    ) -> list[Record]:
+        """Return what is strictly after `after`; see `EventLog.read`."""
+        self.log_reads += 1
+        return await self._log.read(key, after=after, limit=limit, max_bytes=max_bytes)
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log of `key` holds now."""

@@ -22,15 +22,17 @@ from isolane.log.window import BATCH_BYTES, BATCH_RECORDS, Window, WindowSize
 READ_RECORDS: Final = 256
 
 
-class ThreadLog(Protocol):
-    """One thread's log."""
+class LogReader(Protocol):
+    """What reads the logs of threads for a tail. A `Feed` does, and counts."""
 
-    async def read(self, after: EventId, *, limit: int, max_bytes: int) -> list[Record]:
+    async def read(
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int
+    ) -> list[Record]:
         """Return what is strictly after `after`; see `EventLog.read`."""
         ...
 
-    async def load_bounds(self) -> LogBounds:
-        """Return what the log holds now."""
+    async def load_bounds(self, key: ThreadKey) -> LogBounds:
+        """Return what the log of `key` holds now."""
         ...
 
 
@@ -40,7 +42,7 @@ class Tail:
     def __init__(
         self,
         key: ThreadKey,
-        log: ThreadLog,
+        log: LogReader,
         *,
         turns: Turns,
         quiet_s: float,
@@ -143,7 +145,7 @@ class Tail:
 
     async def _read_bounds(self) -> LogBounds:
         doubts, trims = self._doubts, self._trims
-        bounds = await self._log.load_bounds()
+        bounds = await self._log.load_bounds(self.key)
         if trims == self._trims:
             self._trimmed_seq = bounds.trimmed_seq
         end = self._window.end
@@ -237,7 +239,7 @@ class Tail:
             after = EventId(end.epoch, floor)
             try:
                 records = await self._log.read(
-                    after, limit=stop - floor, max_bytes=window.most_bytes
+                    self.key, after=after, limit=stop - floor, max_bytes=window.most_bytes
                 )
             except CursorExpired:
                 return  # trimmed meanwhile: whether that concerns the one who asks is seen next
@@ -252,7 +254,9 @@ class Tail:
         if self._page is not None and self._page[0] == position:
             return self._page[1]
         doubts = self._doubts
-        page = await self._log.read(position, limit=READ_RECORDS, max_bytes=BATCH_BYTES)
+        page = await self._log.read(
+            self.key, after=position, limit=READ_RECORDS, max_bytes=BATCH_BYTES
+        )
         self._window.learn(position, page)
         if _is_full(page):  # there may be more, and what is here never changes
             self._page = (position, page)

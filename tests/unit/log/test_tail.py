@@ -9,13 +9,13 @@ from contextlib import aclosing
 import pytest
 from tests.house import START, Ground, ManualClock, context_of, draft_of, key_of, open_ground, until
 
-from isolane.context import EventId
+from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, RunEnd
 from isolane.engines.memory.bell import LocalBell
 from isolane.errors import CursorExpired, Unavailable
 from isolane.events.event import Record
 from isolane.log.feed import Feed
-from isolane.log.tail import Tail, ThreadLog
+from isolane.log.tail import LogReader, Tail
 from isolane.log.window import WINDOW_BYTES, WINDOW_RECORDS
 
 CROWD = 50
@@ -24,19 +24,21 @@ CROWD = 50
 class GatedLog:
     """A log whose reads wait at a gate, and fail when they are told to."""
 
-    def __init__(self, log: ThreadLog) -> None:
+    def __init__(self, log: LogReader) -> None:
         self._log = log
         self.gate = asyncio.Event()
         self.waiting = 0
         self.error: Exception | None = None
 
-    async def read(self, after: EventId, *, limit: int, max_bytes: int) -> list[Record]:
+    async def read(
+        self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int
+    ) -> list[Record]:
         await self._pass()
-        return await self._log.read(after, limit=limit, max_bytes=max_bytes)
+        return await self._log.read(key, after=after, limit=limit, max_bytes=max_bytes)
 
-    async def load_bounds(self) -> LogBounds:
+    async def load_bounds(self, key: ThreadKey) -> LogBounds:
         await self._pass()
-        return await self._log.load_bounds()
+        return await self._log.load_bounds(key)
 
     async def _pass(self) -> None:
         self.waiting += 1
