@@ -129,14 +129,12 @@ def make_issuer(settings: Settings) -> LocalIssuer:
         if secret
         else KeyFile(settings.data / KEY_NAME)
     )
-    # With keys of a provider, these two describe that provider's tokens.
-    is_own = settings.jwks_url is None
     return LocalIssuer(
         ring,
-        issuer=settings.issuer if is_own else None,
-        audience=settings.audience if is_own else None,
+        issuer=settings.issuer,
+        audience=settings.audience,
         clock=clock.now_ms,
-        foreign=[provider.name for provider in settings.all_providers],
+        foreign=[provider.name for provider in settings.providers],
         leeway_s=settings.clock_leeway_s,
     )
 
@@ -146,8 +144,8 @@ def _make_subjects(settings: Settings, *, has_own_users: bool) -> Subjects:
     if not has_own_users:
         return Subjects()
     return Subjects(
-        own_issuer=settings.issuer if settings.jwks_url is None else None,
-        issuers={each.name: each.issuer for each in settings.all_providers},
+        own_issuer=settings.issuer,
+        issuers={each.name: each.issuer for each in settings.providers},
     )
 
 
@@ -377,9 +375,9 @@ def _check_question(settings: Settings, context: UserExecutionContext, draft: Ru
 async def _open_providers(settings: Settings, stack: AsyncExitStack) -> dict[str, Provider]:
     """Make what speaks to the providers. They are asked when somebody comes with their token."""
     found: dict[str, Provider] = {}
-    if settings.all_providers:
+    if settings.providers:
         http = await stack.enter_async_context(create_http(settings, os.environ))
-        for each in settings.all_providers:
+        for each in settings.providers:
             found[each.name] = Provider(
                 each, http, clock=clock.now_ms, leeway_s=settings.clock_leeway_s
             )

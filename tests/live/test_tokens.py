@@ -302,22 +302,6 @@ async def test_local_token_speaks_for_no_user_of_a_provider(http: httpx.AsyncCli
     assert await user_by(http, LOCAL.sign(local_claims("corps|ada"))) == "corps|ada"
 
 
-async def test_single_provider_by_three_variables_stands_beside_the_gateways_own_tokens(
-    tmp_path: Path,
-) -> None:
-    async with running_issuer() as corp:
-        env = {
-            "ISOLANE_JWKS_URL": corp.url + JWKS,
-            "ISOLANE_ISSUER": corp.url,
-            "ISOLANE_AUDIENCE": AUDIENCE,
-        }
-        async with running_server(tmp_path, SCRIPT, env=env) as one, one.http() as http:
-            assert await user_by(http, corp.token("ada")) == "oidc|ada"
-            assert await user_by(http, corp.token("ada", aud="another")) == "invalid"
-            assert await user_by(http, await one.token("ada")) == "ada"
-            assert await user_by(http, issue(one, "oidc|ada")) == "invalid"
-
-
 # --- a provider that is down, and one that rotates ------------------------------------------------
 
 

@@ -50,7 +50,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert settings.sqlalchemy_url == "sqlite:///isolane-data/isolane.db"
     assert (settings.session_idle_s, settings.session_max_s) == (8 * 3600, 7 * 86_400)
     assert settings.revoked_runs == "continue"
-    assert settings.all_providers == ()
+    assert settings.providers == ()
 
 
 @pytest.mark.parametrize(
@@ -428,43 +428,10 @@ def test_two_providers_share_neither_name_nor_issuer(
         load_settings({})
 
 
-def test_single_provider_is_made_of_three_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISOLANE_JWKS_URL", "https://id.example.org/jwks")
-    monkeypatch.setenv("ISOLANE_ISSUER", CORP["issuer"])
-    monkeypatch.setenv("ISOLANE_AUDIENCE", "isolane")
-    set_providers(monkeypatch, CLUB)
-    single = {**CORP, "name": "oidc", "jwks_url": "https://id.example.org/jwks"}
-    assert load_settings({}).all_providers == (ProviderSettings(**CLUB), ProviderSettings(**single))
-    for taken in ({**CLUB, "name": "oidc"}, CORP):
-        set_providers(monkeypatch, taken)
-        with pytest.raises(InvalidSettings, match="its own"):
-            load_settings({})
-
-
-@pytest.mark.parametrize(
-    "held, named",
-    [
-        ({"JWKS_URL": "https://id.example.org/jwks"}, "ISOLANE_ISSUER"),
-        ({"JWKS_URL": "https://id.example.org/jwks", "ISSUER": ""}, "ISOLANE_ISSUER"),
-        ({"JWKS_URL": "https://id.example.org/jwks", "ISSUER": "corp"}, "ISOLANE_ISSUER"),
-        ({"JWKS_URL": "http://id.example.org", "ISSUER": CORP["issuer"]}, "ISOLANE_JWKS_URL"),
-        ({"JWKS_URL": "", "ISSUER": CORP["issuer"]}, "ISOLANE_JWKS_URL"),
-    ],
-    ids=range(5),
-)
-def test_single_provider_that_cannot_be_is_told_by_its_variable(
-    held: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in held.items():
-        monkeypatch.setenv(f"ISOLANE_{name}", value)
-    with pytest.raises(InvalidSettings, match=named):
-        load_settings({})
-
-
 def test_secret_of_a_provider_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     set_providers(monkeypatch, {**CORP, "client_id": "isolane", "client_secret": SECRET})
     settings = load_settings({})
-    assert SECRET not in f"{settings!r} {settings} {settings.all_providers!r}"
+    assert SECRET not in f"{settings!r} {settings} {settings.providers!r}"
     for text in (f'[{{"client_secret": "{SECRET}"', f'"{SECRET}"', f'{{"x": "{SECRET}"}}'):
         monkeypatch.setenv("ISOLANE_PROVIDERS", text)
         with pytest.raises(InvalidSettings) as caught:

@@ -33,7 +33,6 @@ from isolane.settings.spelling import find_typo, to_instead
 
 DATABASE_NAME: Final = "isolane.db"
 KEY_NAME: Final = "signing.key"
-SINGLE_PROVIDER: Final = "oidc"
 RUN_EVENTS_DEFAULT: Final = 100_000
 REQUEST_BYTES_DEFAULT: Final = 64 << 20
 CHAT_FRAME_BYTES_DEFAULT: Final = 16 << 20
@@ -116,11 +115,9 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """Signs the local issuer's tokens instead of the key file in `data`; 32 bytes or more."""
     issuer: str | None = None
-    """Demanded as `iss`: of local tokens, or, with `jwks_url`, of the provider's."""
+    """`iss` of the gateway's own tokens: written into each, and demanded of each."""
     audience: str | None = None
-    """Demanded as `aud`, as above."""
-    jwks_url: str | None = None
-    """The keys of one provider, called `oidc`. Several, and signing in there: `providers`."""
+    """`aud` of the gateway's own tokens: written into each, and demanded of each."""
     providers: tuple[ProviderSettings, ...] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins beside our own whose pages may use the gateway; commas between them.
@@ -314,19 +311,6 @@ class Settings(BaseSettings):
         }
 
     @property
-    def all_providers(self) -> tuple[ProviderSettings, ...]:
-        """Every provider, the one of the single settings too."""
-        if self.jwks_url is None:
-            return self.providers
-        single = ProviderSettings(
-            name=SINGLE_PROVIDER,
-            issuer=self.issuer or "",
-            audience=self.audience,
-            jwks_url=self.jwks_url,
-        )
-        return (*self.providers, single)
-
-    @property
     def sqlalchemy_url(self) -> str:
         """Where the log and the store are."""
         return self.database_url or f"sqlite:///{self.data / DATABASE_NAME}"
@@ -451,19 +435,11 @@ def _check_whole(name: str, held: int, settings: Settings) -> None:
 
 
 def _check_providers(settings: Settings) -> None:
-    if settings.jwks_url is not None and not settings.issuer:
-        raise InvalidSettings(
-            f"{PREFIX}JWKS_URL can't be used: it needs {PREFIX}ISSUER, whose tokens they sign."
-        )
-    try:
-        providers = settings.all_providers
-    except ValidationError as error:
-        raise InvalidSettings(_sentence(error)) from error
-    if settings.jwks_url is None and settings.issuer in {each.issuer for each in providers}:
+    if settings.issuer in {each.issuer for each in settings.providers}:
         raise InvalidSettings(
             f"{PREFIX}ISSUER can't be used: it is a provider's, whose tokens aren't our own."
         )
     for what in ("name", "issuer"):
-        values = [getattr(provider, what) for provider in providers]
+        values = [getattr(provider, what) for provider in settings.providers]
         if len(set(values)) < len(values):
             raise InvalidSettings(f"{PREFIX}PROVIDERS can't be used: each needs its own {what}.")

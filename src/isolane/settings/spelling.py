@@ -23,10 +23,14 @@ HINT_CUTOFF: Final = 0.5
 _ELSEWHERE: Final = {
     **{name: f"the option --{name}" for name in ("agent", "config", "demo", "host", "port")},
     "agents": "the option --agent",
+    "jwks_url": "a field of each of the providers",
     "log_format": "the option --log-format",
     "model": f"the variable {PREFIX}MODEL",
 }
 """What is said in another place than among the settings, and where."""
+_MOVED: Final = {"jwks_url": "providers"}
+"""Variables of earlier versions, and what holds the same now. To ignore one would lock users out,
+so each stops the start."""
 _READ_BY_OTHERS: Final = re.compile(r"model|python|(?:test|soak|lanes|fuzz)_\w+")
 """Variables of the guide, and of Isolane's own tests and tools."""
 _OF_SERVICES: Final = re.compile(
@@ -51,10 +55,11 @@ def to_instead(name: str, known: Collection[str]) -> str:
 
 
 def find_typo(environ: Mapping[str, str], known: Collection[str]) -> tuple[str, str] | None:
-    """Return an unknown variable that is close to a known one, and that one; None for no such."""
+    """Return an unknown variable and the known one that was meant; None where none is close."""
     candidates = [*known, "model"]
     for name in _find_unknown(environ, known):
-        nearest = _find_nearest(_to_plain(name), candidates, cutoff=TYPO_CUTOFF)
+        plain = _to_plain(name)
+        nearest = _MOVED.get(plain) or _find_nearest(plain, candidates, cutoff=TYPO_CUTOFF)
         if nearest is not None and not _is_of_service(name, environ[name]):
             return name, f"{PREFIX}{nearest.upper()}"
     return None

@@ -49,6 +49,7 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ISOLANE_ISOLANE_DATA", "ISOLANE_DATA"),
         ("ISOLANE_SEND_TIMEOUT_MS", "ISOLANE_SEND_TIMEOUT_S"),
         ("ISOLANE_MODLE", "ISOLANE_MODEL"),
+        ("ISOLANE_JWKS_URL", "ISOLANE_PROVIDERS"),
     ],
 )
 def test_typo_in_a_variable_stops_the_start_with_the_name_that_was_meant(
@@ -113,6 +114,10 @@ def test_variable_that_somebody_reads_is_no_unknown_one(
         ("heartbeat-s = 1", "heartbeat-s, which is no setting: write heartbeat_s."),
         ("secretkey = 'hidden'", "secretkey, which is no setting: write secret_key."),
         ("[provider]\nname = 'x'", "provider, which is no setting: write providers."),
+        (
+            "jwks_url = 'x'",
+            "jwks_url, which is no setting: it is a field of each of the providers.",
+        ),
         ("port = 1", "port, which is no setting: it is the option --port."),
         ("model = 'x'", "model, which is no setting: it is the variable ISOLANE_MODEL."),
         ("xyzzy = 1", "xyzzy, which is no setting: the names are agent_threads, ai_replay_s"),
