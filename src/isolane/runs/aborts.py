@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Final
 
 from isolane.clock import Clock
 from isolane.context import RunKey
+from isolane.expiry import ExpiringDict
 
 REMEMBERED_MS: Final = 10_000
 REMEMBERED_PER_USER: Final = 100
@@ -18,42 +18,32 @@ class RecentRuns:
     def __init__(self, clock: Clock) -> None:
         """Begin with none."""
         self._clock = clock
-        self._at: OrderedDict[RunKey, int] = OrderedDict()
-        self._of: dict[str, OrderedDict[RunKey, None]] = {}
+        # By user, and in each by run. A user is kept for as long as the youngest of their runs.
+        self._users: ExpiringDict[str, ExpiringDict[str, int]] = ExpiringDict(
+            REMEMBERED_MS, clock=clock
+        )
 
     def remember(self, key: RunKey) -> None:
         """Keep an id; the user's oldest goes when there are too many."""
-        self._forget_old()
-        self._remove(key)
-        own = self._of.setdefault(key.user_id, OrderedDict())
-        own[key] = None
-        self._at[key] = self._clock()
+        own = self._users.get(key.user_id)
+        if own is None:
+            own = ExpiringDict(REMEMBERED_MS, clock=self._clock)
+        self._users.put(key.user_id, own)
+        own.put(key.run_id, self._clock())
         if len(own) > REMEMBERED_PER_USER:
-            self._remove(next(iter(own)))
+            own.remove_oldest()
+
+    def __len__(self) -> int:
+        """Return how many users have runs that are remembered."""
+        return len(self._users)
 
     def __contains__(self, key: RunKey) -> bool:
         """Tell whether an id is remembered."""
-        self._forget_old()
-        return key in self._at
+        own = self._users.get(key.user_id)
+        return own is not None and key.run_id in own
 
     def take(self, key: RunKey) -> int | None:
         """Forget an id; return for how many milliseconds it was kept, None when it wasn't."""
-        self._forget_old()
-        at = self._remove(key)
+        own = self._users.get(key.user_id)
+        at = None if own is None else own.take(key.run_id)
         return None if at is None else self._clock() - at
-
-    def _forget_old(self) -> None:
-        oldest_kept = self._clock() - REMEMBERED_MS
-        while self._at and next(iter(self._at.values())) < oldest_kept:
-            self._remove(next(iter(self._at)))
-
-    def _remove(self, key: RunKey) -> int | None:
-        """Forget an id; return since when it was kept, None when it wasn't."""
-        at = self._at.pop(key, None)
-        if at is None:
-            return None
-        own = self._of[key.user_id]
-        del own[key]
-        if not own:
-            del self._of[key.user_id]
-        return at

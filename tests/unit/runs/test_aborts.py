@@ -53,4 +53,4 @@ def test_nothing_is_kept_of_what_is_over() -> None:
         aborts.remember(RunKey(f"user-{number}", "r"))
     clock.now += REMEMBERED_MS + 1
     assert aborts.take(RunKey("user-0", "r")) is None
-    assert (aborts._at, aborts._of) == ({}, {})
+    assert len(aborts) == 0

@@ -7,12 +7,12 @@ clock, and when that is set back by hours, whoever had theirs is shut out for as
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
 
 from isolane.clock import Clock
+from isolane.expiry import ExpiringDict
 
 WAIT_STEP_MS: Final = 100
 """Waits are multiples of it: nobody is sent away for less."""
@@ -38,8 +38,9 @@ class SlidingWindow:
         self._window_ms = window_ms
         self._timer = timer
         self._kept_windows = 1 if is_fixed else 2
-        # In the order of their beginnings.
-        self._counts: OrderedDict[Hashable, _Count] = OrderedDict()
+        self._counts: ExpiringDict[Hashable, _Count] = ExpiringDict(
+            self._kept_windows * window_ms, clock=timer
+        )
 
     def __len__(self) -> int:
         """Return how many keys are counted."""
@@ -48,15 +49,14 @@ class SlidingWindow:
     def hit(self, key: Hashable, most: int, *, cost: int = 1) -> int:
         """Count `cost` and return 0, or return the milliseconds until there may be room."""
         now = self._timer()
-        self._forget(now)
         count = self._counts.get(key)
         if count is None or now - count.began >= self._kept_windows * self._window_ms:
-            count = self._counts[key] = _Count(now)
-            self._counts.move_to_end(key)
+            count = _Count(now)
+            self._counts.put(key, count)
         elif now - count.began >= self._window_ms:
             count.began += self._window_ms
             count.current, count.previous = 0, count.current
-            self._counts.move_to_end(key)
+            self._counts.put(key, count)
         passed = (now - count.began) / self._window_ms
         if math.floor(count.previous * (1 - passed)) + count.current + cost > most:
             left = self._find_room(count, most - count.current - cost) - passed
@@ -73,13 +73,6 @@ class SlidingWindow:
     def _find_room(count: _Count, room: float) -> float:
         """Return the part of the window after which the last one leaves `room`."""
         return 1 - room / count.previous if room >= 0 and count.previous else 1
-
-    def _forget(self, now: int) -> None:
-        while self._counts:
-            key, count = next(iter(self._counts.items()))
-            if now - count.began < self._kept_windows * self._window_ms:
-                return
-            del self._counts[key]
 
 
 def to_wait(wait_ms: float, window_ms: int) -> int:
