@@ -156,7 +156,7 @@ def to_draft(run_input: RunAgentInput, agent: str) -> RunDraft:
 
 def _without_extras(message: BaseModel) -> Message:
     """Return a message with AG-UI's own fields only; clients add copies of their own."""
-    extras = set(message.model_extra or ())
+    extras = set(message.model_extra or ()) or None  # to exclude an empty set costs as much as any
     return message.model_dump(mode="json", by_alias=True, exclude=extras)
 
 

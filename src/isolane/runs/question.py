@@ -168,8 +168,11 @@ def check_doubles(places: Sequence[tuple[int, Message]]) -> None:
     """
     first: dict[str, Message] = {}
     for place, message in places:
-        if message["role"] == "user":
-            Question(place, message).check_same(first.setdefault(message["id"], message))
+        if message["role"] != "user":
+            continue
+        known = first.setdefault(message["id"], message)
+        if known is not message:  # of most lists each message is the only one of its id
+            Question(place, message).check_same(known)
 
 
 def says_the_same(one: Message, other: Message) -> bool:

@@ -296,8 +296,9 @@ def to_run_input(run: Run, left_out: LeftOut | None = None) -> RunAgentInput:
     given = {name: run.body[name] for name in _INPUT_FIELDS if run.body.get(name) is not None}
     for name in _LISTS.keys() & given:
         given[name] = _validate(name, _LISTS[name], given[name])
-    fields = {"threadId": run.thread_id, "runId": run.run_id, "messages": messages, **given}
+    fields = {"threadId": run.thread_id, "runId": run.run_id, "messages": [], **given}
     made: RunAgentInput = _validate("", _INPUT, fields)
+    made.messages = messages  # put in here, because pydantic would look at each of them again
     return made
 
 
