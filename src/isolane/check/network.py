@@ -1,4 +1,8 @@
-"""The layers below the conversation: name, TCP, TLS, upgrade, subprotocol, credential."""
+"""The layers below the conversation: name, TCP, TLS, upgrade, subprotocol, credential.
+
+Name, TCP and TLS are tried with bare connections, because the clients of HTTP and of WebSockets do
+all three in one step and tell only that it failed. Everything above goes through those clients.
+"""
 
 from __future__ import annotations
 
