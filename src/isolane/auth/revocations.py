@@ -20,6 +20,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
 from isolane.engines.sqlite.file import Database, revocations
+from isolane.expiry import ExpiringDict
 
 SESSION_KEPT_MS: Final = 3_600_000
 """An ended session opens nothing anyway: its row is for the sockets that it opened before."""
@@ -70,7 +71,7 @@ class Revocations:
         self._latest = 0
         self._last_id = 0
         self._of_user: defaultdict[str, list[_Rule]] = defaultdict(list)
-        self._ended: dict[str, int] = {}
+        self._ended: ExpiringDict[str, int] = ExpiringDict(SESSION_KEPT_MS, clock=timer)
 
     async def refresh(self) -> list[Revocation]:
         """Read what is new, and return it. Safe to cancel."""
@@ -78,14 +79,11 @@ class Revocations:
         for row in found:
             self._note(row)
         self._notice_skew()
-        oldest = self._clock() - SESSION_KEPT_MS
-        while self._ended and next(iter(self._ended.values())) < oldest:
-            del self._ended[next(iter(self._ended))]
         return found
 
     def is_revoked(self, identity: Identity) -> bool:
         """Say whether the credential behind `identity` opens nothing any more."""
-        if identity.session_id in self._ended:
+        if identity.session_id is not None and identity.session_id in self._ended:
             return True
         issued_at = identity.issued_at
         if issued_at is None:
@@ -114,7 +112,7 @@ class Revocations:
             return
         self._last_id = row.id
         if row.session_id is not None:
-            self._ended[row.session_id] = row.revoked_at
+            self._ended.put(row.session_id, row.revoked_at)
             return
         older = self._of_user[row.user_id]
         # What leaves nothing more than this one did is said by this one.

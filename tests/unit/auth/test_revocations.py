@@ -112,13 +112,15 @@ async def test_each_row_is_read_once(
 
 
 async def test_ended_sessions_are_forgotten_and_users_are_not(
-    database: Database, known: Revocations, clock: ManualClock
+    database: Database, clock: ManualClock
 ) -> None:
-    began = clock.now
+    began, timer = clock.now, ManualClock(0)
+    known = Revocations(database, clock=clock, timer=timer)
     await revoke(database, began, session_id="s-1")
     await revoke(database, began)
     await known.refresh()
-    clock.now += SESSION_KEPT_MS + 1
+    for each in (clock, timer):
+        each.now += SESSION_KEPT_MS + 1
     await known.refresh()
     assert not known._ended
     await revoke(database, clock.now, user_id="bob", session_id="s-2")
