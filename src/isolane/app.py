@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -88,24 +87,21 @@ from isolane.engines.sqlite.store import DatabaseStore
 from isolane.engines.sqlite.threads import erase
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.engines.sqlite.usage import Quotas, Usage
-from isolane.errors import AgentRefused, IsolaneError, Unavailable, chain_of
+from isolane.errors import AgentRefused, IsolaneError, Unavailable
 from isolane.events.event import check_question
-from isolane.health.pressure import Pressure, ReliefActions, relieve_for_ever
-from isolane.health.resources import Resources, give_back_memory
+from isolane.health.pressure import Pressure
+from isolane.health.resources import Resources
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
-from isolane.log.window import FULL_WINDOW, SMALL_WINDOW
 from isolane.runs import AgentService
-from isolane.runs.requests import remove_for_ever
 from isolane.settings import KEY_NAME, Settings, load_settings
 from isolane.settings.spelling import warn_of_unknown
 from isolane.sockets.factory import WebSocketManagerFactory, close_factory, open_factory
 from isolane.sockets.resume import Resumer
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
+from isolane.upkeep import start_upkeep
 
-TRIM_INTERVAL_S: Final = 60.0
-REVOCATION_INTERVAL_S: Final = 0.25
 LINK_LIFETIME_MS: Final = 24 * 3600 * 1000
 HALL_BODIES: Final = 2
 """Bodies of the largest size that are in memory at once, of all users together."""
@@ -191,23 +187,7 @@ async def open_gateway(
         stack.callback(close_factory, gateway.factory)
         lost = await gateway.service.recover()
         await gateway.enforce_revocations()
-        tasks.detach(_trim_for_ever(settings, gateway), name="retention")
-        tasks.detach(_enforce_for_ever(gateway), name="revocations")
-        removal = remove_for_ever(
-            gateway.store,
-            gateway.service,
-            gateway.factory.close_thread,
-            kept_s=settings.request_threads_kept_s,
-            clock=gateway.clock,
-        )
-        tasks.detach(removal, name="removal of requests")
-        acts = ReliefActions(
-            shed_sockets=gateway.factory.shed_idle,
-            shrink_windows=partial(gateway.feed.resize_windows, SMALL_WINDOW),
-            restore_windows=partial(gateway.feed.resize_windows, FULL_WINDOW),
-            give_back_memory=give_back_memory,
-        )
-        tasks.detach(relieve_for_ever(gateway.pressure, acts), name="pressure")
+        start_upkeep(gateway)
         stack.callback(watchdog.watch("gateway"))
         gateway.state = "ready"
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
@@ -387,35 +367,10 @@ async def _open_providers(settings: Settings, stack: AsyncExitStack) -> dict[str
     return found
 
 
-async def _enforce_for_ever(gateway: Gateway) -> None:
-    """See to what other processes revoke: `isolane user remove` is one."""
-    while True:
-        await asyncio.sleep(REVOCATION_INTERVAL_S)  # a pace: SQLite tells nobody of a change
-        try:
-            await gateway.enforce_revocations()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
-            _log.warning("revocations_postponed", chain=chain_of(error))
-
-
 async def _check_loops(watchdog: Watchdog) -> None:
     blocked = watchdog.get_blocked()
     if blocked:
         raise Unavailable(f"blocked: {', '.join(blocked)}")
-
-
-async def _trim_for_ever(settings: Settings, gateway: Gateway) -> None:
-    interval_s = min(TRIM_INTERVAL_S, max(settings.log_retention_s / 4, 0.25))
-    try:
-        await gateway.log.sweep()  # another life may have left deleted threads on the disk
-    except Exception as error:  # noqa: BLE001 - whatever it is, the next round goes on with it
-        _log.warning("retention_postponed", chain=chain_of(error))
-    while True:
-        await asyncio.sleep(interval_s)  # the pace of retention
-        older_than = clock.now_ms() - round(settings.log_retention_s * 1000)
-        try:
-            await gateway.feed.trim(older_than=older_than)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next round must come
-            _log.warning("retention_postponed", chain=chain_of(error))
 
 
 def create_app(

@@ -50,7 +50,7 @@ class TaskOwner:
         try:
             result = await asyncio.shield(task)
         except asyncio.CancelledError as error:
-            if task.cancelled() and not _is_cancelled_itself():
+            if task.cancelled() and not is_cancelled_itself():
                 raise GoingAway(f"the gateway ended during the {name}") from error
             task.add_done_callback(_report_unheard)
             raise
@@ -90,7 +90,8 @@ async def _collect(work: Coroutine[Any, Any, T]) -> T | _Failed:
         return _Failed(error)
 
 
-def _is_cancelled_itself() -> bool:
+def is_cancelled_itself() -> bool:
+    """Say whether the current task was cancelled, and not only something that it awaits."""
     caller = asyncio.current_task()
     return caller is not None and caller.cancelling() > 0
 

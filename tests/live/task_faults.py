@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ag_ui.core import RunAgentInput
 
-from isolane import app
+from isolane import upkeep
 from isolane.auth.judge import Judge
 from isolane.auth.revocations import Revocations
 from isolane.doors import sse
@@ -94,7 +94,7 @@ def _plant(place: str, owner: Any, name: str) -> None:  # noqa: ANN401 - a class
 if VARIABLE in os.environ:  # in the server, and not in the tests, which read `PLACES` only
     for _place, (_owner, _name) in PLACES.items():
         _plant(_place, _owner, _name)
-    app.TRIM_INTERVAL_S = 0.3  # type: ignore[misc]  # so that nobody waits a minute for retention
+    upkeep.INTERVAL_MAX_S = 0.3  # type: ignore[misc]  # so that nobody waits a minute for retention
 
 
 async def talker(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002  # AG-UI's name for it

@@ -13,10 +13,11 @@ from typing import Final
 
 import structlog
 
-from isolane.errors import Unavailable, chain_of, traceback_of
+from isolane.errors import Unavailable
 from isolane.health.resources import Disk, Memory
 
 LOOK_S: Final = 1.0
+"""Seconds between two looks, because nobody tells of memory that runs short."""
 MEMORY_SHORT: Final = 0.85
 MEMORY_ENOUGH: Final = 0.75
 """Parts of what may be held. Apart, or what a step has won would be taken back at the next look."""
@@ -160,18 +161,6 @@ def _tell(event: str, step: Step, reading: Memory | Disk) -> None:
 
 def _figures(reading: Memory | Disk | None) -> dict[str, int]:
     return {} if reading is None else reading._asdict()
-
-
-async def relieve_for_ever(pressure: Pressure, acts: ReliefActions) -> None:
-    """Look once a second, and do what the steps say."""
-    while True:
-        try:
-            await relieve(pressure, acts)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look must come
-            _log.error(
-                "pressure_relief_failed", chain=chain_of(error), exception=traceback_of(error)
-            )
-        await asyncio.sleep(LOOK_S)  # a pace: nobody tells of memory that runs short
 
 
 async def relieve(pressure: Pressure, acts: ReliefActions) -> None:

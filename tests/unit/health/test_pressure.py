@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.house import until
 
 from isolane.errors import Unavailable
-from isolane.health import pressure as pressure_module
 from isolane.health.pressure import (
     CALM_LOOKS,
     SHED_BATCH,
@@ -17,10 +15,8 @@ from isolane.health.pressure import (
     ReliefActions,
     Step,
     relieve,
-    relieve_for_ever,
 )
 from isolane.health.resources import Disk, Memory
-from isolane.tasks import TaskOwner
 
 RESERVE = 100
 
@@ -220,24 +216,3 @@ async def test_a_short_disk_sheds_no_socket_and_no_window() -> None:
     await relieve(machine.pressure, deeds.acts)
     assert machine.pressure.step == Step.NEW_RUNS
     assert deeds.done == ["restore"]
-
-
-async def test_a_look_that_fails_is_told_and_the_next_one_comes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pressure_module, "LOOK_S", 0)
-    machine, deeds, looks, tasks = Machine(), Deeds(), list[int](), TaskOwner()
-
-    def fail_once() -> Memory | None:
-        looks.append(1)
-        if len(looks) == 1:
-            raise RuntimeError("no reading")
-        return machine.memory
-
-    failing = Pressure(fail_once, lambda: machine.disk)
-    with capture_logs() as logs:
-        tasks.detach(relieve_for_ever(failing, deeds.acts), name="pressure")
-        await until(lambda: deeds.done)
-    await tasks.close()
-    assert [entry["event"] for entry in logs] == ["pressure_relief_failed"]
-    assert "no reading" in logs[0]["exception"]

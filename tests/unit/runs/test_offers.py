@@ -28,7 +28,7 @@ from isolane.events.event import Event
 from isolane.runs.draft import make_offer, to_offer
 from isolane.runs.question import Offer
 from isolane.runs.readers import OnDisconnect
-from isolane.runs.requests import remove_due, remove_for_ever
+from isolane.runs.requests import remove_due
 from isolane.settings import Settings
 
 TOOLS = [{"name": "lookup", "description": "Looks up", "parameters": {"type": "object"}}]
@@ -322,15 +322,14 @@ async def test_request_that_is_used_again_is_not_removed() -> None:
 
 
 async def test_request_is_removed_after_a_restart(tmp_path: Path) -> None:
-    url, removed = sqlite_url(tmp_path), asyncio.Event()
+    url, removed = sqlite_url(tmp_path), list[ThreadKey]()
 
     async def waits(input: object) -> AsyncIterator[str]:  # noqa: A002, ARG001
         yield "begins"
         await asyncio.Event().wait()
 
     async def close(key: ThreadKey) -> None:
-        assert key == own.thread_key
-        removed.set()
+        removed.append(key)
 
     async with open_house({"default": waits}, url=url) as house:
         own = context_of("1")
@@ -340,17 +339,8 @@ async def test_request_is_removed_after_a_restart(tmp_path: Path) -> None:
         assert await house.service.recover() == 1
         await until(lambda: not house.service._runs)
         house.clock.now += 1
-        removal = asyncio.create_task(
-            remove_for_ever(
-                house.ground.store,
-                house.service,
-                close,
-                kept_s=0,
-                clock=house.clock,
-            )
-        )
-        async with asyncio.timeout(10):
-            await removed.wait()
-        removal.cancel()
+        store, older_than = house.ground.store, house.clock()
+        assert await remove_due(store, house.service, close, older_than=older_than) == 1
+        assert removed == [own.thread_key]
         assert await house.ground.store.load_thread(own.thread_key) is None
         assert house.notices == []
