@@ -87,7 +87,7 @@ class Place:
         """Commit events of a run that no agent speaks in, and end it."""
         run = self.new_run()
         key, run_id = run.thread_key, run.run_key.run_id
-        await self.gateway.store.begin_run(run, RunDraft("default", (), None, {}))
+        await self.gateway.storage.store.begin_run(run, RunDraft("default", (), None, {}))
         append = partial(self.gateway.feed.append, key, run_id)
         # Untimed: the start of the run before it has read the whole history, which is freed now.
         await append([b'{"type":"RUN_STARTED"}'])
@@ -114,11 +114,11 @@ class Place:
 
     async def load_page(self) -> None:
         """Read the newest messages of the thread."""
-        await self.gateway.store.load_snapshot(self.context.thread_key, limit=PAGE)
+        await self.gateway.storage.store.load_snapshot(self.context.thread_key, limit=PAGE)
 
     async def load_list(self) -> None:
         """Read the first page of the user's threads."""
-        await self.gateway.store.load_threads(USER, before=None, limit=PAGE)
+        await self.gateway.storage.store.load_threads(USER, before=None, limit=PAGE)
 
     async def start(self) -> None:
         """Have a run taken on."""

@@ -1,15 +1,12 @@
-"""The wiring: which engine keeps which contract, and in which order everything opens and closes."""
+"""The gateway as an ASGI app: its routes, what stands before them, and how a host mounts it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
@@ -18,36 +15,9 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from isolane import clock
 from isolane.agents import check
 from isolane.agents.loading import adapt
-from isolane.agents.threads import AgentThreads
-from isolane.auth.accounts import Accounts
-from isolane.auth.guessing import GuessGuard
-from isolane.auth.judge import Judge
-from isolane.auth.keyring import FixedKey, KeyFile, KeyRing, SigningKey
-from isolane.auth.local import LocalIssuer
-from isolane.auth.outbound import create_http
-from isolane.auth.providers import Issuers, Provider
-from isolane.auth.revocations import Revocations
-from isolane.auth.sessions import SessionBook
-from isolane.auth.signin import SignIns
-from isolane.auth.strangers import Strangers
-from isolane.auth.tickets import TicketBook
-from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import (
-    Agent,
-    AgentServiceProtocol,
-    Authenticator,
-    Bell,
-    EventLog,
-    Limits,
-    RunDraft,
-    RunQueue,
-    Store,
-    TurnBook,
-    ensure,
-)
+from isolane.contracts import Agent, Authenticator, ensure
 from isolane.doors import (
     hydration,
     operations,
@@ -76,301 +46,29 @@ from isolane.doors.problems import (
     answer_nobody,
     answer_problem,
 )
-from isolane.doors.room import Hall
 from isolane.doors.websocket import WebSocketDoor
-from isolane.engines.memory.bell import LocalBell
-from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.memory.runqueue import LocalRunQueue
-from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
-from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds, renumber
-from isolane.engines.sqlite.store import DatabaseStore
-from isolane.engines.sqlite.threads import erase
-from isolane.engines.sqlite.turns import DatabaseTurnBook
-from isolane.engines.sqlite.usage import Quotas, Usage
-from isolane.errors import AgentRefused, IsolaneError, Unavailable
-from isolane.events.event import check_question
-from isolane.health.pressure import Pressure
-from isolane.health.resources import Resources
-from isolane.health.watchdog import Watchdog
-from isolane.log.feed import Feed
-from isolane.runs import AgentService
-from isolane.settings import KEY_NAME, Settings, load_settings
+from isolane.errors import AgentRefused, IsolaneError
+from isolane.identity import HostUsers, make_issuer
+from isolane.settings import Settings, load_settings
 from isolane.settings.spelling import warn_of_unknown
-from isolane.sockets.factory import WebSocketManagerFactory, close_factory, open_factory
-from isolane.sockets.resume import Resumer
-from isolane.subjects import Subjects
-from isolane.tasks import TaskOwner
-from isolane.upkeep import start_upkeep
+from isolane.wiring import open_gateway
 
-LINK_LIFETIME_MS: Final = 24 * 3600 * 1000
-HALL_BODIES: Final = 2
-"""Bodies of the largest size that are in memory at once, of all users together."""
+__all__ = ["HostUsers", "create_app", "make_issuer", "mount", "open_gateway"]
 
-_log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HostUsers:
-    """A host's own users: who tells them apart, and in which cookie, if any, their token comes."""
-
-    authenticator: Authenticator
-    cookie: str | None = None
-
-
-def make_issuer(settings: Settings) -> LocalIssuer:
-    """Return the local issuer, with the key of the settings or those of the data folder."""
-    secret = settings.secret_key
-    ring: KeyRing = (
-        FixedKey((SigningKey(secret.get_secret_value()),))
-        if secret
-        else KeyFile(settings.data / KEY_NAME)
-    )
-    return LocalIssuer(
-        ring,
-        issuer=settings.issuer,
-        audience=settings.audience,
-        clock=clock.now_ms,
-        foreign=[provider.name for provider in settings.providers],
-        leeway_s=settings.clock_leeway_s,
-    )
-
-
-def _make_subjects(settings: Settings, *, has_own_users: bool) -> Subjects:
-    """Return what knows the issuers of user ids; where the host has the users, there are none."""
-    if not has_own_users:
-        return Subjects()
-    return Subjects(
-        own_issuer=settings.issuer,
-        issuers={each.name: each.issuer for each in settings.providers},
-    )
-
-
-@asynccontextmanager
-async def open_gateway(
-    settings: Settings, agents: Mapping[str, Agent], *, users: HostUsers | None = None
-) -> AsyncIterator[Gateway]:
-    """Open a gateway, recover what another life left, and close it in the end.
-
-    Closing ends sockets first, then tasks, then the database: what was acknowledged is kept.
-    """
-    tasks = TaskOwner()
-    async with AsyncExitStack() as stack:
-        stack.enter_context(lock_database(settings.sqlalchemy_url))
-        database = await open_database(settings.sqlalchemy_url)
-        stack.push_async_callback(database.close)
-        await database.write(create_seed)
-        watchdog = Watchdog()
-        watchdog.start()
-        stack.callback(watchdog.close)
-        if settings.agent_threads:
-            threads = AgentThreads(settings.agent_threads, watch=watchdog.watch)
-            stack.callback(threads.close)
-            agents = {name: threads.wrap(agent) for name, agent in agents.items()}
-        providers = await _open_providers(settings, stack)
-        gateway = _wire(
-            settings,
-            agents,
-            database,
-            tasks=tasks,
-            watchdog=watchdog,
-            providers=providers,
-            users=users,
-        )
-        stack.callback(gateway.accounts.close)
-        stack.callback(gateway.lists.shutdown)
-        stack.push_async_callback(tasks.close)
-        stack.callback(gateway.feed.close)
-        stack.push_async_callback(gateway.factory.shutdown)
-        # What is under way still ends with an event of its own, also where nobody drained before.
-        stack.push_async_callback(partial(gateway.service.drain, timeout_s=0))
-        open_factory(gateway.factory)
-        stack.callback(close_factory, gateway.factory)
-        lost = await gateway.service.recover()
-        await gateway.enforce_revocations()
-        start_upkeep(gateway)
-        stack.callback(watchdog.watch("gateway"))
-        gateway.state = "ready"
-        _log.info("ready", runs_lost=lost, agents=sorted(agents))
-        yield gateway
-
-
-async def renumber_logs(settings: Settings) -> int:
-    """Give every thread's log another epoch; return how many.
-
-    To be done once after a backup was put back, while no gateway runs on it. Raises `DatabaseInUse`
-    when one does, and `Unavailable`.
-    """
-    with lock_database(settings.sqlalchemy_url):
-        database = await open_database(settings.sqlalchemy_url)
-        try:
-            await database.write(create_seed)
-            return await database.write(renumber)
-        finally:
-            await database.close()
-
-
-def _wire(
-    settings: Settings,
-    agents: Mapping[str, Agent],
-    database: Database,
-    *,
-    tasks: TaskOwner,
-    watchdog: Watchdog,
-    providers: Mapping[str, Provider],
-    users: HostUsers | None,
-) -> Gateway:
-    """Make every part and check each as it enters."""
-    quotas = Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user)
-    store = ensure(
-        DatabaseStore(
-            database,
-            load_bounds=load_bounds,
-            clock=clock.now_ms,
-            quotas=quotas,
-            check_question=partial(_check_question, settings),
-        ),
-        Store,
-    )
-    log = ensure(
-        DatabaseEventLog(
-            database,
-            settle=store.settle,
-            erase=erase,
-            tasks=tasks,
-            max_events=settings.log_max_events,
-        ),
-        EventLog,
-    )
-    feed = Feed(log, ensure(LocalBell(), Bell))
-    limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
-    resumer = Resumer(feed, store, frame_max_bytes=settings.limit_frame_bytes)
-    path = path_of(settings.sqlalchemy_url)
-    resources = Resources(
-        memory_bytes=settings.memory_bytes,
-        disk_reserve_bytes=settings.disk_reserve_bytes,
-        folder=None if path is None else path.parent,
-    )
-    pressure = Pressure(resources.read_memory, resources.read_disk)
-    subjects = _make_subjects(settings, has_own_users=users is None)
-    # The service and the factory know each other through these few calls only.
-    factory: WebSocketManagerFactory
-
-    def notify(user_id: str, frame: Mapping[str, object]) -> None:
-        factory.post_to_user(user_id, frame)
-
-    def is_followed(key: ThreadKey, run_id: str) -> bool:
-        return factory.is_followed(key, run_id)
-
-    service = AgentService(
-        agents,
-        feed=feed,
-        store=store,
-        queue=ensure(LocalRunQueue(), RunQueue),
-        limits=limits,
-        settings=settings,
-        tasks=tasks,
-        clock=clock.now_ms,
-        timer=clock.monotonic_ms,
-        notify=notify,
-        is_followed=is_followed,
-        check_room=pressure.check_room,
-        subjects=subjects,
-    )
-    factory = WebSocketManagerFactory(
-        feed,
-        limits,
-        tasks=tasks,
-        emit=service.emit,
-        on_gap=resumer.on_gap,
-        threads_per_user=settings.limit_threads_per_user,
-    )
-    issuer = make_issuer(settings)
-    steady = clock.new_steady_clock()
-    own = ensure(Issuers(issuer, providers), Authenticator)
-    return Gateway(
-        settings=settings,
-        judge=Judge(
-            own if users is None else users.authenticator, tasks=tasks, is_own=users is None
-        ),
-        cookie=settings.cookie_name if users is None else users.cookie or "",
-        has_own_users=users is None,
-        subjects=subjects,
-        issuer=issuer,
-        providers=providers,
-        sign_ins=SignIns(database, clock=steady),
-        guesses=GuessGuard(database, clock=steady),
-        strangers=Strangers(
-            clock=clock.monotonic_ms, per_minute=settings.limit_failed_handshakes_per_address
-        ),
-        revocations=Revocations(database, clock=clock.now_ms),
-        accounts=Accounts(database, clock=clock.now_ms),
-        sessions=SessionBook(
-            database,
-            clock=clock.now_ms,
-            tasks=tasks,
-            idle_ms=round(settings.session_idle_s * 1000),
-            max_ms=round(settings.session_max_s * 1000),
-        ),
-        tickets=TicketBook(database, "socket", clock=clock.now_ms, timer=steady),
-        links=TicketBook(
-            database,
-            "sign-in",
-            clock=clock.now_ms,
-            timer=steady,
-            lifetime_ms=LINK_LIFETIME_MS,
-            replaces_oldest=True,
-        ),
-        store=store,
-        turn_book=ensure(DatabaseTurnBook(database), TurnBook),
-        factory=factory,
-        service=ensure(service, AgentServiceProtocol),
-        feed=feed,
-        log=log,
-        resumer=resumer,
-        limits=limits,
-        tasks=tasks,
-        clock=clock.now_ms,
-        dependencies={
-            "database": database.probe,
-            "event loops": partial(_check_loops, watchdog),
-        },
-        watchdog=watchdog,
-        pressure=pressure,
-        usage=Usage(database),
-        hall=Hall(HALL_BODIES * settings.limit_request_bytes),
-    )
-
-
-def _check_question(settings: Settings, context: UserExecutionContext, draft: RunDraft) -> None:
-    check_question(
-        context.thread_key,
-        context.run_key.run_id,
-        draft.messages,
-        rewind_to=draft.rewind_to,
-        request=draft.request,
-        frame_max_bytes=settings.limit_frame_bytes,
-    )
-
-
-async def _open_providers(settings: Settings, stack: AsyncExitStack) -> dict[str, Provider]:
-    """Make what speaks to the providers. They are asked when somebody comes with their token."""
-    found: dict[str, Provider] = {}
-    if settings.providers:
-        http = await stack.enter_async_context(create_http(settings, os.environ))
-        for each in settings.providers:
-            found[each.name] = Provider(
-                each, http, clock=clock.now_ms, leeway_s=settings.clock_leeway_s
-            )
-            stack.push_async_callback(found[each.name].keys.close)
-            if each.audience is None:
-                _log.warning("provider_without_audience", provider=each.name)
-    return found
-
-
-async def _check_loops(watchdog: Watchdog) -> None:
-    blocked = watchdog.get_blocked()
-    if blocked:
-        raise Unavailable(f"blocked: {', '.join(blocked)}")
+ROUTERS: Final = (
+    operations.router,
+    usage.router,
+    sessions.router,
+    signin.router,
+    threads.router,
+    sse.router,
+    hydration.router,
+    aisdk.router,
+    openai.router,
+    openai_responses.router,
+    page.router,
+)
+"""The doors over HTTP, in the order in which they are asked for a path; the page takes any."""
 
 
 def create_app(
@@ -379,18 +77,16 @@ def create_app(
     """Return the gateway as an ASGI app; its lifespan opens and closes everything.
 
     `agents` are what `--agent` takes, the first is the default; with `users` the identity of
-    whoever comes is the host's word. Raises `AgentRefused` for one that is no agent, and
-    `ContractError` for an authenticator that doesn't keep its contract.
+    whoever comes is the host's word.
+
+    Raises:
+        AgentRefused: one of `agents` is no agent, or has the name of the built-in one.
+        ContractError: the authenticator doesn't keep its contract.
+
     """
     if users is not None:
         ensure(users.authenticator, Authenticator)
-    if check.NAME in agents:
-        raise AgentRefused(
-            f"agent {check.NAME}: the name is that of the built-in one; take another."
-        )
-    adapted = {name: adapt(agent, name=f"agent {name}") for name, agent in agents.items()}
-    if adapted:  # beside others, so that it is never the default
-        adapted[check.NAME] = adapt(check.agent, name=f"agent {check.NAME}")
+    adapted = _adapt(agents)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
@@ -407,35 +103,39 @@ def create_app(
         max_bytes=settings.limit_request_bytes,
         frame_bytes=settings.limit_frame_bytes,
     )
-    door = WebSocketDoor()
-    app.router.routes.append(WebSocketRoute("/ws", door))
-    app.router.routes.append(WebSocketRoute("/ws/{agent:path}", door))
-    chats = WebSocketDoor(
-        spoken=aisdk_socket.SUBPROTOCOL, converse=aisdk_socket.ChatSession, takes_large=True
-    )
-    app.router.routes.append(WebSocketRoute("/ai/chat", chats))
-    app.router.routes.append(WebSocketRoute("/ai/{agent}/chat", chats))
-    for room in (
-        operations,
-        usage,
-        sessions,
-        signin,
-        threads,
-        sse,
-        hydration,
-        aisdk,
-        openai,
-        openai_responses,
-        page,
-    ):
-        app.include_router(room.router)
-    app.mount("/assets", page.Assets())
+    _add_doors(app)
     app.add_exception_handler(IsolaneError, answer_problem)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     app.add_exception_handler(Exception, answer_problem)
     return app
+
+
+def _adapt(agents: Mapping[str, object]) -> dict[str, Agent]:
+    """Return agents by name, with the built-in one behind them, so that it is never the default."""
+    if check.NAME in agents:
+        raise AgentRefused(
+            f"agent {check.NAME}: the name is that of the built-in one; take another."
+        )
+    named = {**agents, check.NAME: check.agent} if agents else agents
+    return {name: adapt(agent, name=f"agent {name}") for name, agent in named.items()}
+
+
+def _add_doors(app: FastAPI) -> None:
+    door = WebSocketDoor()
+    chats = WebSocketDoor(
+        spoken=aisdk_socket.SUBPROTOCOL, converse=aisdk_socket.ChatSession, takes_large=True
+    )
+    app.router.routes += [
+        WebSocketRoute("/ws", door),
+        WebSocketRoute("/ws/{agent:path}", door),
+        WebSocketRoute("/ai/chat", chats),
+        WebSocketRoute("/ai/{agent}/chat", chats),
+    ]
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/assets", page.Assets())
 
 
 class _App(FastAPI):

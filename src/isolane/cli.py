@@ -13,7 +13,7 @@ import click
 import structlog
 
 from isolane.agents.loading import load_checked_agents
-from isolane.app import create_app, make_issuer, renumber_logs
+from isolane.app import create_app, make_issuer
 from isolane.auth.accounts import Accounts
 from isolane.auth.keyring import KeyFile
 from isolane.clock import now_ms
@@ -28,6 +28,7 @@ from isolane.server import serve as serve_app
 from isolane.serving.listening import CannotListen
 from isolane.settings import KEY_NAME, InvalidSettings, Settings, load_settings
 from isolane.settings.spelling import warn_of_unknown
+from isolane.wiring import renumber_logs
 
 GUIDE: Final = "isolane.agents.guide:agent"
 

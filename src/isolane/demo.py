@@ -18,11 +18,11 @@ DEMO_USERS: Final = ("alice", "bob")
 async def print_links(gateway: Gateway, address: str) -> None:
     """Make the demo's accounts and print a one-time sign-in link for each."""
     address = gateway.settings.public_url or address
-    known = {account.user_id for account in await gateway.accounts.load_all()}
+    known = {account.user_id for account in await gateway.sign_in.accounts.load_all()}
     for user_id in DEMO_USERS:
         if user_id not in known:
-            await gateway.accounts.add(user_id, secrets.token_urlsafe(24))
-        ticket = await gateway.links.issue(Identity(user_id, None))
+            await gateway.sign_in.accounts.add(user_id, secrets.token_urlsafe(24))
+        ticket = await gateway.sign_in.links.issue(Identity(user_id, None))
         click.echo(f"{user_id}: {address}{SIGN_IN_PATH}?code={ticket.secret}")
 
 

@@ -42,7 +42,7 @@ def start_upkeep(gateway: Gateway) -> None:
         removal_s, partial(_remove_requests, gateway), failed="request_removal_postponed"
     )
     tasks.detach(remove, name="removal of requests")
-    act = partial(relieve, gateway.pressure, _list_relief(gateway))
+    act = partial(relieve, gateway.health.pressure, _list_relief(gateway))
     tasks.detach(every(LOOK_S, act, failed="pressure_relief_failed"), name="pressure")
 
 
@@ -78,7 +78,7 @@ async def _remove_requests(gateway: Gateway) -> None:
     """Remove the threads of single requests, also of those that another life has left."""
     older_than = gateway.clock() - round(gateway.settings.request_threads_kept_s * 1000)
     close = gateway.factory.close_thread
-    await remove_due(gateway.store, gateway.service, close, older_than=older_than)
+    await remove_due(gateway.storage.store, gateway.service, close, older_than=older_than)
 
 
 def _list_relief(gateway: Gateway) -> ReliefActions:

@@ -132,16 +132,16 @@ async def reading(
             await gateway.factory.pace(user_id, announced // sent_per_new)
         if announced is None or announced > SMALL_BYTES:
             size = frame_bytes if announced is None else min(announced, frame_bytes)
-            await room.enter_async_context(gateway.room.hold(user_id, size))
+            await room.enter_async_context(gateway.intake.room.hold(user_id, size))
         if announced is not None and announced > frame_bytes:
-            await hall.enter_async_context(gateway.hall.hold(user_id, announced))
+            await hall.enter_async_context(gateway.intake.hall.hold(user_id, announced))
         if announced is None and not await _read(request.receive, body.content, frame_bytes):
-            await hall.enter_async_context(gateway.hall.hold(user_id, most))
-            await _read_in_time(request.receive, body.content, gateway.hall)
+            await hall.enter_async_context(gateway.intake.hall.hold(user_id, most))
+            await _read_in_time(request.receive, body.content, gateway.intake.hall)
             pace = gateway.factory.pace(user_id, len(body.content) // sent_per_new)
             await _outlast(request.receive, pace)
         elif announced is not None:
-            await _read_in_time(request.receive, body.content, gateway.hall)
+            await _read_in_time(request.receive, body.content, gateway.intake.hall)
         yield body
 
 
@@ -162,15 +162,15 @@ async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -
         return decode_object(bytes(body.content))
     if len(body.content) <= body.frame_bytes:
         await _outlast(body.request.receive, gateway.factory.pace(user_id, len(body.content)))
-        return await gateway.read_beside(decode_object, bytes(body.content))
+        return await gateway.intake.read_beside(decode_object, bytes(body.content))
     most = body.frame_bytes
     try:
-        whole = await gateway.read_beside(WholeList, body.content, max_bytes=most, name=name)
+        whole = await gateway.intake.read_beside(WholeList, body.content, max_bytes=most, name=name)
     except InvalidInput as error:
         if error.field != name:
             raise
         raise TooLarge(f"{name}: what is no list may have {most} bytes") from error
-    return await gateway.read_beside(whole.read_all)
+    return await gateway.intake.read_beside(whole.read_all)
 
 
 async def read_new(
@@ -190,13 +190,13 @@ async def read_new(
     """
     if body.is_small:
         return decode_object(bytes(body.content))
-    whole = await gateway.read_beside(WholeList, body.content, max_bytes=body.frame_bytes)
+    whole = await gateway.intake.read_beside(WholeList, body.content, max_bytes=body.frame_bytes)
     known = await load_known(whole)
-    new = await gateway.read_beside(pick, whole, known)
+    new = await gateway.intake.read_beside(pick, whole, known)
     del whole
     await body.drop()
     await _outlast(body.request.receive, gateway.factory.pace(user_id, len(new.text)))
-    return await gateway.read_beside(new.read)
+    return await gateway.intake.read_beside(new.read)
 
 
 async def _read(receive: Receive, content: bytearray, most: int) -> bool:

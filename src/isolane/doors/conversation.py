@@ -81,7 +81,7 @@ class AguiConversation:
         """Set when the peer has left."""
         self._is_warned = False
         self._line = Line(
-            gateway.settings.limit_frame_bytes, room=gateway.room, user_id=connection.user_id
+            gateway.settings.limit_frame_bytes, room=gateway.intake.room, user_id=connection.user_id
         )
         self._stopped: dict[str, int] = {}
         """Runs that were stopped while their frames wait in line, and when."""

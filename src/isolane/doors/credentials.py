@@ -20,6 +20,7 @@ from isolane.errors import (
     MissingScope,
     Unauthenticated,
 )
+from isolane.settings import Settings
 from isolane.settings.addresses import parse_origin
 
 IDENTITY_KEY: Final = "isolane.identity"
@@ -76,7 +77,7 @@ def get_address(scope: AsgiScope) -> str:
     return client[0] if client else ""
 
 
-def check_origin(gateway: Gateway, scope: AsgiScope, *, is_needed: bool) -> None:
+def check_origin(settings: Settings, scope: AsgiScope, *, is_needed: bool) -> None:
     """Raise `Forbidden` unless the page that asks is one of ours or on the allow-list.
 
     A cookie goes along whoever asks; the Origin says who does. `is_needed` refuses its absence.
@@ -87,16 +88,16 @@ def check_origin(gateway: Gateway, scope: AsgiScope, *, is_needed: bool) -> None
     if len(origins) != 1:
         raise Forbidden(f"a session cookie needs one Origin, and {len(origins)} came")
     asked = parse_origin(origins[0])
-    allowed = {parse_origin(origin) for origin in gateway.settings.allowed_origins}
+    allowed = {parse_origin(origin) for origin in settings.allowed_origins}
     own = get_origin(scope)
     if asked is None or asked not in {*allowed, parse_origin(own)}:
-        raise Forbidden(_explain(gateway, scope, asked=origins[0], own=own))
+        raise Forbidden(_explain(settings, scope, asked=origins[0], own=own))
 
 
-def _explain(gateway: Gateway, scope: AsgiScope, *, asked: str, own: str) -> str:
+def _explain(settings: Settings, scope: AsgiScope, *, asked: str, own: str) -> str:
     """Say for the log what differs, and which settings would mend it behind a proxy."""
     advice = "if the page is served from there, set ISOLANE_PUBLIC_URL to its address"
-    if gateway.settings.public_url is not None:
+    if settings.public_url is not None:
         advice = "ISOLANE_PUBLIC_URL says so; a page elsewhere belongs in ISOLANE_ALLOWED_ORIGINS"
     elif scope.get(UNHEARD_KEY) is not None:
         advice += f", or name the proxy {scope[UNHEARD_KEY]} in ISOLANE_TRUSTED_PROXIES"
@@ -109,10 +110,10 @@ async def judge_token(gateway: Gateway, token: str) -> Identity:
 
     Raises `Unauthenticated`, `Unavailable`, and `ContractError` for what is no identity.
     """
-    found = await gateway.judge.judge(token)
+    found = await gateway.credentials.judge.judge(token)
     if found.expires_at is not None and gateway.clock() >= found.expires_at:
         raise Unauthenticated("expired", "the credential is expired")
-    return gateway.check_revoked(found)
+    return gateway.credentials.check_revoked(found)
 
 
 async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
@@ -121,12 +122,12 @@ async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) ->
     A cookie comes along whoever asks, so the page that asks must be known: for each write, and
     for each socket. Raises `Unauthenticated`, `Forbidden`.
     """
-    secret = get_cookie(scope, gateway.cookie) if gateway.cookie else None
+    secret = get_cookie(scope, gateway.credentials.cookie) if gateway.credentials.cookie else None
     if secret is None:
         raise Unauthenticated("missing")
-    check_origin(gateway, scope, is_needed=is_write)
-    if gateway.has_own_users:
-        return gateway.check_revoked(await gateway.sessions.load(secret))
+    check_origin(gateway.settings, scope, is_needed=is_write)
+    if gateway.credentials.has_own_users:
+        return gateway.credentials.check_revoked(await gateway.credentials.sessions.load(secret))
     return await judge_token(gateway, secret)
 
 
@@ -183,7 +184,7 @@ def make_context(
 ) -> UserExecutionContext:
     """Return the context of one request: whose it is, and the id that a proxy gave it, if any."""
     given = get_headers(scope, b"x-request-id")
-    named = get_gateway(scope).subjects.find(identity.user_id)
+    named = get_gateway(scope).credentials.subjects.find(identity.user_id)
     return UserExecutionContext(
         user_id=identity.user_id,
         issuer=named.issuer,

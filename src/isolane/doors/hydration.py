@@ -151,7 +151,9 @@ def _answer_messages(
     limit = min(wanted.limit or MESSAGES_MAX, MESSAGES_MAX)
 
     async def load() -> bytes:
-        found = await gateway.store.load_conversation(key, before=wanted.before, limit=limit)
+        found = await gateway.storage.store.load_conversation(
+            key, before=wanted.before, limit=limit
+        )
         if found is None:
             raise NotFound(f"no thread {thread_id}")
         return await asyncio.to_thread(_encode, found)

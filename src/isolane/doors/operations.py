@@ -14,12 +14,14 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from isolane.doors.description import METRICS
-from isolane.doors.gateway import Gateway, OpenGateway, Probe
-from isolane.engines.sqlite.usage import Kept
+from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.parts import Probe
+from isolane.engines.sqlite.usage import Kept, Usage
 from isolane.errors import Unauthenticated
 from isolane.events.left_out import Kind
 from isolane.health.output import count_dropped
 from isolane.health.pressure import Step
+from isolane.settings import Settings
 
 PROBE_TIMEOUT_S: Final = 2.0
 
@@ -40,14 +42,14 @@ def make_registry(gateway: Gateway, kept: Kept | None) -> CollectorRegistry:
         ),
         "isolane_authentications_pending": (
             "Tokens that the authenticator hasn't judged yet",
-            lambda: gateway.judge.pending,
+            lambda: gateway.credentials.judge.pending,
         ),
         "isolane_answers_unread_bytes": (
             "Bytes of large answers that their readers haven't taken yet",
             lambda: gateway.unread.total_bytes,
         ),
         "isolane_runs_active": ("Runs under way", lambda: gateway.service.active_count),
-        "isolane_shedding": ("What gives way, 0 to 3", lambda: gateway.pressure.step),
+        "isolane_shedding": ("What gives way, 0 to 3", lambda: gateway.health.pressure.step),
         "isolane_tasks": ("asyncio tasks that the gateway owns", lambda: len(gateway.tasks)),
     }
     if kept is not None:
@@ -82,7 +84,7 @@ class _Counters(Collector):
             CounterMetricFamily(
                 "isolane_loop_blocks",
                 "Times that an event loop was blocked",
-                value=self._gateway.watchdog.blocks,
+                value=self._gateway.health.watchdog.blocks,
             ),
             CounterMetricFamily(
                 "isolane_agents_abandoned",
@@ -130,11 +132,11 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", responses={503: {"description": "Not ready; the same body."}})
 async def readyz(gateway: OpenGateway) -> JSONResponse:
     """Say whether work is taken, with each dependency named."""
-    states = {name: await _probe(probe) for name, probe in gateway.dependencies.items()}
+    states = {name: await _probe(probe) for name, probe in gateway.health.dependencies.items()}
     is_up = gateway.state == "ready" and all(state == "ok" for state in states.values())
     # What is short takes work still, as long as new runs are taken.
-    is_ready = is_up and gateway.pressure.step < Step.NEW_RUNS
-    states |= gateway.pressure.get_states()
+    is_ready = is_up and gateway.health.pressure.step < Step.NEW_RUNS
+    states |= gateway.health.pressure.get_states()
     body = {"status": gateway.state, "dependencies": states}
     return JSONResponse(body, status_code=200 if is_ready else 503)
 
@@ -147,16 +149,16 @@ async def readyz(gateway: OpenGateway) -> JSONResponse:
 )
 async def metrics(gateway: OpenGateway, request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
-    _check_metrics_token(gateway, request)
-    registry = make_registry(gateway, await _load_kept(gateway))
+    _check_metrics_token(gateway.settings, request)
+    registry = make_registry(gateway, await _load_kept(gateway.storage.usage))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _load_kept(gateway: Gateway) -> Kept | None:
+async def _load_kept(usage: Usage) -> Kept | None:
     """Return what all users keep together; a database that is down must not hide the rest."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await gateway.usage.load_totals()
+            return await usage.load_totals()
     except Exception:  # noqa: BLE001 - whatever it is, the other figures are there
         return None
 
@@ -170,8 +172,8 @@ async def _probe(probe: Probe) -> str:
     return "ok"
 
 
-def _check_metrics_token(gateway: Gateway, request: Request) -> None:
-    secret = gateway.settings.metrics_token
+def _check_metrics_token(settings: Settings, request: Request) -> None:
+    secret = settings.metrics_token
     if secret is None or not secret.get_secret_value():
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -74,10 +74,10 @@ class Sessions(BaseModel):
 async def sign_in(gateway: OpenGateway, request: Request, response: Response, given: SignIn) -> Me:
     """Sign in to a local account; sets the session cookie."""
     gateway.check_ready()
-    gateway.check_own_users()
-    check_origin(gateway, request.scope, is_needed=False)
-    async with gateway.guesses.attempt(given.username, get_address(request.scope)):
-        user_id = await gateway.accounts.verify(given.username, given.password)
+    gateway.credentials.check_own_users()
+    check_origin(gateway.settings, request.scope, is_needed=False)
+    async with gateway.sign_in.guesses.attempt(given.username, get_address(request.scope)):
+        user_id = await gateway.sign_in.accounts.verify(given.username, given.password)
     return _me((await begin_session(gateway, request, response, user_id)).identity)
 
 
@@ -87,7 +87,7 @@ async def sign_out(gateway: OpenGateway, request: Request, response: Response) -
     name = gateway.settings.cookie_name
     secrets = get_cookies(request.scope, name)
     if secrets:
-        check_origin(gateway, request.scope, is_needed=True)
+        check_origin(gateway.settings, request.scope, is_needed=True)
     for secret in secrets:  # else one of a path above would sign the person in again
         await _end(gateway, secret)
     response.delete_cookie(name, path=get_cookie_path(request.scope))
@@ -96,7 +96,7 @@ async def sign_out(gateway: OpenGateway, request: Request, response: Response) -
 @router.get("/api/sessions")
 async def list_sessions(gateway: OpenGateway, identity: Reader) -> Sessions:
     """List where the user is signed in."""
-    found = await gateway.sessions.load_all(identity.user_id)
+    found = await gateway.credentials.sessions.load_all(identity.user_id)
     listed = [
         SessionOut(
             sessionId=session.session_id,
@@ -115,7 +115,7 @@ async def sign_out_everywhere(
     gateway: OpenGateway, identity: Writer, request: Request, response: Response
 ) -> None:
     """End all the user's sessions, and revoke every token that was issued to them so far."""
-    await gateway.sessions.end_all(identity.user_id)
+    await gateway.credentials.sessions.end_all(identity.user_id)
     await gateway.enforce_revocations()
     response.delete_cookie(gateway.settings.cookie_name, path=get_cookie_path(request.scope))
 
@@ -123,7 +123,7 @@ async def sign_out_everywhere(
 @router.delete("/api/sessions/{session_id}", status_code=204, response_model=None)
 async def end_session(gateway: OpenGateway, identity: Writer, session_id: str) -> None:
     """End one of the user's sessions, as of a device that was lost."""
-    await gateway.sessions.end(identity.user_id, session_id)
+    await gateway.credentials.sessions.end(identity.user_id, session_id)
     await gateway.enforce_revocations()
 
 
@@ -132,7 +132,7 @@ async def sign_user_out(
     gateway: OpenGateway, _admin: Admin, user_id: Annotated[str, Path(max_length=NAME_WRITTEN_MAX)]
 ) -> None:
     """Sign another user out everywhere; it tells nothing of whether there is one."""
-    await gateway.sessions.end_all(check_user_id("userId", user_id))
+    await gateway.credentials.sessions.end_all(check_user_id("userId", user_id))
     await gateway.enforce_revocations()
 
 
@@ -149,7 +149,8 @@ async def create_ticket(gateway: OpenGateway, identity: Identified, request: Req
     Asked for by a page, it is good for pages of that origin only.
     """
     origins = get_headers(request.scope, b"origin")
-    ticket = await gateway.tickets.issue(identity, origin=origins[0] if origins else None)
+    origin = origins[0] if origins else None
+    ticket = await gateway.credentials.tickets.issue(identity, origin=origin)
     return TicketOut(ticket=ticket.secret, expiresAt=ticket.expires_at)
 
 
@@ -160,7 +161,7 @@ async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = ""
     if is_head(request.scope):  # from who looks where a link leads, before a person follows it
         return response
     try:
-        identity = await gateway.links.redeem(code)
+        identity = await gateway.sign_in.links.redeem(code)
     except Unauthenticated:
         if "text/html" not in request.headers.get("accept", ""):
             raise
@@ -174,7 +175,7 @@ async def begin_session(
 ) -> Begun:
     """Begin a session for who just proved who they are, and give its cookie to the browser."""
     device = request.headers.get("user-agent", "")
-    begun = await gateway.sessions.begin(user_id, device=device)
+    begun = await gateway.credentials.sessions.begin(user_id, device=device)
     response.set_cookie(
         gateway.settings.cookie_name,
         begun.secret,
@@ -191,8 +192,8 @@ async def begin_session(
 async def _end(gateway: Gateway, secret: str) -> None:
     """End a cookie's session; one that has ended already stays so."""
     try:
-        identity = await gateway.sessions.load(secret)
-        await gateway.sessions.end(identity.user_id, session_id_of(secret))
+        identity = await gateway.credentials.sessions.load(secret)
+        await gateway.credentials.sessions.end(identity.user_id, session_id_of(secret))
     except (Unauthenticated, NotFound):
         return
     await gateway.enforce_revocations()

@@ -20,7 +20,7 @@ from isolane.doors.outside import SIGN_IN_PATH, get_home, get_origin, is_secure
 from isolane.doors.problems import report
 from isolane.doors.sessions import begin_session
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
-from isolane.settings import COOKIE_NAME
+from isolane.settings import COOKIE_NAME, Settings
 
 router = APIRouter(tags=["sessions"])
 
@@ -58,10 +58,10 @@ async def list_ways(gateway: OpenGateway, request: Request) -> Ways:
             label=each.settings.label or each.name,
             href=f"{path}/{each.name}",
         )
-        for each in gateway.providers.values()
+        for each in gateway.sign_in.providers.values()
         if each.settings.client_id is not None
     ]
-    return Ways(password=gateway.has_own_users, providers=providers)
+    return Ways(password=gateway.credentials.has_own_users, providers=providers)
 
 
 @router.get(f"{SIGN_IN_PATH}/{{name}}", include_in_schema=False)
@@ -71,17 +71,17 @@ async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> R
     provider = _find(gateway, name)
     if is_head(request.scope):
         return RedirectResponse(get_home(request.scope), status_code=303)
-    await gateway.guesses.count(get_address(request.scope))
+    await gateway.sign_in.guesses.count(get_address(request.scope))
     path = get_signin_path(request.scope)
     callback = f"{get_origin(request.scope)}{path}/{name}/callback"
-    pending = await gateway.sign_ins.begin(name, callback)
+    pending = await gateway.sign_in.pending.begin(name, callback)
     try:
         address = await signin.make_address(provider, pending)
     except IsolaneError as error:
         return _fail(request, error)
     response = RedirectResponse(address, status_code=303)
     response.set_cookie(
-        state_cookie_of(gateway),
+        state_cookie_of(gateway.settings),
         pending.state,
         max_age=signin.LIFETIME_MS // 1000,
         httponly=True,
@@ -104,8 +104,8 @@ async def return_from_provider(
     if is_head(request.scope):  # the code is for the browser, which comes with a GET
         return response
     try:
-        _check_browser(get_cookie(request.scope, state_cookie_of(gateway)), state)
-        pending = await gateway.sign_ins.take(name, state)
+        _check_browser(get_cookie(request.scope, state_cookie_of(gateway.settings)), state)
+        pending = await gateway.sign_in.pending.take(name, state)
         if not code:
             said = request.query_params.get("error", "nothing")
             raise Unauthenticated("invalid", f"{name} answered {said[:64]!r}")
@@ -113,19 +113,20 @@ async def return_from_provider(
         await begin_session(gateway, request, response, user_id)
     except IsolaneError as error:
         return _fail(request, error)
-    response.delete_cookie(state_cookie_of(gateway), path=get_signin_path(request.scope))
+    response.delete_cookie(state_cookie_of(gateway.settings), path=get_signin_path(request.scope))
     return response
 
 
-def state_cookie_of(gateway: Gateway) -> str:
+def state_cookie_of(settings: Settings) -> str:
     """Return the name of the cookie; like the session's, it is another one where that is set."""
-    name = gateway.settings.cookie_name
+    name = settings.cookie_name
     return STATE_COOKIE if name == COOKIE_NAME else f"{name}_signin"
 
 
 def _find(gateway: Gateway, name: str) -> Provider:
-    provider = gateway.providers.get(name)
-    if provider is None or provider.settings.client_id is None or not gateway.has_own_users:
+    is_open = gateway.credentials.has_own_users
+    provider = gateway.sign_in.providers.get(name) if is_open else None
+    if provider is None or provider.settings.client_id is None:
         raise NotFound(f"nobody signs in at {name}")
     return provider
 

@@ -150,7 +150,7 @@ class EventStream(StreamingResponse):
 
         abort = get_abort(scope)
         self._gateway.streams.add(self)
-        if self._gateway.is_revoked(self.identity):  # while the stream was being opened
+        if self._gateway.credentials.is_revoked(self.identity):  # while the stream was being opened
             self.revoke()
         stream = tasks.start(self._stream(send_in_time, abort), name="event stream")
         gone = tasks.start(self._listen(receive), name="event stream's reader")
@@ -282,7 +282,7 @@ async def follow_thread(
     key = context.for_thread(thread_id).thread_key
 
     async def start(reader: HttpReader) -> EventStream:
-        if await gateway.store.load_thread(key) is None:
+        if await gateway.storage.store.load_thread(key) is None:
             raise NotFound(f"no thread {thread_id}")
         bounds = await gateway.feed.load_bounds(key)
         given = last_event_id or after

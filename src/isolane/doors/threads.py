@@ -115,7 +115,7 @@ async def list_threads(
     """List the user's threads, page by page."""
 
     async def load() -> bytes:
-        page = await gateway.store.load_threads(context.user_id, before=cursor, limit=limit)
+        page = await gateway.storage.store.load_threads(context.user_id, before=cursor, limit=limit)
         threads = [_thread(thread) for thread in page.threads]
         return Threads(threads=threads, nextCursor=page.cursor).model_dump_json().encode()
 
@@ -126,7 +126,7 @@ async def list_threads(
 async def create_thread(gateway: OpenGateway, context: WriteContext, given: NewThread) -> Thread:
     """Make a thread, or return the one that has the id."""
     own = context.for_thread(given.threadId or new_thread_id())
-    thread = await gateway.store.add_thread(own.thread_key, title=given.title)
+    thread = await gateway.storage.store.add_thread(own.thread_key, title=given.title)
     await gateway.service.tell_thread(own)
     return _thread(thread)
 
@@ -146,7 +146,7 @@ async def get_thread(
     key = context.for_thread(thread_id).thread_key
 
     async def load() -> bytes:
-        snapshot = await gateway.store.load_snapshot(key, before=before, limit=limit)
+        snapshot = await gateway.storage.store.load_snapshot(key, before=before, limit=limit)
         if snapshot is None:
             raise NotFound(f"no thread {thread_id}")
         return await asyncio.to_thread(_encode, snapshot, is_first=before is None)
@@ -175,7 +175,7 @@ async def rename_thread(
 ) -> Thread:
     """Give a thread another title."""
     own = context.for_thread(thread_id)
-    thread = await gateway.store.set_title(own.thread_key, given.title)
+    thread = await gateway.storage.store.set_title(own.thread_key, given.title)
     await gateway.service.tell_thread(own)
     return _thread(thread)
 

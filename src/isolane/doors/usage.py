@@ -32,5 +32,5 @@ async def get_usage(
 ) -> UserUsage:
     """Say how much a user keeps; nothing for one who is unknown."""
     name = check_user_id("userId", user_id)
-    kept = await gateway.usage.load(name)
+    kept = await gateway.storage.usage.load(name)
     return UserUsage(userId=name, storedThreads=kept.threads, storedBytes=kept.bytes)

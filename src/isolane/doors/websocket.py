@@ -114,7 +114,7 @@ async def _identify(gateway: Gateway, scope: Scope, handshake: Handshake) -> Ide
     except Unauthenticated:
         address = get_address(scope)
         await gateway.turns.take(f"stranger at {address}")  # no user is called so: of a space
-        gateway.strangers.count(address)
+        gateway.credentials.strangers.count(address)
         raise
 
 
@@ -126,8 +126,8 @@ async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identi
         return await judge_token(gateway, handshake.token)
     if handshake.ticket is not None:
         origins = get_headers(scope, b"origin")
-        found = await gateway.tickets.redeem(handshake.ticket, origins=origins)
-        return gateway.check_revoked(found)
+        found = await gateway.credentials.tickets.redeem(handshake.ticket, origins=origins)
+        return gateway.credentials.check_revoked(found)
     return await judge_cookie(gateway, scope, is_write=True)
 
 
@@ -162,8 +162,8 @@ class _Upgrade:
             factory.release_slot(self.identity.user_id)
             raise
         factory.own(connection)
-        if self.gateway.is_revoked(self.identity):  # while the socket was being opened
-            factory.revoke(self.gateway.is_revoked)
+        if self.gateway.credentials.is_revoked(self.identity):  # while the socket was being opened
+            factory.revoke(self.gateway.credentials.is_revoked)
         names = {"connection_id": connection.id, "user_id": connection.user_id}
         context = connection.context
         _log.info(

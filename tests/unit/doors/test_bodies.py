@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, Final
@@ -19,7 +17,7 @@ from starlette.types import Message
 
 from isolane.doors import bodies
 from isolane.doors.bodies import MOST_KEY, SENT_PER_NEW, Body, read_new, reading
-from isolane.doors.gateway import Gateway
+from isolane.doors.parts import Intake
 from isolane.doors.room import Hall, Room
 from isolane.errors import TooLarge, Unavailable
 from isolane.wire.lists import Known, WholeList
@@ -43,16 +41,10 @@ class Paces:
 @pytest.fixture
 def gateway() -> Iterator[Any]:
     """As much of a gateway as bodies need."""
-    with ThreadPoolExecutor(1) as lists:
-        gateway: Any = SimpleNamespace(
-            settings=SimpleNamespace(limit_frame_bytes=FRAME_BYTES),
-            factory=Paces(),
-            room=Room(),
-            hall=Hall(MOST),
-            lists=lists,
-        )
-        gateway.read_beside = partial(Gateway.read_beside, gateway)
-        yield gateway
+    intake = Intake(hall=Hall(MOST))
+    settings = SimpleNamespace(limit_frame_bytes=FRAME_BYTES)
+    yield SimpleNamespace(settings=settings, factory=Paces(), intake=intake)
+    intake.close()
 
 
 def frame_of(old: int, new: int) -> bytes:
@@ -94,7 +86,7 @@ async def load_known(_whole: WholeList) -> Known:
 async def taken(request: Request, gateway: Any) -> AsyncIterator[Body]:  # noqa: ANN401 - as above
     async with reading(request, gateway, "alice") as body:
         yield body
-    assert (gateway.hall.get_held(), gateway.room.get_held("alice")) == (0, 0)
+    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
 
 
 @pytest.mark.parametrize("is_announced", [True, False])
@@ -105,10 +97,10 @@ async def test_pace_counts_what_is_new_and_a_sixteenth_of_what_is_sent(
 ) -> None:
     content, new = frame_of(3 * FRAME_BYTES, 70_000), len(frame_of(0, 70_000))
     async with taken(whole(content, is_announced=is_announced), gateway) as body:
-        assert gateway.hall.get_held() == (len(content) if is_announced else MOST)
+        assert gateway.intake.hall.get_held() == (len(content) if is_announced else MOST)
         read = await read_new(body, gateway, "alice", load_known)
-        assert gateway.hall.get_held() == 0  # others may come before the run is taken on
-        assert gateway.room.get_held("alice") == FRAME_BYTES
+        assert gateway.intake.hall.get_held() == 0  # others may come before the run is taken on
+        assert gateway.intake.room.get_held("alice") == FRAME_BYTES
     assert read["messages"][1]["content"] == "y" * 70_000
     sent, said = gateway.factory.sizes
     assert sent == len(content) // SENT_PER_NEW
@@ -117,7 +109,7 @@ async def test_pace_counts_what_is_new_and_a_sixteenth_of_what_is_sent(
 
 async def test_body_below_a_frame_counts_what_is_new_alone(gateway: Any) -> None:  # noqa: ANN401 - as above
     async with taken(whole(frame_of(80_000, 10)), gateway) as body:
-        assert gateway.hall.get_held() == 0
+        assert gateway.intake.hall.get_held() == 0
         await read_new(body, gateway, "alice", load_known)
     assert len(gateway.factory.sizes) == 1
     assert gateway.factory.sizes[0] < 200
@@ -149,20 +141,20 @@ async def test_client_that_leaves_half_way_leaves_nothing(
     with pytest.raises(ClientDisconnect):
         async with taken(request, gateway):
             raise AssertionError
-    assert (gateway.hall.get_held(), gateway.room.get_held("alice")) == (0, 0)
+    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
 
 
 async def test_refused_body_leaves_nothing(gateway: Any) -> None:  # noqa: ANN401 - as above
     with pytest.raises(TooLarge):
         async with taken(whole(frame_of(10, 2 * FRAME_BYTES)), gateway) as body:
             await read_new(body, gateway, "alice", load_known)
-    assert (gateway.hall.get_held(), gateway.room.get_held("alice")) == (0, 0)
+    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
 
 
 async def test_body_that_says_it_is_too_large_waits_for_nothing(
     gateway: Any,  # noqa: ANN401 - as above
 ) -> None:
-    async with gateway.hall.hold("bob", MOST):
+    async with gateway.intake.hall.hold("bob", MOST):
         with pytest.raises(HTTPException) as refused:
             async with reading(request_of(announced=MOST + 1), gateway, "alice"):
                 raise AssertionError
@@ -194,7 +186,7 @@ async def test_body_that_trickles_makes_room_when_others_wait(
     slow = asyncio.create_task(read())
     await is_looked_at.wait()
     assert not slow.done()  # nobody waits: it may take its time
-    async with asyncio.timeout(10), gateway.hall.hold("bob", 1):
+    async with asyncio.timeout(10), gateway.intake.hall.hold("bob", 1):
         with pytest.raises(Unavailable, match="too slowly"):
             await slow
 
@@ -203,7 +195,7 @@ async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
     gateway: Any,  # noqa: ANN401 - as above
 ) -> None:
     """Those in chunks have room before anybody knows that they need the hall, too."""
-    gateway.room = Room(4 * FRAME_BYTES)
+    gateway.intake.room = Room(4 * FRAME_BYTES)
     content, go = frame_of(3 * FRAME_BYTES, 10), asyncio.Event()
 
     async def read(*, is_announced: bool) -> None:
@@ -223,7 +215,7 @@ async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
     go.set()
     async with asyncio.timeout(10):
         await asyncio.gather(*in_chunks, announced)
-    assert (gateway.hall.get_held(), gateway.room.get_held("alice")) == (0, 0)
+    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
 
 
 async def test_one_body_of_each_user_at_a_time_and_a_sum_of_all() -> None:

@@ -19,7 +19,6 @@ from tests.house import (
     user_message,
 )
 
-from isolane.app import _check_question
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Disposition, Opening, RunDraft, Seed, ThreadKind
 from isolane.engines.sqlite.usage import Quotas, Usage
@@ -30,6 +29,7 @@ from isolane.runs.question import Offer
 from isolane.runs.readers import OnDisconnect
 from isolane.runs.requests import remove_due
 from isolane.settings import Settings
+from isolane.wiring import _check_question
 
 TOOLS = [{"name": "lookup", "description": "Looks up", "parameters": {"type": "object"}}]
 RESULT = {"id": "x", "role": "tool", "toolCallId": "call", "content": "42"}

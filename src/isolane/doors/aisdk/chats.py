@@ -13,8 +13,9 @@ from uuid import uuid4
 import msgspec
 
 from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import RunState, RunTicket, StandingTurn, Turn, TurnRun
+from isolane.contracts import EventLog, RunState, RunTicket, StandingTurn, Turn, TurnRun
 from isolane.doors.gateway import Gateway
+from isolane.doors.parts import Storage
 from isolane.errors import CursorExpired
 from isolane.events.event import Record, decode_event
 from isolane.events.left_out import LeftOut
@@ -60,7 +61,9 @@ async def ask(
     errors, and what cancelling the caller means, are those of `AgentService.start`.
     """
     own = context.for_thread(chat.thread_id).for_run(chat.run_id or f"ai-{uuid4()}")
-    calls, questions = await _load_open(gateway, own.thread_key) if chat.has_answers else ({}, ())
+    calls, questions = (
+        await _load_open(gateway.storage, own.thread_key) if chat.has_answers else ({}, ())
+    )
     body = to_frame(
         chat,
         own.run_key.run_id,
@@ -93,19 +96,19 @@ async def load_known(
     return await gateway.service.load_known(own.for_run(named))
 
 
-async def _load_open(gateway: Gateway, key: ThreadKey) -> tuple[Mapping[str, str], Sequence[str]]:
+async def _load_open(storage: Storage, key: ThreadKey) -> tuple[Mapping[str, str], Sequence[str]]:
     """Return what of a thread waits for an answer: calls and questions, by their ids.
 
     Each call has the id that the message with its answer will have.
     """
-    snapshot = await gateway.store.load_snapshot(key)
+    snapshot = await storage.store.load_snapshot(key)
     if snapshot is None:
         return {}, ()
     calls: dict[str, None] = {}
     for message in map(msgspec.json.decode, snapshot.messages):
         calls.update(dict.fromkeys(call["id"] for call in calls_of(message)))
         calls.pop(message.get("toolCallId"), None)
-    known = await gateway.store.load_known_ids(key)
+    known = await storage.store.load_known_ids(key)
     answers = {call_id: _new_answer_id(call_id, known) for call_id in calls}
     return answers, [str(question["id"]) for question in snapshot.interrupts]
 
@@ -129,7 +132,7 @@ async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat)
     if not chat.asks:
         return False
     message = chat.users[-1]
-    known = await gateway.store.load_known(context.thread_key, message["id"])
+    known = await gateway.storage.store.load_known(context.thread_key, message["id"])
     holder = gateway.service.find_run_of(context, message["id"])
     if known is None:
         if holder is not None and chat.trigger == REGENERATE:
@@ -174,7 +177,7 @@ async def follow_run(
     async with aclosing(_to_the_end(gateway, context, after=after)) as batches:
         async for records in batches:
             if numbered is None or ahead is None:
-                fold, own = await _remember(gateway, context, records[0].run_id)
+                fold, own = await _remember(gateway.storage, context, records[0].run_id)
                 numbered = Numbered(fold)
                 ahead = await _look_ahead(gateway, context.thread_key, own, fold)
             await ahead.look(records)
@@ -195,16 +198,16 @@ async def _to_the_end(
 
 
 async def _remember(
-    gateway: Gateway, context: UserExecutionContext, run_id: str
+    storage: Storage, context: UserExecutionContext, run_id: str
 ) -> tuple[UIChunks, Sequence[TurnRun]]:
     """Return the fold of a run's turn, with the turn's earlier runs in its memory, and the run."""
     key = context.thread_key
-    turn = await gateway.turn_book.load_turn(key, run_id)
+    turn = await storage.turn_book.load_turn(key, run_id)
     if turn is None:  # rewound meanwhile
         return UIChunks(run_id), ()
     place = next((n for n, run in enumerate(turn.runs) if run.run_id == run_id), 0)
     fold = UIChunks(turn.turn_id)
-    async for record in _read(gateway, key, turn.runs[:place]):
+    async for record in _read(storage.log, key, turn.runs[:place]):
         fold.add(decode_event(record.payload))
     return fold, turn.runs[place : place + 1]
 
@@ -216,7 +219,7 @@ class _Ahead:
     Most turns call nothing, so the log is read for it only once a call is there, and from there on.
     """
 
-    gateway: Gateway
+    log: EventLog
     key: ThreadKey
     runs: Sequence[TurnRun]
     fold: UIChunks
@@ -231,7 +234,7 @@ class _Ahead:
         self.is_done = True
         if records[0].id.seq > self.end_seq:  # it is told live
             return
-        following = _read(self.gateway, self.key, self.runs, after=records[0].id.seq - 1)
+        following = _read(self.log, self.key, self.runs, after=records[0].id.seq - 1)
         async with aclosing(following):
             told = [
                 decode_event(record.payload)
@@ -248,7 +251,7 @@ async def _look_ahead(
     end_seq = runs[-1].last_seq if runs else 0
     if end_seq is None:
         end_seq = (await gateway.feed.load_bounds(key)).head.seq
-    return _Ahead(gateway, key, runs, fold, end_seq)
+    return _Ahead(gateway.storage.log, key, runs, fold, end_seq)
 
 
 async def follow_turn(
@@ -273,18 +276,18 @@ async def follow_turn(
 
 
 async def _read(
-    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun], *, after: int = 0
+    log: EventLog, key: ThreadKey, runs: Sequence[TurnRun], *, after: int = 0
 ) -> AsyncGenerator[Record, None]:
     """Yield the records of runs behind the log entry `after`, as far as the log has them now."""
     begun = [run for run in runs if run.first_seq is not None]
     if not begun:
         return
-    bounds = await gateway.log.load_bounds(key)
+    bounds = await log.load_bounds(key)
     first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq, after)
     own = {run.run_id for run in begun}
     place = EventId(bounds.head.epoch, first)
     while place.seq < bounds.head.seq:
-        records = await gateway.log.read(key, after=place, limit=STEP_RECORDS, max_bytes=STEP_BYTES)
+        records = await log.read(key, after=place, limit=STEP_RECORDS, max_bytes=STEP_BYTES)
         for record in records:
             if record.run_id in own:
                 yield record
@@ -304,10 +307,10 @@ async def find_turn(gateway: Gateway, key: ThreadKey, *, replay_s: float) -> Tur
 
     None when there is none, or when its last run ended more than `replay_s` ago or isn't kept.
     """
-    turn = await gateway.turn_book.load_open_turn(key)
+    turn = await gateway.storage.turn_book.load_open_turn(key)
     if turn is not None:
         return turn
-    turn = await gateway.turn_book.load_last_turn(key)
+    turn = await gateway.storage.turn_book.load_last_turn(key)
     last = None if turn is None else turn.runs[-1]
     if last is None or last.state is not RunState.ENDED or last.first_seq is None:
         return None
@@ -317,7 +320,7 @@ async def find_turn(gateway: Gateway, key: ThreadKey, *, replay_s: float) -> Tur
 
 
 async def load_messages(
-    gateway: Gateway, key: ThreadKey, *, before: str | None, limit: int
+    storage: Storage, key: ThreadKey, *, before: str | None, limit: int
 ) -> list[UIMessage] | None:
     """Return a page of a chat's messages, the oldest first; None when there is no such chat.
 
@@ -325,15 +328,15 @@ async def load_messages(
     Raises `InvalidCursor` when `before` names no message that stands.
     """
     place = None if before is None else before.removeprefix(ID_PREFIX)
-    page = await gateway.turn_book.load_turns(key, before=place, limit=limit)
+    page = await storage.turn_book.load_turns(key, before=place, limit=limit)
     if page is None:
         return None
-    bounds = await gateway.log.load_bounds(key)
+    bounds = await storage.log.load_bounds(key)
     turns: list[list[UIMessage]] = []
     answers: list[Message] = []  # what tools returned in later turns: it came with a question
     size = 0
     for turn in page.turns:
-        records = await _load_kept(gateway, key, turn, trimmed_seq=bounds.trimmed_seq)
+        records = await _load_kept(storage, key, turn, trimmed_seq=bounds.trimmed_seq)
         size += sum(len(record.payload) for record in records)
         if turns and size > PAGE_BYTES:
             break
@@ -343,13 +346,13 @@ async def load_messages(
 
 
 async def _load_kept(
-    gateway: Gateway, key: ThreadKey, turn: StandingTurn, *, trimmed_seq: int
+    storage: Storage, key: ThreadKey, turn: StandingTurn, *, trimmed_seq: int
 ) -> list[Record]:
     """Return the records of a turn; none when a part of it isn't kept, or was taken back."""
     begun = [one.run.first_seq for one in turn.runs if one.run.first_seq is not None]
     is_kept = begun and begun[0] > trimmed_seq and all(one.is_whole for one in turn.runs)
     runs = [one.run for one in turn.runs]
-    return [record async for record in _read(gateway, key, runs)] if is_kept else []
+    return [record async for record in _read(storage.log, key, runs)] if is_kept else []
 
 
 def _to_messages(

@@ -70,7 +70,7 @@ class ChatFrames:
                 await self._give_back(message.pop(PLACE))
         elif self._is_large(message.get("text") or ""):  # of a server that says nothing before
             place = await self._take_place()
-            content = await self._gateway.read_beside(message["text"].encode)
+            content = await self._gateway.intake.read_beside(message["text"].encode)
             return {"type": message["type"], CONTENT: content, PLACE: place}
         return message
 
@@ -94,7 +94,9 @@ class ChatFrames:
             if len(text) <= SMALL_BYTES:
                 return decode_object(text)
             content = text.encode()
-        whole = await self._gateway.read_beside(WholeList, content, max_bytes=self._new_bytes)
+        whole = await self._gateway.intake.read_beside(
+            WholeList, content, max_bytes=self._new_bytes
+        )
         message[WHOLE] = whole
         return whole.rest
 
@@ -110,19 +112,19 @@ class ChatFrames:
         run_id = body.get("runId") if isinstance(body, dict) else None
         context = self._connection.context
         known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
-        new = await self._gateway.read_beside(whole.pick_turn, known)
+        new = await self._gateway.intake.read_beside(whole.pick_turn, known)
         del whole  # it is large, and others may come
         if message.pop(CONTENT, None) is not None:
             await message[PLACE].hall.aclose()
             await self._gateway.factory.pace(self._connection.user_id, len(new.text))
-        return await self._gateway.read_beside(new.read)
+        return await self._gateway.intake.read_beside(new.read)
 
     async def find_request_id(self, message: Message) -> str | None:
         """Return the `requestId` of a long frame that was refused as a whole, if it has one."""
         content = message.get(CONTENT) or (message.get("text") or "").encode()
         if len(content) <= SMALL_BYTES:
             return None
-        return await self._gateway.read_beside(find_request_id, content)
+        return await self._gateway.intake.read_beside(find_request_id, content)
 
     async def release(self, message: Message) -> None:
         """Forget a message that was carried out, and give back what was reserved for it."""
@@ -143,7 +145,7 @@ class ChatFrames:
         """Reserve room, then the hall: in the order in which bodies do, or both would wait."""
         user_id, place = self._connection.user_id, _Place()
         self._places.add(place)
-        room, hall = self._gateway.room, self._gateway.hall
+        room, hall = self._gateway.intake.room, self._gateway.intake.hall
         await place.room.enter_async_context(room.hold(user_id, self._new_bytes))
         await place.hall.enter_async_context(hall.hold(user_id, self._most_bytes))
         return place
@@ -160,7 +162,7 @@ class ChatFrames:
         began_s = loop.time()
         try:
             while not (await asyncio.wait({coming}, timeout=LOOK_S))[0]:
-                if self._gateway.hall.is_awaited and loop.time() - began_s > patience_s:
+                if self._gateway.intake.hall.is_awaited and loop.time() - began_s > patience_s:
                     raise Unavailable("the frame came too slowly while others waited")
             return coming.result()
         finally:

@@ -224,7 +224,7 @@ async def get_messages(
     own = context.for_thread(chat_id)
 
     async def load() -> bytes:
-        messages = await load_messages(gateway, own.thread_key, before=before, limit=limit)
+        messages = await load_messages(gateway.storage, own.thread_key, before=before, limit=limit)
         if messages is None:
             raise NotFound(f"no chat {chat_id}")
         return msgspec.json.encode(messages)

@@ -100,7 +100,7 @@ class ChatSession:
         self._use = SessionUse(gateway, connection, self._woken.set)
         self._frames = ChatFrames(gateway, connection)
         self._line = Line(
-            gateway.settings.limit_frame_bytes, room=gateway.room, user_id=connection.user_id
+            gateway.settings.limit_frame_bytes, room=gateway.intake.room, user_id=connection.user_id
         )
 
     async def serve(self, receive: Receive) -> str:

@@ -21,6 +21,7 @@ from isolane.contracts import (
     StandingTurn,
     StoredRun,
     ThreadKind,
+    TurnBook,
 )
 from isolane.doors.gateway import Gateway
 from isolane.doors.openai.runs import claimed_opening
@@ -68,7 +69,7 @@ async def find_place(
         return _begin(asked, own_thread_id)
     thread_id = check_wire_id("conversation", asked.conversation_id)
     key = ThreadKey(context.user_id, thread_id)
-    if await _has_run(gateway, key):
+    if await _has_run(gateway.storage.turn_book, key):
         return _go_on(asked, thread_id, policy=None)
     return _begin(asked, thread_id)
 
@@ -119,10 +120,12 @@ async def _after_response(
     if previous.state is not RunState.ENDED:
         raise RunConflict("the previous response has not ended yet", retryable=True)
     key = ThreadKey(context.user_id, previous.thread_id)
-    if asked.is_stored and await _is_last(gateway, key, previous.run_id):
+    book = gateway.storage.turn_book
+    if asked.is_stored and await _is_last(book, key, previous.run_id):
         # Who comes at the same time finds the thread busy, and a branch when asking again.
         return _go_on(asked, previous.thread_id, policy="reject")
-    history = await _load_history(gateway, key, previous.run_id)
+    most_bytes = gateway.settings.limit_frame_bytes
+    history = await _load_history(book, key, previous.run_id, most_bytes=most_bytes)
     kind = ThreadKind.CHAT if asked.is_stored else ThreadKind.REQUEST
     opening = Opening(kind, Seed(history, is_claimed=False))
     return replace(_go_on(asked, own_thread_id, policy=None), opening=opening)
@@ -143,7 +146,9 @@ async def load_response(
     if stored.draft.is_forgotten:
         raise NotFound(f"response {run_id} was deleted")
     if stored.state is RunState.ENDED:
-        thread = await gateway.store.load_thread(ThreadKey(context.user_id, stored.thread_id))
+        thread = await gateway.storage.store.load_thread(
+            ThreadKey(context.user_id, stored.thread_id)
+        )
         if thread is None or thread.kind is ThreadKind.REQUEST:
             raise NotFound(f"response {run_id} was not to be stored")
     return stored
@@ -169,7 +174,9 @@ async def load_fold(
     last = head.seq if stored.last_seq is None else stored.last_seq
     place = EventId(head.epoch, stored.first_seq - 1)
     while place.seq < last:
-        records = await gateway.log.read(key, after=place, limit=READ_RECORDS, max_bytes=READ_BYTES)
+        records = await gateway.storage.log.read(
+            key, after=place, limit=READ_RECORDS, max_bytes=READ_BYTES
+        )
         for record in records:
             if record.run_id == stored.run_id:
                 fold.add(decode_event(record.payload))
@@ -179,31 +186,32 @@ async def load_fold(
     return fold
 
 
-async def _has_run(gateway: Gateway, key: ThreadKey) -> bool:
+async def _has_run(book: TurnBook, key: ThreadKey) -> bool:
     """Say whether a thread has a run that stands, or one that waits."""
-    book = gateway.turn_book
     return bool(await book.load_open_turn(key) or await book.load_last_turn(key))
 
 
-async def _is_last(gateway: Gateway, key: ThreadKey, run_id: str) -> bool:
+async def _is_last(book: TurnBook, key: ThreadKey, run_id: str) -> bool:
     """Say whether a run is the last one of its thread, and nothing waits behind it."""
-    if await gateway.turn_book.load_open_turn(key) is not None:
+    if await book.load_open_turn(key) is not None:
         return False
-    last = await gateway.turn_book.load_last_turn(key)
+    last = await book.load_last_turn(key)
     return last is not None and last.runs[-1].run_id == run_id
 
 
-async def _load_history(gateway: Gateway, key: ThreadKey, run_id: str) -> Sequence[Message]:
+async def _load_history(
+    book: TurnBook, key: ThreadKey, run_id: str, *, most_bytes: int
+) -> Sequence[Message]:
     """Return what was said on a thread up to the end of a run.
 
-    Raises `UnknownResponse` when the run was taken back, and `TooLarge` when that was more than a
-    frame may have.
+    Raises `UnknownResponse` when the run was taken back, and `TooLarge` when that has more than
+    twice `most_bytes`.
     """
-    most_bytes, size = gateway.settings.limit_frame_bytes, 0
+    size = 0
     runs: list[StandingRun] = []
     before: str | None = None
     while True:
-        page = await gateway.turn_book.load_turns(key, before=before)
+        page = await book.load_turns(key, before=before)
         if page is None:
             raise UnknownResponse(f"run {run_id} is gone")
         for turn in page.turns:

@@ -191,7 +191,7 @@ async def delete_response(
     """Stop a response's run, and make its id unknown. What was said stays in its thread."""
     stored = await load_response(gateway, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
-    await gateway.store.forget_run(own.run_key)
+    await gateway.storage.store.forget_run(own.run_key)
     await gateway.service.abort(own)
     return {"id": response_id, "object": "response", "deleted": True}
 
@@ -239,7 +239,7 @@ async def _load_items(
         return ()
     head = (await gateway.feed.load_bounds(own.thread_key)).head
     before = EventId(head.epoch, stored.first_seq - 1)
-    for record in await gateway.log.read(own.thread_key, after=before, limit=1):
+    for record in await gateway.storage.log.read(own.thread_key, after=before, limit=1):
         event = decode_event(record.payload)
         if record.run_id == stored.run_id and event["type"] == RUN_STARTED:
             return to_input_items(event["input"]["messages"], event["input"].get("resume") or ())

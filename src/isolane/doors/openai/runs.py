@@ -109,8 +109,8 @@ async def read_asked(
             ids = make_ids(user_id, key, body.content)
             asked = read(given, ids.new_message_id)
         else:
-            ids = await gateway.read_beside(make_ids, user_id, key, body.content)
-            asked = await gateway.read_beside(read, given, ids.new_message_id)
+            ids = await gateway.intake.read_beside(make_ids, user_id, key, body.content)
+            asked = await gateway.intake.read_beside(read, given, ids.new_message_id)
         body.content = bytearray()
         del given
         yield ids, asked
@@ -168,7 +168,7 @@ async def find_repeated(
     """
     if not ids.is_repeatable:
         return None
-    stored = await gateway.store.load_run(RunKey(context.user_id, ids.run_id))
+    stored = await gateway.storage.store.load_run(RunKey(context.user_id, ids.run_id))
     if stored is None:
         return None
     if asked.added and not any(fingerprint(one)[0] in stored.asked for one in asked.added):

@@ -1,0 +1,130 @@
+"""The parts of a gateway, one for each family of doors: each holds what those doors need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from isolane.auth.accounts import Accounts
+from isolane.auth.guessing import GuessGuard
+from isolane.auth.judge import Judge
+from isolane.auth.local import LocalIssuer
+from isolane.auth.providers import Provider
+from isolane.auth.revocations import Revocations
+from isolane.auth.sessions import SessionBook
+from isolane.auth.signin import SignIns
+from isolane.auth.strangers import Strangers
+from isolane.auth.tickets import TicketBook
+from isolane.contracts import EventLog, Identity, Store, TurnBook
+from isolane.doors.room import Hall, Room
+from isolane.engines.sqlite.usage import Usage
+from isolane.errors import Forbidden, Unauthenticated
+from isolane.health.pressure import Pressure
+from isolane.health.watchdog import Watchdog
+from isolane.subjects import Subjects
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+Probe = Callable[[], Awaitable[None]]
+"""Raises when a dependency can't be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What tells who comes, and whether their credential counts still."""
+
+    judge: Judge
+    cookie: str
+    """The cookie that counts as a credential; empty where none does."""
+    has_own_users: bool
+    """False where the host has the users: then nobody signs in here."""
+    subjects: Subjects
+    """How the outside names users."""
+    issuer: LocalIssuer
+    sessions: SessionBook
+    tickets: TicketBook
+    revocations: Revocations
+    strangers: Strangers
+
+    def check_own_users(self) -> None:
+        """Raise `Forbidden` where the host has the users."""
+        if not self.has_own_users:
+            raise Forbidden("users sign in at the app that this gateway is part of")
+
+    def is_revoked(self, identity: Identity) -> bool:
+        """Say whether the credential behind `identity` counts no more, as far as is known here."""
+        key_id = identity.key_id
+        is_keyless = key_id is not None and not self.issuer.knows_key(key_id)
+        return is_keyless or self.revocations.is_revoked(identity)
+
+    def check_revoked(self, identity: Identity) -> Identity:
+        """Return `identity`; raises `Unauthenticated` when its credential was revoked."""
+        if self.is_revoked(identity):
+            raise Unauthenticated("revoked", "the credential was revoked")
+        return identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignIn:
+    """How people sign in: to a local account, at a provider, or by a link."""
+
+    accounts: Accounts
+    guesses: GuessGuard
+    providers: Mapping[str, Provider]
+    """By their names."""
+    pending: SignIns
+    """Sign-ins that people began at a provider."""
+    links: TicketBook
+    """One-time sign-in links."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What is kept of users' threads."""
+
+    store: Store
+    turn_book: TurnBook
+    log: EventLog
+    usage: Usage
+    """How much each user keeps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What tells how the gateway does."""
+
+    dependencies: Mapping[str, Probe]
+    """By their names."""
+    watchdog: Watchdog
+    pressure: Pressure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Where large bodies and frames have their room, and are read."""
+
+    hall: Hall
+    """The room of bodies above the size of a frame, of all users."""
+    room: Room = field(default_factory=Room)
+    """The room of large bodies and frames, by user."""
+    reader: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, "isolane-lists")
+    )
+    """The thread beside the event loop that looks at large bodies, one at a time."""
+
+    async def read_beside(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what `work` makes of a large body, read beside the event loop.
+
+        Safe to cancel: what has begun goes on, and nobody gets it.
+        """
+        call = partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self.reader, call)
+
+    def close(self) -> None:
+        """End the thread once it has read what it reads now."""
+        self.reader.shutdown()

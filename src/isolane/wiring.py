@@ -1,0 +1,263 @@
+"""The wiring: which engine keeps which contract, and in which order everything opens and closes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+
+from isolane import clock
+from isolane.agents.threads import AgentThreads
+from isolane.auth.providers import Provider
+from isolane.context import ThreadKey, UserExecutionContext
+from isolane.contracts import (
+    Agent,
+    AgentServiceProtocol,
+    Bell,
+    EventLog,
+    Limits,
+    RunDraft,
+    RunQueue,
+    Store,
+    TurnBook,
+    ensure,
+)
+from isolane.doors.gateway import Gateway
+from isolane.doors.parts import Health, Intake, Storage
+from isolane.doors.room import Hall
+from isolane.engines.memory.bell import LocalBell
+from isolane.engines.memory.limits import LocalLimits
+from isolane.engines.memory.runqueue import LocalRunQueue
+from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
+from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds, renumber
+from isolane.engines.sqlite.store import DatabaseStore
+from isolane.engines.sqlite.threads import erase
+from isolane.engines.sqlite.turns import DatabaseTurnBook
+from isolane.engines.sqlite.usage import Quotas, Usage
+from isolane.errors import Unavailable
+from isolane.events.event import check_question
+from isolane.health.pressure import Pressure
+from isolane.health.resources import Resources
+from isolane.health.watchdog import Watchdog
+from isolane.identity import HostUsers, make_credentials, make_sign_in, open_providers
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
+from isolane.settings import Settings
+from isolane.sockets.factory import WebSocketManagerFactory, close_factory, open_factory
+from isolane.sockets.resume import Resumer
+from isolane.tasks import TaskOwner
+from isolane.upkeep import start_upkeep
+
+HALL_BODIES: Final = 2
+"""Bodies of the largest size that are in memory at once, of all users together."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What everything else stands on."""
+
+    settings: Settings
+    users: HostUsers | None
+    """None where the gateway has the users."""
+    database: Database
+    tasks: TaskOwner
+    watchdog: Watchdog
+    providers: Mapping[str, Provider]
+
+
+@asynccontextmanager
+async def open_gateway(
+    settings: Settings, agents: Mapping[str, Agent], *, users: HostUsers | None = None
+) -> AsyncIterator[Gateway]:
+    """Open a gateway, recover what another life left, and close it in the end.
+
+    Closing ends sockets first, then tasks, then the database: what was acknowledged is kept.
+    """
+    async with AsyncExitStack() as stack:
+        ground = await _open_ground(settings, users, stack)
+        if settings.agent_threads:
+            threads = AgentThreads(settings.agent_threads, watch=ground.watchdog.watch)
+            stack.callback(threads.close)
+            agents = {name: threads.wrap(agent) for name, agent in agents.items()}
+        gateway = _wire(ground, agents)
+        _close_at_end(gateway, stack)
+        lost = await gateway.service.recover()
+        await gateway.enforce_revocations()
+        start_upkeep(gateway)
+        stack.callback(ground.watchdog.watch("gateway"))
+        gateway.state = "ready"
+        _log.info("ready", runs_lost=lost, agents=sorted(agents))
+        yield gateway
+
+
+async def _open_ground(
+    settings: Settings, users: HostUsers | None, stack: AsyncExitStack
+) -> _Ground:
+    """Open what everything else stands on; `stack` closes it, the database last."""
+    stack.enter_context(lock_database(settings.sqlalchemy_url))
+    database = await open_database(settings.sqlalchemy_url)
+    stack.push_async_callback(database.close)
+    await database.write(create_seed)
+    watchdog = Watchdog()
+    watchdog.start()
+    stack.callback(watchdog.close)
+    return _Ground(
+        settings=settings,
+        users=users,
+        database=database,
+        tasks=TaskOwner(),
+        watchdog=watchdog,
+        providers=await open_providers(settings, stack),
+    )
+
+
+def _close_at_end(gateway: Gateway, stack: AsyncExitStack) -> None:
+    """Let `stack` close the gateway, from the last of these to the first."""
+    stack.callback(gateway.sign_in.accounts.close)
+    stack.callback(gateway.intake.close)
+    stack.push_async_callback(gateway.tasks.close)
+    stack.callback(gateway.feed.close)
+    stack.push_async_callback(gateway.factory.shutdown)
+    # What is under way still ends with an event of its own, also where nobody drained before.
+    stack.push_async_callback(partial(gateway.service.drain, timeout_s=0))
+    open_factory(gateway.factory)
+    stack.callback(close_factory, gateway.factory)
+
+
+async def renumber_logs(settings: Settings) -> int:
+    """Give every thread's log another epoch; return how many.
+
+    To be done once after a backup was put back, while no gateway runs on it. Raises `DatabaseInUse`
+    when one does, and `Unavailable`.
+    """
+    with lock_database(settings.sqlalchemy_url):
+        database = await open_database(settings.sqlalchemy_url)
+        try:
+            await database.write(create_seed)
+            return await database.write(renumber)
+        finally:
+            await database.close()
+
+
+def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
+    """Make every part and check each as it enters."""
+    settings, tasks = ground.settings, ground.tasks
+    storage, health = _make_storage(ground), _make_health(ground)
+    credentials = make_credentials(
+        settings, ground.database, ground.providers, tasks=tasks, users=ground.users
+    )
+    feed = Feed(storage.log, ensure(LocalBell(), Bell))
+    limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
+    resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
+    # The service and the factory know each other through these few calls only.
+    factory: WebSocketManagerFactory
+
+    def notify(user_id: str, frame: Mapping[str, object]) -> None:
+        factory.post_to_user(user_id, frame)
+
+    def is_followed(key: ThreadKey, run_id: str) -> bool:
+        return factory.is_followed(key, run_id)
+
+    service = AgentService(
+        agents,
+        feed=feed,
+        store=storage.store,
+        queue=ensure(LocalRunQueue(), RunQueue),
+        limits=limits,
+        settings=settings,
+        tasks=tasks,
+        clock=clock.now_ms,
+        timer=clock.monotonic_ms,
+        notify=notify,
+        is_followed=is_followed,
+        check_room=health.pressure.check_room,
+        subjects=credentials.subjects,
+    )
+    factory = WebSocketManagerFactory(
+        feed,
+        limits,
+        tasks=tasks,
+        emit=service.emit,
+        on_gap=resumer.on_gap,
+        threads_per_user=settings.limit_threads_per_user,
+    )
+    return Gateway(
+        settings=settings,
+        clock=clock.now_ms,
+        tasks=tasks,
+        limits=limits,
+        service=ensure(service, AgentServiceProtocol),
+        factory=factory,
+        feed=feed,
+        resumer=resumer,
+        storage=storage,
+        credentials=credentials,
+        sign_in=make_sign_in(ground.database, ground.providers),
+        intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
+        health=health,
+    )
+
+
+def _make_storage(ground: _Ground) -> Storage:
+    settings, database = ground.settings, ground.database
+    store = DatabaseStore(
+        database,
+        load_bounds=load_bounds,
+        clock=clock.now_ms,
+        quotas=Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user),
+        check_question=partial(_check_question, settings),
+    )
+    log = DatabaseEventLog(
+        database,
+        settle=store.settle,
+        erase=erase,
+        tasks=ground.tasks,
+        max_events=settings.log_max_events,
+    )
+    return Storage(
+        store=ensure(store, Store),
+        turn_book=ensure(DatabaseTurnBook(database), TurnBook),
+        log=ensure(log, EventLog),
+        usage=Usage(database),
+    )
+
+
+def _make_health(ground: _Ground) -> Health:
+    settings, watchdog = ground.settings, ground.watchdog
+    path = path_of(settings.sqlalchemy_url)
+    resources = Resources(
+        memory_bytes=settings.memory_bytes,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+        folder=None if path is None else path.parent,
+    )
+    return Health(
+        dependencies={
+            "database": ground.database.probe,
+            "event loops": partial(_check_loops, watchdog),
+        },
+        watchdog=watchdog,
+        pressure=Pressure(resources.read_memory, resources.read_disk),
+    )
+
+
+def _check_question(settings: Settings, context: UserExecutionContext, draft: RunDraft) -> None:
+    check_question(
+        context.thread_key,
+        context.run_key.run_id,
+        draft.messages,
+        rewind_to=draft.rewind_to,
+        request=draft.request,
+        frame_max_bytes=settings.limit_frame_bytes,
+    )
+
+
+async def _check_loops(watchdog: Watchdog) -> None:
+    blocked = watchdog.get_blocked()
+    if blocked:
+        raise Unavailable(f"blocked: {', '.join(blocked)}")
