@@ -1,0 +1,52 @@
+"""The settings of OpenID Connect providers whose users are let in."""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+
+class ProviderSettings(BaseModel):
+    """An OpenID Connect provider whose users are let in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    """Stands before the subject in its users' ids: `name|subject`. To change it changes them."""
+    issuer: str
+    audience: str | None = None
+    """What its tokens must be for. Without it, whatever the provider signs is taken."""
+    jwks_url: str | None = None
+    """Where its keys are; by default its discovery document says that."""
+    client_id: str | None = None
+    """Set, the page offers to sign in there."""
+    client_secret: SecretStr | None = None
+    """None for a public client."""
+    scopes: tuple[Literal["threads:read", "runs:write", "check", "admin"], ...] = (
+        "threads:read",
+        "runs:write",
+    )
+    """Which scopes its tokens may name: the words are other systems' too."""
+    label: str = ""
+    """What the page calls it; its name by default."""
+
+    @field_validator("issuer", "jwks_url")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        if address is not None and not is_safe_address(address):
+            raise ValueError("must be an https address, or an http one of this machine")
+        return address
+
+
+def is_safe_address(address: str) -> bool:
+    """Say whether what is fetched there is the provider's word: https, or this machine."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    is_near = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_near)
+    )
