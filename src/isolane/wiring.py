@@ -13,7 +13,7 @@ import structlog
 from isolane import clock
 from isolane.agents.threads import AgentThreads
 from isolane.auth.providers import Provider
-from isolane.context import ThreadKey, UserExecutionContext
+from isolane.context import UserExecutionContext
 from isolane.contracts import (
     Agent,
     AgentServiceProtocol,
@@ -155,15 +155,6 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     feed = Feed(storage.log, ensure(LocalBell(), Bell))
     limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
-    # The service and the factory know each other through these few calls only.
-    factory: WebSocketManagerFactory
-
-    def notify(user_id: str, frame: Mapping[str, object]) -> None:
-        factory.post_to_user(user_id, frame)
-
-    def is_followed(key: ThreadKey, run_id: str) -> bool:
-        return factory.is_followed(key, run_id)
-
     service = AgentService(
         agents,
         feed=feed,
@@ -174,19 +165,13 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         tasks=tasks,
         clock=clock.now_ms,
         timer=clock.monotonic_ms,
-        notify=notify,
-        is_followed=is_followed,
+        # The service and the factory know each other through these few calls only.
+        notify=lambda user_id, frame: factory.post_to_user(user_id, frame),  # noqa: PLW0108 - made below
+        is_followed=lambda key, run_id: factory.is_followed(key, run_id),  # noqa: PLW0108 - as above
         check_room=health.pressure.check_room,
         subjects=credentials.subjects,
     )
-    factory = WebSocketManagerFactory(
-        feed,
-        limits,
-        tasks=tasks,
-        emit=service.emit,
-        on_gap=resumer.on_gap,
-        threads_per_user=settings.limit_threads_per_user,
-    )
+    factory = _make_factory(ground, feed, limits, service, resumer)
     return Gateway(
         settings=settings,
         clock=clock.now_ms,
@@ -201,6 +186,19 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         sign_in=make_sign_in(ground.database, ground.providers),
         intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
         health=health,
+    )
+
+
+def _make_factory(
+    ground: _Ground, feed: Feed, limits: Limits, service: AgentService, resumer: Resumer
+) -> WebSocketManagerFactory:
+    return WebSocketManagerFactory(
+        feed,
+        limits,
+        tasks=ground.tasks,
+        emit=service.emit,
+        on_gap=resumer.on_gap,
+        threads_per_user=ground.settings.limit_threads_per_user,
     )
 
 

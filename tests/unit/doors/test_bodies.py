@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, Final
@@ -195,7 +196,7 @@ async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
     gateway: Any,  # noqa: ANN401 - as above
 ) -> None:
     """Those in chunks have room before anybody knows that they need the hall, too."""
-    gateway.intake.room = Room(4 * FRAME_BYTES)
+    gateway.intake = replace(gateway.intake, room=Room(4 * FRAME_BYTES))
     content, go = frame_of(3 * FRAME_BYTES, 10), asyncio.Event()
 
     async def read(*, is_announced: bool) -> None:
