@@ -1,5 +1,7 @@
 """The command line: `isolane serve`, `token`, `user`, `renumber`, `usage` and `check`."""
 
+# Long because: each command is a function of its own, and click wants its options above it.
+
 from __future__ import annotations
 
 import asyncio

@@ -23,6 +23,8 @@ everything else leaves the process as `public_message` only.
       ConnectionFailed, ManagerClosed, NoActiveRun     a call that comes too late
 """
 
+# Long because: the whole tree of errors in one view shows which codes there are.
+
 from __future__ import annotations
 
 import traceback

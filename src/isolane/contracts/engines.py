@@ -1,5 +1,7 @@
 """The contracts of the engines: what may be replaced by another technology."""
 
+# Long because: a contract is mostly docstrings; who writes an engine reads all of them.
+
 from __future__ import annotations
 
 import sys

@@ -1,5 +1,7 @@
 """The values that cross contracts: frozen, without behaviour."""
 
+# Long because: these values are fields and docstrings, and they refer to one another.
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

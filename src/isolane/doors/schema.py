@@ -5,6 +5,8 @@ These classes describe and check, they carry nothing: frames are read and made i
 A class that forbids unknown fields is ours to the last key; the others are AG-UI's and open.
 """
 
+# Long because: it lists every frame of the wire once, as a table does.
+
 from __future__ import annotations
 
 import sys

@@ -7,6 +7,8 @@ spelled out, so that a log holds starts, contents and ends only. The rules are t
 as `@ag-ui/client` enforces them.
 """
 
+# Long because: one state machine, whose rules for texts and tools close one another.
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -8,6 +8,8 @@ activity's content anything but an object changes nothing.
 Deltas are collected and joined once: `+=` on a long answer copies all of it for every word.
 """
 
+# Long because: one fold, with a short function for each kind of event.
+
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,7 @@
 """uvicorn's WebSocket protocol, with what it leaves open closed."""
 
+# Long because: one protocol class of uvicorn's, of which each method is taken over.
+
 from __future__ import annotations
 
 import struct

@@ -1,5 +1,7 @@
 """A real server process under test: `python -m isolane serve`, with all it wrote to stderr."""
 
+# Long because: one class that starts, watches and ends a process, for tests of others.
+
 from __future__ import annotations
 
 import asyncio

@@ -5,6 +5,8 @@ depth over 64, numbers over 100 digits, lone surrogates, more values than a text
 The wire's camelCase is made and unmade here.
 """
 
+# Long because: what is read and what is written of the wire are to be seen together.
+
 from __future__ import annotations
 
 import json

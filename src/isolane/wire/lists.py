@@ -10,6 +10,8 @@ Made for a thread beside the event loop. The longest calls that hold the interpr
 body once, without making anything of it: 64 MiB take some 20 ms, and at most 100.
 """
 
+# Long because: two readers of one body have to agree, so they are read together.
+
 from __future__ import annotations
 
 import codecs

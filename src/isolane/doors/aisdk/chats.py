@@ -1,5 +1,7 @@
 """What AI SDK's two doors share: asking a turn of a chat, and following one as chunks."""
 
+# Long because: to ask, to follow and to load a chat read a turn in the same way.
+
 from __future__ import annotations
 
 import asyncio

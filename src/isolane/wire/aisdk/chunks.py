@@ -9,6 +9,8 @@ delta without its start or an output of an unknown call ends all its chats. So n
 that it could refuse. Shapes: `uiMessageChunkSchema` of the package `ai`, 7.0.173.
 """
 
+# Long because: one fold, whose short functions share what is open in the turn.
+
 from __future__ import annotations
 
 import re

@@ -5,6 +5,8 @@ fold makes the response as it stands, so a poll and a stream tell the same. Shap
 package `openai`, 3.57.0 for Python and 6.49.0 for JavaScript.
 """
 
+# Long because: one fold, with a short function for each kind of event.
+
 from __future__ import annotations
 
 import re
