@@ -24,7 +24,7 @@ from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.contracts import Authenticator, ensure
-from isolane.doors.parts import Credentials, SignIn
+from isolane.doors.parts import Credentials, SignInDesk
 from isolane.engines.sqlite.file import Database
 from isolane.settings import KEY_NAME, Settings
 from isolane.subjects import Subjects
@@ -105,10 +105,10 @@ def _make_subjects(settings: Settings, *, has_own_users: bool) -> Subjects:
     )
 
 
-def make_sign_in(database: Database, providers: Mapping[str, Provider]) -> SignIn:
+def make_sign_in(database: Database, providers: Mapping[str, Provider]) -> SignInDesk:
     """Return what people sign in with."""
     steady = clock.new_steady_clock()
-    return SignIn(
+    return SignInDesk(
         accounts=Accounts(database, clock=clock.now_ms),
         guesses=GuessGuard(database, clock=steady),
         providers=providers,

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from isolane.clock import Clock
 from isolane.contracts import Identity, Limits
 from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
-from isolane.doors.parts import Credentials, Health, Intake, SignIn, Storage
+from isolane.doors.parts import Credentials, Health, Intake, SignInDesk, Storage
 from isolane.errors import GoingAway, IsolaneError, NotFound, Unavailable
 from isolane.health.fairness import Turns
 from isolane.log.feed import Feed
@@ -48,7 +48,7 @@ class Gateway:
     resumer: Resumer
     storage: Storage
     credentials: Credentials
-    sign_in: SignIn
+    sign_in: SignInDesk
     intake: Intake
     health: Health
     turns: Turns = field(default_factory=Turns)

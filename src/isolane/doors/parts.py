@@ -70,7 +70,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignIn:
+class SignInDesk:
     """How people sign in: to a local account, at a provider, or by a link."""
 
     accounts: Accounts
