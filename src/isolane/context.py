@@ -1,4 +1,4 @@
-"""Who asks, and for what: the values that carry isolation through the house."""
+"""Values that say who asks and for what; they carry isolation through the house."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from isolane.ids import (
 )
 
 DEPTH_MAX: Final = 10
+"""Most contexts in a row that may descend from one another."""
 TIME_MAX_MS: Final = 2**53 - 1
-"""What readers of JSON keep exactly."""
+"""2**53 - 1, the largest whole number that every JSON reader keeps exactly."""
 _EVENT_ID: Final = re.compile(r"([a-z0-9]{1,32})-(0|[1-9][0-9]{0,14})", re.ASCII)
 
 
 class ThreadKey(NamedTuple):
-    """The address of a log. A tuple, never a joined string: no two users can spell the same one."""
+    """The address of a log. It is a tuple, because two joined strings could be spelled alike."""
 
     user_id: str
     thread_id: str
 
 
 class RunKey(NamedTuple):
-    """The address of a run: run ids are the user's own, whatever the thread."""
+    """The address of a run. Run ids belong to the user, not to the thread."""
 
     user_id: str
     run_id: str
@@ -40,18 +41,21 @@ class RunKey(NamedTuple):
 class RunIds(NamedTuple):
     """The ids by which one side, a client or an agent, knows a run.
 
-    A client chooses its own. An agent is given random ones, because another user may choose the
-    same.
+    A client chooses its own ids. An agent gets random ids, because another user may choose the same
+    ones.
     """
 
     thread_id: str
     run_id: str
     parent_run_id: str | None = None
-    """The run that this one goes on from, where the client named one."""
+    """The run that this one continues, when the client named one."""
 
 
 class EventId(NamedTuple):
-    """A place in a log: `seq` counts from 1 without a gap within `epoch`; 0 is before the first."""
+    """A place in a log.
+
+    `seq` counts from 1 without a gap per `epoch`; 0 is before the first entry.
+    """
 
     epoch: str
     seq: int
@@ -62,7 +66,11 @@ class EventId(NamedTuple):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Return the id that `text` spells; raise `InvalidCursor` when it spells none."""
+        """Return the event id that `text` spells.
+
+        Raises:
+            InvalidCursor: The text spells no event id.
+        """
         found = _EVENT_ID.fullmatch(text) if isinstance(text, str) else None
         if found is None:
             raise InvalidCursor("after: must be an id as the server sent it, <epoch>-<number>")
@@ -71,26 +79,26 @@ class EventId(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserExecutionContext:
-    """Who asks, verified, and for which thread and run. Valid by construction, passed explicitly.
+    """The verified user, and the thread and run that the work is for.
 
-    Made once, at the door, from verified claims. `thread_id` and `run_id` are None until
-    `for_thread()` and `for_run()`. They are the client's own choice, and two users may choose the
-    same. `agent_thread_id` and `agent_run_id` stand for the same thread and run, and are nobody
-    else's: random UUIDs, which only the context that an agent is given has.
+    The door makes it once, from verified claims. It is valid by construction and is passed
+    explicitly. `thread_id` and `run_id` are None until `for_thread()` and `for_run()`. The client
+    chooses both, and two users may choose the same. `agent_thread_id` and `agent_run_id` are random
+    UUIDs for the same thread and run. They are unique over all users, and only the agent's context
+    has them.
 
-    `request_id` is this gateway's own; whoever brings an id of their own gives it as
-    `parent_request_id`, where it is kept when it is well formed and dropped when not. `created_at`
-    is in milliseconds since 1970. `depth` counts the contexts this one came from, at most 10.
+    `request_id` is made by this gateway. A caller's own request id is kept as `parent_request_id`
+    when it is well formed, and is dropped otherwise. `created_at` is in milliseconds since 1970.
+    `depth` counts the contexts from which this one descends, at most 10.
 
-    `issuer` and `subject` tell how the outside names the user: the `iss` of the tokens that such a
-    user brings, None where nobody says one, and the subject as it is before `to_user_id` makes a
-    user id of it. Without a `subject` that is the one of the whole `user_id`.
+    `issuer` is the `iss` of the user's tokens, or None. `subject` is the user's name at that
+    issuer, before `to_user_id` made a user id of it. By default it is the decoded `user_id`.
 
-    `is_history_claimed` tells an agent that a part of its history is only the caller's word. The
-    gateway has not seen anybody say it.
+    `is_history_claimed` tells the agent that a part of its history is only the caller's word. The
+    gateway has not seen those messages.
 
-    Raises `InvalidContext`, which names field, type and rule, for anything else that is not as it
-    should be.
+    Raises:
+        InvalidContext: A value breaks its rule; the text names field, type and rule.
     """
 
     user_id: str
@@ -108,7 +116,7 @@ class UserExecutionContext:
     is_history_claimed: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can't be a context."""
+        """Normalise the user id, and refuse every invalid value."""
         object.__setattr__(self, "user_id", check_user_id("userId", self.user_id))
         object.__setattr__(self, "subject", self.subject or get_subject(self.user_id))
         object.__setattr__(self, "parent_request_id", to_parent_id(self.parent_request_id))
@@ -131,20 +139,28 @@ class UserExecutionContext:
 
     @property
     def thread_key(self) -> ThreadKey:
-        """The address of this context's log; raises `InvalidContext` before `for_thread()`."""
+        """The address of this context's log.
+
+        Raises:
+            InvalidContext: The context has no thread yet; `for_thread()` sets one.
+        """
         if self.thread_id is None:
             raise InvalidContext("threadId", "is needed here", None)
         return ThreadKey(self.user_id, self.thread_id)
 
     @property
     def run_key(self) -> RunKey:
-        """The address of this context's run; raises `InvalidContext` before `for_run()`."""
+        """The address of this context's run.
+
+        Raises:
+            InvalidContext: The context has no run yet; `for_run()` sets one.
+        """
         if self.run_id is None:
             raise InvalidContext("runId", "is needed here", None)
         return RunKey(self.user_id, self.run_id)
 
     def child(self) -> Self:
-        """Return a context for work done on behalf of this one."""
+        """Return a new context for work on behalf of this one."""
         return self._descend()
 
     def for_thread(self, thread_id: str) -> Self:
@@ -162,7 +178,7 @@ class UserExecutionContext:
         return self._descend(run_id=run_id, agent_run_id=None)
 
     def for_agent(self, ids: RunIds, *, is_history_claimed: bool = False) -> Self:
-        """Return this context for the agent of its run, which knows thread and run by `ids`."""
+        """Return this context with the ids by which the agent knows the thread and the run."""
         return replace(
             self,
             agent_thread_id=ids.thread_id,
@@ -187,5 +203,6 @@ def _check_stands_for(field: str, value: str | None, what: str, named: str | Non
 
 
 def _check_number(field: str, value: object, *, most: int) -> None:
-    if type(value) is not int or not 0 <= value <= most:  # True is an int, and no number
+    # True is an int for Python, but no number here
+    if type(value) is not int or not 0 <= value <= most:
         raise InvalidContext(field, f"must be a whole number from 0 to {most}", value)

@@ -1,4 +1,4 @@
-"""Every id this gateway makes comes from here, and every id it takes is judged here."""
+"""All ids: the gateway makes its own here, and checks here the ids that others bring."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from uuid import UUID, uuid4, uuid5
 from isolane.errors import InvalidContext
 
 ID_MAX_CHARACTERS: Final = 128
+"""Most characters of an id of a thread, run, message or request."""
 USER_ID_MAX_CHARACTERS: Final = 1024
-"""A subject of OpenID Connect has 255 ASCII characters at most. Percent-encoded, and behind the
-name of its provider, those are 798."""
+"""Most characters of a user id. An OpenID Connect subject has at most 255 ASCII characters; 798
+with percent-encoding and the provider's name in front."""
 NAME_WRITTEN_MAX: Final = 4 * USER_ID_MAX_CHARACTERS
-"""A name may have as many marks apart before it is normalised. No more: that takes a time which
-grows with the square of what a hostile one has."""
+"""Most characters of a name before it is normalised. The time to normalise grows with the square of
+the accents behind one letter, and an attacker may send many."""
 ENVELOPE_BYTES: Final = 512
-"""Bytes that an envelope may add to its event: the longest ids, the keys, and some to spare."""
+"""Most bytes that an envelope adds to its event: the longest ids, the keys, and a reserve."""
 WIRE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _REQUEST_ID: Final = re.compile(
     r"req_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -38,13 +39,15 @@ class _Uuid7:
     def __init__(self) -> None:
         self._lock = Lock()
         self._latest = 0
-        """The last one without version and variant: 48 bits of milliseconds, then 74 bits."""
+        """The last UUID without its version and variant: 48 bits of milliseconds, then 74 bits."""
 
     def __call__(self) -> UUID:
-        # 73 random bits of 74: a counter that starts below the middle never reaches the clock's.
+        # Only 73 of the 74 bits are random. So the counter starts in the lower half, and doesn't
+        # overflow into the milliseconds.
         chance = secrets.randbits(73)
         with self._lock:
-            at_least = self._latest + 1 + chance % 2**32  # a step that nobody can guess
+            # a random step, so that nobody can guess the next id
+            at_least = self._latest + 1 + chance % 2**32
             latest = self._latest = max(time_ns() // 1_000_000 << 74 | chance, at_least)
         head, tail = latest >> 62, latest & (2**62 - 1)
         return UUID(int=(head >> 12 << 16 | 7 << 12 | head & 0xFFF) << 64 | 0b10 << 62 | tail)
@@ -54,45 +57,49 @@ uuid7: Final = _Uuid7()
 
 
 def new_request_id() -> str:
-    """Return an id for one request; ordered by time, unique over threads and stopped clocks."""
+    """Return a new request id.
+
+    Ids are ordered by time and unique, also while the clock stands still.
+    """
     return f"req_{uuid7()}"
 
 
 def new_connection_id() -> str:
-    """Return an id for one socket."""
+    """Return a new id for one socket."""
     return f"conn_{uuid7()}"
 
 
 def new_error_id() -> str:
-    """Return an id that names exactly one log record."""
+    """Return a new id that names exactly one log record."""
     return f"err_{uuid7()}"
 
 
 def new_thread_id() -> str:
-    """Return an id for a thread whose user named none."""
+    """Return a new id for a thread without one."""
     return f"thread_{uuid7()}"
 
 
 def new_run_id() -> str:
-    """Return an id for a run whose client named none."""
+    """Return a new id for a run without one."""
     return f"run_{uuid7()}"
 
 
 def new_agent_id() -> str:
-    """Return an id by which an agent knows a thread or a run: a random UUID of version 4."""
+    """Return a new id by which an agent knows a thread or a run: a random UUID of version 4."""
     return str(uuid4())
 
 
 def derive_stand_in(agent_thread_id: str, run_id: str) -> str:
-    """Return what an agent is told in place of a run id that names none of its user's runs.
+    """Return the agent's id for a run id that names none of the user's runs.
 
-    The same one each time within a thread. No run has it, so it leads to nobody's memory.
+    The result is the same each time within a thread. No real run has it, so it leads to no other
+    user's memory.
     """
     return str(uuid5(UUID(agent_thread_id), run_id))
 
 
 def new_message_id() -> str:
-    """Return an id for a message that the gateway opens itself."""
+    """Return a new id for a message that the gateway opens itself."""
     return f"msg_{uuid7()}"
 
 
@@ -107,10 +114,10 @@ def new_seed() -> bytes:
 
 
 def derive_epoch(seed: bytes, user_id: str, thread_id: str, generation: int) -> str:
-    """Return the epoch of a thread's `generation`-th numbering: the same before its first use.
+    """Return the epoch of a thread's `generation`-th numbering; it is known before the first event.
 
-    Keyed, so that an epoch tells nobody anything; the parts are hashed apart, so that
-    `("a:b", "c")` and `("a", "b:c")` differ.
+    The hash has a secret key, so an epoch tells a reader nothing. The parts are hashed one by one,
+    so that `("a:b", "c")` and `("a", "b:c")` differ.
     """
     digest = blake2b(key=seed, digest_size=8)
     for part in (user_id, thread_id, str(generation)):
@@ -119,7 +126,11 @@ def derive_epoch(seed: bytes, user_id: str, thread_id: str, generation: int) -> 
 
 
 def check_wire_id(field: str, value: object) -> str:
-    """Return `value` when it may name a thread or run, else raise `InvalidContext`."""
+    """Return `value` when it may name a thread or a run.
+
+    Raises:
+        InvalidContext: The value is no text of 1 to 128 characters of `[A-Za-z0-9._:-]`.
+    """
     text = _check_text(field, value)
     if not WIRE_ID.fullmatch(text):
         raise InvalidContext(field, "must be 1 to 128 characters of [A-Za-z0-9._:-]", text)
@@ -127,10 +138,13 @@ def check_wire_id(field: str, value: object) -> str:
 
 
 def check_user_id(field: str, value: object) -> str:
-    """Return the normalised `value` when it is a user id, else raise `InvalidContext`.
+    """Return the normalised `value` when it is a user id.
 
-    Letters of any language are fine; NFC makes one name of the two ways to write `é`. A `%` stands
-    only where `to_user_id` writes one.
+    Letters of every language are allowed. Normal form C makes one name of the two ways to write
+    `é`. A `%` is allowed only where `to_user_id` would write it.
+
+    Raises:
+        InvalidContext: The value is no user id.
     """
     text = _check_text(field, _normalize(field, value), most=USER_ID_MAX_CHARACTERS)
     is_plain = all(mark == _ESCAPE or _is_plain(mark) for mark in text)
@@ -140,10 +154,13 @@ def check_user_id(field: str, value: object) -> str:
 
 
 def to_user_id(field: str, value: object) -> str:
-    """Return the user id of whom somebody else calls `value`, else raise `InvalidContext`.
+    """Return the user id for `value`, a name that another system gave the user.
 
-    What a user id can't hold, and `%` itself, is percent-encoded (UTF-8, capital digits). So names
-    that are user ids already stay as they are, and no two names become one.
+    Characters that a user id can't hold, and `%` itself, are percent-encoded as UTF-8 with capital
+    digits. So a name that is a user id already stays as it is, and two names never become one.
+
+    Raises:
+        InvalidContext: The value is no text, is too long, or has half a surrogate pair.
     """
     text = _check_text(field, _normalize(field, value), most=USER_ID_MAX_CHARACTERS)
     try:
@@ -157,10 +174,12 @@ def to_user_id(field: str, value: object) -> str:
 
 
 def find_user_id(field: str, value: object) -> str:
-    """Return the user id that `value` is, or else the one of whom somebody calls `value`.
+    """Return `value` when it is a user id, else the user id for that name.
 
-    For people who name a user: they copy an id, or write what the provider writes. Raises
-    `InvalidContext`.
+    People who name a user copy a user id, or write the name that the provider shows.
+
+    Raises:
+        InvalidContext: The value is neither.
     """
     try:
         return check_user_id(field, value)
@@ -169,7 +188,7 @@ def find_user_id(field: str, value: object) -> str:
 
 
 def get_subject(user_id: str) -> str:
-    """Return the name of which `to_user_id` has made a user id."""
+    """Return the name from which `to_user_id` made this user id."""
     return unquote(user_id, errors="replace")
 
 
@@ -189,7 +208,8 @@ def _escape(text: str) -> str:
     escaped = []
     is_behind = False
     for mark in text:
-        # An accent behind an escape would be composed with its last digit.
+        # An accent after an escape must be escaped too: normalising would join it to the last
+        # digit.
         is_accent = is_behind and unicodedata.category(mark)[0] == "M"
         is_behind = is_accent or not _is_plain(mark)
         escaped.append("".join(f"%{byte:02X}" for byte in mark.encode()) if is_behind else mark)
@@ -197,7 +217,7 @@ def _escape(text: str) -> str:
 
 
 def is_same_user(user_id: str, other: str) -> bool:
-    """Say whether two names are one, however their accents are written."""
+    """Say whether two names are equal, however their accents are written."""
     return user_id == other or _compose(user_id) == _compose(other)
 
 
@@ -206,14 +226,18 @@ def _compose(name: str) -> str:
 
 
 def check_request_id(field: str, value: object) -> str:
-    """Return `value` when this gateway made it, else raise `InvalidContext`."""
+    """Return `value` when this gateway made it.
+
+    Raises:
+        InvalidContext: The value isn't `req_` and a UUID of version 7.
+    """
     if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
         raise InvalidContext(field, "must be an id of this gateway's own, req_ and a uuid7", value)
     return value
 
 
 def to_parent_id(value: object) -> str | None:
-    """Return somebody else's request id when it is well formed, else None: it is a hint only."""
+    """Return a caller's request id when it is well formed, else None; it is only a hint."""
     try:
         return check_wire_id("parentRequestId", value)
     except InvalidContext:

@@ -1,8 +1,8 @@
-"""Every contract between the rooms, and `ensure`, which checks one where an object enters.
+"""Every contract between the rooms, and `ensure`, which checks an object against a contract.
 
-Unless a method says otherwise: arguments are trusted (the door checked them), an `async` method
-may be cancelled at any await and then either did all of its work or none of it, and times are
-milliseconds since 1970.
+These rules hold unless a method says otherwise. Arguments are trusted, because the door has checked
+them. An `async` method may be cancelled at any await, and then it has done all of its work or none
+of it. Times are milliseconds since 1970.
 """
 
 from isolane.contracts.engines import (

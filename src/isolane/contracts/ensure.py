@@ -1,4 +1,4 @@
-"""The check at the door: does this object keep that contract?"""
+"""The check of an object against a contract, at the door where the object enters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _kept(function: F) -> F:
-    """Keep what `function` returned for the classes it was asked about; typed as `function` is."""
+    """Cache the results of `function` per class; the type of `function` is kept."""
     return cast("F", lru_cache(maxsize=1024)(function))
 
 
@@ -24,10 +24,13 @@ _PROBE: Final = "isolane_probe_that_no_contract_has"
 
 
 def ensure(value: T, contract: type[Any]) -> T:
-    """Return `value` when it keeps `contract`; raise `ContractError` that names the mend if not.
+    """Return `value` when it keeps `contract`.
 
-    Runs once per object, where it enters. The verdict on a class is kept, so the second object
-    of a class costs a look-up.
+    The check runs once per object, where the object enters. The verdict per class is cached, so the
+    second object of a class costs one look-up.
+
+    Raises:
+        ContractError: The object breaks the contract; the text names the fault and the mend.
     """
     names = _names_to_shadow(type(value), contract)
     if names is not None and names.isdisjoint(getattr(value, "__dict__", ())):
@@ -56,7 +59,7 @@ def _wanted(contract: type[Any]) -> str:
 
 
 def _blame_awaitable(value: object, contract: type[Any]) -> ContractError:
-    """Return the error that says what came, caused by the one that says where it was made."""
+    """Return an error for an awaitable; its cause says where the awaitable was made."""
     source = value.get_coro() if isinstance(value, asyncio.Task) else value
     name, place = _origin(source)
     mend = f"async for … in {name}(…)" if inspect.isasyncgen(source) else f"await {name}(…)"
@@ -79,10 +82,10 @@ def _origin(value: object) -> tuple[str, str]:
 
 @_kept
 def _names_to_shadow(cls: type[Any], contract: type[Any]) -> frozenset[str] | None:
-    """Return the names under which an instance of a sound class could hold something else.
+    """Return the method names of a sound class that one of its instances could overwrite.
 
-    None when an instance needs a closer look: the class doesn't keep the contract, or what it
-    makes may be no object but something to await.
+    The result is None when each instance needs a closer look. Then the class breaks the contract,
+    or its instances are awaitables.
     """
     is_odd = issubclass(cls, (type, GeneratorType)) or hasattr(cls, "__await__")
     if is_odd or hasattr(cls, "__anext__") or not _is_contract(contract):

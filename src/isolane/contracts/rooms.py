@@ -1,4 +1,4 @@
-"""The contracts of the rooms: what a host may bring of its own."""
+"""Contracts of the two parts that a host may replace with its own: the manager and the service."""
 
 from __future__ import annotations
 
@@ -12,123 +12,153 @@ from isolane.contracts.shapes import ConnectionHealth, Delivery, RunTicket
 from isolane.events.event import Record
 
 Socket: TypeAlias = Any
-"""A `WebSocketConnection`: its room is above this one, so its name can't be used here."""
+"""A `WebSocketConnection`. Its module is on a higher floor, so it can't be imported here."""
 
 
 @runtime_checkable
 class WebSocketManagerProtocol(Protocol):
     """The live read side of one thread of one user on this node.
 
-    Methods called `get_` and `is_` are plain, answer from what is held, and change nothing: no
-    count and no timeout. What any method returns is the caller's own copy. Ids of other users are
-    answered as if nothing were there. After `close()` every method but `close()` raises
-    `ManagerClosed`.
+    Methods called `get_` and `is_` don't wait. They answer from memory and change nothing, neither
+    a count nor a timeout. Every returned value is the caller's own copy. A method that is asked
+    about another user answers as if that user had nothing here. After `close()` every method except
+    `close()` raises `ManagerClosed`.
     """
 
     async def add_connection(self, connection: Socket, *, after: EventId | None = None) -> None:
-        """Feed `connection` what comes strictly after `after`; None is from the start.
+        """Send the thread's records after `after` to `connection`; None means from the start.
 
-        Replaces what it was fed here before. Raises `ContractError` for a connection of
-        another user. Returns before anything is delivered. Cancelled, it may leave the connection
-        unfed: remove it then.
+        A connection that is already fed starts again at the new place. The method returns before
+        anything is delivered. A cancelled call may leave the connection unfed; remove the
+        connection then.
+
+        Raises:
+            ContractError: The connection belongs to another user.
         """
         ...
 
     async def remove_connection(self, connection_id: str) -> None:
-        """Stop feeding it, and wait until its follower is gone; the socket stays open.
+        """Stop feeding a connection and wait until its follower is gone; the socket stays open.
 
-        Idempotent; unknown ids too. The last one takes the manager along. Cancelled, it may be
-        fed no more and still be here: remove it again.
+        The method is idempotent, and an unknown id is no error. The manager closes with its last
+        connection. After a cancelled call the connection may be unfed and still registered; remove
+        it again.
         """
         ...
 
     def get_connection(self, connection_id: str) -> Socket | None:
-        """Return the connection of that id, if it is here; only the user's own can be."""
+        """Return the connection with this id, or None; only the user's own connections are here."""
         ...
 
     def get_user_connections(self, user_id: str) -> frozenset[str]:
-        """Return the ids of the user's connections here; empty for another user."""
+        """Return the ids of the user's connections on this manager; empty for another user."""
         ...
 
     def is_connection_active(self, user_id: str) -> bool:
-        """Say whether the user has an open socket here; False for another user."""
+        """Say whether the user has an open socket on this manager; False for another user."""
         ...
 
     def get_connection_health(self, user_id: str) -> ConnectionHealth:
-        """Return what is held for the user. Looking changes nothing, no timeout either."""
+        """Return the counts that this manager holds for the user; reading them changes nothing."""
         ...
 
     async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
-        """Send a control frame to the user's greeted connections here; a verdict for each.
+        """Send a control frame to the greeted connections of the user; return a verdict per id.
 
-        Empty for another user. All are sent to at once; returns when the slowest has taken it or
-        its `sendTimeoutMs` is over. Raises `TypeError` for what JSON can't say, and sends nothing
-        then. Cancelling doesn't take back what was sent.
+        The result is empty for another user. The frame goes to all connections at once. The method
+        returns when the slowest connection has taken the frame, or after its `sendTimeoutMs`.
+        Cancelling doesn't take back a frame that was sent.
+
+        Raises:
+            TypeError: JSON can't express the message. Nothing was sent.
         """
         ...
 
     async def send_to_thread(self, thread_id: str, message: Mapping[str, object]) -> Delivery:
-        """Send a control frame to all who follow the thread; empty for another thread.
+        """Send a control frame to every connection that follows the thread.
 
-        Otherwise as `send_to_user`. Cancelling doesn't take back what was sent.
+        Empty for another thread.
+
+        Verdicts, timeout and errors are those of `send_to_user`. Cancelling doesn't take back a
+        frame that was sent.
         """
         ...
 
     async def emit_critical_event(
         self, user_id: str, event_type: str, data: Mapping[str, object]
     ) -> EventId:
-        """Put a CUSTOM event into the log of the run under way and return its id once committed.
+        """Append a CUSTOM event to the log of the active run and return its id after the commit.
 
-        Raises `NoActiveRun` outside a run, and for another user; `NotFound` when the thread is
-        deleted meanwhile. Cancelling doesn't take it back.
+        Cancelling doesn't take the event back.
+
+        Raises:
+            NoActiveRun: The thread has no active run, or the user is another one.
+            NotFound: The thread was deleted meanwhile.
         """
         ...
 
     async def close(self) -> None:
-        """Close the sockets that still want something of the thread, and let all go.
+        """Close every socket that still follows the thread, and release all memory of the manager.
 
-        Their clients resume elsewhere. Idempotent, also twice at once and during a send. Cancelled,
-        the manager is closed, and a second call finishes what is left.
+        Clients resume on another connection. The method is idempotent, also during another
+        `close()` and during a send. A cancelled call leaves the manager closed; a second call
+        finishes the rest.
         """
         ...
 
 
 @runtime_checkable
 class AgentServiceProtocol(Protocol):
-    """Starts, follows, aborts and recovers runs."""
+    """The part that starts, follows, aborts and recovers runs."""
 
     async def start(self, context: UserExecutionContext, run_input: RunAgentInput) -> RunTicket:
-        """Take a run on, at once or in its turn; the same run id attaches to the one there is.
+        """Accept a run, which starts now or waits in the thread's queue.
 
-        So does a question that an unfinished run holds already: the ticket's context names that
-        run, and the new id leads to it.
+        A run id that is already known attaches to the known run. A question that an unfinished run
+        has asked already attaches to that run too: the ticket's context names that run, and the new
+        id leads to it. A cancelled caller changes nothing for the run: the run is accepted, and a
+        second call with the same id attaches to it.
 
-        Raises `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`. Cancelling
-        the caller changes nothing for the run: it is taken on, and the same id attaches to it.
+        Raises:
+            RunConflict: The thread is busy under policy `reject`, or the id was used with other
+                content.
+            LimitExceeded: The user has too many runs.
+            InvalidInput: A field of the input is wrong.
+            Unavailable: The gateway starts, drains, or can't reach its database.
         """
         ...
 
     def follow(
         self, context: UserExecutionContext, *, after: EventId | None = None
     ) -> AsyncGenerator[Record, None]:
-        """Yield the records of the context's run to its end, or of its whole thread, then live.
+        """Yield the records of the context's run until its end.
 
-        Strictly after `after`; None is from the start. Raises `NotFound`, `CursorExpired`,
-        `InvalidCursor`, and `InvalidContext` when the run belongs to another thread. Safe to cancel
-        and to close at any record.
+        Without a run id, of the whole thread.
+
+        A whole thread is followed without an end. Records come strictly after `after`; None means
+        from the start. A caller may cancel or close the iterator at any record.
+
+        Raises:
+            NotFound: The user has no such thread or run.
+            CursorExpired: The log no longer keeps what came after `after`.
+            InvalidCursor: The place `after` is ahead of the log.
+            InvalidContext: The run belongs to another thread.
         """
         ...
 
     async def abort(self, context: UserExecutionContext) -> None:
-        """Stop the context's run; returns at once, the run's own end follows. Idempotent.
+        """Ask the context's run to stop and return at once; the run's end event comes later.
 
-        Raises `InvalidContext` when the run belongs to another thread. Safe to cancel.
+        The method is idempotent and safe to cancel.
+
+        Raises:
+            InvalidContext: The run belongs to another thread.
         """
         ...
 
     async def recover(self) -> int:
-        """End the runs that another life left open; return how many.
+        """End the runs that an earlier process left open, and return how many there were.
 
-        Cancelled, the rest stays open until the next call.
+        After a cancelled call the other runs stay open until the next call.
         """
         ...

@@ -1,4 +1,4 @@
-"""The values that cross contracts: frozen, without behaviour."""
+"""Values that cross the contracts: frozen data without behaviour."""
 
 # Long because: these values are fields and docstrings, and they refer to one another.
 
@@ -16,7 +16,7 @@ from isolane.events.transcript import Message
 
 
 class Verdict(StrEnum):
-    """What became of one frame on one connection."""
+    """Result of sending one frame to one connection."""
 
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -24,12 +24,12 @@ class Verdict(StrEnum):
 
 
 Delivery = Mapping[str, Verdict]
-"""A verdict for each connection id. Delivered means handed to the socket, no sooner."""
+"""A verdict per connection id. `DELIVERED` means that the frame was handed to the socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionHealth:
-    """What a manager holds for its user now."""
+    """Counts that a manager holds for its user now."""
 
     user_id: str
     connections: int
@@ -40,7 +40,7 @@ class ConnectionHealth:
 
 
 class Disposition(StrEnum):
-    """What became of a run frame."""
+    """What the service did with a run frame."""
 
     STARTED = "started"
     QUEUED = "queued"
@@ -49,17 +49,17 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunTicket:
-    """A run that was taken on. `after` is the place in the log before its first event."""
+    """An accepted run. `after` is the place in the log before its first event."""
 
     context: UserExecutionContext
     disposition: Disposition
     after: EventId
     position: int | None = None
-    """Place in the thread's queue; 1 is next."""
+    """Place in the thread's queue, from 1. None for a run that doesn't wait."""
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """Stage of a run's life."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -67,58 +67,62 @@ class RunState(StrEnum):
 
 
 class ThreadKind(StrEnum):
-    """What a thread is for."""
+    """Purpose of a thread."""
 
     CHAT = "chat"
-    """A conversation: in the list of threads, and kept until somebody deletes it."""
+    """A conversation. It is in the list of threads and is kept until somebody deletes it."""
     REQUEST = "request"
-    """One request: in no list, told to nobody, and removed some time after its run ended."""
+    """One request. It is in no list, no device is told of it, and it is removed some time after its
+    run has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A history that a thread begins with: messages of all roles, which no run of it added."""
+    """A history that a thread begins with: messages of all roles that no run has added."""
 
     messages: Sequence[Message]
     is_claimed: bool
-    """Whether it is the caller's word only. False for what the gateway itself has kept."""
+    """True when only the caller says so. False when the gateway itself has kept the messages."""
 
     def to_stand_in(self) -> Message:
-        """Return what stands for the seed among the messages that its run asked."""
+        """Return a message that stands for the seed in the fingerprints of its run's messages."""
         return {"id": "\0seed", "messages": list(self.messages)}
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a thread begins with its first run. Only a door may say it, never a client's input."""
+    """How a thread begins with its first run. Doors set it; a client's input can't."""
 
     kind: ThreadKind = ThreadKind.CHAT
-    """Counts for a thread that comes into being with the run; another one stays what it is."""
+    """Purpose of a new thread. A thread that exists keeps its own kind."""
     seed: Seed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunDraft:
-    """What a run frame asks for: kept whole until the run starts, for a restart may come first."""
+    """The content of a run frame.
+
+    It is stored whole until the run starts, so a restart loses nothing.
+    """
 
     agent: str
     messages: Sequence[Message]
-    """User and tool messages; once stored, only those that are new to the thread."""
+    """User and tool messages. In the store they are only those that are new to the thread."""
     rewind_to: str | None
     request: Mapping[str, Any]
-    """The rest of the input: tools, context, state, forwardedProps, resume, parentRunId."""
+    """The other fields of the input: tools, context, state, forwardedProps, resume, parentRunId."""
     stopped_at: int | None = None
-    """When the run was stopped while it waited, in milliseconds since 1970."""
+    """Time at which a waiting run was stopped, in milliseconds since 1970."""
     asks_again: bool = False
-    """Whether it asks the thread's last question once more, and takes back what followed that.
-    `messages` is that question alone then, and `rewind_to` its id."""
+    """True when the run asks the thread's last question again and takes back everything after it.
+    `messages` is then that question alone, and `rewind_to` is its id."""
     is_forgotten: bool = False
-    """Whether its user had the id of the run deleted. What it said stays in its thread."""
+    """True when the user had the run's id deleted. Its messages stay in the thread."""
     opening: Opening | None = None
-    """How the thread begins with this run. It isn't kept with the run."""
+    """How the thread begins with this run. The store doesn't keep this field."""
     must_add: bool = False
-    """Whether it is refused when none of its messages is new: it only brings answers of tools, and
-    another device may bring them at the same time."""
+    """True when the run is refused unless it adds a message. Such a run brings only results of
+    tools, and another device may bring the same results at the same time."""
 
     @property
     def seed(self) -> Seed | None:
@@ -127,25 +131,25 @@ class RunDraft:
 
 
 NO_DRAFT: Final = RunDraft("", (), None, {})
-"""Stands for a draft that can't be read."""
+"""Placeholder for a stored draft that can't be read."""
 
 
 class StoppedBy(StrEnum):
-    """What it took until a stopped run had ended."""
+    """What finally ended a stopped run."""
 
     GATEWAY = "gateway"
-    """Its agent had not begun."""
+    """The gateway ended the run before its agent began."""
     AGENT = "agent"
-    """Its agent ended by itself once it was told."""
+    """The agent ended by itself after it was told to stop."""
     CANCELLATION = "cancellation"
-    """Its agent had to be cancelled."""
+    """The agent's task had to be cancelled."""
     ABANDONMENT = "abandonment"
-    """Its agent swallowed its cancellation, and goes on without being heard."""
+    """The agent ignored its cancellation. It may still work, but nothing reads its events."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunStop:
-    """How a run was stopped; times in milliseconds, `requested_at` since 1970."""
+    """How a run was stopped. `requested_at` is in milliseconds since 1970, `took_ms` a duration."""
 
     requested_at: int
     took_ms: int
@@ -154,14 +158,14 @@ class RunStop:
 
 @dataclass(frozen=True, slots=True)
 class KnownMessage:
-    """What a thread knows of the id of a message."""
+    """What a thread knows about one message id."""
 
     message: Message | None
-    """None when it was taken back long ago: only its id is kept then."""
+    """The message. None when it was taken back long ago, because only its id is kept then."""
     stands: bool
-    """Whether it is part of the conversation, and wasn't taken back."""
+    """True when the message is part of the conversation and wasn't taken back."""
     is_last_question: bool
-    """Whether it stands, and no message of a user stands behind it."""
+    """True when the message stands and no later message of a user stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +173,11 @@ class StoredRun:
     """A run as the store has it."""
 
     key: RunKey
-    """Its own address, also when it was looked up by the id of a run that attached to it."""
+    """The run's own address, also when the run was found by the id of a run that attached to it."""
     thread_id: str
     state: RunState
     draft: RunDraft
-    """What it asks for. Once it has ended only its agent is left of that."""
+    """Content of the run. After the run's end only the agent's name is left in it."""
     first_seq: int | None
     last_seq: int | None
     created_at: int
@@ -184,41 +188,41 @@ class StoredRun:
     error_id: str | None
     stop: RunStop | None
     agent_code: str | None = None
-    """The code of the error that its agent ended it with, if it did."""
+    """Code of the agent's own error, when the agent ended the run with one."""
     agent_message: str | None = None
-    """The text of that error, if the agent made it public."""
+    """Text of the agent's own error, when the agent made it public."""
     asked: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Fingerprints of the messages that it asked, by those of their ids: they outlive the draft."""
+    """Fingerprints of the run's messages by the fingerprints of their ids. They outlive the draft,
+    so that a repeated run frame is recognised."""
 
     @property
     def run_id(self) -> str:
-        """Its own id, also when it was looked up by that of a run that attached to it."""
+        """The run's own id, also when the run was found by the id of a run that attached to it."""
         return self.key.run_id
 
 
 @dataclass(frozen=True, slots=True)
 class BegunRun:
-    """A run whose turn has come: what it added, what its agent sees, where its events begin."""
+    """A run that starts now: its new messages, the agent's history, and its place in the log."""
 
     added: Sequence[Message]
     history: Sequence[Message]
     after: EventId
     agent_ids: RunIds
-    """By which its agent knows the thread, the run and its parent. They are no other user's."""
+    """Ids by which the agent knows the thread, the run and its parent. No other user has them."""
     rewound: frozenset[str] = frozenset()
-    """Ids that were edited away and may not come back; none for a run that rewinds itself."""
+    """Ids of messages that were edited away and may not come back. Empty for a run that rewinds."""
     state: Any = None
-    """AG-UI's shared state that the agent gets: what the run brings, else what the thread has.
-    None when there is neither."""
+    """AG-UI's shared state for the agent: the run's own, else the thread's, else None."""
     kind: ThreadKind = ThreadKind.CHAT
-    """What the thread is for."""
+    """Purpose of the thread."""
     is_history_claimed: bool = False
-    """Whether a part of `history` is what a caller claims that was said."""
+    """True when a part of `history` is only the caller's word."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended; written together with its terminal event."""
+    """How a run ended. It is committed together with the run's terminal event."""
 
     run_id: str
     outcome: str
@@ -227,26 +231,28 @@ class RunEnd:
     ended_at: int
     stop: RunStop | None = None
     interrupts: Sequence[Interrupt] = ()
-    """What it asks of a person, when its outcome is `interrupt`."""
+    """Questions to a person, when the outcome is `interrupt`."""
     state: bytes | None = None
-    """The thread's shared state from now on, as JSON in UTF-8; None when the run left it as it
-    was."""
+    """The thread's new shared state, as JSON in UTF-8. None when the run didn't change it."""
     failure: AgentFailed | None = None
-    """The error that its agent ended it with, if it did."""
+    """The agent's own error, when the agent ended the run with one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogBounds:
-    """What a log holds: entries after `trimmed_seq` up to `head`."""
+    """The range that a log holds: entries after `trimmed_seq` up to `head`."""
 
     trimmed_seq: int
     head: EventId
 
     def check_cursor(self, after: EventId) -> None:
-        """Raise when nobody can go on from `after` without a gap.
+        """Check that a client can go on from `after` without a gap.
 
-        `CursorExpired` when what follows is no longer kept or the epoch is another,
-        `InvalidCursor` when `after` is ahead of the log. Number 0 is the start, whatever its epoch.
+        Number 0 is the start of the log in every epoch.
+
+        Raises:
+            CursorExpired: The next entries are no longer kept, or the epoch is another one.
+            InvalidCursor: The place `after` is ahead of the log.
         """
         if after.seq > 0 and after.epoch != self.head.epoch:
             raise CursorExpired(f"{after} is of another numbering than {self.head}")
@@ -258,7 +264,7 @@ class LogBounds:
 
 @dataclass(frozen=True, slots=True)
 class ThreadSummary:
-    """One thread as a list shows it."""
+    """One thread as the list of threads shows it."""
 
     thread_id: str
     title: str
@@ -270,7 +276,7 @@ class ThreadSummary:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPage:
-    """Some threads of a user; `cursor` asks for the next ones, None when these were the last."""
+    """A page of a user's threads. `cursor` asks for the next page; None on the last page."""
 
     threads: Sequence[ThreadSummary]
     cursor: str | None
@@ -278,23 +284,24 @@ class ThreadPage:
 
 @dataclass(frozen=True, slots=True)
 class ThreadSnapshot:
-    """A page of a thread's messages, and the place in its log that they are as of."""
+    """A page of a thread's messages, and the place in its log at which they were read."""
 
     thread: ThreadSummary
     messages: Sequence[bytes]
-    """The newest of them, or those before a place, each as JSON in UTF-8; the oldest first."""
+    """The page's messages, each as JSON in UTF-8, the oldest first."""
     before: str | None
-    """Asks for the page of the older ones; None when there are none."""
+    """Cursor of the page with older messages; None when there are none."""
     head: EventId
     interrupts: Sequence[Interrupt]
-    """What its last run asks of a person, as long as nobody answered."""
+    """Open questions of the thread's last run to a person."""
     state: bytes | None = None
-    """Its shared state as JSON in UTF-8; None when it has none, and on pages of older messages."""
+    """The thread's shared state as JSON in UTF-8. None without one, and on pages of older
+    messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRun:
-    """A run as part of a turn. One that waits has no place in the log yet."""
+    """A run as part of a turn. A waiting run has no place in the log yet."""
 
     run_id: str
     state: RunState
@@ -305,9 +312,9 @@ class TurnRun:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What was asked at once, and the runs that answered it, the oldest first.
+    """One question and the runs that answered it, the oldest first.
 
-    Its id is that of the run that began it.
+    The turn's id is the id of its first run.
     """
 
     turn_id: str
@@ -316,15 +323,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class StandingRun:
-    """A run of a turn with those of its messages that stand, in order."""
+    """A run of a turn with its messages that still stand, in order."""
 
     run: TurnRun
     added: Sequence[Message]
-    """What its client brought: messages of users and results of tools."""
+    """Messages that the client brought: questions of users and results of tools."""
     left: Sequence[Message]
-    """What its agent said; nothing before the run has ended."""
+    """Messages of the agent. Empty until the run has ended."""
     is_whole: bool
-    """Whether no rewind took back a part of it. Otherwise its log tells more than what stands."""
+    """True when no rewind took back a part of the run. Otherwise its log has more than the
+    messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,60 +345,62 @@ class StandingTurn:
 
 @dataclass(frozen=True, slots=True)
 class TurnPage:
-    """Some turns of a thread, the newest first."""
+    """A page of a thread's turns, the newest first."""
 
     turns: Sequence[StandingTurn]
     has_older: bool
     seed: Sequence[Message] = ()
-    """Messages that the thread began with and no run of it added. They are on the last page."""
+    """Messages that the thread began with. They are on the last page only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A page of a thread's messages as they stand now, by the runs that added them."""
+    """A page of a thread's standing messages, grouped by the runs that added them."""
 
     runs: Sequence[Sequence[bytes]]
-    """The messages of each run, as JSON in UTF-8; the oldest run first. Of a run under way they are
-    what it was asked."""
+    """Messages per run as JSON in UTF-8, the oldest run first. An active run has only its
+    questions."""
     before: str | None
-    """Asks for the page of the older runs; None when there are none."""
+    """Cursor of the page with older runs; None when there are none."""
     active_run_id: str | None = None
-    """The run under way, if there is one; None on pages of older runs, as is what follows."""
+    """Id of the active run. None without one, and on pages of older runs."""
     asking_run_id: str | None = None
-    """The last run, where it asks something of a person that nobody answered."""
+    """Id of the last run when it waits for a person's answer. None on pages of older runs."""
     interrupts: Sequence[Interrupt] = ()
-    """What it asks."""
+    """Open questions of that last run. Empty on pages of older runs."""
 
 
 class Scope(StrEnum):
-    """What a credential may do."""
+    """One thing that a credential may do."""
 
     READ = "threads:read"
     """Read and follow threads and runs."""
     WRITE = "runs:write"
-    """Run agents, stop runs, make, rename and delete threads."""
+    """Start and stop runs; create, rename and delete threads."""
     CHECK = "check"
-    """Use the agent `check`, and with it the threads of its own user."""
+    """Use the agent `check` and the threads of its own user."""
     ADMIN = "admin"
-    """Sign other users out, and see how much each keeps."""
+    """Sign other users out, and read how much each user keeps."""
 
 
 PLAIN: Final = frozenset[str]({Scope.READ, Scope.WRITE})
-"""What a user may do whose credential names no scope."""
+"""Scopes of a credential that names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a credential speaks for, and for what; times in milliseconds since 1970."""
+    """The user behind a credential and the scopes of it. Times are milliseconds since 1970."""
 
     user_id: str
     expires_at: int | None = None
-    """When the credential behind it dies; None lives as long as its session."""
+    """Time at which the credential expires. None means that it lives as long as its session."""
     scopes: frozenset[str] = PLAIN
     session_id: str | None = None
-    """The session behind the credential, if one is: ending it ends what it opened."""
+    """The session behind the credential, if there is one. Its end closes what the credential
+    opened."""
     issued_at: int | None = None
-    """When it was given out. Who is signed out everywhere loses what was issued before; None is
-    for those who vouch anew each time."""
+    """Time at which the credential was issued. Signing out everywhere revokes older credentials.
+    None for authenticators that check each request anew."""
     key_id: str | None = None
-    """The key of ours that signed it, if one did: it dies with that key."""
+    """Id of our key that signed the credential, if one did. Removing the key revokes the
+    credential."""
