@@ -1,1 +1,1 @@
-"""The events of runs, and what is made of them: their order, their messages, their state. Pure."""
+"""The events of runs: their order, and the messages and the state that they add up to. Pure."""

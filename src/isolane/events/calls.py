@@ -1,7 +1,7 @@
-"""Gives every tool call of a conversation its answer. Pure.
+"""Results for every tool call of a conversation. Pure.
 
-Providers refuse a history in which a call has no result, or has it elsewhere than right behind the
-call. A run that was stopped, failed or died with its process leaves such calls.
+Providers refuse a history in which a call has no result right behind it. A run that was stopped,
+failed or died with its process leaves such calls.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from typing import Final
 from isolane.events.transcript import Message, calls_of
 
 NO_RESULT: Final = "There is no result: the run ended before this call was answered."
-"""What an agent reads as the result of a call that nobody answered."""
+"""Text that an agent reads as the result of a call without one."""
 
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A message, and the results of the calls that it makes."""
+    """A message and the results of its calls."""
 
     message: Message
     results: list[Message] = field(default_factory=list)
     is_open: bool = False
-    """Whether its calls may stay without a result, for they wait for what this run brings."""
+    """True when its calls may stay without results, because this run brings them."""
 
 
 def answer_calls(
     history: Sequence[Message], *, added: Sequence[Message] = (), resumes: bool = False
 ) -> list[Message]:
-    """Return the history with a result behind every call: its own, or one that says it has none.
+    """Return the history with a result behind every call; a call without one gets `NO_RESULT`.
 
-    A run that `resumes` brings answers to what the last turn asked. That turn's calls stay as they
-    are then: those behind the last user's message, without what the run itself `added` at the end.
+    A run that `resumes` brings answers to the questions of the last turn. Then the calls after the
+    user's last message stay without results. Messages that the run itself `added` at the end are
+    not counted.
     """
     if not any(calls_of(message) for message in history):
         return list(history)
@@ -44,9 +45,9 @@ def answer_calls(
 
 
 def _place(history: Sequence[Message]) -> list[_Place]:
-    """Return the messages in their places: a result is its call's, the newest of that id."""
+    """Return the messages with their results; a result belongs to the newest call of its id."""
     places: list[_Place] = []
-    callers: dict[str, _Place] = {}  # some models count their calls anew in each turn
+    callers: dict[str, _Place] = {}  # some models reuse the ids of calls in each turn
     for message in history:
         caller = callers.get(message.get("toolCallId", "")) if message["role"] == "tool" else None
         if caller is not None:
@@ -87,7 +88,7 @@ def _spelled_out(place: _Place) -> Iterator[Message]:
 
 
 def _readable(call: Message) -> Message:
-    """Return a call whose arguments are JSON: what was cut off in the middle counts for nothing."""
+    """Return a call whose arguments are JSON; arguments that were cut off become `{}`."""
     try:
         json.loads(call["function"]["arguments"])
     except (ValueError, RecursionError):

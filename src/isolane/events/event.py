@@ -1,4 +1,4 @@
-"""Events as the log knows them: plain mappings in AG-UI's words, encoded to bytes once."""
+"""Events as the log stores them: mappings with AG-UI's names, encoded to bytes once."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from isolane.events.surrogates import mend_event
 from isolane.ids import ENVELOPE_BYTES
 
 Event = dict[str, Any]
-"""One AG-UI event with its wire names, `type` first."""
+"""One AG-UI event with its names on the wire, `type` first."""
 
 PROTOCOL_VERSION: Final = "1.0"
+"""Version of AG-UI that RUN_STARTED tells clients."""
 RUN_STARTED: Final = "RUN_STARTED"
 RUN_FINISHED: Final = "RUN_FINISHED"
 RUN_ERROR: Final = "RUN_ERROR"
@@ -33,16 +34,16 @@ SUBAGENT_ERROR: Final = "SUBAGENT_ERROR"
 TERMINAL: Final = frozenset({RUN_FINISHED, RUN_ERROR})
 
 NOTHING_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
-"""Stands for the rest of a run's input where a run has messages only."""
+"""The other fields of a run's input, for a run that has only messages."""
 _TEXT_ONLY: Final = frozenset(
     {"TEXT_MESSAGE_CONTENT", "TOOL_CALL_ARGS", "REASONING_MESSAGE_CONTENT"}
 )
 
 
 class Record:
-    """One entry of a log: where it stands, whose run it is, and its bytes, encoded once.
+    """One entry of a log: its place, its run, and its bytes.
 
-    Every follower on this node shares the one record, and so the one envelope.
+    All followers on this node share the one record, so its bytes and its envelope are made once.
     """
 
     __slots__ = ("_envelope", "id", "is_end", "key", "payload", "run_id")
@@ -57,12 +58,12 @@ class Record:
         self._envelope: str | None = None
 
     def __repr__(self) -> str:
-        """Name the place, never the content."""
+        """Return the place and the size, never the content, because reprs are logged."""
         return f"<Record {self.id} of run {self.run_id}, {len(self.payload)} bytes>"
 
     @property
     def envelope(self) -> str:
-        """The WebSocket frame of this record."""
+        """The text of the WebSocket frame that carries this record."""
         if self._envelope is None:
             self._envelope = envelope(
                 self.id, self.payload, thread_id=self.key.thread_id, run_id=self.run_id
@@ -74,32 +75,37 @@ _TERMINAL_STARTS: Final = tuple(f'{{"type":"{name}"'.encode() for name in sorted
 
 
 def envelope(event_id: EventId, chunk: bytes, *, thread_id: str, run_id: str) -> str:
-    """Return the data frame of one logged event, spliced around its bytes as they are.
+    """Return the text of a WebSocket frame around the bytes of one logged event.
 
-    Ids need no escaping: their alphabet has no character that JSON would escape.
+    Ids are inserted without escaping, because their alphabet has no character that JSON escapes.
     """
     head = f'{{"id":"{event_id}","chunk":'
     return f'{head}{chunk.decode()},"threadId":"{thread_id}","runId":"{run_id}"}}'
 
 
 def encode_event(event: Mapping[str, Any], *, max_bytes: int) -> bytes:
-    """Return `event` as JSON in UTF-8, its `type` first; see `encode_mended`."""
+    """Return `event` as JSON in UTF-8, its `type` first.
+
+    Raises:
+        AgentProtocolError: JSON can't express the event, or an id has half a surrogate pair.
+        EventTooLarge: The event has more than `max_bytes`.
+    """
     return encode_mended(event, max_bytes=max_bytes)[0]
 
 
 def encode_mended(event: Mapping[str, Any], *, max_bytes: int) -> tuple[bytes, Event]:
-    """Return `event` as JSON in UTF-8, its `type` first, and the event that this says.
+    """Return `event` as JSON in UTF-8, its `type` first, and the event that those bytes spell.
 
-    They differ where `event` has half a surrogate pair: U+FFFD stands for it.
+    Half a surrogate pair can't be written in UTF-8. In its place both results have U+FFFD.
 
     Raises:
-        AgentProtocolError: JSON can't say it (NaN, sets), or an id has half a surrogate pair.
-        EventTooLarge: it has more than `max_bytes`.
-
+        AgentProtocolError: JSON can't express the event (NaN, sets), or an id has half a surrogate
+            pair.
+        EventTooLarge: The event has more than `max_bytes`.
     """
     try:
         return _encode(event, max_bytes), dict(event)
-    except UnicodeEncodeError:  # rare, so nothing is looked for before
+    except UnicodeEncodeError:  # Halves are rare, so events are not searched for them beforehand.
         mended = _mended(event)
     return _encode(mended, max_bytes), mended
 
@@ -112,12 +118,12 @@ def _mended(event: Mapping[str, Any]) -> Event:
 
 
 def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
-    """Return the bytes of `event`; raises `UnicodeEncodeError` for half a surrogate pair, too."""
+    """Return the bytes of `event`; half a surrogate pair raises `UnicodeEncodeError`."""
     said = sum(len(part) for part in event.values() if type(part) is str)
-    if said > max_bytes:  # to write it down only to measure it would take everybody's time
+    if said > max_bytes:  # encoding a huge event only to measure it would block the event loop
         raise EventTooLarge(event["type"], said, max_bytes)
     try:
-        # msgspec would write NaN as null; only events of nothing but text may take the fast road.
+        # msgspec would write NaN as null, so it encodes only events whose fields are all text.
         payload = (
             msgspec.json.encode(event)
             if event["type"] in _TEXT_ONLY and all(type(part) is str for part in event.values())
@@ -135,10 +141,10 @@ def _encode(event: Mapping[str, Any], max_bytes: int) -> bytes:
 
 
 def one_line(payload: bytes) -> bytes:
-    """Return JSON in UTF-8 without any character that some reader takes for the end of a line.
+    """Return JSON in UTF-8 without any character that a reader may take for a line's end.
 
-    Python's `splitlines`, and with it the readers of httpx, end a line at U+0085, U+2028 and
-    U+2029 too. JSON may have those as they are; the other breaks are escaped in it anyway.
+    Python's `splitlines`, which httpx uses, also ends a line at U+0085, U+2028 and U+2029. JSON
+    allows those three unescaped; it escapes every other line break.
     """
     if payload.isascii():
         return payload
@@ -151,7 +157,7 @@ _BREAKS: Final = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85
 
 
 def decode_event(payload: bytes) -> Event:
-    """Return the event that `encode_event` made `payload` of."""
+    """Return the event whose bytes `payload` are."""
     event: Event = msgspec.json.decode(payload)
     return event
 
@@ -166,8 +172,8 @@ def run_started(
 ) -> Event:
     """Return the first event of a run; its input shows other devices what the run brings.
 
-    `request` is the rest of the run's input. Its answers to interrupts (`resume`) are shown whole.
-    Its tools are shown by their names only, because the schema of a tool can be large.
+    `request` has the other fields of the run's input. Its answers to interrupts (`resume`) are
+    shown whole. Its tools are shown by name only, because the schema of a tool can be large.
     """
     props = {} if rewind_to is None else {"rewindTo": rewind_to}
     return {
@@ -189,14 +195,14 @@ def run_started(
 
 
 def _names_of(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return tools in AG-UI's shape, with nothing in them but their names."""
+    """Return tools in AG-UI's shape with their names only."""
     return [{"name": tool["name"], "description": "", "parameters": {}} for tool in tools]
 
 
 def _answers_of(resume: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the field that shows answers; without any there is no such field.
+    """Return the field `resume` with the answers; empty without answers.
 
-    Fields that are null are left out: the schemas of published clients refuse most of them.
+    Fields that are null are left out, because the schemas of published clients refuse most of them.
     """
     answers = [
         {name: value for name, value in answer.items() if value is not None} for answer in resume
@@ -213,7 +219,11 @@ def check_question(
     request: Mapping[str, Any] = NOTHING_MORE,
     frame_max_bytes: int,
 ) -> None:
-    """Raise `TooLarge` when the event that shows what a run brings makes no frame."""
+    """Check that the event which shows a run's input fits into one frame.
+
+    Raises:
+        TooLarge: The frame would have more than `frame_max_bytes`.
+    """
     event = run_started(
         thread_id=key.thread_id,
         run_id=run_id,
@@ -221,7 +231,7 @@ def check_question(
         rewind_to=rewind_to,
         request=request,
     )
-    # The other encoder may write a number with twice as many characters, and no text longer.
+    # The two encoders may write a number with up to twice the characters, and texts alike.
     if 2 * len(msgspec.json.encode(event["input"])) + 2 * ENVELOPE_BYTES <= frame_max_bytes:
         return
     size = len(encode_event(event, max_bytes=sys.maxsize)) + ENVELOPE_BYTES
@@ -235,19 +245,18 @@ def check_question(
 def run_finished(
     *, thread_id: str, run_id: str, outcome: Mapping[str, Any], **kept: object
 ) -> Event:
-    """Return the end of a run that did not fail; `kept` is what the agent's own end carried."""
+    """Return the end event of a run that did not fail; `kept` has fields of the agent's own end."""
     extra = {name: value for name, value in kept.items() if value is not None}
     event = {"type": RUN_FINISHED, "threadId": thread_id, "runId": run_id, "outcome": outcome}
     return {**event, **extra}
 
 
 def run_failed(error: IsolaneError, error_id: str, *, run_id: str) -> Event:
-    """Return the end of a run that failed: a stable code, an id, and the agent's own code.
+    """Return the end event of a run that failed: a stable code, an id, and the agent's own code.
 
-    Its message tells the error's text only where that names a limit, or where the agent itself made
-    it public.
-
-    It names its run, for a client of many runs takes a nameless one for the whole session's.
+    Its message is the error's text only where that text names a limit or the agent made it public.
+    It names its run, because a client of many runs takes an error without a run for the end of the
+    whole session.
     """
     is_told = isinstance(error, RunTooLarge | AgentFailed)
     metadata = {"errorId": error_id}

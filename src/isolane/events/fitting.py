@@ -1,8 +1,8 @@
-"""Makes the events of a run fit into its log: whole characters, and no more bytes than allowed.
+"""Fitting of a run's events into the log: whole characters, and a bounded size. Pure.
 
-Agents cut their text where it suits them: in the middle of an emoji, or not at all. Here halves
-find each other, long text becomes several events, and the result of a tool that is too long is cut.
-What comes in is legal already; so is what goes out. Pure.
+Agents cut their text anywhere, also inside an emoji, or not at all. Here halves of characters are
+joined, long text becomes several events, and a tool result that is too long is cut. Legal events
+stay legal.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ FILLS: Final = {
     "TOOL_CALL_ARGS": "toolCallId",
     "REASONING_MESSAGE_CONTENT": "messageId",
 }
-"""Events whose `delta` goes on with something, and what names that."""
+"""Events with a `delta`, each with the field that names the message or call."""
 _ENDS: Final = {
     "TEXT_MESSAGE_END": "TEXT_MESSAGE_CONTENT",
     "TOOL_CALL_END": "TOOL_CALL_ARGS",
     "REASONING_MESSAGE_END": "REASONING_MESSAGE_CONTENT",
 }
 CHARACTER_MAX_BYTES: Final = 6
-"""The most that one character takes in JSON: `\\u0000`."""
+r"""Most bytes that one character takes in JSON: `\u0000`."""
 NAME_MAX_CHARACTERS: Final = 20
-"""More than the name of any field has that holds text."""
+"""More characters than the name of any text field has."""
 _COUNT_MAX: Final = 10**15
-"""Stands for a count of bytes until that is known; no count has more digits."""
+"""Placeholder for a count of bytes; no real count has more digits."""
 
 
 class _Held(NamedTuple):
@@ -40,22 +40,23 @@ class _Held(NamedTuple):
 
     half: str
     content: Event
-    """The event that goes out with it, but for its delta."""
+    """The event that carries the half, without its delta."""
 
 
 class Fitting:
-    """What one run has cut off, and where: halves of characters, by the message they belong to."""
+    """The halves of characters that one run has cut off, by their messages."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Let an event have `max_bytes`, as JSON in UTF-8."""
+        """Allow `max_bytes` per event, as JSON in UTF-8."""
         self._max_bytes = max_bytes
         self._held: dict[tuple[str, str], _Held] = {}
 
     def fit(self, event: Event) -> Iterator[Event]:
-        """Yield what stands in the log for `event`: itself, several, or nothing yet.
+        """Yield the events that the log gets for `event`: itself, several, or none yet.
 
-        An event that can't be made to fit comes out as it is, for its encoder to refuse. A half
-        comes out with the next event of its message, before its end at the latest.
+        An event that can't be made to fit comes out unchanged, and its encoder refuses it. A half
+        character comes out with the next event of its message, at the latest before the message's
+        end.
         """
         kind = event["type"]
         if kind in FILLS:
@@ -85,7 +86,7 @@ class Fitting:
             yield from self._split(event if text == delta else {**event, "delta": text})
 
     def _let_go(self, kind: str, end: Event) -> Iterator[Event]:
-        """Yield the half that a message still holds when it ends, as U+FFFD."""
+        """Yield U+FFFD for the half character that a message still holds at its end."""
         held = self._held.pop((kind, end[FILLS[kind]]), None)
         if held is not None:
             yield {**held.content, "delta": mend_text(held.half)}
@@ -93,12 +94,12 @@ class Fitting:
     # --- sizes -----------------------------------------------------------------------------------
 
     def _split(self, event: Event) -> Iterator[Event]:
-        """Yield a delta as several where one would be too large; together they say the same."""
+        """Yield a delta that is too large as several events; together they have the same text."""
         delta: str = event["delta"]
         if self._is_small(event) or self._has_room(event):
             yield event
             return
-        first = _without(event, "rawEvent")  # the provider's own form of what the event says
+        first = _without(event, "rawEvent")  # the provider's own form of the same content
         rest = _without_extras(event["type"], event)
         most = self._max_bytes - max(_size_of({**one, "delta": ""}) for one in (first, rest))
         if most < CHARACTER_MAX_BYTES:
@@ -108,10 +109,10 @@ class Fitting:
             yield {**(rest if number else first), "delta": piece}
 
     def _cut(self, event: Event) -> Event:
-        """Return a tool's result, cut where it would be too large. Its metadata says by how much.
+        """Return a tool's result, cut when it is too large; its metadata then says by how much.
 
-        `truncatedBytes` counts what is missing: bytes of text in UTF-8, and of a part that is left
-        out those of its source.
+        `truncatedBytes` counts the missing bytes: of text in UTF-8, and of a left out part the
+        bytes of its source.
         """
         if self._is_small(event) or self._has_room(event):
             return event
@@ -128,9 +129,9 @@ class Fitting:
         return {**lean, "content": kept, "metadata": {**metadata, "truncatedBytes": lost}}
 
     def _is_small(self, event: Event) -> bool:
-        """Say at a glance that an event has room: it is nothing but a little text."""
+        """Say quickly that an event is surely small enough, because it has only little text."""
         characters = NAME_MAX_CHARACTERS * len(event)
-        for part in event.values():  # no sum of a generator: this is done for each word
+        for part in event.values():  # a loop without a generator, because it runs for every word
             if type(part) is not str:
                 return False
             characters += len(part)
@@ -145,13 +146,13 @@ class Fitting:
 
 
 def split_text(text: str, max_bytes: int) -> Iterator[str]:
-    """Yield `text` in pieces of at most `max_bytes` as JSON, which is at least 6; whole characters.
+    """Yield `text` in pieces of whole characters, each of at most `max_bytes` as JSON.
 
-    The pieces are as long as can be, or nearly. An empty text is one piece.
+    `max_bytes` is at least 6. The pieces are about as long as possible. An empty text is one piece.
     """
     begin = 0
     while True:
-        length = max_bytes  # a character has a byte at least
+        length = max_bytes  # each character takes one byte or more
         while (size := _text_bytes(text[begin : begin + length])) > max_bytes:
             length = max(min(length, len(text) - begin) * max_bytes // size, 1)
         yield text[begin : begin + length]
@@ -161,7 +162,7 @@ def split_text(text: str, max_bytes: int) -> Iterator[str]:
 
 
 def _text_bytes(text: str) -> int:
-    """Return what `text` takes between its quotes; both encoders of events write it alike."""
+    """Return the size of `text` between its quotes, which is the same in both encoders."""
     return len(msgspec.json.encode(text)) - 2
 
 
@@ -174,21 +175,21 @@ def _size_of(event: Mapping[str, Any]) -> int:
 
 
 def _cut_text(text: str, max_bytes: int) -> tuple[str, int]:
-    """Return as much of `text` as fits, and how many bytes are missing."""
+    """Return the beginning of `text` that fits, and the number of missing bytes."""
     whole = mend_text(text)
     kept = next(split_text(whole, max_bytes))
     return kept, _utf8_bytes(whole) - _utf8_bytes(kept)
 
 
 def _cut_parts(parts: Sequence[Event], max_bytes: int) -> tuple[list[Event], int]:
-    """Return those parts that fit, text cut where it doesn't, and how many bytes are missing."""
+    """Return the parts that fit, with the last text cut, and the number of missing bytes."""
     kept: list[Event] = []
     lost = 0
     for part in parts:
         is_text = part.get("type") == "text"
         said = part["text"] if is_text else str(part.get("source", {}).get("value", ""))
         bare = {**part, "text": ""} if is_text else part
-        room = max_bytes - (_value_bytes(bare, said, max_bytes) + 1)  # a comma
+        room = max_bytes - (_value_bytes(bare, said, max_bytes) + 1)  # one more for the comma
         if is_text and room >= CHARACTER_MAX_BYTES:
             text, missing = _cut_text(said, room)
             kept.append({**part, "text": text})
@@ -203,7 +204,7 @@ def _cut_parts(parts: Sequence[Event], max_bytes: int) -> tuple[list[Event], int
 
 
 def _value_bytes(part: Event, said: str, max_bytes: int) -> int:
-    """Return the size of a part; of one that says too much only that."""
+    """Return the size of a part; the count ends as soon as the part is known to be too large."""
     if part.get("type") != "text" and len(said) > max_bytes:
         return len(said)
     return _size_of({"type": "", "part": part}) - len('{"type":"","part":}')
@@ -214,7 +215,7 @@ def _without(event: Event, name: str) -> Event:
 
 
 def _without_extras(kind: str, event: Event) -> Event:
-    """Return what a further event of the same message says beside its delta."""
+    """Return the fields of a further event of the same message, without its delta."""
     names = ("type", FILLS[kind], "subagentRunId")
     return {name: event[name] for name in names if event.get(name) is not None}
 

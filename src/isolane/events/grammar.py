@@ -1,10 +1,10 @@
 """The legal order of a run's events. Pure: no await, no clock.
 
-The gateway owns RUN_STARTED and the end; this judges what an agent puts between them. A run may
-open messages, tool calls, reasoning, steps and subagents; content goes to what is open; what is
-still open when the run ends is closed; what a subagent began is its own. The chunk shorthands are
-spelled out, so that a log holds starts, contents and ends only. The rules are those of AG-UI 1.0
-as `@ag-ui/client` enforces them.
+The gateway writes RUN_STARTED and the end event. This module checks the agent's events between
+them. A run may open messages, tool calls, reasoning, steps and subagents. Content goes to something
+that is open. Everything that is still open at the run's end is closed. A subagent owns what it
+began. Chunk events are written out, so that a log has only starts, contents and ends. The rules are
+those of AG-UI 1.0 as `@ag-ui/client` enforces them.
 """
 
 # Long because: one state machine, whose rules for texts and tools close one another.
@@ -20,13 +20,13 @@ from isolane.events.transcript import calls_of
 
 
 class Span(NamedTuple):
-    """One kind of thing that is opened, filled and closed."""
+    """A kind of thing that is opened, filled and closed."""
 
     kind: str
     key: str
     end: str
     realm: str
-    """What its ids are ids of: a reasoning span and its message share theirs."""
+    """Space of its ids: a reasoning span and its message share one."""
 
 
 _TEXT: Final = Span("text message", "messageId", "TEXT_MESSAGE_END", "message")
@@ -54,23 +54,23 @@ _FREE: Final = frozenset(
     {"STATE_SNAPSHOT", "STATE_DELTA", "MESSAGES_SNAPSHOT", "RAW", "CUSTOM"}
     | {"TOOL_CALL_RESULT", "ACTIVITY_SNAPSHOT"}
 )
-"""What may come at any time."""
+"""Events that may come at any time."""
 _KEPT: Final = ("metadata", "rawEvent")
-"""What a chunk's content takes along."""
+"""Fields of a chunk that its content event keeps."""
 _BESIDE_CHUNKS: Final = frozenset(
     {"RAW", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA", "REASONING_ENCRYPTED_VALUE", "SUBAGENT_STARTED"}
 )
-"""What may stand between two chunks of one message without ending it."""
+"""Events that may come between two chunks of one message without ending it."""
 
 
 class Shorthand(NamedTuple):
-    """What a kind of chunk stands for."""
+    """The events that a kind of chunk stands for."""
 
     span: Span
     start: str
     fill: str
     carried: tuple[str, ...]
-    """What the first chunk says and a later one may only repeat."""
+    """Fields that the first chunk sets, and that later chunks may only repeat."""
 
 
 _CHUNKS: Final = {
@@ -88,12 +88,12 @@ KINDS: Final = frozenset(
     {*_OPENS, *_FILLS, *_CLOSES, *_FREE, *_CHUNKS, "ACTIVITY_DELTA", "REASONING_ENCRYPTED_VALUE"}
     | {RUN_STARTED, *TERMINAL}
 )
-"""Every event that this version knows. A newer AG-UI may describe more of them."""
+"""Every event type that this version knows; a newer AG-UI may describe more."""
 _CHUNK_OF: Final = {shorthand.start: shorthand for shorthand in _CHUNKS.values()}
 
 
 class Place(NamedTuple):
-    """One thing that may be open. Only a step's name is its subagent's own."""
+    """One thing that may be open. Only the name of a step is private to its subagent."""
 
     span: Span
     id: str
@@ -101,21 +101,25 @@ class Place(NamedTuple):
 
 
 class RunGrammar:
-    """What one run has open and who owns it, and so what may come next."""
+    """The open things of one run and their owners, which decide the next legal event."""
 
     def __init__(self) -> None:
         """Begin after RUN_STARTED."""
-        self._open: dict[Place, None] = {}  # in order, as a set is not
+        self._open: dict[Place, None] = {}  # a dictionary, because it keeps the order of opening
         self._owners: dict[tuple[str, str], str | None] = {}
         self._lanes: dict[str | None, Event] = {}
-        """What the parent and each subagent began by a chunk: its spelled-out start."""
+        """Per lane, the start event of the message that chunks began; lanes are the parent and each
+        subagent."""
         self._subagents: set[str] = set()
 
     def accept(self, event: Event) -> Iterator[Event]:
-        """Yield what goes into the log for `event`: itself, or what its shorthand stands for.
+        """Yield the log's events for `event`: the event itself, or what a chunk stands for.
 
-        Raises `AgentProtocolError` when it may not come now. What was yielded counts once the next
-        is asked for: who can't write an event asks no more, and it was never said.
+        An event counts only after the next one is requested. So a caller that can't write an event
+        stops there, and the event was never said.
+
+        Raises:
+            AgentProtocolError: The event may not come now.
         """
         kind = event["type"]
         if kind in _CHUNKS:
@@ -126,14 +130,17 @@ class RunGrammar:
         yield from self._pass(event)
 
     def close(self) -> Iterator[Event]:
-        """Yield the ends of everything that is open, the newest first."""
+        """Yield end events for everything that is open, the newest first."""
         self._lanes.clear()
         while self._open:
             place, _ = self._open.popitem()
             yield self._closing(place)
 
     def _closing(self, place: Place) -> Event:
-        """Return the end of what is open, under whoever owns it now: a snapshot may move it."""
+        """Return the end event of an open thing, with its current owner.
+
+        A snapshot may change owners.
+        """
         owner = (
             place.owner if place.span is _STEP else self._owners.get((place.span.realm, place.id))
         )
@@ -146,7 +153,8 @@ class RunGrammar:
         yield event
         self._note(kind, event)
 
-    # --- what may come: nothing here changes anything --------------------------------------------
+    # --- checks, which change nothing
+    # --------------------------------------------------------------
 
     def _check(self, kind: str, event: Event) -> None:
         if kind in _OPENS:
@@ -178,7 +186,7 @@ class RunGrammar:
             raise AgentProtocolError(f"parent subagent {parent!r} was never started in this run")
 
     def _starter(self, span: Span, event: Event, place: Place) -> str | None:
-        """Return whose the thing is that `event` opens: whoever opened it first."""
+        """Return the owner of what `event` opens: the one who opened it first."""
         if span in {_STEP, _SUBAGENT}:
             return event.get("subagentRunId")
         self._check_owner(event, span.realm, place.id)
@@ -189,7 +197,7 @@ class RunGrammar:
         return known
 
     def _parent_owner(self, event: Event) -> str | None:
-        """Return whose a tool call is: who says so, or who owns the message that carries it."""
+        """Return the owner of a tool call: its own subagent, or the owner of its message."""
         own, parent = event.get("subagentRunId"), event.get("parentMessageId")
         if ("message", parent) not in self._owners or parent is None:
             return own
@@ -209,7 +217,7 @@ class RunGrammar:
             self._check_owner(event, span.realm, place.id)
 
     def _check_owner(self, event: Event, realm: str, thing: str) -> None:
-        """Raise when the event says that something is a subagent's, and it is another's."""
+        """Check that a thing belongs to the subagent that the event names."""
         own = event.get("subagentRunId")
         if own is not None and self._owners.get((realm, thing), own) != own:
             raise _not_its_own(event, realm, thing)
@@ -219,7 +227,8 @@ class RunGrammar:
             return "toolCall"
         return "message" if ("message", event["entityId"]) in self._owners else "reasoning"
 
-    # --- what was said ---------------------------------------------------------------------------
+    # --- notes of accepted events
+    # -------------------------------------------------------------------
 
     def _note(self, kind: str, event: Event) -> None:
         if kind in _OPENS:
@@ -271,7 +280,7 @@ class RunGrammar:
     def _pass_content(
         self, shorthand: Shorthand, start: Event, event: Event, *, is_first: bool
     ) -> Iterator[Event]:
-        """Yield the chunk's content; an empty one where it brings something else to keep."""
+        """Yield the chunk's content; an empty delta where only other fields must be kept."""
         says = event.get("delta") is not None or event.get("rawEvent") is not None
         if not says and (is_first or event.get("metadata") is None):
             return
@@ -280,7 +289,7 @@ class RunGrammar:
         yield from self._pass({**content, **_pick(start, "subagentRunId"), **_pick(event, *_KEPT)})
 
     def _lane_of(self, shorthand: Shorthand, event: Event) -> str | None:
-        """Return whose message a chunk goes on with, or begins."""
+        """Return the lane whose message a chunk continues or begins."""
         own, thing = event.get("subagentRunId"), event.get(shorthand.span.key)
         lanes = [owner for owner, start in self._lanes.items() if start["type"] == shorthand.start]
         if thing is not None:
@@ -318,7 +327,11 @@ def _place(span: Span, event: Event) -> Place:
 
 
 def _goes_on(shorthand: Shorthand, start: Event, event: Event) -> bool:
-    """Say whether a chunk continues what `start` began; raises when it contradicts that."""
+    """Say whether a chunk continues the message that `start` began.
+
+    Raises:
+        AgentProtocolError: The chunk contradicts that start.
+    """
     key = shorthand.span.key
     if start["type"] != shorthand.start or event.get(key) not in {None, start[key]}:
         return False
@@ -329,7 +342,7 @@ def _goes_on(shorthand: Shorthand, start: Event, event: Event) -> bool:
 
 
 def _spelled_start(shorthand: Shorthand, event: Event) -> Event:
-    """Return the start that a first chunk stands for."""
+    """Return the start event for a first chunk."""
     for name in (shorthand.span.key, *(("toolCallName",) if shorthand.span is _CALL else ())):
         if not isinstance(event.get(name), str):
             raise AgentProtocolError(f"{event['type']}: the first chunk needs a {name}")

@@ -1,4 +1,4 @@
-"""What a run asked of a person before it could go on, and whether the next one answers. Pure."""
+"""Questions of a run to a person, and the check that the next run answers them. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 from isolane.errors import InvalidInput, RunConflict, shorten
 
 Interrupt = Mapping[str, Any]
-"""AG-UI's: an `id`, a `reason`, and what a client needs to put the question."""
+"""AG-UI's interrupt: an `id`, a `reason`, and data with which a client asks the person."""
 
 
 def check_answers(resume: Sequence[Mapping[str, Any]], interrupts: Sequence[Interrupt]) -> None:
-    """Raise unless `resume` answers each of the open `interrupts` once, as AG-UI 1.0 has it.
+    """Check that `resume` answers each open interrupt exactly once, as AG-UI 1.0 demands.
 
-    An answer to what isn't open came too late: `RunConflict`. One that is missing or doubled is
-    `InvalidInput`.
+    Raises:
+        RunConflict: An answer is for an interrupt that isn't open; it came too late.
+        InvalidInput: An answer is missing, or there are two.
     """
     answered = Counter(str(entry["interruptId"]) for entry in resume)
     asked = [str(interrupt["id"]) for interrupt in interrupts]

@@ -1,7 +1,7 @@
-"""Events as clients of before AG-UI 1.0 read them. Pure.
+"""Translation of events for clients older than AG-UI 1.0. Pure.
 
-They give up a whole run for what they don't know: the outcome `cancelled`, the parts of a tool's
-result, and a part whose bytes are in a file elsewhere.
+Such a client gives up a whole run for three things that it doesn't know: the outcome `cancelled`,
+the parts of a tool result, and a part whose bytes are in a file elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from isolane.events.transcript import Message
 
 
 def to_older(payload: bytes) -> bytes:
-    """Return an event of a log for such a client; nearly all of them are as they were."""
+    """Return an event of the log for an older client; most events stay unchanged."""
     if not payload.startswith(_STARTS):
         return payload
     event = decode_event(payload)
@@ -25,14 +25,14 @@ def to_older(payload: bytes) -> bytes:
 
 
 def _without_cancelled(event: Event) -> Event:
-    outcome = event.get("outcome") or {}  # an agent may say more beside the type
+    outcome = event.get("outcome") or {}  # an agent may add fields beside the type
     if outcome.get("type") != "cancelled":
         return event
     return {name: event[name] for name in event if name != "outcome"}
 
 
 def _with_text_only(event: Message) -> Message:
-    """Return a tool's result with the text of its parts. The log keeps the others."""
+    """Return a tool result with only the text of its parts; the log keeps all of them."""
     content = event.get("content")
     if not isinstance(content, list):
         return event

@@ -1,8 +1,8 @@
-"""Payloads whose large attachments are cut out: how they are written, and put together again. Pure.
+"""Payloads without their large attachments, and the way back to the whole payload. Pure.
 
-An attachment is the data of a content part: what stands in its source, as base64 or as a URL that
-holds it. A packed payload has references in its place. It begins with NUL, which no JSON does. So
-whatever somebody writes into a text is text, and never a reference.
+An attachment is the data of a content part: base64 in its source, or a data URL. A packed payload
+has a reference in its place. It begins with NUL, which JSON never does. So no text of a user can be
+taken for a reference.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 LEAST_BYTES: Final = 1 << 14
-"""Bytes from which on an attachment is cut out. A frame of 1 MiB has 64 of them at most, which take
-the writer 5 ms; smaller ones would be more, and save little."""
+"""Least bytes of an attachment. A frame of 1 MiB has at most 64 of this size, which take the writer
+5 ms. Smaller ones would be more numerous and save little."""
 _MARK: Final = b"\0"
 _COUNT: Final = struct.Struct(">I")
 _REFERENCE: Final = struct.Struct(">II32s")
 _BEGIN: Final = len(_MARK) + _COUNT.size
 _QUOTE: Final = b'"'
 _SOURCES: Final = (b'"type":"data","value":"', b'"type":"url","value":"')
-"""What stands before the data of a part, as AG-UI's models and both encoders write it."""
+"""Text before the data of a part, as AG-UI's models and both encoders write it."""
 
 
 class Reference(NamedTuple):
-    """An attachment that was cut out of a payload."""
+    """An attachment that was taken out of a payload."""
 
     place: int
-    """How many bytes of the rest stand before it."""
+    """Bytes of the remaining payload before the attachment."""
     size: int
-    """Its bytes."""
+    """Size of the attachment in bytes."""
     digest: bytes
-    """SHA-256 of them."""
+    """SHA-256 of the attachment."""
 
 
 def pack(payload: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
-    """Return JSON as it is to be written, and the attachments that it refers to by their digests.
+    """Return the packed payload, and its attachments by digest.
 
-    JSON without large attachments is returned as it is.
+    JSON without large attachments comes back unchanged.
     """
     cut: dict[bytes, bytes] = {}
     references: list[Reference] = []
@@ -59,9 +59,10 @@ def pack(payload: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
 
 
 def _find(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where each attachment begins and ends.
+    """Yield the start and the end of each attachment.
 
-    It is a long stretch between two quotes, so to look at one byte in `LEAST_BYTES` finds them all.
+    An attachment is a long stretch between two quotes. So it is enough to look at one byte per
+    `LEAST_BYTES`.
     """
     place = LEAST_BYTES
     while (end := payload.find(_QUOTE, place)) >= 0:
@@ -73,26 +74,26 @@ def _find(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 def is_packed(payload: bytes) -> bool:
-    """Say whether what was written refers to attachments. What is cut short refers to none."""
+    """Say whether a stored payload has references; a truncated one has none."""
     is_marked = payload[:1] == _MARK and len(payload) >= _BEGIN
     return is_marked and _rest(payload) <= len(payload)
 
 
 def references_of(payload: bytes) -> list[Reference]:
-    """Return what a written payload refers to; nothing when it isn't packed."""
+    """Return the references of a stored payload; none when it isn't packed."""
     if not is_packed(payload):
         return []
     return [Reference(*each) for each in _REFERENCE.iter_unpack(payload[_BEGIN : _rest(payload)])]
 
 
 def _rest(payload: bytes) -> int:
-    """Return where the rest of a packed payload begins."""
+    """Return the offset at which the rest of a packed payload begins."""
     (count,) = _COUNT.unpack_from(payload, len(_MARK))
     return _BEGIN + int(count) * _REFERENCE.size
 
 
 def size_of(payload: bytes) -> int:
-    """Return how many bytes a written payload has as JSON, with its attachments."""
+    """Return the size of the whole JSON, attachments included."""
     if not is_packed(payload):
         return len(payload)
     attached = sum(reference.size for reference in references_of(payload))
@@ -100,14 +101,17 @@ def size_of(payload: bytes) -> int:
 
 
 def bare(payload: bytes) -> bytes:
-    """Return a written payload as JSON in which the data of attachments is an empty string."""
+    """Return a stored payload as JSON with an empty string for each attachment."""
     return payload[_rest(payload) :] if is_packed(payload) else payload
 
 
 def unpack(payload: bytes, attachments: Mapping[bytes, bytes]) -> bytes:
-    """Return a written payload as the JSON that it was, to the byte.
+    """Return the whole JSON of a stored payload, byte for byte.
 
-    `attachments` has what it refers to, by digest. Raises `KeyError` when one is missing.
+    `attachments` maps digests to bytes.
+
+    Raises:
+        KeyError: An attachment is missing.
     """
     rest, begin = bare(payload), 0
     parts: list[bytes] = []

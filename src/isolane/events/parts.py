@@ -1,7 +1,7 @@
-"""The parts of a message's content: today's are kept, yesterday's are translated, others left out.
+"""The parts of a message's content: known ones are kept, older ones translated, others left out.
 
-AG-UI 1.0 leaves out a part whose type, or whose source's type, it doesn't know. Parts of a known
-type stay as they are, also malformed ones, for whoever validates them to refuse. Pure.
+AG-UI 1.0 leaves out a part of an unknown type, or with a source of an unknown type. Malformed parts
+of a known type stay, because the validation after this step refuses them. Pure.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from isolane.events.left_out import Kind, LeftOut
 Part = Mapping[str, Any]
 
 
-def tags_of(union: Any, name: str) -> frozenset[str]:  # noqa: ANN401 - types have no type
-    """Return the values that tell the members of one of AG-UI's tagged unions apart."""
+def tags_of(union: Any, name: str) -> frozenset[str]:  # noqa: ANN401 - a typing.Union has no type of its own
+    """Return the values of the tag field of one of AG-UI's unions."""
     members = get_args(get_args(union)[0])
     return frozenset(
         str(getattr(tag, "value", tag))
@@ -30,11 +30,12 @@ _TYPES: Final = tags_of(ContentPart, "type")
 _SOURCES: Final = tags_of(PartSource, "type")
 _MEDIA: Final = ("image", "audio", "video")
 _OLD_SOURCES: Final = {"data": "data", "url": "url", "id": "file"}
-"""How AG-UI before 1.0 said where a part's bytes are, the one that counts first."""
+"""Fields for a part's bytes before AG-UI 1.0, the preferred one first, with today's source
+types."""
 
 
 def known_parts(parts: Sequence[Any], left_out: LeftOut) -> dict[int, Any]:
-    """Return the parts that are known, by their places, each `binary` one in today's words."""
+    """Return the known parts by index, each `binary` part translated."""
     return dict(_known(parts, left_out))
 
 
@@ -54,16 +55,16 @@ def _known(parts: Sequence[Any], left_out: LeftOut) -> Iterator[tuple[int, Any]]
             yield place, part
 
 
-def _unknown_source(part: Any) -> str | None:  # noqa: ANN401 - what somebody sent
+def _unknown_source(part: Any) -> str | None:  # noqa: ANN401 - any JSON value
     source = part.get("source") if isinstance(part, Mapping) else None
     kind = source.get("type") if isinstance(source, Mapping) else None
     return kind if isinstance(kind, str) and kind not in _SOURCES else None
 
 
 def to_modern(part: Part) -> Part:
-    """Return a `binary` part, as AG-UI had it before 1.0, as an image, audio, video or document.
+    """Return a `binary` part of AG-UI before 1.0 as an image, audio, video or document part.
 
-    One without a media type, or without any of `data`, `url` and `id`, stays as it is.
+    A part without a media type, or without `data`, `url` and `id`, stays unchanged.
     """
     mime_type = part.get("mimeType", part.get("mime_type"))
     if not isinstance(mime_type, str):
@@ -87,8 +88,8 @@ def _source_of(part: Part, name: str) -> dict[str, str] | None:
     return {"type": _OLD_SOURCES[name], "value": value}
 
 
-def _print_of(part: Any) -> tuple[str, ...]:  # noqa: ANN401 - what somebody sent
-    """Return what is the same of two media parts: some clients send each in both words."""
+def _print_of(part: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
+    """Return the key of a media part, because some clients send each part in both forms."""
     source = part.get("source") if isinstance(part, Mapping) else None
     if not isinstance(source, Mapping):
         return ()

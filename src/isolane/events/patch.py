@@ -1,7 +1,7 @@
-"""JSON Patch, RFC 6902, as the published AG-UI client applies it. Pure.
+"""JSON Patch (RFC 6902) as the published AG-UI client applies it. Pure.
 
-Libraries apply it too, but none as that client does where the RFC leaves room or is not kept, and
-what the store keeps must be what the client shows; and they copy the whole document at each step.
+The store must keep exactly what that client shows. Other libraries decide differently where the RFC
+leaves room or the client breaks it. They also copy the whole document per operation.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 
 
 class PatchError(Exception):
-    """A patch doesn't fit what it is applied to."""
+    """A patch doesn't fit its document."""
 
 
 def patched(document: Any, patch: Iterable[Mapping[str, Any]]) -> Any:  # noqa: ANN401 - any JSON
-    """Return `document` after `patch`, sharing with it all that the patch doesn't touch.
+    """Return `document` after `patch`; the two share all parts that the patch doesn't touch.
 
-    Raises `PatchError`; `document` itself never changes. One thing is as in `fast-json-patch`,
-    which the client uses, and not as in the RFC: a move or copy behind an array's end appends.
+    `document` itself never changes. One thing follows `fast-json-patch`, which the client uses, and
+    not the RFC: a move or copy behind an array's end appends.
+
+    Raises:
+        PatchError: The patch doesn't fit.
     """
     for step in patch:
         path = step["path"]
@@ -71,9 +74,9 @@ def _drop(document: Any, pointer: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _opened(document: Any, pointer: str) -> tuple[Any, Any, str]:  # noqa: ANN401 - any JSON
-    """Return a copy to change, what holds the pointer's last key in it, and that key.
+    """Return a copy of the document, the container of the pointer's last key, and that key.
 
-    Only what lies on the way is copied, so that a small change to much costs little.
+    Only containers on the way are copied, so a small change to a large document is cheap.
     """
     *path, last = _keys(pointer)
     root = holder = _copied(document)
@@ -92,13 +95,17 @@ def _copied(value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 def _keys(pointer: str) -> list[str]:
     keys = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
-    if "__proto__" in keys:  # the client refuses it, and so nobody would see what it did
+    if "__proto__" in keys:  # the client refuses it, so nobody would see its effect
         raise PatchError("__proto__ is no key")
     return keys
 
 
 def _place(holder: Any, key: str) -> Any:  # noqa: ANN401 - a key or an index
-    """Return where `key` stands in `holder`; raises `PatchError` when nothing stands there."""
+    """Return the key or index of `key` in `holder`.
+
+    Raises:
+        PatchError: The container has no such key.
+    """
     place: str | int = _index(key) if isinstance(holder, list) else key
     if isinstance(holder, dict) and place in holder:
         return place
@@ -114,7 +121,7 @@ def _index(key: str) -> int:
 
 
 def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Say whether two values are one in JSON, where `true` is not 1."""
+    """Say whether two values are equal in JSON, where `true` is not 1."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, list) and isinstance(other, list):

@@ -1,6 +1,7 @@
-"""AG-UI's shared state of a thread: its last snapshot, and the deltas since.
+"""AG-UI's shared state of a thread: its last snapshot and the deltas after it.
 
-A delta that doesn't fit changes nothing, as in `@ag-ui/client`: what is kept is what clients show.
+A delta that doesn't fit changes nothing, as in `@ag-ui/client`. So the stored state is what clients
+show.
 """
 
 from __future__ import annotations
@@ -21,42 +22,50 @@ DELTA: Final = "STATE_DELTA"
 _log = structlog.get_logger(__name__)
 
 ROOM: Final = 4
-"""How much larger than allowed a state may become while a delta is applied."""
+"""Factor by which a state may exceed its limit while a delta is applied."""
 MEASURES_MAX: Final = 8
-"""How often the state is measured on the way. Each time costs as much as writing it down."""
+"""Most measurements of the state during one delta; each costs as much as encoding it."""
 
 
 def is_sent(state: object) -> bool:
-    """Say whether a run brings a state. Null and `{}` are none: clients without one send `{}`."""
+    """Say whether a run brings a state.
+
+    Null and `{}` are none, because clients without one send `{}`.
+    """
     return state is not None and state != {}
 
 
 def encode_state(state: object) -> bytes:
-    """Return `state` as JSON in UTF-8; raises `ValueError` and `RecursionError`."""
+    """Return `state` as JSON in UTF-8.
+
+    Raises:
+        ValueError: JSON can't express the state.
+        RecursionError: The state is nested too deep.
+    """
     return json.dumps(state, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def decode_state(payload: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Return the state that `encode_state` wrote down."""
+    """Return the state that `encode_state` encoded."""
     return json.loads(payload)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedState:
-    """A thread's state while a run goes on. `size` is the most that it can have, in bytes."""
+    """A thread's state during a run. `size` is an upper bound in bytes."""
 
     value: Any
     size: int
     is_changed: bool = False
-    """Whether it may be another than the thread had before the run."""
+    """True when the state may differ from the thread's state before the run."""
     is_untold: bool = False
-    """Whether the run's client doesn't know it: it sent none, and no event of the run told it."""
+    """True when the run's client doesn't know the state: neither it nor an event has told it."""
 
     @classmethod
     def of(cls, sent: object, *, kept: object) -> SharedState:
-        """Return the state that a run begins with: what it sent, else what its thread has kept.
+        """Return the state at a run's start: the run's own, else the thread's.
 
-        Its size isn't known then; it is measured when that matters.
+        Its size is measured only when a delta needs it.
         """
         if is_sent(sent):
             return cls(sent, sys.maxsize, is_changed=True)
@@ -69,9 +78,9 @@ class SharedState:
         return {"type": SNAPSHOT, "snapshot": self.value}
 
     def to_payload(self) -> bytes | None:
-        """Return what is kept of it, as JSON; None when the run left it as it was.
+        """Return the state as JSON for the store; None when the run didn't change it.
 
-        None as well when nobody could read it: it is nested too deep then.
+        The result is also None when the state is nested so deep that nobody could read it.
         """
         try:
             return encode_state(self.value) if self.is_changed else None
@@ -80,9 +89,10 @@ class SharedState:
             return None
 
     def after(self, event: Mapping[str, Any], *, size: int, max_bytes: int) -> SharedState:
-        """Return the state after `event`, which has `size` bytes as JSON.
+        """Return the state after `event`, whose JSON has `size` bytes.
 
-        Raises `EventTooLarge` when a delta makes it larger than `max_bytes`.
+        Raises:
+            EventTooLarge: A delta makes the state larger than `max_bytes`.
         """
         if event["type"] == SNAPSHOT:
             return SharedState(event["snapshot"], size, is_changed=True)
@@ -99,7 +109,8 @@ class SharedState:
         value, most, measures = self.value, self.size + size, 0
         for step in delta:
             value = patched(value, [step])
-            # A copy may double the state, and a few in a row make gigabytes of a few bytes.
+            # One copy operation may double the state, so a few in a row make gigabytes of a few
+            # bytes.
             most = most * 2 if step["op"] == "copy" else most
             if most > ROOM * max_bytes:
                 measures += 1

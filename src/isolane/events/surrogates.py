@@ -1,6 +1,6 @@
-"""Halves of characters. UTF-16 writes an emoji as two, and whoever cuts text there sends one.
+"""Half characters. UTF-16 writes an emoji as two units, and a text that is cut there ends in half.
 
-Python's text can hold a half, a surrogate; UTF-8 and the readers of JSON can't. Pure.
+Python's text can hold such a half, a surrogate. UTF-8 and readers of JSON can't. Pure.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 REPLACEMENT: Final = "\ufffd"
-"""What stands for a half whose other half never came."""
+"""Character in place of a half whose other half never came."""
 
 
 def has_half(text: str) -> bool:
-    """Say whether `text` holds a half, with or without its other one."""
+    """Say whether `text` has a surrogate, alone or in a pair."""
     if text.isascii():
         return False
     try:
@@ -24,12 +24,12 @@ def has_half(text: str) -> bool:
 
 
 def begins_pair(text: str) -> bool:
-    """Say whether `text` ends in the first half of a character, whose second may still come."""
+    """Say whether `text` ends in a first half, whose second half may still come."""
     return "\ud800" <= text[-1:] <= "\udbff"
 
 
 def mend_text(text: str) -> str:
-    """Return `text` with its pairs joined, and U+FFFD for each half that is alone."""
+    """Return `text` with pairs joined, and U+FFFD for each lone half."""
     return _join(text, errors="replace") if has_half(text) else text
 
 
@@ -37,8 +37,7 @@ def mend_id(name: str, text: str) -> str:
     """Return an id with its pairs joined.
 
     Raises:
-        ValueError: a half is alone. If U+FFFD stood for it, two ids could become one.
-
+        ValueError: The id has a lone half. With U+FFFD in its place, two ids could become one.
     """
     joined = _join(text, errors="surrogatepass") if has_half(text) else text
     if has_half(joined):
@@ -47,13 +46,12 @@ def mend_id(name: str, text: str) -> str:
 
 
 def mend_value(value: Any, *, knows_ids: bool = False) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a value of JSON with every text in it mended.
+    """Return a JSON value with every text in it mended.
 
-    With `knows_ids`, what is called `id`, or ends in `Id`, is mended as an id.
+    With `knows_ids`, a field named `id`, or with a name that ends in `Id`, is mended as an id.
 
     Raises:
-        ValueError: an id holds half a character, or two keys would become one.
-
+        ValueError: An id has a lone half, or two keys would become equal.
     """
     if isinstance(value, str):
         return mend_text(value)
@@ -77,11 +75,15 @@ def mend_value(value: Any, *, knows_ids: bool = False) -> Any:  # noqa: ANN401 -
 _OPAQUE: Final = frozenset(
     {"value", "snapshot", "delta", "event", "rawEvent", "metadata", "result", "patch", "content"}
 )
-"""Fields of events that hold an agent's own data, where no name means anything to AG-UI."""
+"""Fields with an agent's own data, in which names mean nothing to AG-UI."""
 
 
 def mend_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an AG-UI event with every text in it mended; raises what `mend_value` raises."""
+    """Return an AG-UI event with every text in it mended.
+
+    Raises:
+        ValueError: An id has a lone half, or two keys would become equal.
+    """
     return {
         name: mend_value(value)
         if name in _OPAQUE
@@ -91,13 +93,14 @@ def mend_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mend_names(event: dict[str, Any]) -> dict[str, Any]:
-    """Return an event whose own texts are whole, but for its `delta`: the next one may go on there.
+    """Return an event whose own texts are mended, except `delta`.
 
-    Looks no deeper than the event itself: so much is done for each word of an answer.
+    The next event may complete a half in `delta`.
+
+    Only the event's own fields are looked at, because this runs for every word of an answer.
 
     Raises:
-        ValueError: an id holds half a character.
-
+        ValueError: An id has a lone half.
     """
     for name, value in event.items():
         if type(value) is str and not value.isascii() and name != "delta" and has_half(value):

@@ -1,11 +1,11 @@
-"""The fold of a run's events into the messages it leaves behind. Pure.
+"""The fold of a run's events into its messages. Pure.
 
-Follows what `@ag-ui/client` makes of the same stream, so that who reads a thread's messages and
-who watched them grow see the same. It differs in what a store must: messages of earlier runs stay
-as they are, an assistant's message that says nothing is left out, and a patch that would make an
-activity's content anything but an object changes nothing.
+It follows `@ag-ui/client`, so that a reader of a thread's messages sees the same as a reader who
+watched the run. A store differs in three things. Messages of earlier runs stay unchanged. An
+assistant's message without any content is left out. A patch that would make an activity's content
+something other than an object changes nothing.
 
-Deltas are collected and joined once: `+=` on a long answer copies all of it for every word.
+Deltas are collected and joined once, because `+=` would copy the whole answer per word.
 """
 
 # Long because: one fold, with a short function for each kind of event.
@@ -24,17 +24,17 @@ from isolane.events.patch import PatchError, patched
 FINGERPRINT_BYTES: Final = 8
 
 Message = dict[str, Any]
-"""One AG-UI message with its wire names."""
+"""One AG-UI message with its names on the wire."""
 
 
 def fingerprint(message: Message) -> tuple[bytes, bytes]:
-    """Return 8 bytes that stand for the message's id, and 8 that stand for all of it."""
+    """Return two hashes of 8 bytes, of the message's id and of the whole message."""
     whole = json.dumps(message, sort_keys=True).encode()
     return id_print(str(message["id"])), _digest(whole)
 
 
 def id_print(message_id: str) -> bytes:
-    """Return the first half of a message's fingerprint: 8 bytes that stand for its id."""
+    """Return the first half of a message's fingerprint: a hash of 8 bytes of its id."""
     return _digest(message_id.encode())
 
 
@@ -43,7 +43,7 @@ def _digest(value: bytes) -> bytes:
 
 
 def calls_of(message: Mapping[str, Any]) -> Sequence[Message]:
-    """Return the tool calls of a message; only an assistant's are any."""
+    """Return the tool calls of a message; only an assistant's message has any."""
     return message.get("toolCalls") or () if message["role"] == "assistant" else ()
 
 
@@ -84,25 +84,26 @@ class _Draft:
 
 
 class Transcript:
-    """The messages of one run, grown event by event."""
+    """The messages of one run, which grow event by event."""
 
     def __init__(self, *, known_ids: Iterable[str] = ()) -> None:
-        """Begin empty; `known_ids` are the messages that the thread had before."""
+        """Begin empty; `known_ids` are ids of messages that the thread had before."""
         self._known = frozenset(known_ids)
         self._drafts: list[_Draft] = []
-        # Where an id stands twice, as it may after a result that reused one, the first one counts.
+        # Where two messages share an id, for example after a result that reused one, the first
+        # counts.
         self._by_id: dict[str, _Draft] = {}
         self._callers: dict[str, _Draft] = {}
         self._calls: dict[str, _Call] = {}
 
     def add(self, event: Event) -> None:
-        """Take one legal event in."""
+        """Add one legal event."""
         fold = _FOLDS.get(event["type"])
         if fold is not None:
             fold(self, event)
 
     def messages(self) -> list[Message]:
-        """Return what stands so far, in order, without messages that say nothing at all."""
+        """Return the messages so far, in order, without those that have no content."""
         finished = (draft.finished() for draft in self._drafts)
         return [message for message in finished if _says_something(message)]
 
@@ -148,7 +149,7 @@ class Transcript:
         _merge_metadata(call.call, event)
 
     def _caller_of(self, event: Event) -> _Draft:
-        """Return the message that carries a new call; the call's own where it names none."""
+        """Return the message that carries a new call: the named parent, or a message of its own."""
         parent_id = event.get("parentMessageId") or None
         parent = None if parent_id is None else self._by_id.get(parent_id)
         if parent is not None and parent.message["role"] == "assistant":
@@ -170,7 +171,7 @@ class Transcript:
             _merge_metadata(call.call, event)
 
     def _add_result(self, event: Event) -> None:
-        """Put a result behind the call it answers, for providers refuse any other order."""
+        """Put a result right behind its call, because providers refuse any other order."""
         about = _pick(event, "toolCallId", "content", "subagentRunId", "metadata")
         result = {"id": event["messageId"], "role": "tool", **about}
         caller = self._callers.get(event["toolCallId"])
@@ -182,7 +183,8 @@ class Transcript:
             place += 1
         self._put(result, place)
 
-    # --- what comes whole ------------------------------------------------------------------------
+    # --- whole messages
+    # -----------------------------------------------------------------------------
 
     def _set_activity(self, event: Event) -> None:
         draft = self._by_id.get(event["messageId"])
@@ -210,7 +212,7 @@ class Transcript:
             )
 
     def _replace(self, draft: _Draft, activity: Message) -> _Draft:
-        """Put an activity where something stood; its metadata stays, as that of an activity."""
+        """Replace a message with an activity; an activity's metadata is kept."""
         fresh = _Draft(activity)
         self._drafts[self._drafts.index(draft)] = fresh
         if draft.message["role"] != "activity":
@@ -221,7 +223,10 @@ class Transcript:
         return fresh
 
     def _set_messages(self, event: Event) -> None:
-        """Let the snapshot's messages stand; reasoning and activities, if it is silent on them."""
+        """Replace the messages with the snapshot's.
+
+        Reasoning and activities stay when the snapshot has none of their kind.
+        """
         spoken_of = {message["role"] for message in event["messages"]}
         silent_on = {"reasoning", "activity"} - spoken_of
         fresh = [message for message in event["messages"] if message["id"] not in self._known]
@@ -235,7 +240,7 @@ class Transcript:
         self._set_drafts([*kept, *(_resumed(one) for one in fresh if one["id"] not in ids)])
 
     def _encrypt(self, event: Event) -> None:
-        """Keep a provider's opaque value beside what it belongs to."""
+        """Keep a provider's opaque value at the message or call that it belongs to."""
         if event["subtype"] == "tool-call":
             call = self._calls.get(event["entityId"])
             target = None if call is None else call.call
@@ -245,7 +250,8 @@ class Transcript:
         if target is not None and target.get("role") != "activity":
             target["encryptedValue"] = event["encryptedValue"]
 
-    # --- what stands where -----------------------------------------------------------------------
+    # --- places
+    # -------------------------------------------------------------------------------------
 
     def _put(self, message: Message, place: int | None = None) -> _Draft:
         draft = _Draft(message)
@@ -267,7 +273,7 @@ class Transcript:
 
 
 def _resumed(message: Message) -> _Draft:
-    """Return a draft of a message that came whole: what follows goes on where it stands."""
+    """Return a draft of a whole message, so that later events can extend it."""
     calls = [_Call({**call, "function": dict(call["function"])}) for call in calls_of(message)]
     return _Draft(dict(message), calls=calls)
 

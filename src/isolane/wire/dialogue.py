@@ -1,7 +1,7 @@
-"""The conversation of one connection: a frame in, commands out. Pure: no await, no socket.
+"""The rules of one connection's conversation: a frame in, commands out, without any await.
 
-The door carries the commands out. What a connection may say, and when it has said too much
-nonsense, is decided here and nowhere else.
+The door carries the commands out. Only this module decides what a connection may say, and when it
+has sent too many malformed frames.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from isolane.wire.frames import (
 )
 
 MALFORMED_MAX: Final = 20
+"""Malformed frames that a connection may send per window; one more closes it."""
 MALFORMED_WINDOW_MS: Final = 10_000
+"""Length of that window, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Answer hello."""
+    """Answer the client's hello."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell the client why its frame was not done."""
+    """Tell the client why its frame was refused."""
 
     error: IsolaneError
     thread_id: str | None = None
@@ -44,7 +46,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """Close: the client speaks too much nonsense."""
+    """Close the connection, because the client sends too many malformed frames."""
 
     reason: str
     code: int = 1008
@@ -54,15 +56,15 @@ Command = Welcome | Refuse | HangUp | ClientFrame
 
 
 class Dialogue:
-    """What one connection has said so far, as far as it matters for what it may say next."""
+    """The state of one connection that decides which frame may come next."""
 
     def __init__(self) -> None:
-        """Begin before hello: data frames only."""
+        """Begin before hello, when only data frames are allowed."""
         self.has_greeted = False
         self._malformed_at: deque[int] = deque(maxlen=MALFORMED_MAX)
 
     def receive(self, text: str, *, now_ms: int) -> list[Command]:
-        """Return what is to be done for one text frame that came at `now_ms`."""
+        """Return the commands for one text frame that came at `now_ms`."""
         try:
             frame = decode_frame(text)
             self._check_order(frame)
@@ -81,7 +83,7 @@ class Dialogue:
         thread_id: str | None = None,
         run_id: str | None = None,
     ) -> list[Command]:
-        """Return the refusal of a malformed frame, and the end when there were too many lately."""
+        """Return the refusal of a malformed frame, and a close when there were too many lately."""
         refusal = Refuse(error, thread_id, run_id)
         self._malformed_at.append(now_ms)
         oldest = self._malformed_at[0]

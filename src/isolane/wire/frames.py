@@ -1,8 +1,8 @@
-"""The wire's shapes: text in, typed frames out; values in, JSON text out.
+"""The shapes of the wire: JSON text to typed frames, and values to JSON text.
 
-Reading is strict. What JSON leaves open and attackers use is malformed here: duplicate keys, NaN,
-depth over 64, numbers over 100 digits, lone surrogates, more values than a text of that size needs.
-The wire's camelCase is made and unmade here.
+Reading is strict. JSON leaves some things open, and attackers use them. So these are malformed
+here: duplicate keys, NaN, depth over 64, numbers over 100 digits, lone surrogates, and more than
+100,000 values. Only this module converts between the wire's camelCase and Python's names.
 """
 
 # Long because: what is read and what is written of the wire are to be seen together.
@@ -37,11 +37,14 @@ from isolane.ids import check_wire_id
 from isolane.wire.said import mend_said
 
 DEPTH_MAX: Final = 64
+"""Most levels of lists and objects in a frame."""
 NUMBER_MAX_DIGITS: Final = 100
+"""Most digits of a number; reading longer ones takes a time that grows with the square."""
 VALUES_MAX: Final = 100_000
-"""Numbers, texts, lists and objects in one frame. As many cost some 50 ms to read; 1 MiB can hold
-five times that, in half a second that nobody else has."""
+"""Most numbers, texts, lists and objects in one frame. Reading that many takes about 50 ms. A frame
+of 1 MiB could hold five times as many, and would block the event loop for half a second."""
 SUBPROTOCOL: Final = "agui.v1"
+"""Name of the WebSocket subprotocol that speaks these frames."""
 VERSION: Final = 1
 
 
@@ -50,12 +53,12 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The client speaks control frames from here on."""
+    """The client asks for control frames from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Follow a thread, strictly after `after`; None is from the start of the log."""
+    """The client follows a thread, strictly after `after`; None means from the start of the log."""
 
     thread_id: str
     after: EventId | None
@@ -63,35 +66,38 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Stop following a thread."""
+    """The client stops following a thread."""
 
     thread_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Go on with a newer token of the same user."""
+    """The client brings a newer token of the same user."""
 
     token: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Ask for a pong that carries the same `t`."""
+    """The client asks for a pong that carries the same `t`."""
 
     t: object = None
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop one of the user's runs."""
+    """The client stops one of the user's runs."""
 
     run_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run the agent: AG-UI's RunAgentInput, still as it came, with its ids checked."""
+    """The client runs the agent.
+
+    `body` is AG-UI's RunAgentInput as it came, with its ids checked.
+    """
 
     thread_id: str
     run_id: str
@@ -104,8 +110,10 @@ ClientFrame = Hello | Subscribe | Unsubscribe | Renew | Ping | Abort | Run
 def decode_frame(text: str) -> ClientFrame:
     """Return the frame that `text` holds.
 
-    Raises `InvalidFrame` when it is no JSON object of this protocol, `InvalidInput` or
-    `InvalidCursor` when a field of it is wrong.
+    Raises:
+        InvalidFrame: The text is no JSON object of this protocol.
+        InvalidInput: A field of the frame is wrong.
+        InvalidCursor: The field `after` is no event id.
     """
     body = decode_object(text)
     if "type" not in body:
@@ -136,7 +144,12 @@ def _hello(body: Mapping[str, Any]) -> Hello:
 
 
 def read_run(body: Mapping[str, Any]) -> Run:
-    """Return the run that `body` asks for; raises `InvalidFrame` and `InvalidInput`."""
+    """Return the run that `body` asks for.
+
+    Raises:
+        InvalidFrame: The body is no run.
+        InvalidInput: A field of the body is wrong.
+    """
     if not body.keys() & {"threadId", "runId", "messages"}:
         raise InvalidFrame("a frame needs a type, or is a run with threadId, runId and messages")
     if not isinstance(body.get("messages"), list):
@@ -146,9 +159,9 @@ def read_run(body: Mapping[str, Any]) -> Run:
 
 
 def speaks_agui_1(run: Run) -> bool:
-    """Say whether a client reads the outcome `cancelled`, and all else that AG-UI has since 1.0.
+    """Say whether the client reads AG-UI 1.0, which brought the outcome `cancelled`.
 
-    Clients before that name no version of the protocol.
+    Older clients name no version of the protocol.
     """
     version = run.body.get("protocolVersion")
     return isinstance(version, str) and bool(version) and not version.startswith("0.")
@@ -161,10 +174,15 @@ def _text(name: str, value: object) -> str:
 
 
 def decode_object(text: str | bytes) -> dict[str, Any]:
-    """Return the JSON object that `text` holds, or raise `InvalidFrame` that says what is wrong."""
+    """Return the JSON object that `text` holds.
+
+    Raises:
+        InvalidFrame: The text is no JSON object, or breaks a rule of this module; the text says
+            which.
+    """
     try:
         text = text if isinstance(text, str) else text.decode()
-        if has_too_many_values(text):  # before they are made
+        if has_too_many_values(text):  # counted before Python objects are made
             raise InvalidFrame(f"the frame holds more than {VALUES_MAX} values")
         value = json.loads(
             text,
@@ -189,24 +207,24 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
 
 
 def has_too_many_values(text: str) -> bool:
-    """Say whether JSON holds more than `VALUES_MAX` values; nothing is made of it."""
-    # At a glance first; commas in a text are no values.
+    """Say whether JSON holds more than `VALUES_MAX` values, without decoding it."""
+    # The quick count includes commas inside texts, so only a high one needs the slow count.
     return count_marks(text) > VALUES_MAX and count_values(text) > VALUES_MAX
 
 
 def count_values(text: str) -> int:
-    """Return about how many values JSON holds: never fewer, and some more for empty lists."""
+    """Return how many values JSON holds. The count is never too low; an empty list counts twice."""
     return count_marks(_TEXT.sub("", text))
 
 
 def count_marks(text: str) -> int:
-    """Return how many commas and opening brackets a text has, those in JSON's texts, too."""
+    """Return the number of commas and opening brackets, those inside texts included."""
     return sum(map(text.count, ",[{"))
 
 
 _TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""A text in JSON. One without an end goes to the end: looked for again and again, the end would
-cost the square of the frame's length."""
+"""A text in JSON. A text without an end matches up to the frame's end. Otherwise the search for the
+end would begin again at each quote, and would cost the square of the frame's length."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -239,7 +257,10 @@ def _check_digits(digits: str) -> None:
 
 
 def _check_tree(root: dict[str, Any]) -> None:
-    """Refuse what is too deep or can't be UTF-8; level by level, so that depth costs no stack."""
+    """Refuse a tree that is too deep or can't be written in UTF-8.
+
+    The check goes level by level, because recursion could overflow the stack.
+    """
     level: list[Any] = [root]
     for _ in range(DEPTH_MAX):
         below: list[Any] = []
@@ -267,18 +288,20 @@ def _check_unicode(text: str) -> None:
 
 
 _INPUT_FIELDS: Final = ("state", "tools", "context", "forwardedProps", "resume", "parentRunId")
-KEPT_ROLES: Final = ("user", "tool")  # compared, not hashed: a role may be anything
+# compared with ==, never hashed, because a client's role may be a list
+KEPT_ROLES: Final = ("user", "tool")
 INSTRUCTING_ROLES: Final = ("system", "developer")
-"""Roles that are the operator's to speak in. What a client says in them is left out."""
+"""Roles that only the operator may use. Messages of a client in these roles are left out."""
 _INSTRUCTION: Final = SystemMessage(id="ignored", role="system", content="")
 _IGNORED: Final = AssistantMessage(id="ignored", role="assistant")
-"""These two stand for what isn't taken of a client's list, so that each message keeps its place."""
+"""Placeholders for messages that are left out, so that each other message keeps its index."""
 
 
 _INPUT: Final = TypeAdapter(RunAgentInput)
 _ONE_MESSAGE: Final[TypeAdapter[Any]] = TypeAdapter(Message)
 _ONE_PART: Final[TypeAdapter[Any]] = TypeAdapter(ContentPart)
-# A list may hold 100,000 items, so each ends at its first wrong one: nobody reads of the others.
+# A list may hold 100,000 items. Validation ends at the first wrong one, because the error names
+# only that one.
 _LISTS: Final[Mapping[str, TypeAdapter[Any]]] = {
     "tools": TypeAdapter(Annotated[list[Tool], FailFast()]),
     "context": TypeAdapter(Annotated[list[Context], FailFast()]),
@@ -287,12 +310,14 @@ _LISTS: Final[Mapping[str, TypeAdapter[Any]]] = {
 
 
 def to_run_input(run: Run, left_out: LeftOut | None = None) -> RunAgentInput:
-    """Return what `run` asks for as AG-UI's model, each message in its place.
+    """Return the run's input as AG-UI's model, with each message at its index.
 
-    The server keeps the history, so of a client's list the messages of users and tools count. An
-    empty message stands for each other one, however odd that was: `system` for instructions,
-    `assistant` for the rest. `left_out` notes what of it a client might miss. Raises `InvalidInput`
-    that names the field.
+    The server keeps the history, so only messages of users and tools are taken from a client's
+    list. An empty message takes the place of each other one: `system` for instructions, `assistant`
+    for the rest. `left_out` notes what a client might miss.
+
+    Raises:
+        InvalidInput: A field is wrong; the text names it.
     """
     messages = list(_read_messages(run.body["messages"], left_out or LeftOut()))
     given = {name: run.body[name] for name in _INPUT_FIELDS if run.body.get(name) is not None}
@@ -305,7 +330,7 @@ def to_run_input(run: Run, left_out: LeftOut | None = None) -> RunAgentInput:
 
 
 def _read_messages(listed: Sequence[Any], left_out: LeftOut) -> Iterator[Message]:
-    """Yield what the server takes of a client's list, or what stands for it, in its place."""
+    """Yield each message that is taken from a client's list, or a placeholder at its index."""
     roles = [one.get("role") if isinstance(one, dict) else "user" for one in listed]
     last = max((i for i, role in enumerate(roles) if role not in INSTRUCTING_ROLES), default=0)
     for place, (message, role) in enumerate(zip(listed, roles, strict=True)):
@@ -326,10 +351,10 @@ def _read_message(
     *,
     may_be_empty: bool,
 ) -> Message:
-    """Return a message with the parts that are known.
+    """Return a message with only its known parts.
 
-    Without any it is refused, or ignored where it `may_be_empty`: a client's list keeps the
-    question that was refused once, and must not be refused for ever.
+    A message without any known part is refused. Where it `may_be_empty` it is left out instead: a
+    client's list keeps the question that was refused once, and would be refused for ever.
     """
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, list):
@@ -375,7 +400,7 @@ PING: Final = encode_frame({"type": "ping"})
 
 
 def error_frame(error: IsolaneError, error_id: str, **about: str | None) -> dict[str, object]:
-    """Return the control frame for `error`; `about` names `threadId` and `runId` where known."""
+    """Return the control frame for `error`; `about` has `threadId` and `runId` where known."""
     frame: dict[str, object] = {
         "type": "error",
         "code": error.code,
@@ -389,7 +414,7 @@ def error_frame(error: IsolaneError, error_id: str, **about: str | None) -> dict
 
 
 def error_details(error: IsolaneError) -> dict[str, object]:
-    """Return what some errors add: why a credential failed, when to come back, which field."""
+    """Return the extra fields of some errors: the reason, the wait, or the field."""
     details: dict[str, object] = {}
     for name, key in (("reason", "reason"), ("field", "field"), ("retry_after_ms", "retryAfterMs")):
         value = getattr(error, name, None)
@@ -399,9 +424,9 @@ def error_details(error: IsolaneError) -> dict[str, object]:
 
 
 def run_error(error: IsolaneError, error_id: str, *, run_id: str | None) -> dict[str, object]:
-    """Return the bare RUN_ERROR for `error`: the one error that every AG-UI client understands.
+    """Return the RUN_ERROR event for `error`, which every AG-UI client understands.
 
-    Its `errorId` is in `metadata`, the one place that published clients keep.
+    Its `errorId` is in `metadata`, because published clients drop other unknown fields.
     """
     event: dict[str, object] = {
         "type": "RUN_ERROR",
@@ -417,7 +442,7 @@ def run_error(error: IsolaneError, error_id: str, *, run_id: str | None) -> dict
 def thread_frame(
     *, thread_id: str, title: str, updated_at: int, active_run_id: str | None, is_deleted: bool
 ) -> dict[str, object]:
-    """Return what a user's sockets are told when one of their threads changes."""
+    """Return the frame that tells a user's sockets about a change of one of their threads."""
     return {
         "type": "thread",
         "threadId": thread_id,

@@ -1,13 +1,13 @@
-"""A client's whole list of messages, of which only what is new is read. Pure.
+"""Reading of a client's whole list of messages, of which only the new part is decoded. Pure.
 
-Clients of AG-UI send the whole conversation with each question. The thread has most of it, so an id
-and a role are all that is read of a known message. Two readers share a body: msgspec goes through
-all of it and tells where messages begin and end; the strict `decode_object` reads what is taken.
-Nothing is taken that the strict one didn't read, and it reads everything beside the messages too.
-So a body on which the two disagree is refused, or its author's message is left out.
+AG-UI clients send the whole conversation with each question. The thread has most of it, so of a
+known message only id and role are read. Two readers share a body. msgspec goes through all of it
+and finds where each message begins and ends. The strict `decode_object` decodes the messages that
+are taken, and all fields beside the messages. Nothing is taken that the strict reader has not
+accepted. A body on which the two disagree is refused, or the message in question is left out.
 
-Made for a thread beside the event loop. The longest calls that hold the interpreter go through the
-body once, without making anything of it: 64 MiB take some 20 ms, and at most 100.
+The module is made for a thread beside the event loop. Its longest calls that hold the interpreter
+scan the body once without making Python objects: 64 MiB take about 20 ms, and at most 100.
 """
 
 # Long because: two readers of one body have to agree, so they are read together.
@@ -36,27 +36,28 @@ from isolane.wire.frames import (
 )
 
 MESSAGES_MAX: Final = 100_000
-"""Messages in one list, known ones included: each costs some microseconds."""
+"""Most messages in one list, known ones included. Each costs some microseconds."""
 MARKS_MAX: Final = 80 * VALUES_MAX
-"""Commas, opening brackets and backslashes in one body, those in texts too. A body of nothing else
-would hold the interpreter for five times as long as one of words."""
+"""Most commas, opening brackets and backslashes in one body, those inside texts included. A body of
+only such characters would hold the interpreter five times as long as one of words."""
 ID_BYTES_MAX: Final = 4096
-"""Ids and roles above this size are not looked up: the message counts as new."""
+"""Most bytes of an id or role that is looked up. A message with a longer one counts as new."""
 STEP_BYTES: Final = 1 << 20
-"""Bytes that are looked at in one step; another thread may have its turn before the next one."""
+"""Bytes per step of a scan, between which other threads may run."""
 _MISSING: Final = msgspec.Raw(b"null")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}:]', re.DOTALL)
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 _BETWEEN: Final = re.compile(rb"[ \t\n\r]*+,?[ \t\n\r]*+")
 _SAID_TYPES: Final = ("function_call",)
-"""Items of OpenAI's Responses that only an answer has."""
+"""Types of items that only an answer of OpenAI's Responses has."""
 _OPENING: Final = (b"[", b"{")
 _CLOSING: Final = (b"]", b"}")
 _STAND_INS: Final[Mapping[str | None, Mapping[str, str]]] = {
     role: {"role": role} for role in INSTRUCTING_ROLES
 }
 _STAND_IN: Final[Mapping[str, str]] = {"role": "assistant"}
-"""What stands where a message isn't taken. `to_run_input` leaves it out, and counts its place."""
+"""Placeholders for messages that aren't taken. `to_run_input` leaves them out and keeps the
+indices."""
 
 
 class _Body(msgspec.Struct):
@@ -78,14 +79,17 @@ _Found = TypeVar("_Found")
 
 class _Tally(threading.local):
     left = 0
-    """Messages that a list may still have; each thread reads one list at a time."""
+    """Messages that the list may still have. Each thread reads one list at a time."""
 
 
 _tally: Final = _Tally()
 
 
 class _Peek(msgspec.Struct, rename="camel", gc=False):
-    """What is read of each message. Raw, for a client may put anything there."""
+    """The fields that are read of each message.
+
+    They are raw, because a client may send anything.
+    """
 
     id: msgspec.Raw = _MISSING
     role: msgspec.Raw = _MISSING
@@ -93,7 +97,7 @@ class _Peek(msgspec.Struct, rename="camel", gc=False):
     type: msgspec.Raw = _MISSING
 
     def __post_init__(self) -> None:
-        """Count it. A call into Python, at which other threads get their turn, too."""
+        """Count the message. This call into Python also lets other threads run."""
         _tally.left -= 1
         if _tally.left < 0:
             raise TooLarge(f"messages: a list may have {MESSAGES_MAX} of them")
@@ -104,7 +108,7 @@ class _Parts(msgspec.Struct):
 
 
 class _PartPeek(msgspec.Struct, rename="camel"):
-    """As much of a part as tells whether a page may have answered there."""
+    """The fields of a part that tell whether a page may have answered it."""
 
     type: str = ""
     provider_executed: bool = False
@@ -124,14 +128,14 @@ _text_decoder: Final = msgspec.json.Decoder(str)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a list needn't bring."""
+    """What the thread knows already, so that a list needn't bring it."""
 
     ids: Collection[str] = frozenset()
-    """Of messages that the thread has."""
+    """Ids of messages that the thread has."""
     calls: Collection[str] = frozenset()
-    """Of tools' calls that were answered: clients give results ids of their own."""
+    """Ids of answered tool calls, because clients give results ids of their own."""
     asked: Collection[bytes] = frozenset()
-    """Prints of the ids that this very run brought before: they are read to be compared."""
+    """Hashes of message ids that this same run brought before. These are decoded and compared."""
 
     def has(self, message_id: str | None, call_id: str | None) -> bool:
         """Say whether the thread has a message of that id, or an answer to that call."""
@@ -142,17 +146,19 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class NewPart:
-    """What of a body is new: everything beside the messages, and the messages that are taken."""
+    """The new part of a body: all other fields, and the messages that are taken."""
 
     text: bytes
-    """JSON of one object, with the messages that are taken, not read yet."""
+    """JSON of one object with the messages that are taken, not decoded yet."""
     places: Sequence[Mapping[str, object] | None]
-    """For each message of the whole list what stands in for it; None where it is taken."""
+    """Per message of the whole list, its placeholder; None where the message is taken."""
 
     def read(self) -> dict[str, Any]:
-        """Return the body as it came, with stand-ins for what isn't taken.
+        """Return the decoded body, with placeholders for messages that aren't taken.
 
-        Raises `InvalidFrame` as `decode_object` does, `TooLarge` for more than `VALUES_MAX` values.
+        Raises:
+            InvalidFrame: The strict reader refuses the JSON.
+            TooLarge: The new part has more than `VALUES_MAX` values.
         """
         body = _read(self.text)
         taken = iter(body["messages"])
@@ -161,14 +167,15 @@ class NewPart:
 
 
 class WholeList:
-    """A body whose messages were looked at, and whose other fields were read."""
+    """A body whose messages were scanned and whose other fields were decoded."""
 
     def __init__(self, body: bytes | bytearray, *, max_bytes: int, name: str = "messages") -> None:
-        """Look at `body`, JSON in UTF-8, whose list has that name. `max_bytes` may be new of it.
+        """Scan `body`, JSON in UTF-8, for a list called `name`; `max_bytes` limits the new part.
 
-        Raises `InvalidFrame` when it is no JSON object or the fields beside the messages aren't
-        as `decode_object` wants them, `InvalidInput` when messages are no list of objects,
-        `TooLarge` when those fields have more than `max_bytes`, or the list has too many messages.
+        Raises:
+            InvalidFrame: The body is no JSON object, or the strict reader refuses the other fields.
+            InvalidInput: The messages are no list of objects.
+            TooLarge: The other fields have more than `max_bytes`, or there are too many messages.
         """
         _check_bytes(body)
         text, array = _outline(body, name)
@@ -177,7 +184,7 @@ class WholeList:
         self._name = name
         self._check_size(len(body) - size)
         place = _find_messages(text, name)
-        if not text.startswith(array, place):  # the last one of that name is elsewhere
+        if not text.startswith(array, place):  # the last list of that name is elsewhere
             raise InvalidFrame("a key stands twice in one object")
         self._around = bytes(body[:place]) + b"[", b"]" + bytes(body[place + size :])
         self.rest = _read(b"".join(self._around))
@@ -188,13 +195,14 @@ class WholeList:
 
     @property
     def has_results(self) -> bool:
-        """Whether a message says that it answers a tool's call."""
+        """True when a message says that it answers a tool call."""
         return any(peek.tool_call_id is not _MISSING for peek in self._peeks)
 
     def pick(self, known: Known) -> NewPart:
-        """Return what is new: what isn't known of users and tools, and the last message.
+        """Return the new part: unknown messages of users and tools, and the last message.
 
-        Raises `TooLarge` when that and the other fields have more than `max_bytes`.
+        Raises:
+            TooLarge: That and the other fields have more than `max_bytes`.
         """
         roles = [_to_text(peek.role) for peek in self._peeks]
         last = max((n for n, role in enumerate(roles) if role not in INSTRUCTING_ROLES), default=0)
@@ -202,10 +210,13 @@ class WholeList:
         return self._take(roles, known, always={last} if is_taken else (), instead={})
 
     def pick_turn(self, known: Known) -> NewPart:
-        """Return what is new in a list of AI SDK's, where answers stand in assistants' messages.
+        """Return the new part of a list of AI SDK, where answers stand in assistants' messages.
 
-        Of the last one of the assistant the calls are taken, too, that a page may have answered.
-        Messages that stand in have no parts. Raises `TooLarge` as `pick` does.
+        The last message of the assistant is taken with only those calls that a page may have
+        answered. Placeholders have no parts.
+
+        Raises:
+            TooLarge: That and the other fields have more than `max_bytes`.
         """
         roles = [_to_text(peek.role) for peek in self._peeks]
         calls: dict[int, bytes] = {}
@@ -216,11 +227,14 @@ class WholeList:
         return replace(picked, places=places)
 
     def read_all(self) -> dict[str, Any]:
-        """Return the whole body of a client of OpenAI's, of which the end of its list is new.
+        """Return the whole body of a client of OpenAI, of which the end of the list is new.
 
-        What stands before that is the client's word on what was said, and is read one message after
-        the other. Raises `InvalidFrame` as `decode_object` does, and `TooLarge` when what is new
-        has more than `max_bytes` or `VALUES_MAX` values, or what stands before it that many.
+        The messages before that are the client's word on the past, and are decoded one by one.
+
+        Raises:
+            InvalidFrame: The strict reader refuses the JSON.
+            TooLarge: The new part has more than `max_bytes` or `VALUES_MAX` values, or the earlier
+                part has more than that many values.
         """
         begin = len(self._peeks)
         while begin and _is_of_block(self._peeks[begin - 1]):
@@ -231,7 +245,8 @@ class WholeList:
         said, values = list[Any](), 0
         for one in self._messages[:begin]:
             text = bytes(one).decode()
-            # Commas in a text are no values. Of a long one there is no time to tell them apart.
+            # The quick count includes commas inside texts, and a long message leaves no time to
+            # tell them apart.
             values += count_values(text) if len(text) <= self._max_bytes else count_marks(text)
             if values > VALUES_MAX:
                 raise TooLarge(
@@ -272,14 +287,14 @@ class WholeList:
 
 
 def _read(text: bytes) -> dict[str, Any]:
-    """Return an object that was read strictly."""
+    """Return an object from the strict reader."""
     if has_too_many_values(text.decode()):
         raise TooLarge(f"what is new of the body holds more than {VALUES_MAX} values")
     return decode_object(text)
 
 
 def _check_bytes(body: bytes | bytearray) -> None:
-    """Refuse what is no UTF-8, or would take the interpreter too long."""
+    """Refuse a body that isn't UTF-8, or that would hold the interpreter too long."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     view, marks = memoryview(body), 0
     try:
@@ -297,7 +312,10 @@ def _check_bytes(body: bytes | bytearray) -> None:
 
 
 def _steps(body: bytes | bytearray) -> Iterator[bytes]:
-    """Yield a body in steps that end in no escape, so that other threads have their turns."""
+    """Yield a body in steps, so that other threads run between them.
+
+    No step ends inside an escape.
+    """
     view, start = memoryview(body), 0
     while start < len(body):
         end = start + STEP_BYTES
@@ -308,12 +326,12 @@ def _steps(body: bytes | bytearray) -> Iterator[bytes]:
 
 
 def _without_halves(piece: bytes) -> bytes:
-    """Return text with another character for each half of a surrogate pair, as long as that."""
+    """Return text with another character of the same length for each half of a surrogate pair."""
     return piece.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
 
 
 def _outline(body: bytes | bytearray, name: str) -> tuple[bytes | bytearray, msgspec.Raw]:
-    """Return a text with the structure of `body`, mostly `body` itself, and its messages."""
+    """Return a text with the structure of `body`, usually `body` itself, and its messages."""
     try:
         text, found = _decode(body, _body_decoders[name])
     except msgspec.ValidationError as error:
@@ -330,20 +348,20 @@ def _outline(body: bytes | bytearray, name: str) -> tuple[bytes | bytearray, msg
 def _decode(
     body: bytes | bytearray, decoder: msgspec.json.Decoder[_Found]
 ) -> tuple[bytes | bytearray, _Found]:
-    """Return what `decoder` finds, and in which text: mostly `body` itself."""
+    """Return the decoder's result and the text that it read, usually `body` itself."""
     try:
         return body, decoder.decode(body)
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        # It takes no half of a surrogate pair, which the strict reader mends. As characters of the
-        # same length they leave each message where it is.
+        # msgspec refuses half a surrogate pair, which the strict reader mends. Characters of the
+        # same length keep each message's offset.
         text = b"".join(map(_without_halves, _steps(body)))
         return text, decoder.decode(text)
 
 
 def find_request_id(body: bytes | bytearray) -> str | None:
-    """Return the `requestId` that a body has beside its messages; None when that is no text."""
+    """Return the body's `requestId`; None when that is no text."""
     try:
         return _decode(body, _named_decoder)[1].request_id
     except (msgspec.DecodeError, RecursionError):
@@ -351,7 +369,7 @@ def find_request_id(body: bytes | bytearray) -> str | None:
 
 
 def _find_messages(text: bytes | bytearray, wanted: str) -> int:
-    """Return where the value of the first `wanted` begins, in JSON that has one."""
+    """Return the offset of the value of the first `wanted`, which must exist."""
     depth, name = 0, b""
     for token in _TOKENS.finditer(text):
         mark = token[0]
@@ -381,7 +399,7 @@ def _peek(array: msgspec.Raw) -> list[_Peek]:
 
 
 def _cut(body: bytes | bytearray, start: int, raws: Sequence[msgspec.Raw]) -> Iterator[memoryview]:
-    """Yield the messages of a list that begins at `start`, each as long as one of `raws`."""
+    """Yield the messages of a list that begins at `start`; `raws` give their lengths."""
     view = memoryview(body)
     for raw in raws:
         start = _end_of(_BETWEEN, body, start)
@@ -391,7 +409,7 @@ def _cut(body: bytes | bytearray, start: int, raws: Sequence[msgspec.Raw]) -> It
 
 
 def _is_of_block(peek: _Peek) -> bool:
-    """Say whether a message may stand in the block that ends a list of OpenAI's."""
+    """Say whether a message may be in the last block of a list of OpenAI."""
     kind = "message" if peek.type is _MISSING else _to_text(peek.type)
     if kind == "message":
         return _to_text(peek.role) in KEPT_ROLES
@@ -399,9 +417,9 @@ def _is_of_block(peek: _Peek) -> bool:
 
 
 def _calls_in(message: memoryview | msgspec.Raw) -> bytes:
-    """Return an assistant's message of AI SDK's with the calls only that a page may have answered.
+    """Return an assistant's message of AI SDK with only the calls that a page may have answered.
 
-    Anything else in it is large now and then, and nobody reads it.
+    Everything else in it may be large, and nobody reads it.
     """
     try:
         parts = _parts_decoder.decode(message).parts
@@ -426,7 +444,7 @@ def _is_known(peek: _Peek, known: Known) -> bool:
 
 
 def _to_text(raw: msgspec.Raw) -> str | None:
-    """Return the text that a value is; None when it is none, or far too long for an id."""
+    """Return the text of a value; None when it is no text, or too long for an id."""
     if memoryview(raw).nbytes > ID_BYTES_MAX:
         return None
     try:

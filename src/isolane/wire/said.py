@@ -1,8 +1,8 @@
-"""Where a client's frame holds text that is only read, and the mending of it. Pure.
+"""Mending of text in a client's frame that is only read, never compared. Pure.
 
-People type and paste halves of characters, and pages cut what they tell as context. Such a text is
-mended, because its page keeps it in its list: refused once, it would be refused for ever. A half in
-an id or a key stays, to be refused: two that differ would become one.
+People paste half characters, and pages cut their context anywhere. Such a text is mended, because
+the page keeps it in its list. If it were refused once, it would be refused for ever. A half in an
+id or a key stays and is refused later, because two different ids could become one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from typing import Any
 from isolane.events.surrogates import mend_value
 
 Place = tuple[dict[str, Any], str]
-"""An object, and the name under which it holds what is said."""
+"""An object, and the key of a text in it."""
 
 
 def mend_said(body: dict[str, Any]) -> bool:
-    """Let U+FFFD stand for each half of a character in what a frame says; say whether any did."""
+    """Put U+FFFD in place of each half character in a frame's texts.
+
+    Return whether there was one.
+    """
     has_mended = False
     for holder, name in _find_said(body):
         try:
             mended = mend_value(holder[name], knows_ids=True)
-        except (ValueError, RecursionError):  # a half in an id or a key, or nested too deep
+        # a half in an id or a key, or too deep nesting; refused later
+        except (ValueError, RecursionError):
             continue
         if mended != holder[name]:
             holder[name] = mended
@@ -31,12 +35,12 @@ def mend_said(body: dict[str, Any]) -> bool:
 
 
 def _find_said(body: dict[str, Any]) -> Iterator[Place]:
-    """Yield the places of what is said, in the words of all doors."""
+    """Yield the places of all texts, in the field names of all doors."""
     for entry in _objects_in(body.get("context")):
         yield from _texts_of(entry, "description", "value")
     for message in _objects_in(body.get("messages")):
         yield from _find_content(message)
-        if isinstance(message.get("parts"), list):  # AI SDK's: text, and what tools returned
+        if isinstance(message.get("parts"), list):  # AI SDK's name for text and tool results
             yield message, "parts"
     yield from _texts_of(body, "input", "instructions")
     for item in _objects_in(body.get("input")):

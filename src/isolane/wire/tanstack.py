@@ -1,8 +1,8 @@
-"""A thread's messages as TanStack AI's chat client keeps them. Pure.
+"""A thread's messages in the form of TanStack AI's chat client. Pure.
 
-That client makes one message of what an assistant thinks, calls and says, where AG-UI has several.
-This follows what it makes of a run's events (`StreamProcessor` of `@tanstack/ai`), so that a page
-which was loaded anew shows what was seen before. Only its names of steps aren't kept anywhere.
+That client makes one message of an assistant's thoughts, calls and words, where AG-UI has several.
+This fold does the same as its `StreamProcessor` in `@tanstack/ai`. So a page that is reloaded shows
+what it showed before. Only names of steps are lost, because they are stored nowhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from isolane.events.interrupts import Interrupt
 from isolane.events.transcript import Message, calls_of
 
 UiMessage = dict[str, Any]
-"""An `id`, a `role` (`user`, `assistant` or `system`) and `parts`, with the client's names."""
+"""A message with an `id`, a `role` (`user`, `assistant` or `system`) and `parts`, named as in the
+client."""
 Part = dict[str, Any]
 
 _MEDIA: Final = frozenset({"image", "audio", "video", "document"})
@@ -26,10 +27,10 @@ _MEDIA: Final = frozenset({"image", "audio", "video", "document"})
 def to_ui_messages(
     runs: Iterable[Sequence[Message]], interrupts: Iterable[Interrupt] = ()
 ) -> list[UiMessage]:
-    """Return what a client shows of the messages that each run added, the oldest run first.
+    """Return what the client shows for each run's messages, the oldest run first.
 
-    `interrupts` are open: what they ask stands at the calls that they are about. Values in it that
-    are `msgspec.Raw` are JSON.
+    `interrupts` are the open questions; each is shown at the call that it is about. A value of type
+    `msgspec.Raw` is JSON.
     """
     shown = _Shown()
     for run in runs:
@@ -42,23 +43,23 @@ def to_ui_messages(
 
 
 class _Shown:
-    """The messages that a client shows, grown message by message."""
+    """The messages that a client shows, which grow message by message."""
 
     def __init__(self) -> None:
         self.messages: list[UiMessage] = []
         self._open: UiMessage | None = None
-        """The message of this run to which calls and thoughts belong that name no other."""
+        """The message of this run that gets calls and thoughts without a message of their own."""
         self._is_named = True
-        """Whether the open message has the id of what it says: it may have said nothing yet."""
+        """True when the open message has the id of its text, even before its first word."""
         self._calls: dict[str, tuple[Part, UiMessage]] = {}
 
     def begin_run(self) -> None:
-        """Let what comes belong to another run."""
+        """Begin another run."""
         self._open = None
         self._is_named = True
 
     def add(self, message: Message) -> None:
-        """Show one AG-UI message; an activity has no place in that client."""
+        """Show one AG-UI message; that client has no place for activities."""
         match message["role"]:
             case "assistant":
                 self._add_answer(message)
@@ -88,14 +89,14 @@ class _Shown:
         return shown
 
     def _open_unnamed(self, message: Message) -> UiMessage:
-        """Return the open message; without one, a new one that waits for what it will say."""
+        """Return the open message, or a new one that waits for its text."""
         if self._open is None:
             self._open = self._put(message, "assistant", [])
             self._is_named = False
         return self._open
 
     def _open_named(self, message: Message) -> UiMessage:
-        """Return the message that says `message`: what was thought and called before, or a new."""
+        """Return the message for this text: the open one with thoughts and calls, or a new one."""
         if self._open is None or self._is_named:
             self._open = self._put(message, "assistant", [])
         self._is_named = True
@@ -105,7 +106,7 @@ class _Shown:
 
     def _add_answer(self, message: Message) -> None:
         words = message.get("content")
-        if words is not None:  # also without a word: it was begun as a message, not by a call
+        if words is not None:  # an empty text too, because it began as a message and not as a call
             self._open_named(message)["parts"] += _to_parts(words)
         for call in calls_of(message):
             owner = self._open_unnamed(message)
@@ -114,7 +115,7 @@ class _Shown:
             self._calls[call["id"]] = (part, owner)
 
     def _add_thought(self, message: Message) -> None:
-        """Add a thought to the open message, which has one part for all of them."""
+        """Add a thought to the open message, which has one part for all thoughts."""
         words, signature = message.get("content") or "", message.get("encryptedValue")
         if not words and not signature:
             return
@@ -128,7 +129,7 @@ class _Shown:
             part["signature"] = signature
 
     def _add_result(self, message: Message) -> None:
-        """Add a tool's answer behind its call; nobody sees the answer to a call that isn't here."""
+        """Add a tool's result behind its call; a result without a shown call is dropped."""
         call, owner = self._calls.get(message["toolCallId"], (None, None))
         if call is None or owner is None:
             return
@@ -148,7 +149,7 @@ class _Shown:
 
 
 def _describe(shown: UiMessage, message: Message) -> None:
-    """Add what a message tells about itself; a client keeps its time in the metadata."""
+    """Add a message's own metadata; a client keeps its time there."""
     for name in ("name", "metadata"):
         if message.get(name) is not None:
             shown[name] = message[name]
@@ -158,13 +159,13 @@ def _describe(shown: UiMessage, message: Message) -> None:
 
 
 def _tanstack(message: Message) -> Mapping[str, Any]:
-    """Return what the client itself noted in a message's metadata."""
+    """Return the client's own notes in a message's metadata."""
     noted = (message.get("metadata") or {}).get("tanstack")
     return noted if isinstance(noted, Mapping) else {}
 
 
 def _to_parts(content: object) -> list[Part]:
-    """Return a content's words and attachments."""
+    """Return text and attachments of a content."""
     if isinstance(content, str):
         return [{"type": "text", "content": content}] if content else []
     parts: list[Part] = []
@@ -197,7 +198,7 @@ def _to_call(call: Message) -> Part:
 
 
 def _to_json(text: str) -> msgspec.Raw | None:
-    """Return a text that is JSON as such, as it is; None for any other."""
+    """Return a text that is JSON as raw JSON; None for any other text."""
     try:
         msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -206,7 +207,7 @@ def _to_json(text: str) -> msgspec.Raw | None:
 
 
 def _error_of(message: Message) -> str | None:
-    """Return the error that a tool ended in, if it did."""
+    """Return the error with which a tool ended, or None."""
     if message.get("error"):
         return str(message["error"])
     if _tanstack(message).get("state") != "output-error":

@@ -1,1 +1,4 @@
-"""What the package `ai` and its `useChat` speak, made of logs and read from requests. Pure."""
+"""The formats of the package `ai` and its `useChat`: written from logs and read from requests.
+
+Pure.
+"""

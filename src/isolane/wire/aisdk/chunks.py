@@ -1,12 +1,12 @@
 """The fold of a turn's events into the chunks that AI SDK's `useChat` reads. Pure.
 
-A turn is a run that a question of a user began, and the runs after it that only answered what it
-asked. One turn is one assistant message there. The same events make the same chunks, so the number
-of a chunk is its place, and any reader can begin again at any time.
+A turn is the run of a user's question, and the runs after it that only answered that run's own
+questions. In the client one turn is one assistant message. The same events always make the same
+chunks. So the number of a chunk is its place, and a reader can begin again anywhere.
 
-The published client is strict: a chunk of an unknown type, a `null` where nothing should be, a
-delta without its start or an output of an unknown call ends all its chats. So nothing is told here
-that it could refuse. Shapes: `uiMessageChunkSchema` of the package `ai`, 7.0.173.
+The published client is strict. All its chats end at a chunk of an unknown type, an unexpected
+`null`, a delta without its start, or an output of an unknown call. So this fold makes nothing that
+the client could refuse. Shapes: `uiMessageChunkSchema` of the package `ai`, 7.0.173.
 """
 
 # Long because: one fold, whose short functions share what is open in the turn.
@@ -26,12 +26,12 @@ from isolane.events.event import Event
 from isolane.events.patch import PatchError, patched
 
 Chunk = dict[str, Any]
-"""One chunk of a UI message stream, with its wire names."""
+"""One chunk of a UI message stream, with its names on the wire."""
 
 ID_PREFIX: Final = "ai_"
-"""What stands before a turn's id in the id of its assistant message."""
+"""Prefix that makes the id of a turn's assistant message from the turn's id."""
 QUESTION: Final = "interrupt"
-"""The name of the tool that stands for a question without a call."""
+"""Name of the tool that stands for a question without a call."""
 NOT_JSON: Final = "The arguments are not JSON."
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OWN_PARTS: Final = frozenset({"state", "activity", "step", "subagent", "custom"})
@@ -40,16 +40,16 @@ _OWNED: Final = frozenset(
     {"text-start", "reasoning-start"}
     | {"tool-input-start", "tool-input-available", "tool-input-error", "tool-output-available"}
 )
-"""Chunks that can say whose they are, of those that a subagent's words begin with."""
+"""Chunks that can name a subagent, of those that begin something."""
 
 
 def message_id_of(turn_id: str) -> str:
-    """Return the id of the one assistant message of a turn."""
+    """Return the id of a turn's one assistant message."""
     return f"{ID_PREFIX}{turn_id}"
 
 
 Answered = tuple[str, int]
-"""A call that has an answer: its id, and which of the turn's calls of that id it is, from 1."""
+"""A call that has an answer: its id, and its number from 1 among the turn's calls of that id."""
 
 
 def _calls_answered(
@@ -57,8 +57,8 @@ def _calls_answered(
 ) -> frozenset[Answered]:
     """Return the tool calls that a turn's events answer.
 
-    Some models count their calls anew, so an id may name several; `begun` says how many there were
-    of each id before these events.
+    Some models reuse ids of calls, so an id may name several calls. `begun` has the number of calls
+    per id before these events.
     """
     begun = Counter(begun)
     answered: set[Answered] = set()
@@ -80,30 +80,30 @@ class _Call:
     name: str
     arguments: list[str] = field(default_factory=list)
     is_open: bool = True
-    """Whether its arguments still grow."""
+    """True while its arguments still grow."""
     is_plain: bool = True
-    """Whether it is a call with arguments: not when those are no JSON, nor for a question."""
+    """True for a call with JSON arguments; False for a question."""
     is_answered: bool = False
     question: str | None = None
-    """The id of the open question whether it may be made. The client keeps one for each call."""
+    """Id of the open question about this call. The client keeps one question per call."""
 
     @property
     def may_be_asked_about(self) -> bool:
-        """Whether the client can show a question at this call."""
+        """True when the client can show a question at this call."""
         return self.is_plain and not (self.is_open or self.is_answered or self.question)
 
 
 @dataclass(slots=True, eq=False)
 class _Parts:
-    """The parts of one kind, text or reasoning: which are open, and how often a message began."""
+    """The parts of one kind, text or reasoning: the open ones, and how often each message began."""
 
     kind: str
     open: dict[str, str] = field(default_factory=dict)
-    """The ids of the open parts, by those of their messages."""
+    """Ids of the open parts by message id."""
     begun: dict[str, int] = field(default_factory=dict)
 
     def begin(self, message_id: str) -> str:
-        """Return the id of a part that begins now: a message that goes on gets another one."""
+        """Return the id of a new part; a message that continues gets another part."""
         times = self.begun.get(message_id, 0)
         self.begun[message_id] = times + 1
         part_id = f"{message_id}#{times}" if times else message_id
@@ -122,11 +122,11 @@ class UIChunks:
         self._untold: set[str] = set()
         self._calls: dict[str, _Call] = {}
         self._begun: Counter[str] = Counter()
-        """How many calls had each id."""
+        """Number of calls per id."""
         self._questions: dict[str, str] = {}
-        """The calls that open questions are about, or are told as, by the ids of the questions."""
+        """Calls with an open question, by the id of the question."""
         self._approvals: set[str] = set()
-        """The ids of all questions about calls: the client finds the call by that id."""
+        """Ids of all questions about calls, because the client finds the call by that id."""
         self._is_break_due = False
         self._state: Any = None
         self._has_state = False
@@ -135,14 +135,15 @@ class UIChunks:
         self._out: list[Chunk] = []
 
     def look_ahead(self, events: Iterable[Event]) -> None:
-        """Learn from the events that come next which calls the log answers already.
+        """Note which calls are answered by the coming events.
 
-        A page must not run its own tools again for these. They change a mark and no chunk's place.
+        A page must not run its own tools again for these. They change a mark only, and no chunk's
+        place.
         """
         self._answered_later = _calls_answered(events, begun=self._begun)
 
     def add(self, event: Event) -> list[Chunk]:
-        """Take the turn's next event in, and return what it adds to the stream."""
+        """Add the turn's next event, and return its chunks."""
         fold = _FOLDS.get(event["type"])
         if fold is None:
             return []
@@ -151,12 +152,12 @@ class UIChunks:
         return made
 
     def _tell(self, kind: str, **fields: object) -> None:
-        """Add a chunk; what is None is left out."""
+        """Add a chunk without the fields that are None."""
         told = {name: value for name, value in fields.items() if value is not None}
         self._out.append({"type": kind, **told})
 
     def _tell_of(self, event: Event, kind: str, **fields: object) -> None:
-        """Add a chunk that says which subagent it is of, where it can and it is one's."""
+        """Add a chunk that names its subagent, where the chunk's type allows it."""
         self._tell(kind, **fields)
         owner = event.get("subagentRunId")
         if owner is not None and kind in _OWNED:
@@ -168,7 +169,8 @@ class UIChunks:
         about = {"threadId": event["threadId"], "runId": event["runId"]}
         self._tell("start", messageId=self._message_id, messageMetadata=about)
         for call_id in [own for own, call in self._calls.items() if call.is_open]:
-            del self._calls[call_id]  # the run before broke off in it: nobody can answer it
+            # the earlier run ended inside this call, so nobody can answer it
+            del self._calls[call_id]
         for entry in _input_of(event).get("resume") or ():
             self._answer_question(entry)
         for message in _tool_messages_of(event):
@@ -177,7 +179,7 @@ class UIChunks:
         self._tell("start-step")
 
     def _answer_call(self, message: Mapping[str, Any]) -> None:
-        """Tell what a client's own tool returned."""
+        """Tell the result of a client's own tool."""
         call_id = message["toolCallId"]
         call = self._calls.get(call_id)
         if call is None or call.is_answered:
@@ -189,7 +191,10 @@ class UIChunks:
             self._tell_output(call_id, value_of(message["content"]))
 
     def _note_answer(self, call: _Call) -> None:
-        """Note that a call has its answer; who made it without waiting for a yes took that."""
+        """Note that a call has its answer.
+
+        An open question about the call is settled with yes, because the call was made.
+        """
         call.is_answered = True
         if call.question is not None:
             self._tell("tool-approval-response", approvalId=call.question, approved=True)
@@ -198,10 +203,10 @@ class UIChunks:
 
     def _tell_output(self, call_id: str, output: object) -> None:
         self._tell("tool-output-available", toolCallId=call_id)
-        self._out[-1]["output"] = output  # null is an output, too
+        self._out[-1]["output"] = output  # null is an output too
 
     def _answer_question(self, entry: Mapping[str, Any]) -> None:
-        """Tell what a person answered to a question of the run before."""
+        """Tell a person's answer to a question of the earlier run."""
         question_id = entry["interruptId"]
         call_id = self._questions.pop(question_id, None)
         if call_id is None:
@@ -222,7 +227,7 @@ class UIChunks:
         call_id: str,
         *,
         is_resolved: bool,
-        payload: Any,  # noqa: ANN401 - any JSON
+        payload: Any,  # noqa: ANN401 - any JSON value
     ) -> None:
         said = payload if isinstance(payload, dict) else {}
         is_approved = is_resolved and said.get("approved") is not False
@@ -252,7 +257,7 @@ class UIChunks:
         self._tell("finish", finishReason=self._reason_of(outcome["type"]), messageMetadata=about)
 
     def _reason_of(self, outcome: str) -> str:
-        """Return why the message ends; `interrupted` keeps devices from going on by themselves."""
+        """Return why the message ends; with `interrupted` a device doesn't continue by itself."""
         if outcome == "cancelled":
             return "interrupted"
         is_waiting = any(not call.is_answered for call in self._calls.values())
@@ -297,7 +302,7 @@ class UIChunks:
     # --- text and reasoning ----------------------------------------------------------------------
 
     def _start_text(self, event: Event) -> None:
-        """Note whose a message is; its part begins with its first word, so none is empty."""
+        """Note the owner of a message; its part begins with its first word, so no part is empty."""
         is_told = event.get("role") in {None, "assistant"}
         (self._untold.discard if is_told else self._untold.add)(event["messageId"])
 
@@ -331,15 +336,16 @@ class UIChunks:
             self._tell(f"{parts.kind}-end", id=part_id)
 
     def _cut(self) -> None:
-        """Close every open part; what goes on after it begins another one."""
+        """Close every open part; text after it begins another part."""
         for parts in (self._texts, self._thoughts):
             for message_id in list(parts.open):
                 self._end_part(parts, message_id)
 
     def _break_step(self) -> None:
-        """Begin another step when a result came before, as the client's own steps do.
+        """Begin another step after a tool result, as the client's own steps do.
 
-        Not while the arguments of a call grow: the client looks for that call in its last step.
+        A step doesn't begin while the arguments of a call grow, because the client looks for that
+        call in its last step.
         """
         if self._is_break_due and not any(call.is_open for call in self._calls.values()):
             self._is_break_due = False
@@ -393,9 +399,9 @@ class UIChunks:
         call = self._calls.get(call_id)
         if call is None:
             return
-        self._end_call(event)  # where a result overtakes the end of its call
+        self._end_call(event)  # a result may come before the end of its call
         self._is_break_due = True
-        if call.is_answered:  # by its client, or denied: the first answer stands
+        if call.is_answered:  # answered by its client, or denied: the first answer counts
             return
         self._note_answer(call)
         output = value_of(event["content"])
@@ -409,7 +415,7 @@ class UIChunks:
         self._out.append({"type": "data-state", "id": "state", "data": self._state})
 
     def _patch_state(self, event: Event) -> None:
-        """Tell the state that a delta makes; the delta alone where nobody told what it changes."""
+        """Tell the state after a delta; only the delta when the state before it is unknown."""
         if not self._has_state:
             delta = {"type": "data-state-delta", "data": event["delta"], "transient": True}
             self._out.append(delta)
@@ -481,16 +487,20 @@ class UIChunks:
         self._out[-1]["data"] = value if is_free else {"name": name, "value": value}
 
 
-def arguments_of(text: str) -> Any:  # noqa: ANN401 - any JSON
-    """Return the arguments of a call, `{}` for none; raises `ValueError` when they are no JSON."""
+def arguments_of(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the arguments of a call, `{}` for none.
+
+    Raises:
+        ValueError: The text is no JSON.
+    """
     try:
         return msgspec.json.decode(text) if text.strip() else {}
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise ValueError(NOT_JSON) from error
 
 
-def value_of(content: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return what a tool's result says: its JSON if it is some, else the text; parts stay parts."""
+def value_of(content: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a tool result's value: its JSON, else its text; parts stay parts."""
     if not isinstance(content, str):
         return content
     try:
@@ -504,13 +514,13 @@ def _input_of(event: Event) -> Mapping[str, Any]:
 
 
 def _tool_messages_of(event: Event) -> list[Mapping[str, Any]]:
-    """Return the answers of a client's tools that a run brought."""
+    """Return the results of a client's tools that a run brought."""
     messages = _input_of(event).get("messages") or ()
     return [message for message in messages if message["role"] == "tool"]
 
 
-def _source(value: Any) -> Chunk | None:  # noqa: ANN401 - any JSON
-    """Return the chunk of a source that an agent names, None when the value isn't shaped so."""
+def _source(value: Any) -> Chunk | None:  # noqa: ANN401 - any JSON value
+    """Return the chunk of a source that an agent names; None for another shape."""
     if not _has_texts(value, (), ("id", "title", "filename")):
         return None
     if _has_texts(value, ("url",), ()) and "mediaType" not in value:
@@ -522,14 +532,14 @@ def _source(value: Any) -> Chunk | None:  # noqa: ANN401 - any JSON
     return None
 
 
-def _file(value: Any) -> Chunk | None:  # noqa: ANN401 - any JSON
+def _file(value: Any) -> Chunk | None:  # noqa: ANN401 - any JSON value
     if not _has_texts(value, ("url", "mediaType"), ()):
         return None
     return {"type": "file", "url": value["url"], "mediaType": value["mediaType"]}
 
 
 def _has_texts(value: Any, needed: Sequence[str], allowed: Sequence[str]) -> bool:  # noqa: ANN401
-    """Say whether a value has texts under all the `needed` names, and none but texts elsewhere."""
+    """Say whether a value has texts under all `needed` keys, and only texts elsewhere."""
     return (
         isinstance(value, dict)
         and all(isinstance(value.get(name), str) for name in needed)
@@ -563,4 +573,5 @@ _FOLDS: Final[Mapping[str, Callable[[UIChunks, Event], None]]] = {
     "SUBAGENT_ERROR": UIChunks._fail_subagent,  # noqa: SLF001
     "CUSTOM": UIChunks._tell_custom,  # noqa: SLF001
 }
-"""What else the log holds says nothing here: snapshots of messages, raw events, sealed values."""
+"""Chunks per event type. Other events make no chunk: snapshots of messages, raw events, sealed
+values."""

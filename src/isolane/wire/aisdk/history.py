@@ -1,7 +1,7 @@
-"""A thread's stored messages as AI SDK shows them. Pure.
+"""A thread's stored messages in the form of AI SDK. Pure.
 
-For what a user said, and for turns whose events the log no longer keeps: parts of data are gone
-then, and the rest is as it was seen.
+They are used for messages of users, and for turns whose events the log no longer keeps. Data parts
+are gone then; the rest is as it was shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SCHEMES: Final = {"data": "data:{mime};base64,{value}", "url": "{value}"}
 
 
 def to_user_message(message: Message) -> UIMessage:
-    """Return what a user said."""
+    """Return the UI message for a message of a user."""
     content = message.get("content")
     given = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
     parts = [made for part in given for made in _to_parts(part)]
@@ -40,7 +40,7 @@ def _to_parts(part: Mapping[str, Any]) -> Iterable[Part]:
 
 
 def to_assistant_message(turn_id: str, runs: Iterable[Sequence[Message]]) -> UIMessage:
-    """Return the one assistant's message of a turn, given the messages of each of its runs."""
+    """Return a turn's one assistant message, from the messages of each of its runs."""
     parts: list[Part] = []
     for messages in runs:
         is_step_due = True
@@ -58,7 +58,7 @@ def to_assistant_message(turn_id: str, runs: Iterable[Sequence[Message]]) -> UIM
 
 
 def _said_in(message: Message) -> list[Part]:
-    """Return the parts of what an assistant said, thought and called."""
+    """Return the parts of an assistant's message: text, reasoning and calls."""
     role, content = message["role"], message.get("content")
     if role == "reasoning":
         return [{"type": "reasoning", "id": message["id"], "text": content or "", "state": "done"}]
@@ -80,14 +80,14 @@ def _to_call(call: Mapping[str, Any]) -> Part:
 
 
 def answer_calls(message: UIMessage, answers: Iterable[Message]) -> None:
-    """Let results that came with a later question stand at their calls, where none stands yet."""
+    """Add results that came with a later question to their calls, when these have none."""
     waiting = [part for part in message["parts"] if part.get("state") == "input-available"]
     for answer in answers if waiting else ():
         _answer(waiting, answer)
 
 
 def _answer(parts: Sequence[Part], message: Message) -> None:
-    """Let a tool's result stand at its call."""
+    """Add a tool's result to its call."""
     for part in parts:
         if part.get("toolCallId") != message["toolCallId"] or part["state"].startswith("output-"):
             continue

@@ -1,8 +1,8 @@
-"""What a client of AI SDK makes of a turn's chunks: the assistant's message. Pure.
+"""The assistant's message that a client of AI SDK builds from a turn's chunks. Pure.
 
-It follows `processUIMessageStream` of the package `ai`, 7.0.173, for the chunks that `chunks`
-makes, so that who loads a chat and who watched it grow see the same. One thing is left to the
-client: the arguments of a call that still grow are told as text only.
+It follows `processUIMessageStream` of the package `ai`, 7.0.173, for the chunks of `chunks.py`. So
+a reader who loads a chat sees the same as one who watched it. One thing is left to the client:
+arguments that still grow are told as text only.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, Final
 from isolane.wire.aisdk.chunks import Chunk
 
 UIMessage = dict[str, Any]
-"""One `UIMessage` with its wire names."""
+"""One `UIMessage` with its names on the wire."""
 Part = dict[str, Any]
 
 
 class UIMessageFold:
-    """Grows the one assistant message of a turn, chunk by chunk."""
+    """Builds a turn's one assistant message, chunk by chunk."""
 
     def __init__(self) -> None:
-        """Begin without any part."""
+        """Begin without parts."""
         self._id = ""
         self._metadata: dict[str, Any] = {}
         self._parts: list[Part] = []
         self._words: dict[tuple[str, str], Part] = {}
         """The open text and reasoning parts, by kind and id."""
         self._growing: dict[str, Part] = {}
-        """The parts of calls whose arguments grow, by the ids of the calls."""
+        """The parts of calls whose arguments grow, by call id."""
         self._step_at = 0
-        """Where the parts of the last step begin."""
+        """Index at which the last step's parts begin."""
 
     def add(self, chunk: Chunk) -> None:
-        """Take the next chunk in."""
+        """Add the next chunk."""
         kind = chunk["type"]
         fold = _FOLDS.get(kind)
         if fold is not None:
@@ -42,7 +42,7 @@ class UIMessageFold:
             self._set_data(chunk)
 
     def to_message(self) -> UIMessage:
-        """Return the message as far as it goes."""
+        """Return the message so far."""
         parts = [_joined(part) for part in self._parts]
         return {"id": self._id, "role": "assistant", "metadata": self._metadata, "parts": parts}
 
@@ -94,7 +94,7 @@ class UIMessageFold:
         self._set_call(chunk, "output-error")
 
     def _set_call(self, chunk: Chunk, state: str) -> Part:
-        """Set the call's part in the last step; a call that isn't there yet gets one."""
+        """Set the call's part in the last step; a new call gets a part."""
         call_id, name = chunk["toolCallId"], chunk["toolName"]
         is_dynamic = chunk.get("dynamic") is True
         part = next(
@@ -138,7 +138,7 @@ class UIMessageFold:
             part[f"{side}ProviderMetadata"] = owner
 
     def _find_call(self, call_id: str) -> Part | None:
-        """Return the part of a call: the first in the last step, else the last one before."""
+        """Return the part of a call: the first one in the last step, else the latest before it."""
         steps = self._parts[self._step_at :], reversed(self._parts[: self._step_at])
         found = (part for step in steps for part in step if part.get("toolCallId") == call_id)
         return next(found, None)
@@ -165,7 +165,8 @@ class UIMessageFold:
         if part is not None:
             part["state"] = "output-denied"
 
-    # --- what comes whole ------------------------------------------------------------------------
+    # --- whole parts
+    # --------------------------------------------------------------------------------
 
     def _set_data(self, chunk: Chunk) -> None:
         own = chunk.get("id")
@@ -191,7 +192,7 @@ _GROWING: Final = ("text", "rawInput")
 
 
 def _joined(part: Part) -> Part:
-    """Return a part whose texts are whole; without a text that has no word yet."""
+    """Return a part with its texts joined; a text without a word is left out."""
     lists = {name: part[name] for name in _GROWING if isinstance(part.get(name), list)}
     if not lists:
         return part
@@ -205,7 +206,7 @@ def _owner_of(chunk: Chunk) -> Part:
 
 
 def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with what `more` says; objects in both are merged, too."""
+    """Return `base` with the fields of `more`; objects in both are merged."""
     merged = dict(base)
     for name, value in more.items():
         old = merged.get(name)
@@ -240,4 +241,4 @@ _FOLDS: Final[Mapping[str, Callable[[UIMessageFold, Chunk], None]]] = {
     "source-document": UIMessageFold._put,  # noqa: SLF001
     "file": UIMessageFold._put,  # noqa: SLF001
 }
-"""What isn't here leaves nothing in the message."""
+"""Function per chunk type. Other chunks leave nothing in the message."""

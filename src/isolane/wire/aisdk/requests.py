@@ -1,8 +1,8 @@
-"""What a page of AI SDK asks, in AG-UI's words. Pure.
+"""Requests of a page of AI SDK in AG-UI's form. Pure.
 
-The published client sends its whole list of messages each time. The gateway has the history, so of
-that list only what is new counts: the last message, earlier ones of the user that the thread lacks,
-and what the page's tools and people answered. Answers stand in parts of the assistant's messages.
+The published client sends its whole list of messages each time. The gateway has the history, so
+only new things count: the last message, earlier messages of the user that the thread lacks, and
+answers of tools and people. Answers stand in parts of the assistant's messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from isolane.wire.aisdk.chunks import QUESTION
 SUBMIT: Final = "submit-message"
 REGENERATE: Final = "regenerate-message"
 _GIVEN: Final = ("tools", "context", "state")
-"""What a request's body may have for the agent, under the names of AG-UI's input."""
+"""Fields of a request's body for the agent, which have the names of AG-UI's input."""
 _OF_DATA: Final = ("type", "id", "data")
 _MEDIA: Final = ("image", "audio", "video")
 
@@ -32,34 +32,37 @@ class Chat:
     thread_id: str
     trigger: str
     users: Sequence[Message]
-    """The messages of the user, in AG-UI's words."""
+    """The user's messages in AG-UI's form."""
     answers: Sequence[Message]
-    """Tool messages: what the page's own tools returned, as far as parts say so."""
+    """Tool messages with the results of the page's own tools."""
     decisions: Sequence[Mapping[str, Any]]
-    """AG-UI's answers to questions, as far as parts say so."""
+    """AG-UI's answers to questions."""
     asks: bool
-    """Whether the last message is the user's."""
+    """True when the last message is the user's."""
     data: Sequence[Mapping[str, Any]]
-    """The data parts of the last message, where the user sent them."""
+    """The data parts of the last message, when it is the user's."""
     body: Mapping[str, Any] = field(repr=False)
-    """What else came, beside the messages."""
+    """The other fields of the body, without the messages."""
 
     @property
     def run_id(self) -> str | None:
-        """The run id that the page chose, if it did."""
+        """The run id that the page chose, or None."""
         chosen = self.body.get("runId")
         return None if chosen is None else check_wire_id("runId", chosen)
 
     @property
     def has_answers(self) -> bool:
-        """Whether parts answer something; the thread may know those answers already."""
+        """True when parts answer something; the thread may know those answers already."""
         return bool(self.answers or self.decisions)
 
 
 def read_chat(thread_id: object, request: Mapping[str, Any], body: Mapping[str, Any]) -> Chat:
-    """Return what a request asks; raises `InvalidInput` that names the field.
+    """Return the turn that a request asks for.
 
-    `request` has `trigger` and `messages`; `body` what a page adds of its own.
+    `request` has `trigger` and `messages`; `body` has the page's own fields.
+
+    Raises:
+        InvalidInput: A field is wrong; the text names it.
     """
     trigger = request.get("trigger", SUBMIT)
     if trigger not in {SUBMIT, REGENERATE}:
@@ -105,10 +108,12 @@ def to_frame(
 ) -> dict[str, Any]:
     """Return AG-UI's `RunAgentInput` for a chat's turn, as JSON.
 
-    `open_calls` are the calls of the thread that nobody answered, each with the id of the message
-    that will answer it, `questions` the ids of its open questions. `rewinds` takes back what
-    followed the last message, which is asked again. Raises `RunConflict` when nothing in the
-    request is new.
+    `open_calls` maps the thread's unanswered calls to the ids of the messages that will answer
+    them. `questions` are the ids of its open questions. With `rewinds`, everything after the last
+    message is taken back, and the message is asked again.
+
+    Raises:
+        RunConflict: Nothing in the request is new.
     """
     answers = [
         {**one, "id": open_calls[one["toolCallId"]]}
@@ -116,7 +121,8 @@ def to_frame(
         if one["toolCallId"] in open_calls
     ]
     resume = [one for one in chat.decisions if one["interruptId"] in questions]
-    if resume and chat.asks:  # who decided some, and then says something else, leaves the others
+    # a user who decides some questions and then writes something leaves the others open
+    if resume and chat.asks:
         decided = {one["interruptId"] for one in resume}
         left = [one for one in questions if one not in decided]
         resume += [{"interruptId": one, "status": "cancelled"} for one in left]
@@ -138,7 +144,7 @@ def _props_of(chat: Chat, *, rewinds: bool) -> dict[str, Any]:
     if given is not None and not isinstance(given, dict):
         raise InvalidInput("forwardedProps", "must be an object")
     props = dict(given or {})
-    props.pop("rewindTo", None)  # which message is asked again is in the list
+    props.pop("rewindTo", None)  # the list says which message is asked again
     if chat.body.get("policy") is not None:
         props["policy"] = chat.body["policy"]
     elif rewinds:
@@ -162,11 +168,11 @@ def _read_message(path: str, message: Any) -> tuple[str, Sequence[Any]]:  # noqa
     return message["role"], message["parts"]
 
 
-# --- what the user says --------------------------------------------------------------------------
+# --- the user's messages ------------------------------------------------------------------------
 
 
 def _to_message(path: str, message: Mapping[str, Any], *, has_data: bool) -> Message:
-    """Return a user's message in AG-UI's words, without its data parts."""
+    """Return a user's message in AG-UI's form, without its data parts."""
     own_id = message.get("id")
     if not isinstance(own_id, str) or not own_id:
         raise InvalidInput(f"{path}.id", "must be text")
@@ -184,7 +190,7 @@ def _to_message(path: str, message: Mapping[str, Any], *, has_data: bool) -> Mes
     return {"id": own_id, "role": "user", "content": said or ""}
 
 
-def _kind_of(part: Any) -> str:  # noqa: ANN401 - what a client sent
+def _kind_of(part: Any) -> str:  # noqa: ANN401 - any JSON value of a client
     kind = part.get("type") if isinstance(part, dict) else None
     return kind if isinstance(kind, str) else ""
 
@@ -220,18 +226,18 @@ def _source_of(path: str, url: object) -> dict[str, str]:
     raise InvalidInput(path, "must be a base64 data URL, or start with http:// or https://")
 
 
-# --- what is answered ----------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------
 
 
 def _read_answer(
-    part: Any,  # noqa: ANN401 - what a client sent
+    part: Any,  # noqa: ANN401 - any JSON value of a client
     answers: dict[str, Message],
     decisions: dict[str, Mapping[str, Any]],
 ) -> None:
-    """Note what a part of an assistant's message answers, if it answers something.
+    """Note the answer in a part of an assistant's message, if there is one.
 
-    An id may come up again, in a later turn. What stands there is about another call, or another
-    question, and the earlier answer isn't meant for it.
+    A later turn may reuse an id. The later part is about another call or question, so an earlier
+    answer is dropped.
     """
     if not isinstance(part, dict):
         return
@@ -254,7 +260,7 @@ def _read_answer(
 
 
 def _answer(call_id: str, part: Mapping[str, Any]) -> Iterator[Message]:
-    """Yield the tool message, without an id, of what one of the page's own tools returned."""
+    """Yield the tool message, still without an id, for the result of a tool of the page."""
     message: Message = {"role": "tool", "toolCallId": call_id}
     if part.get("providerExecuted"):
         return
@@ -272,7 +278,7 @@ def _as_text(output: object) -> str:
 def _approve(
     part: Mapping[str, Any], approval: Mapping[str, Any]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield what a person decided about a call. A no is an answer, so that its reason is heard."""
+    """Yield a person's decision on a call. A no is an answer too, so that its reason is heard."""
     if isinstance(approval.get("approved"), bool) and not part.get("providerExecuted"):
         payload = {name: approval[name] for name in ("approved", "reason") if name in approval}
         own = approval["id"]

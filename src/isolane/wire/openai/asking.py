@@ -1,7 +1,7 @@
-"""What a request of OpenAI's APIs asks for. Pure: a JSON object in, a checked value out.
+"""Requests of OpenAI's APIs: a JSON object in, a checked value out. Pure.
 
-A list of messages falls into two: what was said before, and the block of a user's messages and of
-tool answers that ends it. The block is what the run adds.
+A list of messages has two parts: the history, and a last block of messages of a user and results of
+tools. The run adds that block.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from isolane.wire.openai.content import (
 )
 
 NewId = Callable[[int], str]
-"""Makes the id of the message at a place of the list."""
+"""Makes the id of the message at an index of the list."""
 
 THREAD_KEY: Final = "isolane_thread"
-"""Where the metadata of a completion may name a thread."""
+"""Key of a completion's metadata that may name a thread."""
 _HANDED_ON: Final = (
     *("temperature", "top_p", "max_tokens", "max_completion_tokens", "max_output_tokens"),
     *("stop", "seed", "response_format", "text", "reasoning", "reasoning_effort"),
     *("tool_choice", "user", "metadata"),
 )
-"""Parameters for agents that want them; the gateway reads none of their values."""
+"""Parameters that are passed on to the agent; the gateway doesn't read their values."""
 _ADDED: Final = ("user", "tool")
 _SKIPPED: Final = ("reasoning", "mcp_approval_request")
-"""Items of an earlier answer that clients send back, and that say nothing new."""
+"""Items of an earlier answer that clients send back and that have nothing new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What both APIs ask for."""
+    """The fields that both APIs share."""
 
     agent: str
-    """The model of the request."""
+    """The request's model, which names the agent."""
     history: Sequence[Message]
-    """What was said before the block that ends the list, as the caller claims."""
+    """The history before the last block, as the caller claims it."""
     added: Sequence[Message]
-    """The block: messages of a user and answers of tools."""
+    """The last block: messages of a user and results of tools."""
     resume: Sequence[Mapping[str, Any]] = ()
-    """Answers to what a run asked of a person: AG-UI's resume entries."""
+    """Answers to a run's questions to a person: AG-UI's resume entries."""
     tools: Sequence[Mapping[str, Any]] = ()
-    """The caller's own tools, in AG-UI's words."""
+    """The caller's own tools in AG-UI's form."""
     props: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters that are handed on to the agent."""
+    """Parameters that are passed on to the agent."""
     is_streamed: bool = False
     is_stored: bool = False
 
@@ -77,19 +77,23 @@ class ResponseAsked(Asked):
     """A request of Responses."""
 
     instructions: str | None = None
-    """What this run alone is told before all else."""
+    """Instructions for this run only, which come before everything else."""
     previous_id: str | None = None
     conversation_id: str | None = None
     is_background: bool = False
 
     @property
     def is_continued(self) -> bool:
-        """Whether it goes on where the server has the history."""
+        """True when the request continues a history that the server has."""
         return self.previous_id is not None or self.conversation_id is not None
 
 
 def read_completion(body: Mapping[str, Json], new_id: NewId) -> CompletionAsked:
-    """Return what a request of Chat Completions asks for. Raises `InvalidInput`."""
+    """Return the checked request of Chat Completions.
+
+    Raises:
+        InvalidInput: A parameter is wrong; the text names it.
+    """
     _refuse_unheard(body)
     listed = need_list("messages", body.get("messages"))
     messages = [
@@ -115,7 +119,11 @@ def read_completion(body: Mapping[str, Json], new_id: NewId) -> CompletionAsked:
 
 
 def read_response(body: Mapping[str, Json], new_id: NewId) -> ResponseAsked:
-    """Return what a request of Responses asks for. Raises `InvalidInput`."""
+    """Return the checked request of Responses.
+
+    Raises:
+        InvalidInput: A parameter is wrong; the text names it.
+    """
     _refuse_unheard(body)
     items = _read_items(body.get("input"), new_id)
     begin = _begin_of_block("input", items)
@@ -140,7 +148,11 @@ def read_response(body: Mapping[str, Json], new_id: NewId) -> ResponseAsked:
 
 
 def _check_together(asked: ResponseAsked) -> None:
-    """Raise `InvalidInput` for parameters that exclude each other."""
+    """Check that no two parameters exclude each other.
+
+    Raises:
+        InvalidInput: Two of them do.
+    """
     if asked.previous_id is not None and asked.conversation_id is not None:
         raise InvalidInput("conversation", "and previous_response_id exclude each other")
     if asked.is_background and not asked.is_stored:
@@ -153,7 +165,11 @@ def _check_together(asked: ResponseAsked) -> None:
 
 
 def _begin_of_block(name: str, messages: Sequence[Message]) -> int:
-    """Return where the block begins that the run adds. Raises `InvalidInput` when there is none."""
+    """Return the index at which the last block begins.
+
+    Raises:
+        InvalidInput: The list doesn't end in such a block.
+    """
     begin = len(messages)
     while begin and messages[begin - 1]["role"] in (*_ADDED, _ANSWER):
         begin -= 1
@@ -163,7 +179,7 @@ def _begin_of_block(name: str, messages: Sequence[Message]) -> int:
 
 
 _ANSWER: Final = "answer"
-"""Stands as a role for an answer to a question, until answers and messages are told apart."""
+"""Role of an answer to a question, until answers and messages are separated."""
 
 
 def _read_items(given: Json, new_id: NewId) -> list[Message]:
@@ -206,7 +222,7 @@ def _read_item(name: str, kind: Json, item: Mapping[str, Json], message_id: str)
 
 
 def _add_call(made: list[Message], name: str, item: Mapping[str, Json], message_id: str) -> None:
-    """Put a call into the message that it stands behind: to AG-UI both are one message."""
+    """Add a call to the message before it, because AG-UI has both in one message."""
     call = to_call(
         need_text(f"{name}.call_id", item.get("call_id")),
         need_text(f"{name}.name", item.get("name")),
@@ -229,9 +245,9 @@ def _read_approval(name: str, item: Mapping[str, Json]) -> Mapping[str, Any]:
 
 
 def get_unheard(asked: Asked) -> Sequence[Message]:
-    """Return what a thread whose history the server keeps may not have heard yet.
+    """Return the messages that a thread with its own history may not have yet.
 
-    That is what users and tools say after the last message that the list gives an assistant.
+    These are messages of users and tools after the list's last message of an assistant.
     """
     said = [*asked.history, *asked.added]
     places = [place for place, one in enumerate(said) if one["role"] == "assistant"]
@@ -248,7 +264,7 @@ def get_instructions(messages: Sequence[Message]) -> Sequence[str]:
 
 
 def _refuse_unheard(body: Mapping[str, Json]) -> None:
-    """Refuse what would change the answer and can't be honoured."""
+    """Refuse parameters that would change the answer but aren't supported."""
     if body.get("n") not in (None, 1) or isinstance(body.get("n"), bool):
         raise InvalidInput("n", "must be 1")
     if body.get("audio") is not None:
@@ -261,7 +277,7 @@ def _refuse_unheard(body: Mapping[str, Json]) -> None:
 def _read_tools(
     body: Mapping[str, Json], function_of: Callable[[str, Mapping[str, Json]], Mapping[str, Json]]
 ) -> list[dict[str, Any]]:
-    """Return the caller's tools in AG-UI's words; none where `tool_choice` is `none`."""
+    """Return the caller's tools in AG-UI's form; none when `tool_choice` is `none`."""
     made: list[dict[str, Any]] = []
     for place, one in enumerate(need_list("tools", body.get("tools") or [])):
         name = f"tools.{place}"

@@ -1,4 +1,4 @@
-"""The fold of a run's events into the chunks of Chat Completions, and into its whole answer. Pure.
+"""The fold of a run's events into the chunks of Chat Completions, and into the whole answer. Pure.
 
 The same events make the same chunks, so a repeated request reads the same answer. Shapes: those of
 the package `openai`, 3.57.0 for Python and 6.49.0 for JavaScript.
@@ -22,7 +22,7 @@ from isolane.wire.openai.words import (
 
 ID_PREFIX: Final = "chatcmpl-"
 BETWEEN: Final = "\n\n"
-"""Stands between two messages of one run, for a completion has one text only."""
+"""Text between two messages of one run, because a completion has one text."""
 
 
 class CompletionFold:
@@ -33,8 +33,8 @@ class CompletionFold:
     ) -> None:
         """Begin before the run's first event.
 
-        `created_at` is when the run was taken on, in milliseconds since 1970. `tells_usage` adds
-        the last chunk that tells the token counts.
+        `created_at` is the time at which the run was accepted, in milliseconds since 1970.
+        `tells_usage` adds a last chunk with the token counts.
         """
         self._about = {
             "id": f"{ID_PREFIX}{run_id}",
@@ -44,25 +44,25 @@ class CompletionFold:
         self._tells_usage = tells_usage
         self._tools: frozenset[str] = frozenset()
         self._untold: set[str] = set()
-        """Messages of other roles than the assistant's."""
+        """Ids of messages of other roles than the assistant's."""
         self._texts: list[str] = []
         self._last_message: str | None = None
         self._calls: dict[str, tuple[int, str, list[str]]] = {}
-        """The calls that are told: their place, name and arguments."""
+        """The calls that are told, each with index, name and arguments."""
         self._open_calls: set[str] = set()
         self._finish_reason: str | None = None
         self._usage: Said | None = None
         self.failure: Event | None = None
-        """The RUN_ERROR that ended the run, if one did."""
+        """The RUN_ERROR that ended the run, or None."""
 
     def add(self, event: Event) -> list[Said]:
-        """Take the run's next event in, and return the chunks that it adds to the stream."""
+        """Add the run's next event, and return its chunks."""
         fold = _FOLDS.get(event["type"])
         return [] if fold is None else fold(self, event)
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended."""
+        """True when the run has ended."""
         return self._finish_reason is not None or self.failure is not None
 
     def to_answer(self) -> Said:
@@ -117,7 +117,7 @@ class CompletionFold:
 
     def _start_call(self, event: Event) -> list[Said]:
         call_id, name = event["toolCallId"], event["toolCallName"]
-        # A call that is opened a second time was told already: a caller must not run it twice.
+        # A call that is opened twice was told already, and a caller must not run it twice.
         if name not in self._tools or call_id in self._calls:
             return []
         self._calls[call_id] = (len(self._calls), name, [])
@@ -129,7 +129,7 @@ class CompletionFold:
         return self._extend_call(event["toolCallId"], event["delta"])
 
     def _end_call(self, event: Event) -> list[Said]:
-        """Let a call without arguments have an empty object: callers read them as JSON."""
+        """Give a call without arguments an empty object, because callers read them as JSON."""
         call_id = event["toolCallId"]
         is_bare = call_id in self._open_calls and not self._calls[call_id][2]
         made = self._extend_call(call_id, "{}") if is_bare else []
@@ -143,7 +143,7 @@ class CompletionFold:
         return [self._call_chunk(call_id, function={"arguments": delta})]
 
     def _finish(self, event: Event) -> list[Said]:
-        # The API has no word for a question, so it is told as text.
+        # The API has no form for a question, so the question is told as text.
         said = [
             self._say(question_text(question), message_id=f"question {question['id']}")
             for question in questions_of(event)
@@ -167,13 +167,13 @@ class CompletionFold:
         usage = {"usage": None} if self._tells_usage else {}
         return {"object": "chat.completion.chunk", **self._about, "choices": [choice], **usage}
 
-    def _call_chunk(self, call_id: str, **fields: Any) -> Said:  # noqa: ANN401 - JSON
+    def _call_chunk(self, call_id: str, **fields: Any) -> Said:  # noqa: ANN401 - any JSON value
         index = self._calls[call_id][0]
         return self._chunk({"tool_calls": [{"index": index, **fields}]})
 
 
 def to_error(failed: Event) -> Said:
-    """Return what a caller is told of a RUN_ERROR."""
+    """Return the error object that a caller reads for a RUN_ERROR."""
     return {
         "message": failure_text(failed),
         "type": SERVER_ERROR,

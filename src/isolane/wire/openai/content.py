@@ -1,7 +1,7 @@
-"""What OpenAI's clients say in messages, as AG-UI's messages and parts. Pure.
+"""Messages of OpenAI's clients as AG-UI's messages and parts. Pure.
 
-Everything here was read from JSON and nothing is believed: what can't be kept is refused with the
-field that it stands in, never dropped.
+Everything here was read from JSON and is not trusted. A part that can't be kept is refused with the
+name of its field, and never dropped.
 """
 
 from __future__ import annotations
@@ -17,40 +17,56 @@ from isolane.events.transcript import Message
 Part = dict[str, Any]
 """One part of the content of an AG-UI message."""
 Json = Any
-"""A value of a request, still as it came."""
+"""A value of a request, still unchecked."""
 
 INSTRUCTING: Final = ("system", "developer")
 _TEXTS: Final = ("text", "input_text", "output_text")
 _DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[^;,]*)*;base64,", re.ASCII)
 _ADDRESS: Final = re.compile(r"https?://", re.IGNORECASE)
 AUDIO: Final = {"mp3": "audio/mpeg", "wav": "audio/wav"}
-"""The formats of audio that a message may hold, and their media types."""
+"""Audio formats that a message may have, with their media types."""
 _UNKNOWN_BYTES: Final = "application/octet-stream"
 
 
 def need_text(field: str, value: Json) -> str:
-    """Return `value`, which must be text; raises `InvalidInput` that names `field`."""
+    """Return `value`, which must be text.
+
+    Raises:
+        InvalidInput: It is something else; the text names `field`.
+    """
     if not isinstance(value, str):
         raise InvalidInput(field, "must be text")
     return value
 
 
 def need_object(field: str, value: Json) -> Mapping[str, Json]:
-    """Return `value`, which must be an object; raises `InvalidInput` that names `field`."""
+    """Return `value`, which must be an object.
+
+    Raises:
+        InvalidInput: It is something else; the text names `field`.
+    """
     if not isinstance(value, dict):
         raise InvalidInput(field, "must be an object")
     return value
 
 
 def need_list(field: str, value: Json) -> Sequence[Json]:
-    """Return `value`, which must be a list; raises `InvalidInput` that names `field`."""
+    """Return `value`, which must be a list.
+
+    Raises:
+        InvalidInput: It is something else; the text names `field`.
+    """
     if not isinstance(value, list):
         raise InvalidInput(field, "must be a list")
     return value
 
 
 def need_flag(field: str, value: Json, *, default: bool) -> bool:
-    """Return `value`, or `default` where it is absent or null; raises `InvalidInput`."""
+    """Return `value`, or `default` when it is absent or null.
+
+    Raises:
+        InvalidInput: It is neither true nor false; the text names `field`.
+    """
     if value is None:
         return default
     if not isinstance(value, bool):
@@ -59,7 +75,11 @@ def need_flag(field: str, value: Json, *, default: bool) -> bool:
 
 
 def read_message(field: str, given: Mapping[str, Json], message_id: str) -> Message:
-    """Return the AG-UI message of one of Chat Completions. Raises `InvalidInput`."""
+    """Return the AG-UI message for a message of Chat Completions.
+
+    Raises:
+        InvalidInput: The message is wrong; the text names the field.
+    """
     role = given.get("role")
     if role == "assistant":
         return read_assistant(field, given, message_id)
@@ -71,7 +91,11 @@ def read_message(field: str, given: Mapping[str, Json], message_id: str) -> Mess
 
 
 def read_spoken(field: str, given: Mapping[str, Json], message_id: str) -> Message:
-    """Return a message of a user, or an instruction. Raises `InvalidInput` for other roles."""
+    """Return a message of a user, or an instruction.
+
+    Raises:
+        InvalidInput: The role is another one, or the content is wrong.
+    """
     role, name = given.get("role"), given.get("name")
     named = {} if name is None else {"name": need_text(f"{field}.name", name)}
     message = {"id": message_id, "role": role, **named}
@@ -83,7 +107,11 @@ def read_spoken(field: str, given: Mapping[str, Json], message_id: str) -> Messa
 
 
 def read_assistant(field: str, given: Mapping[str, Json], message_id: str) -> Message:
-    """Return what a caller says that an assistant said. Raises `InvalidInput`."""
+    """Return an assistant's message, as the caller claims it.
+
+    Raises:
+        InvalidInput: The message is wrong; the text names the field.
+    """
     if given.get("function_call") is not None:
         raise InvalidInput(f"{field}.function_call", "is no longer taken; use tool_calls")
     said = given.get("content")
@@ -130,7 +158,11 @@ def to_answer(call_id: str, content: str | list[Part], message_id: str) -> Messa
 
 
 def read_plain(field: str, content: Json) -> str:
-    """Return a content that can be text only. Raises `InvalidInput` for other parts."""
+    """Return a content that may be text only.
+
+    Raises:
+        InvalidInput: The content has other parts.
+    """
     if isinstance(content, str):
         return content
     texts: list[str] = []
@@ -145,7 +177,11 @@ def read_plain(field: str, content: Json) -> str:
 
 
 def read_content(field: str, content: Json) -> str | list[Part]:
-    """Return a content as AG-UI has it: text as it is, else its parts. Raises `InvalidInput`."""
+    """Return a content in AG-UI's form: a text, or a list of parts.
+
+    Raises:
+        InvalidInput: A part is wrong or unknown; the text names it.
+    """
     if isinstance(content, str):
         return content
     listed = _need_parts(field, content)
@@ -158,7 +194,11 @@ def read_content(field: str, content: Json) -> str | list[Part]:
 
 
 def _need_parts(field: str, content: Json) -> Sequence[Json]:
-    """Return a content that isn't text, which must be a list; raises `InvalidInput`."""
+    """Return a content that isn't text, which must be a list.
+
+    Raises:
+        InvalidInput: It is something else; the text names `field`.
+    """
     if not isinstance(content, list):
         raise InvalidInput(field, "must be text or a list of parts")
     return content
@@ -222,7 +262,11 @@ def _refuse_file_id(field: str, given: Mapping[str, Json]) -> None:
 
 
 def _to_source(field: str, address: Json) -> Part:
-    """Return where an image or a file comes from. Raises `InvalidInput` for other addresses."""
+    """Return the source of an image or a file.
+
+    Raises:
+        InvalidInput: The address is neither https, http nor a data URL.
+    """
     text = need_text(field, address)
     if _ADDRESS.match(text):
         return {"type": "url", "value": text}

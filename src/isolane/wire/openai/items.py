@@ -1,8 +1,7 @@
-"""What a run was asked, as the input items of OpenAI's Responses API. Pure.
+"""A run's input as input items of OpenAI's Responses API. Pure.
 
-The way back from `content`: what that made of items is told as such items again, and messages that
-came through another door are told in the same words. Shapes: those of the package `openai`, 3.57.0
-for Python and 6.49.0 for JavaScript.
+This is the way back from `content.py`. Messages that came through another door are told in the same
+form. Shapes: those of the package `openai`, 3.57.0 for Python and 6.49.0 for JavaScript.
 """
 
 from __future__ import annotations
@@ -16,20 +15,21 @@ from isolane.wire.openai.content import AUDIO, Part
 from isolane.wire.openai.words import Said
 
 APPROVAL_PREFIX: Final = "mcpr_"
-"""Stands before the id of a question in the id of its answer."""
+"""Prefix that makes the id of an answer from the id of its question."""
 
 
 def to_input_items(
     messages: Iterable[Message], resume: Iterable[Mapping[str, Any]] = ()
 ) -> list[Said]:
-    """Return the items of what a run was asked: answers to questions first, then messages."""
+    """Return the items of a run's input: answers to questions first, then messages."""
     return [*map(_to_approval, resume), *map(_to_item, messages)]
 
 
 def to_page(items: Sequence[Said], *, after: str | None, limit: int, is_newest_first: bool) -> Said:
-    """Return a page of items, strictly after the one whose id is `after`.
+    """Return a page of items, strictly after the item with the id `after`.
 
-    Raises `InvalidInput` when no item has that id.
+    Raises:
+        InvalidInput: No item has that id.
     """
     ordered = items[::-1] if is_newest_first else items
     ids = [item["id"] for item in ordered]
@@ -82,7 +82,7 @@ def _to_image(part: Part) -> Said:
 
 
 def _to_audio(part: Part) -> Said:
-    """Return an audio that stands in the message itself; any other one is a file."""
+    """Return an audio part whose bytes are in the message; any other audio is a file."""
     source = part["source"]
     kind = _AUDIO_FORMATS.get(source.get("mimeType", ""))
     if source["type"] == "url" or kind is None:

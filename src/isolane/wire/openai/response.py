@@ -1,7 +1,7 @@
 """The fold of a run's events into the events of OpenAI's Responses API. Pure.
 
-The number of an event is its place in the fold, so a reader can go on after any of them. The same
-fold makes the response as it stands, so a poll and a stream tell the same. Shapes: those of the
+The number of an event is its place in the fold, so a reader can continue after any of them. The
+same fold makes the whole response, so a poll and a stream tell the same. Shapes: those of the
 package `openai`, 3.57.0 for Python and 6.49.0 for JavaScript.
 """
 
@@ -28,7 +28,7 @@ from isolane.wire.openai.words import (
 ID_PREFIX: Final = "resp_"
 _ITEM_ID: Final = re.compile(r"(?:msg|rs|fc)_(.+)_([0-9]{1,9})")
 SERVER_LABEL: Final = "isolane"
-"""Of which server a question asks for approval."""
+"""Name of the server in questions for approval."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,12 +37,12 @@ class _Item:
 
     index: int
     item: Said
-    """As it was told when it was added."""
+    """The item as it was told when it was added."""
     words: list[str] = field(default_factory=list)
 
     @property
     def place(self) -> Said:
-        """Where its events say that they belong."""
+        """The fields of its events that say where they belong."""
         return {"item_id": self.item["id"], "output_index": self.index}
 
     def to_part(self) -> Said:
@@ -50,7 +50,7 @@ class _Item:
         return _part_of(self.item, "".join(self.words))
 
     def to_item(self, status: str) -> Said:
-        """Return the item as it stands."""
+        """Return the item in its current state."""
         if self.item["type"] == "function_call":
             return {**self.item, "arguments": "".join(self.words), "status": status}
         return {**self.item, "content": [self.to_part()], "status": status}
@@ -63,7 +63,7 @@ def _part_of(item: Said, text: str) -> Said:
 
 
 def locate_item(item_id: str) -> tuple[str, int] | None:
-    """Return the run of an item and its place in the output; None when no item has such an id."""
+    """Return the run of an item and its index in the output; None for another id."""
     found = _ITEM_ID.fullmatch(item_id)
     return None if found is None else (found[1], int(found[2]))
 
@@ -72,9 +72,9 @@ class ResponseFold:
     """Makes `response.*` events of the events of one run."""
 
     def __init__(self, run_id: str, *, model: str, created_at: int) -> None:
-        """Begin before the run's first event; the response is `queued` until that comes.
+        """Begin before the run's first event; until then the response is `queued`.
 
-        `created_at` is when the run was taken on, in milliseconds since 1970.
+        `created_at` is the time at which the run was accepted, in milliseconds since 1970.
         """
         self._run_id = run_id
         self._about = {
@@ -92,9 +92,9 @@ class ResponseFold:
         self._calls: dict[str, _Item] = {}
         self._told_calls: set[str] = set()
         self._untold: set[str] = set()
-        """Messages of other roles than the assistant's."""
+        """Ids of messages of other roles than the assistant's."""
         self._asked: set[str] = set()
-        """The ids of the questions that were told."""
+        """Ids of the questions that were told."""
         self._usage: Said | None = None
         self._error: Said | None = None
         self._out: list[Said] = []
@@ -103,7 +103,7 @@ class ResponseFold:
         """`queued`, `in_progress`, `completed`, `failed` or `cancelled`."""
 
     def add(self, event: Event) -> list[Said]:
-        """Take the run's next event in, and return the events that it adds to the stream."""
+        """Add the run's next event, and return its events of the stream."""
         fold = _FOLDS.get(event["type"])
         if fold is None:
             return []
@@ -113,11 +113,11 @@ class ResponseFold:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended."""
+        """True when the run has ended."""
         return self.status not in {"queued", "in_progress"}
 
     def to_response(self) -> Said:
-        """Return the response as it stands, with its whole output."""
+        """Return the response in its current state, with its whole output."""
         output = [
             each.to_item("in_progress") if isinstance(each, _Item) else each
             for each in self._output
@@ -143,7 +143,7 @@ class ResponseFold:
         self._begin()
 
     def _begin(self) -> None:
-        """Tell the response first, whatever comes: the packages refuse a stream without that."""
+        """Tell the response first, because the packages refuse a stream without it."""
         if self.status == "queued":
             self.status = "in_progress"
             self._tell("response.created", response=self.to_response())
@@ -187,7 +187,7 @@ class ResponseFold:
 
     def _start_call(self, event: Event) -> None:
         call_id, name = event["toolCallId"], event["toolCallName"]
-        # A call that is opened a second time was told already: a caller must not run it twice.
+        # A call that is opened twice was told already, and a caller must not run it twice.
         if name not in self._tools or call_id in self._told_calls:
             return
         self._cut()
@@ -223,12 +223,13 @@ class ResponseFold:
         self._usage = _to_usage(event)
         is_cancelled = (event.get("outcome") or {}).get("type") == "cancelled"
         self.status = "cancelled" if is_cancelled else "completed"
-        # The packages know no event for a cancelled response, so its status says it.
+        # The packages know no event for a cancelled response, so only its status tells it.
         kind = "response.incomplete" if is_cancelled else "response.completed"
         self._tell(kind, response=self.to_response())
 
     def _ask(self, interrupt_id: str, reason: str, text: str) -> None:
-        if interrupt_id in self._asked:  # the answer names it, so it can have no other id
+        # an answer names this id, so the question can't get another one
+        if interrupt_id in self._asked:
             return
         self._asked.add(interrupt_id)
         request = {
@@ -253,7 +254,7 @@ class ResponseFold:
     # --- items -----------------------------------------------------------------------------------
 
     def _cut(self) -> None:
-        """End every open text and reasoning. One that goes on later is another item."""
+        """End every open text and reasoning; words after that begin another item."""
         for message_id in tuple(self._thoughts):
             self._close_thought(message_id)
         for message_id in tuple(self._texts):
@@ -274,7 +275,7 @@ class ResponseFold:
             self._end_words(item)
 
     def _begin_words(self, kind: str, about: Said) -> _Item:
-        """Begin an item with its one part; the JavaScript package needs the part of both kinds."""
+        """Begin an item with its one part, which the JavaScript package needs for both kinds."""
         item = self._begin_item(kind, about)
         part = _part_of(item.item, "")
         self._tell("response.content_part.added", **item.place, content_index=0, part=part)
@@ -286,7 +287,10 @@ class ResponseFold:
         self._end_item(item)
 
     def _begin_item(self, kind: str, about: Said) -> _Item:
-        """Begin an item. Its id says where it is, for a later request may name it by that alone."""
+        """Begin an item.
+
+        Its id has its place, because a later request may name an item by its id only.
+        """
         index = len(self._output)
         item_id = f"{kind}_{self._run_id}_{index}"
         item = _Item(index, {**about, "id": item_id, "status": "in_progress"})
@@ -299,13 +303,13 @@ class ResponseFold:
         self._output[item.index] = done
         self._tell("response.output_item.done", output_index=item.index, item=done)
 
-    def _tell(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
+    def _tell(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - any JSON value
         self._out.append({"type": kind, "sequence_number": self._count, **fields})
         self._count += 1
 
 
 def _to_tool(name: str) -> Said:
-    """Return a tool of the caller's. The log keeps its name only."""
+    """Return one of the caller's tools; the log keeps only its name."""
     return {"type": "function", "name": name, "parameters": {}, "strict": False}
 
 
