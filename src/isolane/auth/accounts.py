@@ -26,14 +26,17 @@ from isolane.subjects import SEPARATOR
 T = TypeVar("T")
 
 PASSWORD_MIN_CHARACTERS: Final = 8
+"""Fewest characters of a password."""
 PASSWORD_MAX_BYTES: Final = 1024
+"""Most bytes of a password, so that hashing one is cheap."""
 HASHING_THREADS: Final = 2
-"""argon2id takes some 64 MiB and 50 ms a password: more at once would starve everything else."""
+"""Threads that hash passwords. argon2id takes about 64 MiB and 50 ms per password, so more threads
+would starve everything else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One local account; `created_at` in milliseconds since 1970."""
+    """One local account; `created_at` is in milliseconds since 1970."""
 
     user_id: str
     created_at: int
@@ -41,7 +44,7 @@ class Account:
 
 
 class Accounts:
-    """The accounts of one gateway."""
+    """The local accounts of one gateway."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
         """Keep accounts in `database`."""
@@ -52,7 +55,12 @@ class Accounts:
         self._decoy: str | None = None
 
     async def add(self, name: str, password: str, *, scopes: Iterable[str] = PLAIN) -> Account:
-        """Make an account; raises `InvalidInput` when the name is taken or the password short."""
+        """Create an account and return it.
+
+        Raises:
+            InvalidInput: The name is taken or has `|`, or the password is too short or too long.
+            InvalidContext: The name can't be a user id.
+        """
         user_id = check_user_id("username", name)
         if SEPARATOR in user_id:
             raise InvalidInput("username", f"may not hold {SEPARATOR}: users of other issuers do")
@@ -63,9 +71,12 @@ class Accounts:
         return account
 
     async def verify(self, name: str, password: str) -> str:
-        """Return the user id that name and password stand for; raises `Unauthenticated`.
+        """Return the user id for a name and its password.
 
-        An unknown name costs as much time as a wrong password.
+        An unknown name takes as much time as a wrong password.
+
+        Raises:
+            Unauthenticated: Name or password is wrong.
         """
         name = normalize(name)
         if len(password.encode(errors="replace")) > PASSWORD_MAX_BYTES:
@@ -77,14 +88,16 @@ class Accounts:
         return name
 
     async def load_all(self) -> list[Account]:
-        """Return all accounts by name."""
+        """Return all accounts, sorted by name."""
         return await self._database.read(_load_all)
 
     async def set_scopes(self, name: str, scopes: Iterable[str]) -> None:
-        """Let an account do this and no more, from now on; raises `NotFound`.
+        """Set the scopes of an account from now on.
 
-        What was issued to the user before and may do more is revoked, sessions apart: they go on
-        with less.
+        Tokens and tickets with more scopes are revoked. Sessions go on with the new scopes.
+
+        Raises:
+            NotFound: There is no such account.
         """
         chosen = frozenset(scopes)
         work = partial(_update_scopes, normalize(name), chosen, self._clock())
@@ -92,20 +105,25 @@ class Accounts:
             raise NotFound(f"no account is called {name}")
 
     async def remove(self, name: str) -> None:
-        """Remove an account, and revoke all that was issued to its user; raises `NotFound`."""
+        """Delete an account, and revoke every credential of its user.
+
+        Raises:
+            NotFound: There is no such account.
+        """
         if not await self._database.write(partial(_delete, normalize(name), self._clock())):
             raise NotFound(f"no account is called {name}")
 
     async def sign_out(self, user_id: str) -> None:
-        """Revoke all that was issued to a user so far, who needs no account.
+        """Revoke every credential of a user so far; the user needs no local account.
 
-        Raises `InvalidContext` for what can't be a user id, nor the name of somebody who has one.
+        Raises:
+            InvalidContext: The text is no user id and no name of a user.
         """
         name = find_user_id("name", user_id)
         await self._database.write(partial(sign_out, name, self._clock()))
 
     def close(self) -> None:
-        """End the hashing threads."""
+        """Stop the hashing threads."""
         self._threads.shutdown()
 
     async def _hash(self, work: Callable[[], T]) -> T:
@@ -119,12 +137,13 @@ class Accounts:
     def _matches(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
-        except (Argon2Error, InvalidHashError, UnicodeEncodeError):  # half a pair is no letter
+        # UnicodeEncodeError: a password with half a surrogate pair
+        except (Argon2Error, InvalidHashError, UnicodeEncodeError):
             return False
 
 
 def normalize(name: str) -> str:
-    """Return the name as accounts are kept under it: there are two ways to write an accent."""
+    """Return the name in normal form C, because one accent can be written in two ways."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -1,7 +1,7 @@
-"""Guessing passwords is slow: for each address, and for each account over all addresses.
+"""Slow password guessing: limits per address, and a delay per account over all addresses.
 
-An account isn't locked: who guesses at it from elsewhere makes its owner wait a little, and no
-more. Names that are no accounts are treated alike, so nothing tells which are.
+An account is never locked. Somebody who guesses at it from elsewhere only makes its owner wait a
+little. Names without an account are treated alike, so an attacker learns nothing about which exist.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from isolane.engines.sqlite.file import Database, attempts, delete_dead
 from isolane.errors import LimitExceeded
 
 ATTEMPTS_PER_MINUTE: Final = 10
-"""Attempts per minute from one address at one account. Signing in begins the count anew."""
+"""Attempts per minute from one address at one account. A sign-in resets the count."""
 ATTEMPTS_PER_HOUR: Final = 60
-"""Attempts per hour from one address at one account. Signing in begins the count anew."""
+"""Attempts per hour from one address at one account. A sign-in resets the count."""
 ADDRESS_ATTEMPTS_PER_HOUR: Final = 300
 """Attempts per hour from one address at all accounts. A whole office may be behind one address."""
 QUIET_ATTEMPTS_PER_HOUR: Final = 100
@@ -39,7 +39,7 @@ NETWORK_BITS: Final = 64
 
 
 class _Rate(NamedTuple):
-    """At most `most` in any `window_ms`. Where it refuses, `limit` is its name on the wire."""
+    """A rate of at most `most` per `window_ms`. Its name on the wire is `limit`."""
 
     limit: str
     most: int
@@ -55,10 +55,10 @@ _AT_ACCOUNT: Final = (_Rate("quietSignIns", QUIET_ATTEMPTS_PER_HOUR, HOUR_MS),)
 
 
 class GuessGuard:
-    """Counts attempts to sign in. A restart forgives none: they are rows."""
+    """Counts attempts to sign in. The counts are rows, so a restart forgets none."""
 
     def __init__(self, database: Database, *, clock: Clock, delay_s: float = DELAY_S) -> None:
-        """Count in `database`; `clock` is a steady one."""
+        """Count in `database`; `clock` is monotonic."""
         self._database = database
         self._clock = clock
         self._delay_s = delay_s
@@ -66,11 +66,15 @@ class GuessGuard:
 
     @asynccontextmanager
     async def attempt(self, account: str, address: str) -> AsyncIterator[None]:
-        """Let one attempt pass, later when the account is under attack.
+        """Count one attempt before it is made; under attack the account's attempts wait first.
 
-        It counts before it is tried, so that a hundred at once are a hundred. A block that raises
-        nothing was right, and is forgiven to its address. Raises `LimitExceeded`, and `Unavailable`
-        when it can't be counted. Safe to cancel: what was counted stays counted.
+        The count comes first, so that a hundred attempts at once count as a hundred. A block that
+        raises nothing was a right password, and resets the count of its address and account. A
+        cancelled attempt stays counted.
+
+        Raises:
+            LimitExceeded: Too many attempts; the error says when to come back.
+            Unavailable: The attempt can't be counted.
         """
         network = network_of(address)
         account = _digest(account)
@@ -81,21 +85,23 @@ class GuessGuard:
         self._under_way.add(pair)
         try:
             if await self._is_attacked(f"account {account}"):
-                await asyncio.sleep(self._delay_s)  # the slowness is the point
+                await asyncio.sleep(self._delay_s)  # the delay is what slows guessing
             yield
         finally:
             self._under_way.discard(pair)
         await self._database.write(partial(_forget, pair))
 
     async def count(self, address: str) -> None:
-        """Count one sign-in that an address began, at whatever account.
+        """Count one sign-in that an address began at a provider.
 
-        Raises `LimitExceeded`, and `Unavailable` when it can't be counted.
+        Raises:
+            LimitExceeded: Too many attempts; the error says when to come back.
+            Unavailable: The attempt can't be counted.
         """
         await self._count((f"address {network_of(address)}", _OF_ADDRESS))
 
     async def _count(self, *counted: tuple[str, Sequence[_Rate]]) -> None:
-        """Count one for each key until a key has had all that its rates allow; raise then."""
+        """Count one attempt per key, and raise at the first key whose rates are used up."""
         refused = await self._database.write(partial(_hit_all, counted, self._clock()))
         if refused is not None:
             rate, wait_ms = refused
@@ -107,13 +113,13 @@ class GuessGuard:
 
 
 _Refusal = tuple[_Rate, int]
-"""The rate that was met, and the milliseconds until there is room."""
+"""The rate that refused, and the milliseconds until it has room again."""
 
 
 def _hit_all(
     counted: Sequence[tuple[str, Sequence[_Rate]]], now: int, connection: Connection
 ) -> _Refusal | None:
-    """Count one for each key; return what refuses one, of which those before it stay counted."""
+    """Count one attempt per key until a key refuses; earlier keys keep their count."""
     delete_dead(attempts, now, connection)
     for key, rates in counted:
         refused = _hit(key, rates, now, connection)
@@ -136,9 +142,9 @@ def _hit(key: str, rates: Sequence[_Rate], now: int, connection: Connection) -> 
 
 
 def _load(key: str, now: int, connection: Connection) -> array[int]:
-    """Return when a key was counted within the last hour.
+    """Return the times within the last hour at which a key was counted.
 
-    A moment in the future was counted before the clock was set back. It is forgiven.
+    A time in the future was counted before the clock was set back, and is dropped.
     """
     query = select(attempts.c.moments).where(attempts.c.key == key)
     kept = connection.execute(query).scalar_one_or_none() or b""
@@ -150,16 +156,16 @@ def _forget(key: str, connection: Connection) -> None:
 
 
 def _digest(name: str) -> str:
-    """Return a short key for an account, the same for every way to write its name."""
+    """Return a short key for an account; all spellings of its name have the same key."""
     return sha256(normalize(name).encode(errors="replace")).hexdigest()
 
 
 def network_of(address: str) -> str:
-    """Return what of an address tells one household from another."""
+    """Return the part of an address that identifies one household."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if parsed.version == 4:  # noqa: PLR2004 - of IP
+    if parsed.version == 4:  # noqa: PLR2004 - the version of IP
         return address
     return str(ipaddress.ip_network((parsed, NETWORK_BITS), strict=False))

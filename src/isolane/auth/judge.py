@@ -1,4 +1,4 @@
-"""Asks an authenticator who a token speaks for, and waits for its answer only so long."""
+"""The part that asks an authenticator about a token, with a deadline."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from isolane.ids import check_user_id, to_user_id
 from isolane.tasks import TaskOwner
 
 TIMEOUT_S: Final = 10.0
-"""An authenticator that says nothing for so long can't tell now."""
+"""Seconds after which an authenticator without an answer counts as unavailable."""
 PENDING_MAX: Final = 6_000
-"""Tokens that may wait for an answer, with those whose asker has gone. Thousands who come back at
-once are read in one pass of the event loop, before the first of them is judged."""
+"""Most questions to the authenticator without an answer. Thousands of clients may come back at
+once, and all their questions begin before the first answer."""
 
 
 class Judge:
-    """The one who asks the authenticator: each question has a deadline, and there are only so many.
+    """Asks the authenticator.
 
-    An authenticator may be a host's own code, which hangs, raises, or returns anything.
+    Each question has a deadline, and the number of open questions a bound.
+
+    An authenticator may be a host's own code, which may hang, raise, or return anything.
     """
 
     def __init__(
@@ -37,22 +39,25 @@ class Judge:
     ) -> None:
         """Ask `authenticator`.
 
-        One that `is_own` returns user ids; a host's returns names of its own, of which user ids
-        are made.
+        When `is_own` is true it returns user ids. A host's authenticator returns names, from which
+        user ids are made.
         """
         self._authenticator = authenticator
         self._to_user_id: Callable[[str, object], str] = check_user_id if is_own else to_user_id
         self._name = type(authenticator).__name__
         self._tasks = tasks
         self.pending = 0
-        """How many questions the authenticator hasn't answered yet."""
+        """Count of questions that the authenticator hasn't answered yet."""
 
     async def judge(self, token: str) -> Identity:
-        """Return who a token speaks for; their id has the one spelling that everything goes by.
+        """Return the identity behind a token, with the user id in its one spelling.
 
-        Raises `Unauthenticated` also when the authenticator returns nothing, `Unavailable` when it
-        doesn't answer, and `ContractError` for what is no identity. No authenticator is asked about
-        a token over 16 KiB.
+        A token over 16 KiB is refused without a question.
+
+        Raises:
+            Unauthenticated: The authenticator refused the token or returned None.
+            Unavailable: The authenticator didn't answer.
+            ContractError: The authenticator returned something that is no identity.
         """
         if len(token) > TOKEN_MAX_BYTES:
             raise refused("it is too long to be one")
@@ -81,7 +86,8 @@ class Judge:
         try:
             await asyncio.wait({answering}, timeout=TIMEOUT_S)
         finally:
-            answering.cancel()  # one that ignores this goes on, and counts as pending
+            # code that ignores its cancellation goes on, and still counts as open
+            answering.cancel()
         if not answering.done():
             raise Unavailable(f"{self._name} hasn't judged a token within {TIMEOUT_S:g} s")
         if answering.cancelled():
@@ -97,10 +103,10 @@ class Judge:
         self.pending -= 1
 
     async def _catch(self, token: str) -> tuple[object, BaseException | None]:
-        """Return an answer, or what was raised instead: who asked is told, and nobody else."""
+        """Return the answer, or the error that was raised, so that only the caller is told."""
         try:
             return await self._authenticator.authenticate(token), None
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - a SystemExit that left a task would end the loop
+        except BaseException as error:  # noqa: BLE001 - a SystemExit that left a task would end the event loop
             return None, error

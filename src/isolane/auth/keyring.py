@@ -1,7 +1,7 @@
-"""The signing keys of the local issuer: the newest signs, older ones live as long as their tokens.
+"""Signing keys of the local issuer. The newest signs; older ones live as long as their tokens.
 
-In the file each line is a key, the newest first, and behind it when the last of its tokens dies
-(seconds since 1970).
+Each line of the file is a key, the newest first. After the key comes the expiry of its last token,
+in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -22,64 +22,67 @@ import structlog
 from isolane.settings import InvalidSettings
 
 KEY_BYTES: Final = 32
+"""Random bytes of a new key."""
 _ID_CHARACTERS: Final = 16
 _LINE: Final = re.compile(r"([!-~]+)(?: (\d{1,12}))?")
 _UNKNOWN_S: Final = 253_402_300_799
-"""When the tokens of a key die that somebody put there without saying so: not in our time."""
+"""Expiry for a key without one in the file, because a person added the key: the year 9999."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One secret; `last_expiry_s` is when the last token that it signed dies."""
+    """One secret; `last_expiry_s` is the expiry of the last token that it signed."""
 
     secret: str = field(repr=False)
     last_expiry_s: int = 0
 
     @property
     def id(self) -> str:
-        """What tokens name it by; it tells nothing of the secret."""
+        """Name of the key in tokens: a hash from which nobody can derive the secret."""
         return sha256(b"isolane key id:" + self.secret.encode()).hexdigest()[:_ID_CHARACTERS]
 
 
 class KeyRing(Protocol):
-    """Where the local issuer's keys are."""
+    """The keys of the local issuer."""
 
     @property
     def keys(self) -> Sequence[SigningKey]:
-        """The keys that count now; the first one signs."""
+        """The valid keys; the first one signs."""
         ...
 
     @property
     def dropped(self) -> int:
-        """How often it was seen that a key is gone."""
+        """Count of keys that were found to be removed."""
         ...
 
     def take(self, expiry_s: int) -> SigningKey:
-        """Return the key to sign with, and remember that its token lives so long."""
+        """Return the key to sign with, and note that its token lives until `expiry_s`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedKey:
-    """One key that somebody else keeps, as in the settings."""
+    """One key that is kept elsewhere, for example in the settings."""
 
     keys: tuple[SigningKey]
     dropped: int = 0
 
-    def take(self, expiry_s: int) -> SigningKey:  # noqa: ARG002 - the contract's
-        """Return the key; who keeps it decides when it goes."""
+    def take(self, expiry_s: int) -> SigningKey:  # noqa: ARG002 - the contract's parameter
+        """Return the key; the settings decide when it changes."""
         return self.keys[0]
 
 
 class KeyFile:
-    """Keys in a file that is readable for its owner only, made at the first start."""
+    """Keys in a file that only its owner can read. The first start creates it."""
 
     def __init__(self, path: Path) -> None:
-        """Read the keys in `path`, or make the first one.
+        """Read the keys in `path`, or create the first one.
 
-        Raises `InvalidSettings` for a file that holds something else, `OSError`.
+        Raises:
+            InvalidSettings: The file has something else in it.
+            OSError: The file can't be read or created.
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,16 +95,16 @@ class KeyFile:
 
     @property
     def keys(self) -> Sequence[SigningKey]:
-        """The keys as the file has them now: `isolane key rotate` is another process.
+        """The keys in the file now, because `isolane key rotate` is another process.
 
-        A file that can't be read changes nothing: to let everybody out is nobody's wish.
+        A file that can't be read changes nothing, because otherwise everybody would be signed out.
         """
         try:
             status = self._path.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
             if stamp != self._stamp:
                 found = tuple(_read(self._path))
-                # Whoever was let in by a key was judged while it was read, so its end is seen here.
+                # A credential is judged while the file is read, so a removed key is noticed here.
                 self.dropped += not {key.id for key in self._keys} <= {key.id for key in found}
                 self._keys, self._stamp = found, stamp
         except (OSError, InvalidSettings) as error:
@@ -109,12 +112,12 @@ class KeyFile:
         return self._keys
 
     def _complain(self, reason: str) -> None:
-        if reason != self._complaint:  # once, and not at each token
+        if reason != self._complaint:  # logged once, and not per token
             _log.warning("signing_keys_reload_failed", reason=reason)
         self._complaint = reason
 
     def take(self, expiry_s: int) -> SigningKey:
-        """Return the newest key, which stays until `expiry_s` when it is rotated meanwhile."""
+        """Return the newest key; after a rotation the key is kept until `expiry_s`."""
         with self._change() as keys:
             keys[0] = replace(keys[0], last_expiry_s=max(expiry_s, keys[0].last_expiry_s))
             return keys[0]
@@ -122,8 +125,8 @@ class KeyFile:
     def rotate(self, *, now_s: int, forget: bool = False) -> None:
         """Sign with a new key from now on.
 
-        Older keys stay until their last token has died; with `forget` they and their tokens die
-        now.
+        Older keys are kept until their last token has expired. With `forget` they are removed now,
+        and their tokens are invalid.
         """
         with self._change() as keys:
             keys[:] = [key for key in keys if key.last_expiry_s > now_s and not forget]
@@ -131,8 +134,8 @@ class KeyFile:
 
     @contextmanager
     def _change(self) -> Iterator[list[SigningKey]]:
-        """Change the keys under a lock, all at once."""
-        # The folder is what stays: the file is another one after each change.
+        """Change the keys under a lock and replace the file in one step."""
+        # The lock is on the folder, because each change replaces the file.
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -158,14 +161,14 @@ def _read(path: Path) -> list[SigningKey]:
 
 
 def _write(path: Path, keys: Sequence[SigningKey], *, is_first: bool = False) -> None:
-    """Put a whole file in place at once; of two that make the first one, one does."""
+    """Write the whole file in one step; of two processes that create it, only one does."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.writelines(f"{key.secret} {key.last_expiry_s}\n" for key in keys)
         file.flush()
         os.fsync(descriptor)
-        if not is_first:  # the server's own, whoever rotates
+        if not is_first:  # the file stays the server's own, even when another user rotates
             status = path.stat()
             with suppress(PermissionError):
                 os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -1,7 +1,7 @@
-"""A provider's public keys, as its JWKS has them: fetched seldom, by one at a time, kept for long.
+"""A cache of a provider's public keys, its JWKS: fetched rarely and by one task at a time.
 
-Whoever sends tokens chooses their key ids, so an unknown one must not be a way to make the gateway
-call out. And a provider that is down takes nobody along whose key is known.
+Senders of tokens choose the key ids. So an unknown key id must not make the gateway call out each
+time. Known keys go on working while the provider is down.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from isolane.wire.frames import decode_object
 
 ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 FETCH_INTERVAL_MS: Final = 30_000
-"""No sooner than this after one fetch comes the next, whatever key ids come in."""
+"""Least milliseconds between two fetches, whatever key ids arrive."""
 REFRESH_MS: Final = 15 * 60_000
-"""Keys as old as this are fetched anew beside their use: one that the provider withdrew goes."""
+"""Age in milliseconds after which keys are fetched again while they are in use. It bounds the time
+for which a withdrawn key works."""
 KEYS_MAX: Final = 100
+"""Most keys of a provider."""
 DOCUMENT_MAX_BYTES: Final = 256 << 10
+"""Most bytes of the JWKS document."""
 RSA_BITS_MIN: Final = 2048
-"""RFC 7518, 3.3."""
+"""Least bits of an RSA key (RFC 7518, 3.3)."""
 
 Fetch = Callable[[], Awaitable[bytes]]
 """Returns the JWKS document; raises `Unavailable`."""
@@ -34,10 +37,10 @@ _log = structlog.get_logger(__name__)
 
 
 class KeyCache:
-    """The keys of one provider."""
+    """The public keys of one provider."""
 
     def __init__(self, fetch: Fetch, *, clock: Clock, interval_ms: int = FETCH_INTERVAL_MS) -> None:
-        """Begin without keys; the first token brings the first fetch."""
+        """Begin without keys; the first token starts the first fetch."""
         self._fetch = fetch
         self._clock = clock
         self._interval_ms = interval_ms
@@ -47,13 +50,16 @@ class KeyCache:
         self._is_down = False
         self._fetching: asyncio.Task[None] | None = None
         self.fetches = 0
-        """How often the provider was asked."""
+        """Count of fetches from the provider."""
 
     async def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK:
-        """Return the key that a token names; a token may name none when there is one only.
+        """Return the key that a token names; a token may name none when there is only one key.
 
-        Raises `Unauthenticated` when the provider has no such key, `Unavailable` when it can't be
-        asked. Safe to cancel: others may wait for the same fetch.
+        The method is safe to cancel, because others may wait for the same fetch.
+
+        Raises:
+            Unauthenticated: The provider has no such key.
+            Unavailable: The provider doesn't answer.
         """
         if algorithm not in ALGORITHMS:
             raise Unauthenticated("invalid", "the token is signed in a way that is not allowed")
@@ -65,7 +71,7 @@ class KeyCache:
             await asyncio.shield(self._fetching)
             key = self._keys.get(key_id)
         elif self._is_old() and self._may_fetch():
-            _ = self._start()  # beside: the key that is known serves meanwhile
+            _ = self._start()  # fetched in the background, while the known key serves
         if key is None and self._is_down:
             raise Unavailable("the issuer's keys can't be had now")
         if key is None or key.algorithm_name != algorithm:
@@ -73,7 +79,7 @@ class KeyCache:
         return key
 
     async def close(self) -> None:
-        """End a fetch that is under way."""
+        """Cancel a running fetch."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait({self._fetching})
@@ -87,7 +93,10 @@ class KeyCache:
         return self._has_passed(REFRESH_MS, self._fetched_at)
 
     def _has_passed(self, interval_ms: int, since: int | None) -> bool:
-        """Say whether so long ago, or in a future that a clock was set back from."""
+        """Say whether the interval has passed.
+
+        A start in the future means that the clock was set back.
+        """
         return since is None or not 0 <= self._clock() - since < interval_ms
 
     def _start(self) -> asyncio.Task[None]:
@@ -115,7 +124,7 @@ class KeyCache:
 
 
 def _read_keys(document: bytes) -> dict[str | None, jwt.PyJWK]:
-    """Return the usable keys by their ids; with a single one, also for tokens that name none."""
+    """Return the usable keys by id; a single key also serves tokens without a key id."""
     if len(document) > DOCUMENT_MAX_BYTES:
         raise InvalidFrame(f"the keys are more than {DOCUMENT_MAX_BYTES} bytes")
     listed = decode_object(document).get("keys")
@@ -132,7 +141,7 @@ def _read_keys(document: bytes) -> dict[str | None, jwt.PyJWK]:
 
 
 def _is_for_signatures(entry: dict[str, Any]) -> bool:
-    """Say whether a key is public, has a name that is one, and judges signatures (RFC 7517, 4)."""
+    """Say whether a key is public, has a valid id, and is for signatures (RFC 7517, 4)."""
     is_public = "d" not in entry and isinstance(entry.get("kid", ""), str)
     operations = entry.get("key_ops", ["verify"])
     return (
@@ -143,13 +152,13 @@ def _is_for_signatures(entry: dict[str, Any]) -> bool:
     )
 
 
-def _read_key(entry: Any) -> jwt.PyJWK | None:  # noqa: ANN401 - whatever the provider sent
-    """Return one key, None for what isn't for signatures of a kind that is allowed here."""
+def _read_key(entry: Any) -> jwt.PyJWK | None:  # noqa: ANN401 - any JSON value of a provider
+    """Return one key, or None when it isn't for signatures of an allowed algorithm."""
     if not isinstance(entry, dict) or not _is_for_signatures(entry):
         return None
     try:
         key = jwt.PyJWK(entry)
-    except Exception:  # noqa: BLE001 - whatever one key is, the others count
+    except Exception:  # noqa: BLE001 - one broken key must not hide the others
         return None
     if key.algorithm_name not in ALGORITHMS:
         return None

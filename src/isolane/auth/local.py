@@ -1,4 +1,4 @@
-"""The local issuer: signs and checks tokens with keys of its own (HS256)."""
+"""The local issuer, which signs and checks tokens with its own keys (HS256)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from isolane.ids import get_subject, to_user_id
 from isolane.subjects import SEPARATOR
 
 ALGORITHM: Final = "HS256"
+"""The one algorithm of local tokens."""
 OWN_MARK: Final = "isolane"
-"""The claim of tokens that this class has stamped itself, by the clock that judges them."""
+"""Claim of tokens that this class made; their times come from our own clock."""
 
 
 class LocalIssuer:
-    """Makes and judges the tokens of users that this gateway vouches for itself."""
+    """Makes and checks the tokens of users that this gateway vouches for itself."""
 
     def __init__(
         self,
@@ -44,10 +45,10 @@ class LocalIssuer:
         foreign: Iterable[str] = (),
         leeway_s: float = 0,
     ) -> None:
-        """Sign with the newest key; `issuer` and `audience` are demanded when they are set.
+        """Sign with the newest key; `issuer` and `audience` are required when they are set.
 
-        `foreign` are the names of other issuers: nobody here speaks for a user of theirs. Others
-        may sign with the same key. Their clock may be `leeway_s` seconds ahead.
+        `foreign` has the names of other issuers. A local token never speaks for one of their users.
+        Other programs may sign with the same key, and their clocks may be `leeway_s` seconds ahead.
         """
         self._ring = ring
         self._issuer = issuer or None
@@ -57,14 +58,20 @@ class LocalIssuer:
         self._leeway = Leeway(begin_s=leeway_s)
 
     def __repr__(self) -> str:
-        """Name the issuer, never a key."""
+        """Return the issuer's name, never a key."""
         return f"<LocalIssuer {self._issuer or 'without a name'}>"
 
     def issue(self, user_id: str, *, expires_s: int, scopes: Iterable[str] = ()) -> str:
-        """Return a token for a user, which dies in `expires_s` seconds; a negative one is dead.
+        """Return a token for a user that expires in `expires_s` seconds.
 
-        `user_id` is the user's own name: the token's subject, of which `to_user_id` makes the id.
-        Raises `InvalidContext` for what is no name, and `InvalidInput` for a time that is none.
+        A negative number is expired.
+
+        `user_id` is the user's own name and becomes the token's subject. `to_user_id` makes the
+        user id from it.
+
+        Raises:
+            InvalidContext: `user_id` is no name.
+            InvalidInput: `expires_s` is out of range.
         """
         now_ms = self._clock()
         expiry_s = now_ms // 1000 + expires_s
@@ -73,7 +80,8 @@ class LocalIssuer:
         claims: dict[str, Any] = {
             "sub": get_subject(to_user_id("userId", user_id)),
             OWN_MARK: True,
-            # To the millisecond: a token made just after a sign-out everywhere is a new one.
+            # The issue time has milliseconds, so that a token made just after a sign-out is newer
+            # than it.
             "iat": min(now_ms / 1000, expiry_s),
             "exp": expiry_s,
             "jti": secrets.token_urlsafe(12),
@@ -87,11 +95,19 @@ class LocalIssuer:
         return jwt.encode(claims, key.secret, algorithm=ALGORITHM, headers={"kid": key.id})
 
     async def authenticate(self, token: str) -> Identity:
-        """Return who `token` speaks for; raises `Unauthenticated` with its reason."""
+        """Return the identity behind `token`.
+
+        Raises:
+            Unauthenticated: The token is refused; `reason` says why.
+        """
         return self.judge(open_token(token))
 
     def judge(self, opened: OpenedToken) -> Identity:
-        """Return who a token that was read speaks for; raises `Unauthenticated`."""
+        """Return the identity behind a token that was parsed already.
+
+        Raises:
+            Unauthenticated: The token is refused; `reason` says why.
+        """
         if opened.algorithm != ALGORITHM:
             raise refused("it is signed in another way than ours")
         leeway = EXACT if opened.claims.get(OWN_MARK) is True else self._leeway
@@ -113,21 +129,24 @@ class LocalIssuer:
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """The keys that count now."""
+        """Ids of the valid keys."""
         return frozenset(key.id for key in self._ring.keys)
 
     @property
     def dropped_keys(self) -> int:
-        """How often a key of ours was found to be gone."""
+        """Count of keys that were found to be removed."""
         _ = self._ring.keys
         return self._ring.dropped
 
     def knows_key(self, key_id: str) -> bool:
-        """Say whether what that key signed still counts."""
+        """Say whether tokens of that key are still valid."""
         return any(key.id == key_id for key in self._ring.keys)
 
     def _find_key(self, opened: OpenedToken) -> SigningKey:
-        """Return the key that a token names; one that names none was signed with the newest."""
+        """Return the key that a token names.
+
+        A token without a key id was signed with the newest.
+        """
         keys = self._ring.keys
         if opened.key_id is None:
             return keys[0]

@@ -1,6 +1,6 @@
-"""The client over which providers are asked: whose certificates it takes, and by which proxy.
+"""The HTTP client for requests to providers, with its certificate authorities and its proxy.
 
-A company often has an authority of its own, and lets nobody out but through a proxy.
+Many companies have an authority of their own, and let requests out only through a proxy.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from pydantic import SecretStr
 from isolane.settings import InvalidSettings, Settings
 
 CA_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""OpenSSL's own names: what they hold stands in place of the system's store."""
+"""OpenSSL's variables. Their certificates replace the system's store."""
 BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-"""The system's store of Debian and Alpine, Red Hat, SUSE and others. Pythons that were built
-elsewhere look for it in one of these places only."""
+"""Certificate stores of Debian and Alpine, Red Hat, SUSE and others. A Python that was built
+elsewhere doesn't know where they are."""
 NEAR: Final = ("http://localhost", "http://127.0.0.1", "http://[::1]")
-"""Plain addresses of this machine: what is asked there goes over no network, so over no proxy."""
+"""Plain addresses of this machine. Requests to them use no proxy, because they cross no network."""
 
 
 def create_http(settings: Settings, environ: Mapping[str, str]) -> httpx.AsyncClient:
-    """Return the client, which its user closes.
+    """Return an HTTP client; the caller closes it.
 
-    Raises `InvalidSettings` when the environment names certificates or a proxy that can't be used.
+    Raises:
+        InvalidSettings: The environment names certificates or a proxy that can't be used.
     """
     tls = make_tls(settings.provider_ca_file, environ)
     proxy = _make_proxy(settings.provider_proxy, tls)
     try:
-        # `trust_env` reads HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, and here nothing else.
+        # Here `trust_env` reads only HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
         return httpx.AsyncClient(
             verify=tls, proxy=proxy, trust_env=proxy is None, mounts=dict.fromkeys(NEAR)
         )
@@ -57,9 +58,12 @@ def _make_proxy(named: SecretStr | None, tls: ssl.SSLContext) -> httpx.Proxy | N
 
 
 def make_tls(ca_file: Path | None, environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Return what certificates are judged by; raises `InvalidSettings`.
+    """Return the TLS context that checks certificates of providers.
 
-    `ca_file` adds authorities to those that count anyway.
+    `ca_file` adds authorities to those of the system.
+
+    Raises:
+        InvalidSettings: The environment names certificates that can't be read.
     """
     cafile, capath = (environ.get(name) or None for name in CA_VARIABLES)
     if cafile or capath:
@@ -72,8 +76,8 @@ def make_tls(ca_file: Path | None, environ: Mapping[str, str]) -> ssl.SSLContext
                 context.load_verify_locations(cafile=bundle)
     if ca_file is not None:
         context.load_verify_locations(cafile=ca_file)
-    # Since Python 3.13 a default. Authorities of companies often lack what it wants, such as the
-    # identifier of their own key.
+    # Python 3.13 sets this flag by default. Authorities of companies often lack what it demands,
+    # such as the identifier of their own key.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 

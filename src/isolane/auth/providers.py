@@ -1,4 +1,4 @@
-"""Issuers that somebody else runs: OpenID Connect providers, known by their public keys."""
+"""OpenID Connect providers: issuers of others, whose tokens are checked with their public keys."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ from isolane.subjects import SEPARATOR
 from isolane.wire.frames import decode_object
 
 TIMEOUT_S: Final = 5.0
+"""Seconds after which a request to a provider is given up."""
 WHY_CHARACTERS: Final = 256
-"""How much of the reason is told why an address can't be reached."""
+"""Most characters of the reason why an address can't be reached."""
 RETRY_MS: Final = 5_000
-"""Whoever opens a sign-in address makes the gateway ask: not more often than this, in vain."""
+"""Least milliseconds between two failed requests. Anybody who opens a sign-in address causes
+one."""
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
+"""Path of the discovery document (OpenID Connect Discovery 1.0, 4)."""
 
 
 class Provider:
-    """One issuer whose tokens count here, with its keys and what it says about itself."""
+    """One provider whose tokens are accepted, with its keys and its discovery document."""
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class Provider:
         clock: Clock,
         leeway_s: float = 0,
     ) -> None:
-        """Ask over `http`, when a token or a sign-in needs it.
+        """Send requests over `http` when a token or a sign-in needs them.
 
         The provider's own clock may be `leeway_s` seconds ahead or behind.
         """
@@ -60,11 +63,16 @@ class Provider:
 
     @property
     def name(self) -> str:
-        """What stands before the subject in the ids of its users."""
+        """First part of its users' ids, before the subject."""
         return self.settings.name
 
     async def judge(self, opened: OpenedToken) -> Identity:
-        """Return who a token speaks for; raises `Unauthenticated`, `Unavailable`."""
+        """Return the identity behind a token.
+
+        Raises:
+            Unauthenticated: The token is refused; `reason` says why.
+            Unavailable: The provider's keys can't be fetched.
+        """
         check_claims(opened, audience=self.settings.audience, leeway=self.leeway)
         key = await self.keys.find(opened.key_id, opened.algorithm)
         verify(
@@ -83,12 +91,13 @@ class Provider:
         )
 
     async def load_metadata(self) -> Mapping[str, Any]:
-        """Return the provider's discovery document, which names this issuer.
+        """Return the provider's discovery document, after a check that it names this issuer.
 
-        Raises `Unavailable` when it can't be had or is another's (OpenID Connect Discovery 1.0,
-        4.3).
+        Raises:
+            Unavailable: The document can't be fetched, or names another issuer (OpenID Connect
+                Discovery 1.0, 4.3).
         """
-        async with self._asking:  # who comes meanwhile waits for the same answer
+        async with self._asking:  # others wait here for the same answer
             if self._metadata is None:
                 self._metadata = await self._ask()
         return self._metadata
@@ -108,28 +117,37 @@ class Provider:
         return found
 
     async def find_endpoint(self, name: str) -> str:
-        """Return an address that the discovery document gives; raises `Unavailable`."""
+        """Return an address from the discovery document.
+
+        Raises:
+            Unavailable: The document can't be fetched, or has no such address.
+        """
         address = (await self.load_metadata()).get(name)
         if not isinstance(address, str) or not is_safe_address(address):
             raise Unavailable(f"{self.name}: its discovery document has no usable {name}")
         return address
 
     async def _fetch_keys(self) -> bytes:
-        self._metadata = None  # they may have moved
+        self._metadata = None  # the keys may have moved to another address
         address = self.settings.jwks_url or await self.find_endpoint("jwks_uri")
         return await fetch(self.http, address)
 
 
 class Issuers:
-    """Every issuer whose tokens count: the local one and the providers. An `Authenticator`."""
+    """The authenticator over all accepted issuers: the local one and the providers."""
 
     def __init__(self, local: LocalIssuer, providers: Mapping[str, Provider]) -> None:
-        """Judge by the issuer that a token names; `providers` are by their names."""
+        """Judge tokens by the issuer that they name; `providers` are keyed by name."""
         self._local = local
         self._by_issuer = {each.settings.issuer: each for each in providers.values()}
 
     async def authenticate(self, token: str) -> Identity:
-        """Return who `token` speaks for; raises `Unauthenticated`, `Unavailable`."""
+        """Return the identity behind `token`.
+
+        Raises:
+            Unauthenticated: The token is refused; `reason` says why.
+            Unavailable: The provider's keys can't be fetched.
+        """
         opened = open_token(token)
         issuer = opened.claims.get("iss")
         provider = self._by_issuer.get(issuer) if isinstance(issuer, str) else None
@@ -137,7 +155,11 @@ class Issuers:
 
 
 async def fetch(http: httpx.AsyncClient, address: str) -> bytes:
-    """Return a small document; raises `Unavailable`. Follows nobody elsewhere."""
+    """Return a small document; redirects are not followed.
+
+    Raises:
+        Unavailable: There is no such document, or no answer in 5 s.
+    """
     status, found = await ask(http, "GET", address)
     if status != HTTPStatus.OK:
         raise Unavailable(f"{address} answered {status}")
@@ -152,10 +174,14 @@ async def ask(
     body: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """Return status and body of a small answer; raises `Unavailable` when there is none in 5 s."""
+    """Return status and body of a small answer.
+
+    Raises:
+        Unavailable: There was no answer in 5 s, or it was too large.
+    """
     found = bytearray()
     try:
-        # In all: the client's own time counts for each piece, and they may trickle.
+        # The client's own timeout counts per chunk, and an answer may trickle in.
         async with (
             asyncio.timeout(TIMEOUT_S),
             http.stream(method, address, content=body, headers=headers) as response,
@@ -170,6 +196,6 @@ async def ask(
 
 
 def _explain(error: BaseException) -> str:
-    """Say why, in the words of whoever knows: a certificate, a name, a proxy."""
+    """Return the text of a failure's first cause: a certificate, a name, a proxy."""
     said = str(error).strip()
     return f"{type(error).__name__}: {said}"[:WHY_CHARACTERS] if said else type(error).__name__

@@ -1,10 +1,10 @@
-"""What no longer opens anything, whatever it says itself: written by any process, read by all.
+"""Revocations of credentials. Any process writes them, and every gateway process reads them.
 
-A row says: what was given to this user before that moment, and may do more than this, is over. Or:
-this session is. So a token, a session or a socket that is newer than the row is never touched.
+A row revokes either one session, or all credentials of a user that were issued before a time and
+have more scopes than the row allows. A credential that is newer than the row is never touched.
 
-A row that was written while the clock was ahead seems to be of the future when the clock is right
-again. What it says of tokens then counts from when it was read, so that new ones open something.
+A row may be dated in the future, because the clock was ahead when it was written. Such a row counts
+for tokens up to the time when it was read, so that new tokens work.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from isolane.engines.sqlite.file import Database, revocations
 from isolane.expiry import ExpiringDict
 
 SESSION_KEPT_MS: Final = 3_600_000
-"""An ended session opens nothing anyway: its row is for the sockets that it opened before."""
+"""Milliseconds for which the row of an ended session is kept. The session itself is gone; the row
+closes the sockets that it opened."""
 
 
 class Revocation(NamedTuple):
-    """One row."""
+    """One row of the table."""
 
     id: int
     user_id: str
     session_id: str | None
     revoked_at: int
     scopes: frozenset[str]
-    """What may go on; nothing when the user was signed out."""
+    """Scopes that stay allowed; none when the user was signed out."""
 
 
 @dataclass(slots=True)
 class _Rule:
-    """A row, and up to when tokens are concerned by the clock as it goes now."""
+    """A row, and the time up to which tokens are revoked by the clock of today."""
 
     revoked_at: int
     scopes: frozenset[str]
@@ -51,19 +52,19 @@ class _Rule:
             return False
         if issued_at <= self.until:
             return True
-        # Sessions are numbered by rows, not by the clock; and a token of the future is older than
-        # it says.
+        # Sessions are ordered by row numbers, not by the clock. And a token that is dated in the
+        # future is older than it says.
         is_ahead = identity.session_id is not None or issued_at > now
         return is_ahead and issued_at <= self.revoked_at
 
 
 class Revocations:
-    """The revocations of one database, as far as this process has read them."""
+    """The revocations of one database that this process has read."""
 
     def __init__(self, database: Database, *, clock: Clock, timer: Clock = monotonic_ms) -> None:
         """Read from `database`; nothing is known before the first `refresh()`.
 
-        `clock` is what dates tokens, and may be set; `timer` is never set.
+        `clock` dates tokens and may be set. `timer` is monotonic.
         """
         self._database = database
         self._clock = clock
@@ -74,7 +75,7 @@ class Revocations:
         self._ended: ExpiringDict[str, int] = ExpiringDict(SESSION_KEPT_MS, clock=timer)
 
     async def refresh(self) -> list[Revocation]:
-        """Read what is new, and return it. Safe to cancel."""
+        """Read new rows and return them. Safe to cancel."""
         found = await self._database.read(partial(_load, self._last_id))
         for row in found:
             self._note(row)
@@ -82,7 +83,7 @@ class Revocations:
         return found
 
     def is_revoked(self, identity: Identity) -> bool:
-        """Say whether the credential behind `identity` opens nothing any more."""
+        """Say whether the credential behind `identity` is revoked."""
         if identity.session_id is not None and identity.session_id in self._ended:
             return True
         issued_at = identity.issued_at
@@ -93,9 +94,9 @@ class Revocations:
         return any(rule.is_for(identity, issued_at, now) for rule in rules)
 
     def _notice_skew(self) -> int:
-        """Date rows anew that are of the future, and return the time of the clock.
+        """Date rows of the future anew, and return the clock's time.
 
-        That is a walk through all, once each time that a clock was set back.
+        That walks through all rows, but only once each time that the clock was set back.
         """
         now, timer_now = self._clock(), self._timer()
         if now >= self._latest:
@@ -115,7 +116,7 @@ class Revocations:
             self._ended.put(row.session_id, row.revoked_at)
             return
         older = self._of_user[row.user_id]
-        # What leaves nothing more than this one did is said by this one.
+        # Rows that allow nothing more than this one are covered by it.
         older[:] = [each for each in older if not row.scopes <= each.scopes]
         older.append(_Rule(row.revoked_at, row.scopes, self._timer(), until=row.revoked_at))
         self._latest = max(self._latest, row.revoked_at)
@@ -129,7 +130,7 @@ def add(
     *,
     session_id: str | None = None,
 ) -> None:
-    """Write a row within somebody's transaction."""
+    """Write a row inside the caller's transaction."""
     outdated = revocations.c.session_id.is_not(None) & (
         revocations.c.revoked_at < revoked_at - SESSION_KEPT_MS
     )
@@ -138,7 +139,8 @@ def add(
         insert(revocations).values(
             user_id=user_id,
             session_id=session_id,
-            # Never before an earlier one, whatever the clock did: `load_last` counts on it.
+            # The time never decreases, even when the clock was set back, because `load_last` relies
+            # on it.
             revoked_at=max(revoked_at, load_last(user_id, connection) + 1),
             scopes=" ".join(sorted(scopes)),
         )
@@ -146,7 +148,7 @@ def add(
 
 
 def load_last(user_id: str, connection: Connection) -> int:
-    """Return when something of the user's was revoked last, apart from single sessions."""
+    """Return the time of the user's latest revocation, single sessions aside; 0 without one."""
     query = select(func.max(revocations.c.revoked_at)).where(
         revocations.c.user_id == user_id, revocations.c.session_id.is_(None)
     )

@@ -1,4 +1,4 @@
-"""Sessions: what a browser's cookie stands for, kept on the server's side."""
+"""Sessions of browsers, which the server keeps; a cookie holds the secret of one."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from isolane.subjects import SEPARATOR
 from isolane.tasks import TaskOwner
 
 TOUCH_MS: Final = 60_000
-"""How exact "last seen" is: a write for every request would cost more than it tells."""
+"""Precision of `last_seen_at`, in milliseconds. A write per request would cost too much."""
 TOUCHES_PER_LIFE: Final = 8
-"""Where sessions live shortly, it is more exact."""
+"""Least writes of `last_seen_at` per idle time, so that short sessions are written more often."""
 DEVICE_MAX_CHARACTERS: Final = 200
+"""Most characters of a device's name."""
 SESSIONS_MAX: Final = 100
-"""Live sessions of one user: more than anybody has browsers, and what a list of them may cost."""
+"""Most live sessions of one user. Nobody has that many browsers, and a list of them stays cheap."""
 ENDED_AT_ONCE: Final = 50
-"""A folder of before that bound may have thousands. They are ended a few with each sign-in."""
+"""Sessions above that bound that one sign-in ends. An old folder may have thousands of them."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A session that was just begun: the cookie's secret, and whom it stands for."""
+    """A session that was just created: the cookie's secret and the user's identity."""
 
     secret: str = field(repr=False)
     identity: Identity
@@ -43,41 +44,46 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session as its user may see it; times in milliseconds since 1970."""
+    """One session as its user may see it; times are milliseconds since 1970."""
 
     session_id: str
     user_id: str
     device: str
-    """What the browser calls itself."""
+    """Name of the browser, from its own header."""
     created_at: int
     last_seen_at: int
 
 
 class _Rights(NamedTuple):
-    """What a user may do by a session, as of one moment of the database."""
+    """The rights of a session's user at one moment of the database."""
 
     scopes: frozenset[str]
     revoked_at: int
-    """When something of the user's was revoked last, as far as that moment knows; 0 for never."""
+    """Time of the user's latest revocation at that moment; 0 without one."""
 
 
 class SessionBook:
-    """The sessions of one gateway. They survive a restart; the secret itself is kept nowhere."""
+    """The sessions of one gateway. They survive a restart; only a hash of the secret is kept."""
 
     def __init__(
         self, database: Database, *, clock: Clock, tasks: TaskOwner, idle_ms: int, max_ms: int
     ) -> None:
-        """Keep sessions in `database`: for `idle_ms` after their last use, `max_ms` at most."""
+        """Keep sessions for `idle_ms` after their last use, and for `max_ms` at most."""
         self._database = database
         self._clock = clock
         self._tasks = tasks
         self._idle_ms = idle_ms
         self._max_ms = max_ms
         self.touch_ms = min(TOUCH_MS, idle_ms // TOUCHES_PER_LIFE)
-        """How long after a use the next one is noted."""
+        """Milliseconds after a use until the next use is written."""
 
     async def begin(self, user_id: str, *, device: str = "") -> Begun:
-        """Begin a session for `user_id`. Beyond 100, the one that was used longest ago ends."""
+        """Create a session for `user_id`. Above 100, the least recently used session ends.
+
+        Raises:
+            Unauthenticated: The user's account was deleted meanwhile.
+            Unavailable: The database can't be written.
+        """
         secret, now = secrets.token_urlsafe(32), self._clock()
         session = Session(session_id_of(secret), user_id, device[:DEVICE_MAX_CHARACTERS], now, now)
         rights = await self._database.write(
@@ -86,9 +92,13 @@ class SessionBook:
         return Begun(secret, self._to_identity(session, rights))
 
     async def load(self, secret: str) -> Identity:
-        """Return who the cookie stands for, and note that it was used; raises `Unauthenticated`."""
+        """Return the identity behind a cookie, and note that the session is used.
+
+        Raises:
+            Unauthenticated: The session is unknown, expired or revoked.
+        """
         session_id = session_id_of(secret)
-        # Whose it is isn't known yet. No user has a blank in their id.
+        # The user isn't known yet. A blank never occurs in a user id, so this lane is nobody's own.
         lane = f"session {session_id}"
         found = await self._database.read(partial(_load, session_id), lane=lane)
         if found is None:
@@ -114,12 +124,16 @@ class SessionBook:
         return replace(identity, expires_at=self._expiry_of(found[0]))
 
     async def load_all(self, user_id: str) -> list[Session]:
-        """Return the user's live sessions, the last used first."""
+        """Return the user's live sessions, the most recently used first."""
         all_sessions = await self._database.read(partial(_load_all, user_id), lane=user_id)
         return [each for each in all_sessions if self._clock() < self._expiry_of(each)]
 
     async def end(self, user_id: str, session_id: str) -> None:
-        """End one session of the user; raises `NotFound` when there is none."""
+        """End one session of the user.
+
+        Raises:
+            NotFound: The user has no such session.
+        """
         work = partial(_delete, user_id, session_id, self._clock())
         if not await self._database.write(work, lane=user_id):
             raise NotFound("no such session")
@@ -151,12 +165,12 @@ class SessionBook:
 
 
 def session_id_of(secret: str) -> str:
-    """Return the name by which a session may be spoken of: it opens nothing."""
+    """Return the public id of a session, which opens nothing."""
     return digest_of(secret).hex()
 
 
 def sign_out(user_id: str, now: int, connection: Connection) -> None:
-    """End everything that a user was given, within somebody's transaction."""
+    """Revoke every credential of a user, inside the caller's transaction."""
     connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
     revocations.add(user_id, now, (), connection)
 
@@ -179,7 +193,7 @@ def _insert(session: Session, oldest: int, connection: Connection) -> _Rights:
 
 
 def _end_surplus(user_id: str, now: int, connection: Connection) -> None:
-    """End the user's sessions beyond the bound; those that were used last stay."""
+    """End the user's sessions above the bound, the least recently used first."""
     query = (
         select(sessions.c.session_id)
         .where(sessions.c.user_id == user_id)
@@ -196,7 +210,7 @@ def _load(session_id: str, connection: Connection) -> tuple[Session, _Rights] | 
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
-    return Session(**row._mapping), _load_rights(row.user_id, connection)  # noqa: SLF001 - its public way to a mapping
+    return Session(**row._mapping), _load_rights(row.user_id, connection)  # noqa: SLF001 - SQLAlchemy's public way to a mapping
 
 
 def _has_account(user_id: str, connection: Connection) -> bool:
@@ -205,7 +219,7 @@ def _has_account(user_id: str, connection: Connection) -> bool:
 
 
 def _load_rights(user_id: str, connection: Connection) -> _Rights:
-    """Return what a local account may do; who signs in elsewhere is a plain user."""
+    """Return the scopes of a local account; users of providers have a plain user's scopes."""
     query = select(accounts.c.scopes).where(accounts.c.user_id == user_id)
     scopes = connection.execute(query).scalar_one_or_none()
     rights = PLAIN if scopes is None else frozenset(scopes.split())

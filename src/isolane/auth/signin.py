@@ -1,4 +1,4 @@
-"""Signing in at a provider: OpenID Connect's authorization code, with PKCE, state and nonce."""
+"""Sign-in at a provider: OpenID Connect's authorization code with PKCE, state and nonce."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from isolane.subjects import SEPARATOR
 from isolane.wire.frames import decode_object
 
 LIFETIME_MS: Final = 10 * 60_000
-"""A sign-in that took longer begins anew."""
+"""Milliseconds after which an unfinished sign-in expires."""
 PENDING_MAX: Final = 1000
+"""Most unfinished sign-ins that are kept."""
 SURPLUS_AT_ONCE: Final = 100
-"""How many beyond that bound are forgotten with one that is new."""
+"""Sign-ins above that bound that one new sign-in removes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A sign-in that is under way at a provider. Its secrets never meet in one place elsewhere."""
+    """An unfinished sign-in. Its three secrets are kept together only here."""
 
     provider: str
     redirect_uri: str
@@ -43,17 +44,18 @@ class Pending:
 
 
 class SignIns:
-    """The sign-ins that are under way. They survive a restart, and each is finished once."""
+    """The unfinished sign-ins. They survive a restart, and each can be finished once."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
-        """Keep them in `database`; `clock` is a steady one."""
+        """Keep sign-ins in `database`; `clock` is monotonic."""
         self._database = database
         self._clock = clock
 
     async def begin(self, provider: str, redirect_uri: str) -> Pending:
-        """Remember a new sign-in; the oldest is forgotten when there are too many.
+        """Create a sign-in; above the bound the oldest is removed.
 
-        Raises `Unavailable`.
+        Raises:
+            Unavailable: The database can't be written.
         """
         pending = Pending(
             provider,
@@ -67,12 +69,16 @@ class SignIns:
         return pending
 
     async def take(self, provider: str, state: str) -> Pending:
-        """Return the sign-in that a provider answers, once.
+        """Return the sign-in that a provider answers, and delete it.
 
-        Raises `Unauthenticated`, `Unavailable`. A caller that is cancelled may have taken it.
+        A cancelled call may have deleted it.
+
+        Raises:
+            Unauthenticated: There is no such sign-in, or it has expired.
+            Unavailable: The database can't be used.
         """
         row = await take_row(self._database, sign_ins, state)
-        # One from the future began before the clock was set back and the gateway restarted.
+        # A sign-in of the future began before the clock was set back and the gateway restarted.
         left_ms = 0 if row is None else row.expires_at - self._clock()
         if row is None or row.provider != provider or not 0 < left_ms <= LIFETIME_MS:
             raise Unauthenticated("invalid", "no such sign-in is under way")
@@ -104,7 +110,11 @@ def _insert(pending: Pending, connection: Connection) -> None:
 
 
 async def make_address(provider: Provider, pending: Pending) -> str:
-    """Return where the browser goes to sign in; raises `Unavailable`."""
+    """Return the address at which the browser signs in.
+
+    Raises:
+        Unavailable: The provider doesn't answer.
+    """
     return cast(
         "str",
         prepare_grant_uri(
@@ -122,7 +132,12 @@ async def make_address(provider: Provider, pending: Pending) -> str:
 
 
 async def finish(provider: Provider, pending: Pending, code: str) -> str:
-    """Return the user id that the provider vouches for; raises `Unauthenticated`, `Unavailable`."""
+    """Return the user id that the provider vouches for.
+
+    Raises:
+        Unauthenticated: The provider refused the code, or its ID token is invalid.
+        Unavailable: The provider doesn't answer.
+    """
     endpoint = await provider.find_endpoint("token_endpoint")
     body, headers = _make_request(provider, pending, code)
     status, answer = await ask(provider.http, "POST", endpoint, body=body, headers=headers)
@@ -149,7 +164,7 @@ def _make_request(provider: Provider, pending: Pending, code: str) -> tuple[str,
         client_id=settings.client_id,
     )
     if settings.client_id is not None and settings.client_secret is not None:
-        # Both are form-encoded first (RFC 6749, 2.3.1), which releases of authlib do differently.
+        # RFC 6749, 2.3.1, wants both form-encoded first. Releases of authlib differ in that.
         names = settings.client_id, settings.client_secret.get_secret_value()
         pair = ":".join(quote_plus(name) for name in names)
         headers["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
@@ -157,7 +172,7 @@ def _make_request(provider: Provider, pending: Pending, code: str) -> tuple[str,
 
 
 async def _read_user(provider: Provider, pending: Pending, id_token: object) -> str:
-    """Return whom an ID token names, checked as OpenID Connect Core 1.0, 3.1.3.7, says."""
+    """Return the user id in an ID token, checked by OpenID Connect Core 1.0, 3.1.3.7."""
     if not isinstance(id_token, str):
         raise refused("the provider sent no ID token")
     opened = open_token(id_token)

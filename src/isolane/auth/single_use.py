@@ -1,4 +1,4 @@
-"""Rows that are found by a secret and used once. The secret itself is kept nowhere."""
+"""Rows that are found by a secret and used once. Only a hash of the secret is kept."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from isolane.engines.sqlite.file import Database
 
 
 def digest_of(secret: str) -> bytes:
-    """Return what a row is found by, so that nobody who reads the file can use the secret."""
+    """Return the hash that finds a row.
+
+    Somebody who reads the file can't derive the secret from it.
+    """
     return sha256(secret.encode(errors="replace")).digest()
 
 
 async def take_row(
     database: Database, table: Table, secret: str, *conditions: ColumnElement[bool]
 ) -> Row[Any] | None:
-    """Return the row of a secret and delete it. Of all who come with one secret, one gets the row.
+    """Return the row of a secret and delete it; of all callers with one secret, one gets the row.
 
-    A row that doesn't meet the conditions stays, and is unknown here. Raises `Unavailable`. A
-    caller that is cancelled may have deleted the row.
+    A row that doesn't meet the conditions stays, and counts as unknown here. A cancelled call may
+    have deleted the row.
+
+    Raises:
+        Unavailable: The database can't be used.
     """
     digest = digest_of(secret)
     named = (table.c.digest == digest, *conditions)
-    # Whose the row is isn't known yet. No user has a blank in their id.
+    # The user isn't known yet. A blank never occurs in a user id, so this lane is nobody's own.
     lane = f"secret {digest.hex()}"
-    # Anybody may come with anything, so only a secret that is known costs a write.
+    # Anybody may send any secret, so only a known secret costs a write.
     query = select(exists().where(*named))
     if not await database.read(lambda reading: reading.execute(query).scalar_one(), lane=lane):
         return None

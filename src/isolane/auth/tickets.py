@@ -1,4 +1,4 @@
-"""Single-use secrets: what may stand in an address, where a token must never be."""
+"""Single-use tickets, which may stand in an address; a token may not."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from isolane.errors import LimitExceeded, Unauthenticated
 from isolane.ids import new_ticket
 
 LIFETIME_MS: Final = 30_000
+"""Milliseconds after which an unused ticket expires."""
 TICKETS_PER_USER: Final = 100
+"""Most unused tickets of one user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A secret that was given out, and when it dies, in milliseconds since 1970."""
+    """A new ticket's secret, and its expiry in milliseconds since 1970."""
 
     secret: str = field(repr=False)
     expires_at: int
@@ -37,7 +39,7 @@ class _Held(NamedTuple):
 
 
 class TicketBook:
-    """The tickets of one kind. They survive a restart; the secret itself is kept nowhere."""
+    """The tickets of one kind. They survive a restart; only a hash of the secret is kept."""
 
     def __init__(
         self,
@@ -49,9 +51,10 @@ class TicketBook:
         lifetime_ms: int = LIFETIME_MS,
         replaces_oldest: bool = False,
     ) -> None:
-        """Keep tickets of `kind` in `database`; each lives `lifetime_ms` of the steady `timer`.
+        """Keep tickets of `kind` in `database`; each lives `lifetime_ms` of the monotonic `timer`.
 
-        A user has 100 at most. With `replaces_oldest` one more ends the oldest, else it is refused.
+        A user has at most 100 tickets. With `replaces_oldest` a further one removes the oldest;
+        otherwise it is refused.
         """
         self._database = database
         self._kind = kind
@@ -61,9 +64,11 @@ class TicketBook:
         self._replaces_oldest = replaces_oldest
 
     async def issue(self, identity: Identity, *, origin: str | None = None) -> Ticket:
-        """Return a ticket that stands for `identity` once, for pages of `origin` if it is given.
+        """Return a new ticket for `identity`; with `origin` only pages from there may use it.
 
-        Raises `LimitExceeded`, `Unavailable`.
+        Raises:
+            LimitExceeded: The user has too many unused tickets.
+            Unavailable: The database can't be written.
         """
         secret, now = new_ticket(), self._timer()
         held = _Held(identity, origin, now, now + self._lifetime_ms)
@@ -75,10 +80,14 @@ class TicketBook:
         return Ticket(secret, self._clock() + self._lifetime_ms)
 
     async def redeem(self, secret: str, *, origins: Sequence[str] = ()) -> Identity:
-        """Return who the ticket stands for and spend it; raises `Unauthenticated`, `Unavailable`.
+        """Return the identity behind a ticket, and delete the ticket.
 
-        `origins` is what the request says of the page it comes from. A page that it isn't for
-        spends it too: it has been seen there. A caller that is cancelled may have spent it.
+        `origins` are the origins that the request claims. A page of a wrong origin uses the ticket
+        up too, because that page has seen it. A cancelled call may have deleted the ticket.
+
+        Raises:
+            Unauthenticated: The ticket is unknown, used, expired, or for another origin.
+            Unavailable: The database can't be used.
         """
         row = await take_row(self._database, tickets, secret, tickets.c.kind == self._kind)
         if row is None:
@@ -88,13 +97,13 @@ class TicketBook:
         identity = msgspec.json.decode(row.identity, type=Identity)
         own_expiry = identity.expires_at
         is_over = own_expiry is not None and self._clock() >= own_expiry
-        # One from the future was made before the clock was set back and the gateway restarted.
+        # A ticket of the future was made before the clock was set back and the gateway restarted.
         if is_over or not row.created_at <= self._timer() < row.expires_at:
             raise Unauthenticated("expired", "the ticket is expired")
         return identity
 
     def _insert(self, digest: bytes, held: _Held, connection: Connection) -> bool:
-        """Keep a ticket and return True, or False when the user has too many."""
+        """Store a ticket and return True; return False when the user has too many."""
         user_id = held.identity.user_id
         delete_dead(tickets, held.created_at, connection)
         own = (tickets.c.user_id == user_id) & (tickets.c.kind == self._kind)

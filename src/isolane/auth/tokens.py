@@ -1,4 +1,4 @@
-"""What every token must be before anybody asks for a key: read strictly, with bounded work."""
+"""Strict parsing of tokens and checks of their claims, with bounded work."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from isolane.ids import check_user_id, to_user_id
 from isolane.wire.frames import decode_object
 
 TOKEN_MAX_BYTES: Final = 16 << 10
+"""Most bytes of a token."""
 KEY_ID_MAX_CHARACTERS: Final = 256
+"""Most characters of a key id."""
 EXPIRY_MAX_S: Final = 253_402_300_799  # the last second of the year 9999
 
 _PART: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _OWN_KEY_MEMBERS: Final = frozenset({"jku", "jwk", "x5u", "x5c"})
-"""With these a token says itself which key it is to be judged by (RFC 7515, 4.1)."""
+"""Header fields in which a token brings its own key (RFC 7515, 4.1). Such a token is refused."""
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _ID_TOKEN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
-"""Only an ID token has them (OpenID Connect Core 1.0, 2 and 3.3.2.11): it says who signed in to a
-page, and opens no door."""
+"""Claims of ID tokens only (OpenID Connect Core 1.0, 2 and 3.3.2.11). An ID token tells a page who
+signed in; it is no credential here."""
 
 
 class Leeway(NamedTuple):
-    """Seconds by which the clock that stamped a token may differ from ours (RFC 7519, 4.1.4)."""
+    """Seconds by which the clock that dated a token may differ from ours (RFC 7519, 4.1.4)."""
 
     begin_s: float = 0
-    """How far ahead `iat` and `nbf` may be."""
+    """Seconds by which `iat` and `nbf` may be in the future."""
     end_s: float = 0
-    """How long ago `exp` may be. What the token opens ends so much later, too."""
+    """Seconds by which `exp` may be in the past. Connections of the token end that much later,
+    too."""
 
 
 EXACT: Final = Leeway()
-"""For what was stamped by the same clock."""
+"""No leeway, for tokens that our own clock has dated."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedToken:
-    """A token that was read, and that nobody has verified yet."""
+    """A token that was parsed but not verified."""
 
     text: str
     algorithm: str
@@ -55,11 +58,15 @@ class OpenedToken:
 
 
 def open_token(token: str) -> OpenedToken:
-    """Read a token without believing it; raises `Unauthenticated`. Asks nobody for anything."""
+    """Parse a token without trusting it; nothing is fetched.
+
+    Raises:
+        Unauthenticated: The text is no token; `detail` says why.
+    """
     if len(token) > TOKEN_MAX_BYTES:
         raise refused("it is too long to be one")
     parts = token.split(".")
-    if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):  # noqa: PLR2004 - RFC 7515, 7.1
+    if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):  # noqa: PLR2004 - a token has three parts (RFC 7515, 7.1)
         raise refused("it is no signed token")
     header, claims = _read_part(parts[0]), _read_part(parts[1])
     _check_header(header)
@@ -74,10 +81,13 @@ def check_claims(
     leeway: Leeway = EXACT,
     is_id_token: bool = False,
 ) -> None:
-    """Refuse what no key can make good, before anybody is asked for one.
+    """Refuse claims that no key can make valid, before a key is fetched.
 
-    Raises `Unauthenticated`. That a token is expired is told only once its signature is right. An
-    ID token is refused, unless it is one that is wanted.
+    An expired token is not refused here, because `expired` is told only to the owner of a right
+    signature. An ID token is refused unless it is wanted.
+
+    Raises:
+        Unauthenticated: A claim is wrong; `detail` says which.
     """
     claims = opened.claims
     if not isinstance(claims.get("sub"), str):
@@ -105,9 +115,12 @@ def verify(
     audience: str | None,
     leeway: Leeway = EXACT,
 ) -> None:
-    """Check signature and claims against `key`; raises `Unauthenticated`.
+    """Check signature and claims against `key`.
 
-    That a token is expired is told only of one that is right in all else.
+    The reason `expired` is given only for a token that is right in everything else.
+
+    Raises:
+        Unauthenticated: The signature or a claim is wrong, or the token is expired.
     """
     try:
         jwt.decode(
@@ -120,7 +133,7 @@ def verify(
             options={
                 "require": ["exp", "sub"],
                 "verify_aud": audience is not None,
-                "verify_exp": False,  # below, with a leeway of its own
+                "verify_exp": False,  # checked below, with our own leeway
             },
         )
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
@@ -137,9 +150,12 @@ def to_identity(
     allowed: frozenset[str] = frozenset(Scope),
     leeway: Leeway = EXACT,
 ) -> Identity:
-    """Return who a verified token speaks for; `prefix` tells users of one issuer from another's.
+    """Return the identity behind a verified token; `prefix` separates users of different issuers.
 
-    Of the scopes that it names those count that are `allowed`.
+    Only scopes in `allowed` are granted.
+
+    Raises:
+        Unauthenticated: The subject is no user id.
     """
     claims = opened.claims
     try:
@@ -150,24 +166,24 @@ def to_identity(
         user_id,
         int((claims["exp"] + leeway.end_s) * 1000),
         read_scopes(claims.get("scope"), allowed),
-        # Without the claim nobody can show that it is newer than a sign-out everywhere. A clock
-        # that is ahead dates a token later than it is: it counts as made at the earliest moment.
+        # Without `iat` nobody can show that the token is newer than a sign-out. A clock that is
+        # ahead dates a token later than it is. Both count as issued at the earliest possible time.
         issued_at=max(0, _read_time_ms(claims.get("iat")) - int(leeway.begin_s * 1000)),
         key_id=key_id,
     )
 
 
 def read_scopes(claim: object, allowed: frozenset[str]) -> frozenset[str]:
-    """Return which of the allowed scopes a claim names; a plain user's when it names none.
+    """Return the allowed scopes that a claim names; those of a plain user when it names none.
 
-    Other words are other systems': providers put `openid` and `profile` there.
+    Other words belong to other systems: providers put `openid` and `profile` there.
     """
     known = allowed.intersection(claim.split() if isinstance(claim, str) else ())
     return known or PLAIN & allowed
 
 
 def refused(why: str) -> Unauthenticated:
-    """Return the error for a token that isn't one; `why` is for the log."""
+    """Return the error for an invalid token; `why` is for the log."""
     return Unauthenticated("invalid", f"the token is refused: {why}")
 
 
@@ -195,9 +211,9 @@ def _check_header(header: Mapping[str, Any]) -> None:
 
 
 def _is_id_token(opened: OpenedToken) -> bool:
-    """Say whether it is one, also as two well-known providers mark theirs, and what is none.
+    """Say whether a token is an ID token, also by the marks of two well-known providers.
 
-    One of those puts `nonce` into access tokens too, and says that they are such.
+    One of the two puts `nonce` into access tokens as well, and marks those as access tokens.
     """
     claims = opened.claims
     if claims.get("typ") == "ID" or claims.get("token_use") == "id":
@@ -207,7 +223,7 @@ def _is_id_token(opened: OpenedToken) -> bool:
 
 
 def _is_time(claim: object) -> TypeGuard[float]:
-    """Say whether it is seconds since 1970; JSON's true and false are no numbers."""
+    """Say whether a claim is a time in seconds since 1970; JSON's true and false are not."""
     return (
         isinstance(claim, int | float)
         and not isinstance(claim, bool)

@@ -1,4 +1,4 @@
-"""Where visitors find the gateway, and whose word on visitors counts: what two settings hold."""
+"""Addresses in settings: where visitors find the gateway, and which proxies are trusted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ANYBODY: Final = "*"
 LOOPBACK: Final = ("127.0.0.0/8", "::1")
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MAPPED_BITS: Final = 96
-"""Bits that come before the address of version 4 in one of version 6, as in `::ffff:10.0.0.1`."""
+"""Length of the prefix of an IPv6 address that carries an IPv4 one, as in `::ffff:10.0.0.1`."""
 _PATH_SAFE: Final = "/:@!$&'()*+,;=~"
-"""What a path may hold as it is (RFC 3986, 3.3)."""
+"""Characters that need no escape in a path (RFC 3986, 3.3)."""
 _UNUSABLE: Final = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _UNUSABLE_DECODED: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?")
@@ -32,13 +32,13 @@ _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?")
 
 @dataclass(frozen=True, slots=True)
 class PublicUrl:
-    """Where visitors find the gateway."""
+    """The address at which visitors find the gateway."""
 
     scheme: str
     host: str
-    """As browsers send it in `Host`: in lower case, with the port unless it is the scheme's own."""
+    """Host as browsers send it: in lower case, with the port unless it is the scheme's default."""
     path: str
-    """Empty, or what all paths begin with, without a slash at its end, percent-decoded."""
+    """First part of all paths, percent-decoded and without a slash at its end; may be empty."""
 
     @property
     def text(self) -> str:
@@ -47,7 +47,11 @@ class PublicUrl:
 
 
 def parse_public_url(text: str) -> PublicUrl:
-    """Return what the address says; raises `ValueError` with what it must be."""
+    """Return the parts of a public address.
+
+    Raises:
+        ValueError: The address can't be used; the text says what it must be.
+    """
     if _UNUSABLE.search(text):
         raise ValueError("must have no blanks and no backslashes")
     parts = urlsplit(text)
@@ -60,7 +64,7 @@ def parse_public_url(text: str) -> PublicUrl:
     path = unquote(parts.path).rstrip("/")
     if not is_plain_path(path):
         raise ValueError("must have a path without empty and dotted parts")
-    port = parts.port  # raises a ValueError with a sentence of its own
+    port = parts.port  # an invalid port raises ValueError with its own text
     host = f"[{parts.hostname}]" if ":" in parts.hostname else _to_ascii(parts.hostname)
     shown = "" if port in {None, DEFAULT_PORTS[parts.scheme]} else f":{port}"
     if not is_host(f"{host}{shown}"):
@@ -69,7 +73,7 @@ def parse_public_url(text: str) -> PublicUrl:
 
 
 def _to_ascii(host: str) -> str:
-    """Return a host's name as browsers send it."""
+    """Return a host name as browsers send it."""
     try:
         return host.encode("idna").decode()
     except UnicodeError as error:
@@ -77,12 +81,12 @@ def _to_ascii(host: str) -> str:
 
 
 def is_host(text: str) -> bool:
-    """Say whether `text` is what a `Host` header may hold: a name or an address, perhaps a port."""
+    """Say whether a `Host` header may hold `text`: a name or an address, perhaps with a port."""
     return _HOST.fullmatch(text) is not None
 
 
 def is_plain_path(path: str) -> bool:
-    """Say whether `path` is empty or made of parts, each after one slash and none of them dots."""
+    """Say whether `path` is empty, or has only parts after one slash each, without `.` and `..`."""
     if _UNUSABLE_DECODED.search(path):
         return False
     first, *parts = path.split("/")
@@ -90,7 +94,7 @@ def is_plain_path(path: str) -> bool:
 
 
 def parse_origin(text: str) -> tuple[str, str, int | None] | None:
-    """Return scheme, host and port of an origin; None for `null` and what is none."""
+    """Return scheme, host and port of an origin; None for `null` and for other texts."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -108,9 +112,10 @@ def write_origin(scheme: str, host: str, port: int | None) -> str:
 
 
 def to_origin(text: str) -> str:
-    """Return an origin as browsers write it, also that of an app, such as `capacitor://localhost`.
+    """Return an origin as browsers write it; apps have some too, such as `capacitor://localhost`.
 
-    Raises `ValueError` for what is none, and for a pattern of several.
+    Raises:
+        ValueError: The text is no origin, or a pattern of several.
     """
     scheme, host, port = parse_origin(text) or ("", "", None)
     named = host if ":" in host else _to_ascii(host)
@@ -121,39 +126,47 @@ def to_origin(text: str) -> str:
 
 
 def parse_web_proxy(text: str) -> str:
-    """Return the address of a proxy for requests to elsewhere; raises `ValueError`."""
+    """Return the address of a proxy for requests to other servers.
+
+    Raises:
+        ValueError: The text is no such address.
+    """
     parts = urlsplit(text)
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path not in {"", "/"}:
         raise ValueError("must be an address like http://proxy.example.org:3128")
-    _ = parts.port  # raises a ValueError with a sentence of its own
+    _ = parts.port  # an invalid port raises ValueError with its own text
     return text
 
 
 def quote_path(path: str) -> str:
-    """Return a decoded path as it stands in an address."""
+    """Return a decoded path with escapes, ready for an address."""
     return quote(path, safe=_PATH_SAFE)
 
 
 class TrustedProxies:
-    """The proxies whose word counts on whom they speak for."""
+    """The proxies whose headers say which client they speak for."""
 
     def __init__(self, entries: Iterable[str]) -> None:
-        """Trust these addresses and networks; `*` is everybody. Raises `ValueError` for others."""
+        """Trust these addresses and networks; `*` trusts everybody.
+
+        Raises:
+            ValueError: An entry is no address and no network.
+        """
         entries = tuple(entries)
         self._is_anybody = ANYBODY in entries
         self._networks = tuple(_to_network(each) for each in entries if each != ANYBODY)
 
     def trusts(self, address: Address | None) -> bool:
-        """Say whether to believe what comes from there."""
+        """Say whether to believe the headers of that address."""
         if self._is_anybody:
             return True
         return address is not None and any(address in network for network in self._networks)
 
     def find_client(self, chain: Iterable[str]) -> tuple[Address | None, int]:
-        """Return whom a trusted proxy speaks for, and how many of the chain's entries were used.
+        """Return the client that a trusted proxy names, and the count of entries that were used.
 
-        Each proxy writes behind the others whom it heard. So the chain is read from its end, to
-        the first who isn't trusted, or to what is no address.
+        Each proxy appends the address that it was called from. So the chain is read from its end,
+        up to the first address that isn't trusted, or to the first entry that is no address.
         """
         found: Address | None = None
         used = 0
@@ -183,11 +196,11 @@ def _to_network(entry: str) -> IPv4Network | IPv6Network:
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address that `text` holds, with or without a port; None when there is none."""
+    """Return the address in `text`, which may also have a port; None without an address."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:  # an address of version 4, and a port
+    elif text.count(":") == 1:  # an IPv4 address with a port
         text = text.partition(":")[0]
     try:
         address = ip_address(text)

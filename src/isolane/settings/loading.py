@@ -16,14 +16,15 @@ from isolane.settings.values import Settings
 
 
 class InvalidSettings(Exception):
-    """A setting can't be used; one sentence names it, what it held and what it may hold."""
+    """A setting can't be used; one sentence names it, its value and the allowed values."""
 
 
 def load_settings(options: dict[str, Any], *, config: Path | None = None) -> Settings:
-    """Read the settings; options that are None count as not given.
+    """Return the settings; an option that is None counts as not given.
 
-    Raises `InvalidSettings` with one sentence that names the first setting that can't be used, or
-    the first name that is unknown: in the file any, in the environment one that is a typo.
+    Raises:
+        InvalidSettings: A setting can't be used, the file has an unknown name, or a variable is a
+            typo of a known one. The text names the first fault.
     """
     _check_environment()
     given = {name: value for name, value in options.items() if value is not None}
@@ -32,7 +33,8 @@ def load_settings(options: dict[str, Any], *, config: Path | None = None) -> Set
         settings = cls(**given)
     except ValidationError as error:
         raise InvalidSettings(_sentence(error)) from error
-    except (OSError, ValueError) as error:  # a tuple that is no JSON; a file that is no TOML
+    # ValueError: a tuple that is no JSON, or a file that is no TOML
+    except (OSError, ValueError) as error:
         raise InvalidSettings(f"The settings can't be read: {error}") from error
     return _checked(settings)
 
@@ -58,7 +60,7 @@ def _with_file(config: Path) -> type[Settings]:
 
 
 def _sentence(error: ValidationError) -> str:
-    # What is missing often stands there under a name that is unknown: tell that one first.
+    # A missing name is often there in a wrong spelling, so unknown names are told first.
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     name = str(first["loc"][0]) if first["loc"] else "the settings"
     inner = ".".join(str(part) for part in first["loc"][1:])
@@ -71,7 +73,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _unknown_sentence(name: str, inner: str) -> str:
-    """Return what to write instead of an unknown name in a provider's table."""
+    """Return the advice for an unknown name in a provider's table."""
     field = inner.rpartition(".")[2]
     instead = to_instead(field, ProviderSettings.model_fields)
     return f"{PREFIX}{name.upper()} can't be used ({inner}): {field} is unknown, {instead}."
@@ -105,7 +107,11 @@ def _checked(settings: Settings) -> Settings:
 
 
 def _check_whole(name: str, held: int, settings: Settings) -> None:
-    """Raise `InvalidSettings` when a whole list would have less room than what is new of it."""
+    """Check that the limit of a whole list is at least the limit of its new part.
+
+    Raises:
+        InvalidSettings: The limit is smaller.
+    """
     if held < settings.limit_frame_bytes:
         raise InvalidSettings(
             f"{PREFIX}{name} can't be used: it holds {held}, and must not be below "

@@ -9,28 +9,30 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class ProviderSettings(BaseModel):
-    """An OpenID Connect provider whose users are let in."""
+    """An OpenID Connect provider whose users may use the gateway."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
-    """Stands before the subject in its users' ids: `name|subject`. To change it changes them."""
+    """First part of its users' ids, `name|subject`. A changed name makes new users of them."""
     issuer: str
     audience: str | None = None
-    """What its tokens must be for. Without it, whatever the provider signs is taken."""
+    """Value that `aud` of its tokens must have. Without it, every token of the provider is
+    accepted."""
     jwks_url: str | None = None
     """Where its keys are; by default its discovery document says that."""
     client_id: str | None = None
-    """Set, the page offers to sign in there."""
+    """Id of our client at the provider. When it is set, the page offers to sign in there."""
     client_secret: SecretStr | None = None
-    """None for a public client."""
+    """Secret of our client; None for a public client."""
     scopes: tuple[Literal["threads:read", "runs:write", "check", "admin"], ...] = (
         "threads:read",
         "runs:write",
     )
-    """Which scopes its tokens may name: the words are other systems' too."""
+    """Scopes that its tokens may grant. Other systems use the same words, so admin isn't a
+    default."""
     label: str = ""
-    """What the page calls it; its name by default."""
+    """Name of the provider on the page; the field `name` by default."""
 
     @field_validator("issuer", "jwks_url")
     @classmethod
@@ -41,7 +43,7 @@ class ProviderSettings(BaseModel):
 
 
 def is_safe_address(address: str) -> bool:
-    """Say whether what is fetched there is the provider's word: https, or this machine."""
+    """Say whether nobody can change what is fetched from there: https, or this machine."""
     try:
         parts = urlsplit(address)
     except ValueError:

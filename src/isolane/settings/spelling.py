@@ -1,7 +1,7 @@
-"""Names of settings that nobody knows: which known one was meant, and which are others' business.
+"""Unknown names of settings: the known name that was meant, and variables of other programs.
 
-Kubernetes describes each service to every pod of its namespace by variables. For a service called
-`isolane` they begin with our prefix, so an unknown variable alone is no mistake.
+Kubernetes describes each service to every pod of its namespace in variables. The variables of a
+service called `isolane` begin with our prefix. So an unknown variable alone is no mistake.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import structlog
 
 PREFIX: Final = "ISOLANE_"
 TYPO_CUTOFF: Final = 0.75
-"""Share of characters that two names have in common, from which one is a typo of the other. One
-wrong letter in the shortest name, `data`, is just that."""
+"""Least share of equal characters for a typo. One wrong letter in the shortest name, `data`, is
+exactly this share."""
 HINT_CUTOFF: Final = 0.5
-"""The same share, from which a known name is worth a mention beside an unknown one in a file."""
+"""Least share of equal characters for a hint beside an unknown name in a file."""
 
 _ELSEWHERE: Final = {
     **{name: f"the option --{name}" for name in ("agent", "config", "demo", "host", "port")},
@@ -27,12 +27,12 @@ _ELSEWHERE: Final = {
     "log_format": "the option --log-format",
     "model": f"the variable {PREFIX}MODEL",
 }
-"""What is said in another place than among the settings, and where."""
+"""Values that are no settings, and the place where each is given."""
 _MOVED: Final = {"jwks_url": "providers"}
 """Variables of earlier versions, and what holds the same now. To ignore one would lock users out,
 so each stops the start."""
 _READ_BY_OTHERS: Final = re.compile(r"model|python|(?:test|soak|lanes|fuzz)_\w+")
-"""Variables of the guide, and of Isolane's own tests and tools."""
+"""Variables of the guide agent, and of Isolane's own tests and tools."""
 _OF_SERVICES: Final = re.compile(
     r"(?:\w+_)?(?:service_host|service_port(?:_\w+)?|port_\d+_(?:tcp|udp|sctp)(?:_\w+)?)"
 )
@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 def to_instead(name: str, known: Collection[str]) -> str:
-    """Return what to do about `name`, which is none of the `known` ones."""
+    """Return what to write instead of the unknown `name`."""
     plain = _to_plain(name)
     nearest = _find_nearest(plain, known, cutoff=HINT_CUTOFF)
     if plain in _ELSEWHERE:
@@ -66,7 +66,7 @@ def find_typo(environ: Mapping[str, str], known: Collection[str]) -> tuple[str, 
 
 
 def warn_of_unknown(environ: Mapping[str, str], known: Collection[str]) -> None:
-    """Log one warning that names all variables with our prefix that nobody reads."""
+    """Log one warning that names all unknown variables with our prefix."""
     unknown = _find_unknown(environ, known)
     if unknown:
         _log.warning("settings_unknown", names=unknown, hint=_HINT)
@@ -87,7 +87,7 @@ def _find_nearest(plain: str, known: Collection[str], *, cutoff: float) -> str |
 
 
 def _to_plain(name: str) -> str:
-    """Return `name` as settings are spelled in a file, however often the prefix stands there."""
+    """Return `name` in a file's spelling, without any number of prefixes."""
     plain = name.lower().replace("-", "_")
     while plain.startswith(PREFIX.lower()):
         plain = _bare(plain)
@@ -99,7 +99,7 @@ def _bare(name: str) -> str:
 
 
 def _is_of_service(name: str, value: str) -> bool:
-    """Say whether Kubernetes made this variable; `…_PORT` is one only with an address in it."""
+    """Say whether Kubernetes made this variable; a name `…_PORT` counts only with an address."""
     if name.upper().endswith("_PORT") and _SERVICE_ADDRESS.match(value):
         return True
     return _OF_SERVICES.fullmatch(_bare(name)) is not None

@@ -35,21 +35,21 @@ REQUEST_BYTES_DEFAULT: Final = 64 << 20
 CHAT_FRAME_BYTES_DEFAULT: Final = 16 << 20
 COOKIE_NAME: Final = "isolane_session"
 _ANCESTOR: Final = re.compile(r"self|https?://(\*\.)?[A-Za-z0-9._-]+(:(\d{1,5}|\*))?")
-"""What may stand behind `frame-ancestors` here (Content Security Policy 3, 2.3.1)."""
+"""Pattern of an entry of `frame-ancestors` (Content Security Policy 3, 2.3.1)."""
 
 
 def _log_default(known: Mapping[str, Any]) -> int:
-    """Return the default of `log_max_events`: it rises with what one run may have."""
+    """Return the default of `log_max_events`; it grows with `limit_run_events`."""
     return max(RUN_EVENTS_DEFAULT, int(known.get("limit_run_events", 0)))
 
 
 def _request_default(known: Mapping[str, Any]) -> int:
-    """Return the default of `limit_request_bytes`: a body has room for a frame, however large."""
+    """Return the default of `limit_request_bytes`; it is at least `limit_frame_bytes`."""
     return max(REQUEST_BYTES_DEFAULT, int(known.get("limit_frame_bytes", 0)))
 
 
 def _chat_frame_default(known: Mapping[str, Any]) -> int:
-    """Return the default of `limit_chat_frame_bytes`, as that of `limit_request_bytes`."""
+    """Return the default of `limit_chat_frame_bytes`; it is at least `limit_frame_bytes`."""
     return max(CHAT_FRAME_BYTES_DEFAULT, int(known.get("limit_frame_bytes", 0)))
 
 
@@ -60,42 +60,45 @@ class Settings(BaseSettings):
 
     data: Path = Path("isolane-data")
     database_url: str = ""
-    """Empty: one SQLite file in `data`. `sqlite://` keeps everything in memory."""
+    """Where data is kept. Empty means one SQLite file in `data`; `sqlite://` means memory only."""
     secret_key: SecretStr | None = None
-    """Signs the local issuer's tokens instead of the key file in `data`; 32 bytes or more."""
+    """Key that signs the local issuer's tokens, of 32 bytes or more. By default a file in
+    `data`."""
     issuer: str | None = None
     """`iss` of the gateway's own tokens: written into each, and demanded of each."""
     audience: str | None = None
     """`aud` of the gateway's own tokens: written into each, and demanded of each."""
     providers: tuple[ProviderSettings, ...] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins beside our own whose pages may use the gateway; commas between them.
+    """Origins beside our own whose pages may use the gateway, with commas between them.
 
-    They read its answers with a bearer token (CORS), and may use a session cookie on sockets.
+    Their pages read answers with a bearer token (CORS), and may use a session cookie on sockets.
     """
     frame_ancestors: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins whose pages may show the chat page in a frame; commas between them. None may."""
+    """Origins whose pages may show the chat page in a frame, with commas between them."""
     cookie_name: str = Field(default=COOKIE_NAME, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    """The session cookie. Cookies are the same for all ports of a host: each gateway of a host and
-    path needs a name of its own."""
+    """Name of the session cookie. All ports of a host share cookies, so each gateway of one host
+    and path needs its own name."""
     public_url: str | None = None
-    """Where visitors find the gateway when a proxy hides it: scheme, host and, if any, path."""
+    """Address at which visitors find the gateway behind a proxy: scheme, host and perhaps a
+    path."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = LOOPBACK
-    """Addresses and networks whose `X-Forwarded-*` headers are believed; commas between them."""
+    """Addresses and networks whose `X-Forwarded-*` headers are believed, with commas between
+    them."""
     metrics_token: SecretStr | None = None
     clock_leeway_s: float = Field(default=60.0, ge=0, le=3600, allow_inf_nan=False)
-    """Seconds by which the clocks of others that stamp tokens may differ from ours."""
+    """Seconds by which clocks of token issuers may differ from ours."""
     provider_ca_file: Path | None = None
-    """Certificates (PEM) of authorities that vouch for providers, beside those of the system."""
+    """File of extra certificate authorities (PEM) for connections to providers."""
     provider_proxy: SecretStr | None = None
-    """The proxy through which providers are asked, instead of that of `HTTPS_PROXY`."""
+    """Address of the proxy for requests to providers, instead of the one in `HTTPS_PROXY`."""
 
     session_idle_s: float = Field(default=8 * 3600.0, gt=0, allow_inf_nan=False)
-    """A browser's session ends when it wasn't used for so long."""
+    """Seconds without use after which a browser's session ends."""
     session_max_s: float = Field(default=7 * 86400.0, gt=0, allow_inf_nan=False)
-    """It ends after this, however much it was used."""
+    """Seconds after which a browser's session ends, even while it is used."""
     revoked_runs: Literal["continue", "abort"] = "continue"
-    """What becomes of a user's runs when their credential is revoked."""
+    """Fate of a user's active runs when their credential is revoked."""
 
     heartbeat_s: float = Field(default=20.0, gt=0, le=3600, allow_inf_nan=False)
     send_timeout_s: float = Field(default=20.0, gt=0, le=3600, allow_inf_nan=False)
@@ -103,7 +106,7 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     log_retention_s: float = Field(default=86400.0, gt=0, allow_inf_nan=False)
     request_threads_kept_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
-    """Seconds for which the thread of a single request is kept after its run has ended."""
+    """Seconds that the thread of a single request is kept after its run has ended."""
 
     limit_connections_per_user: int = Field(default=20, ge=1)
     limit_threads_per_user: int = Field(default=20, ge=1)
@@ -111,47 +114,53 @@ class Settings(BaseSettings):
     limit_queued_runs_per_thread: int = Field(default=5, ge=0)
     limit_frames_per_minute: int = Field(default=600, ge=1)
     limit_requests_per_user: int = Field(default=16, ge=1)
-    """HTTP requests at once, each up to the last byte of its answer."""
+    """Concurrent HTTP requests per user; a request counts up to the last byte of its answer."""
     limit_frame_bytes: int = Field(default=1 << 20, ge=1024)
-    """One frame of a socket, or what is new of one body."""
+    """Bytes of one WebSocket frame, and of the new part of one HTTP body."""
     limit_request_bytes: int = Field(default_factory=_request_default, ge=1024)
-    """The body of a run over HTTP, with all that it repeats; as large as a frame, or larger."""
+    """Bytes of the body of a run over HTTP, repeated history included. At least
+    `limit_frame_bytes`."""
     limit_chat_frame_bytes: int = Field(default_factory=_chat_frame_default, ge=1024)
-    """A frame of AI SDK's socket, with all that it repeats; as large as a frame, or larger."""
+    """Bytes of a frame of AI SDK's socket, repeated history included. At least
+    `limit_frame_bytes`."""
     limit_event_bytes: int = Field(default=1 << 20, ge=1024)
     limit_run_bytes: int = Field(default=16 << 20, ge=1024)
-    """Payload bytes that one run may add to its thread's log."""
+    """Payload bytes that one run may append to its thread's log."""
     limit_run_events: int = Field(default=RUN_EVENTS_DEFAULT, ge=1)
-    """Events that one run may add to its thread's log."""
+    """Events that one run may append to its thread's log."""
     limit_stored_threads_per_user: int = Field(default=10_000, ge=1)
     """Threads that one user may keep."""
     limit_stored_bytes_per_user: int = Field(default=1 << 30, ge=1024)
-    """What one user may keep: payload bytes of log entries, messages and runs, and 100 a row."""
+    """Bytes that one user may keep: log entries, messages and runs, plus 100 per row."""
     log_max_events: int = Field(default_factory=_log_default, ge=1)
-    """Events of a thread, over which its oldest ended runs go; a run of the largest size fits."""
+    """Events per thread. Above that, the oldest ended runs are removed. One run of the largest size
+    always fits."""
     limit_failed_handshakes_per_address: int = Field(default=1200, ge=1)
-    """A minute. An office of people with dead tokens has some, a flood has thousands. It isn't
-    published: clients that are told it are the ones it is for."""
+    """Failed handshakes per minute and address. An office with expired tokens has some, a flood has
+    thousands. The limit isn't published, because it is aimed at those who would read it."""
 
     compression: bool = False
-    """Whether WebSocket messages may be deflated: smaller on slow lines, some memory a socket."""
+    """True when WebSocket messages may be compressed. It saves traffic and costs memory per
+    socket."""
 
     memory_bytes: int | None = Field(default=None, ge=0)
-    """What the process may hold; None is its control group's limit, else all there is."""
+    """Bytes that the process may use. None means its control group's limit, else the machine's
+    memory."""
     disk_reserve_bytes: int | None = Field(default=None, ge=0)
-    """Below so much free disk no new runs are taken; None is 64 MiB, of a small disk 5 %."""
+    """Bytes of free disk below which no new run is accepted. None means 64 MiB, on a small disk 5
+    %."""
 
     agent_threads: int = Field(default=0, ge=0, le=64)
-    """Threads with an event loop each, on which agents run; 0 runs them on the gateway's own."""
+    """Threads with an event loop each, on which agents run. 0 means the gateway's own loop."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     policy: Literal["queue", "reject", "interrupt"] = "queue"
-    """What a second run of a busy thread meets, when the run itself doesn't say."""
+    """Policy for a second run of a busy thread, when the run itself names none."""
     on_disconnect: Literal["continue", "stop"] = "continue"
-    """What becomes of a run that was asked over HTTP and has no reader, when it doesn't say."""
+    """Fate of a run over HTTP without a reader, when the run itself names none."""
     ai_replay_s: float = Field(default=86_400, ge=0)
-    """For so long after its end a turn is told again to a reader of AI SDK that comes back."""
+    """Seconds after its end for which a turn is replayed to a reader of AI SDK that comes back."""
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -230,17 +239,17 @@ class Settings(BaseSettings):
 
     @property
     def event_max_bytes(self) -> int:
-        """Bytes that an event may have: a client takes its envelope as one frame."""
+        """Most bytes of an event: its envelope must fit into one frame of a client."""
         return min(self.limit_event_bytes, self.limit_frame_bytes - ENVELOPE_BYTES)
 
     @property
     def names_policy(self) -> bool:
-        """Say whether the operator chose a policy, if only the default one."""
+        """Say whether the operator chose a policy, the default one included."""
         return "policy" in self.model_fields_set
 
     @property
     def published_limits(self) -> dict[str, int]:
-        """The limits as `welcome` shows them: these names, and exactly what is enforced."""
+        """The limits as `welcome` publishes them; each value is exactly the enforced one."""
         return {
             "connectionsPerUser": self.limit_connections_per_user,
             "threadsPerUser": self.limit_threads_per_user,
@@ -261,12 +270,12 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        """Where the log and the store are."""
+        """Address of the database that holds the log and the store."""
         return self.database_url or f"sqlite:///{self.data / DATABASE_NAME}"
 
     @property
     def frame_policy(self) -> str:
-        """Whose pages may show an answer in a frame: a directive of Content Security Policy."""
+        """Directive of Content Security Policy for the pages that may show an answer in a frame."""
         named = ["'self'" if each == "self" else each for each in self.frame_ancestors]
         return " ".join(["frame-ancestors", *(named or ["'none'"])])
 
@@ -281,9 +290,9 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no file is read unasked
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - .env files are not read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - nor folders of secrets
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Options win over the environment, the environment over the TOML file."""
+        """Return the sources in order: options, then the environment, then the TOML file."""
         toml = TomlConfigSettingsSource(settings_cls)
         return init_settings, env_settings, toml
