@@ -1,6 +1,8 @@
-"""The agent behind `isolane check`: it does what it is told, so that no other need be asked.
+"""The agent behind `isolane check`.
 
-A message is a JSON list of steps. Whoever may run it has a token with the scope `check`.
+It does exactly what its message says, so no real agent is asked.
+
+A message is a JSON list of steps. Only tokens with the scope `check` may run it.
 """
 
 from __future__ import annotations
@@ -18,31 +20,43 @@ from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
 
 NAME: Final = "check"
+"""Name of the agent in addresses and run frames."""
 SCOPE: Final = "check"
+"""Scope that a token needs to run the agent."""
 STEPS_MAX: Final = 20
+"""Most steps of one message."""
 COUNT_MAX: Final = 1000
+"""Most numbers of one step `count`."""
 PAUSE_MAX_MS: Final = 1000
+"""Longest pause between two numbers, in milliseconds."""
 REMEMBERED_THREADS_MAX: Final = 1000
+"""Threads whose texts are remembered; above that the least recently used is forgotten."""
 REMEMBERED_TEXTS_MAX: Final = 20
+"""Texts that are remembered per thread."""
 REMEMBERED_MAX_CHARACTERS: Final = 200
+"""Characters that are kept of a remembered text."""
 
 
 Texts = deque[str]
-"""The texts that are remembered in one thread. Beyond the bound the oldest is forgotten."""
+"""The texts that are remembered in one thread, at most 20. The oldest is dropped first."""
 
 
 class Memory:
-    """Remembers texts by the id of a thread that the agent is given.
+    """Texts by the thread id that the agent is given.
 
-    Agent frameworks do the same, so users who meet in their memories would meet in this one.
+    Agent frameworks keep their memory in the same way. So users who share a thread id there would
+    share one here, and the check would find it.
     """
 
     def __init__(self) -> None:
-        """Remember nothing yet."""
+        """Begin without texts."""
         self._threads: OrderedDict[str, Texts] = OrderedDict()
 
     def of(self, thread_id: str) -> Texts:
-        """Return the texts of a thread; the thread that was asked for longest ago is forgotten."""
+        """Return the texts of a thread.
+
+        Above the bound, the least recently used thread is forgotten.
+        """
         texts = self._threads.setdefault(thread_id, deque(maxlen=REMEMBERED_TEXTS_MAX))
         self._threads.move_to_end(thread_id)
         if len(self._threads) > REMEMBERED_THREADS_MAX:
@@ -51,10 +65,11 @@ class Memory:
 
 
 class CheckAgent:
-    """Does the steps of the last message, one after the other, until told to stop.
+    """Does the steps of the last message in order, until it is told to stop.
 
-    `["say", text]`, `["count", numbers, pauseMs]`, `["tool", name, arguments, result]`, `["wait"]`,
-    `["remember", text]`, and `["recall"]`, which says all that was remembered in this thread.
+    The steps are `["say", text]`, `["count", numbers, pauseMs]`, `["tool", name, arguments,
+    result]`, `["wait"]`, `["remember", text]` and `["recall"]`. The last one says every text that
+    was remembered in this thread.
     """
 
     def __init__(self) -> None:
@@ -63,11 +78,11 @@ class CheckAgent:
 
     async def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
-        """Yield what the steps say."""
+        """Yield the events of the steps."""
         texts = self._memory.of(input.thread_id)
         for place, step in enumerate(_read_steps(input)):
             async with aclosing(_do(step, f"{context.run_id}-{place}", stop, texts)) as values:
@@ -78,7 +93,7 @@ class CheckAgent:
 
 
 agent: Final = CheckAgent().run
-"""One for the process, as the agents are that users bring."""
+"""One agent per process, as the agents of users are."""
 
 
 def _read_steps(run_input: RunAgentInput) -> list[object]:
@@ -110,7 +125,7 @@ async def _do(
         case ["tool", str(tool), arguments, str(result)]:
             for event in _tool_events(name, tool, json.dumps(arguments), result):
                 yield event
-        case _:  # its text is a message's: no log may have it
+        case _:  # no log may have a user's text, so the error doesn't repeat it
             raise ValueError(f"step {name} is none that this agent knows")
 
 
@@ -120,7 +135,7 @@ def _is_bounded(numbers: int, pause_ms: int) -> bool:
 
 async def _is_stopped_within(stop: StopSignal, seconds: float) -> bool:
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):  # the pace
+        async with asyncio.timeout(seconds):  # the wait between two numbers
             await stop.wait()
     return stop.is_set()
 

@@ -1,7 +1,8 @@
-"""Keeps what an agent started from ending the event loop.
+"""Guards that keep an exit in an agent's task from ending the event loop.
 
-asyncio lets a SystemExit or KeyboardInterrupt of any task or callback end the loop, and with it
-everybody's server. What an agent starts inherits its context, by which it is told from the rest.
+In asyncio a SystemExit or KeyboardInterrupt of any task or callback ends the loop, and with it the
+server of all users. Whatever an agent starts inherits the agent's context. The guards look there to
+tell an agent's tasks from others.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import structlog
 from isolane.errors import traceback_of
 
 Tell = Callable[[BaseException], None]
-"""Tells a run that something of its agent asked for the end of the process; on any thread."""
+"""Reports to a run that its agent asked for the end of the process. Any thread may call it."""
 
 _log = structlog.get_logger(__name__)
 _tell: Final[ContextVar[Tell | None]] = ContextVar("tell_of_exit", default=None)
+"""The run that hears of exits in this context; None outside of an agent."""
 _contained: Final[WeakSet[asyncio.AbstractEventLoop]] = WeakSet()
+"""Loops that are guarded already."""
 _SCHEDULERS: Final = {
     "call_soon": 0,
     "call_soon_threadsafe": 0,
@@ -32,20 +35,21 @@ _SCHEDULERS: Final = {
     "add_reader": 1,
     "add_writer": 1,
 }
-"""The loop's methods that take a callback, and the place of the callback in their arguments."""
+"""Methods of the loop that take a callback, each with the position of that argument."""
 _EXECUTE: Final = "run_in_executor"
-"""The one that takes work for a thread."""
+"""The method of the loop that runs work in a thread."""
 
 
 def tell_of_exits(tell: Tell) -> None:
-    """Have `tell` called for every exit in what the current task starts from now on."""
+    """Report to `tell` every exit in the tasks and callbacks that the current task will start."""
     _tell.set(tell)
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
-    """Let no exit of what an agent started end `loop`; what others start is left alone.
+    """Keep exits of agents' tasks from ending `loop`; other tasks are left alone.
 
-    But for what other threads hand to the loop: whose it is can't be told, so an exit is logged.
+    Callbacks that come from other threads are an exception. They have no context, so nobody knows
+    whose they are. Their exits are logged.
     """
     if loop in _contained:
         return
@@ -57,7 +61,7 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _Contained:
-    """A callback of an agent's, whose exit is told to its run."""
+    """A callback of an agent. Its exit is reported to the agent's run."""
 
     def __init__(self, callback: Callable[..., object], tell: Tell) -> None:
         self._callback = callback
@@ -70,14 +74,14 @@ class _Contained:
             self._tell(error)
 
     def __getattr__(self, name: str) -> object:
-        """Answer as the callback does: those who look at it look for its task."""
+        """Return attributes of the callback itself, because callers look there for its task."""
         return getattr(self._callback, name)
 
 
 def _keep_context(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Let threads of an executor have the context of the agent that asks for them."""
+    """Make an executor's threads run with the context of the caller."""
 
-    def run_in_executor(executor: object, work: Callable[..., object], *args: Any) -> Any:  # noqa: ANN401 - as the loop's own method
+    def run_in_executor(executor: object, work: Callable[..., object], *args: Any) -> Any:  # noqa: ANN401 - the signature of the loop's own method
         if _tell.get() is not None:
             work = partial(copy_context().run, work)
         return run(executor, work, *args)
@@ -92,12 +96,12 @@ def _log_exit(error: BaseException) -> None:
 def _guard(
     schedule: Callable[..., Any], place: int, *, own_thread: int | None
 ) -> Callable[..., Any]:
-    """Guard a method of the loop; `own_thread` is given where other threads may call it.
+    """Guard one method of the loop; `own_thread` is set for methods that other threads may call.
 
-    Those have no context of their agent.
+    A call from another thread has no agent's context.
     """
 
-    def scheduled(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the loop's own method
+    def scheduled(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - the signature of the loop's own method
         context: Context | None = options.get("context")
         tell = _tell.get() if context is None else context.get(_tell)
         if tell is None and own_thread is not None and threading.get_ident() != own_thread:

@@ -1,7 +1,8 @@
-"""Adapts events that AG-UI 1.0 doesn't know: they are translated, or left out.
+"""Translation of events that AG-UI 1.0 doesn't know; what can't be translated is left out.
 
-AG-UI's own client does the same. Events of older versions get today's names, and types that only a
-newer version may know are left out. A malformed value of a known type stays, and is refused later.
+AG-UI's own client does the same. Events of older versions get today's names, and unknown types,
+perhaps of a newer version, are left out. A malformed value of a known type stays, and is refused
+later.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from isolane.ids import new_message_id
 Fields = Mapping[Any, Any]
 
 UNKNOWN: Final = object()
-"""Stands for an event of an unknown type, which was left out."""
+"""Result for an event of an unknown type, which is left out."""
 
 _RETIRED: Final = {
     "THINKING_START": "REASONING_START",
@@ -38,24 +39,24 @@ _OUTCOMES: Final = {
     "SUBAGENT_FINISHED": tags_of(SubagentFinishedOutcome, "type"),
 }
 _OPERATIONS: Final = frozenset({"add", "remove", "replace", "move", "copy", "test"})
-"""Those of RFC 6902, which is closed."""
+"""The operations of RFC 6902, which has no others."""
 _POINTERS: Final = ("path", "from")
-"""Fields of a step that lead to a place in the document."""
+"""Fields of a patch operation that point into the document."""
 
 
 class Foreign:
-    """Adapts what the agent of one run yields."""
+    """Translates the events of one run's agent."""
 
     def __init__(self, left_out: LeftOut) -> None:
-        """Note in `left_out` what is left out."""
+        """Note in `left_out` every part that is left out."""
         self._left_out = left_out
         self._ids: dict[str, str] = {}
-        """Ids for retired events, which have none: of the open message, and of the open span."""
+        """Ids of the open message and of the open span, because retired events have none."""
 
     def adapt(self, value: object) -> object:
-        """Return an event in today's words; `UNKNOWN` when there are none for it.
+        """Return an event with today's names, or `UNKNOWN`.
 
-        A value that is no event comes back as it is, because the next step refuses it.
+        A value that is no event comes back unchanged, because the next step refuses it.
         """
         if isinstance(value, BaseEvent):
             kind = str(getattr(value.type, "value", value.type))
@@ -77,7 +78,7 @@ class Foreign:
         return event if strip is None else {**event, **strip(event, self._left_out)}
 
     def _renew(self, kind: str, event: Fields) -> Fields:
-        """Return an event of AG-UI before 1.0, which had no ids for what a model thinks."""
+        """Return today's event for a thinking event, which had no ids before AG-UI 1.0."""
         place = "message" if "MESSAGE" in kind else "span"
         if kind.endswith("_START"):
             self._ids[place] = new_message_id()
@@ -85,7 +86,7 @@ class Foreign:
         own["messageId"] = self._ids.get(place) or new_message_id()
         if own["type"] == "REASONING_MESSAGE_START":
             own["role"] = "reasoning"
-        if event.get("title"):  # there is no field for it any more
+        if event.get("title"):  # AG-UI 1.0 has no field for a title
             own["metadata"] = {**(event.get("metadata") or {}), "title": event["title"]}
         kept = {name: value for name, value in event.items() if name != "title"}
         return {**kept, **own}
@@ -108,7 +109,10 @@ def _strip_messages(event: Fields, left_out: LeftOut) -> Fields:
 
 
 def _strip_input(event: Fields, left_out: LeftOut) -> Fields:
-    """Strip what a run was asked: the gateway knows that better, but checks what it is told."""
+    """Leave unknown parts out of the input that an agent repeats in RUN_STARTED.
+
+    The gateway knows the input better, but checks every event that it is given.
+    """
     asked = event.get("input")
     if not isinstance(asked, Mapping):
         return {}
@@ -152,8 +156,8 @@ def _strip_patch(name: str) -> Callable[[Fields, LeftOut], Fields]:
     return strip
 
 
-def _with_whole_pointers(operation: Any) -> Any:  # noqa: ANN401 - what an agent sent
-    """Return a step that leads to the same keys, which are mended in the state as well."""
+def _with_whole_pointers(operation: Any) -> Any:  # noqa: ANN401 - any JSON value of an agent
+    """Return an operation whose pointers have no half surrogate pair, like keys of the state."""
     if not isinstance(operation, Mapping):
         return operation
     pointers = {name: operation[name] for name in _POINTERS if isinstance(operation.get(name), str)}

@@ -23,20 +23,20 @@ Generator = Callable[..., AsyncGenerator[object, None]]
 
 
 class FunctionAgent:
-    """Calls a generator function with as many of `input`, `context`, `stop` as it takes."""
+    """Calls a generator function with those of `input`, `context` and `stop` that it takes."""
 
     def __init__(self, function: Generator, *, arguments: int, raw_ids: bool = False) -> None:
-        """Keep a function that `adapt_function` has judged."""
+        """Keep a function that `adapt_function` has checked."""
         self._function = function
         self._arguments = arguments
         self.hears_stop = arguments == ARGUMENTS_MAX
-        """Whether the function is given the stop signal; if not, only a cancellation ends it."""
+        """True when the function is given the stop signal. Otherwise only cancelling ends it."""
         self.raw_ids = raw_ids
-        """Whether `input` names thread and run as the client does."""
+        """True when `input` has the client's own ids of thread and run."""
 
     def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
@@ -45,22 +45,28 @@ class FunctionAgent:
 
 
 def adapt_function(value: object, *, name: str) -> FunctionAgent:
-    """Return the agent that `value` is; raise `AgentRefused` that says what it is instead."""
+    """Return an agent that calls `value`.
+
+    Raises:
+        AgentRefused: The value is no agent; the text says what it is and what is wanted.
+    """
     function: Any = value if inspect.isroutine(value) else getattr(value, "run", None)
     fault = _fault(value, function)
     if fault is not None:
         raise AgentRefused(f"{name} is {fault}; {WANTED}.")
     arguments = _count_arguments(function, name)
-    # A method's object may have been told, whichever of both is served.
+    # The mark `raw_ids` may be on a method or on its object.
     told = (value, function, getattr(function, "__self__", None))
     raw_ids = any(wants_raw_ids(each, name=name) for each in told)
     return FunctionAgent(function, arguments=arguments, raw_ids=raw_ids)
 
 
 def wants_raw_ids(value: object, *, name: str) -> bool:
-    """Say whether an agent asks for the ids that clients choose; raise `AgentRefused` if unclear.
+    """Say whether an agent asks for the ids that clients choose.
 
-    A text that is meant as a no would mix the memories of users.
+    Raises:
+        AgentRefused: The mark is not True or False. The text "no" would count as true, and would
+            mix the memories of users.
     """
     wanted = getattr(value, "raw_ids", False)
     if type(wanted) is not bool:

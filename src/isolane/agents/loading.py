@@ -1,4 +1,4 @@
-"""From `name=module:attribute` to an object, and from whatever made it to an agent."""
+"""Loading of agents: from `name=module:attribute` to an object, and from any object to an agent."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from isolane.contracts import Agent, ensure
 from isolane.errors import AgentRefused, IsolaneError
 
 DEFAULT_NAME: Final = "default"
+"""Name of the one agent whose spec names none."""
 REASON_MAX_CHARACTERS: Final = 300
-"""How much of a module's own words an error repeats."""
+"""Most characters of a module's own error that our error repeats."""
 
 _INSTALLED: Final = tuple(sysconfig.get_paths().values())
-"""Folders of what the user has not written."""
+"""Folders of installed packages, whose code isn't the user's own."""
 
 
 def load_agents(specs: tuple[str, ...]) -> dict[str, object]:
-    """Return what `specs` name, in order, unjudged; the first is the default.
+    """Return the objects that `specs` name, unchecked and in order; the first one is the default.
 
-    The working folder is importable. Raises `AgentRefused` for what can't be found.
+    The working folder is importable.
+
+    Raises:
+        AgentRefused: An object can't be found or imported.
     """
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -39,9 +43,12 @@ def load_agents(specs: tuple[str, ...]) -> dict[str, object]:
 
 
 def load_checked_agents(specs: tuple[str, ...]) -> dict[str, object]:
-    """Return what `specs` name; raise `AgentRefused`, with the spec as typed, for what is no agent.
+    """Return the objects that `specs` name, after a check that each is an agent.
 
-    `create_app` judges again, for those who pass objects; it knows no specs.
+    `create_app` checks again, because a host may pass objects without specs.
+
+    Raises:
+        AgentRefused: An object can't be found, or is no agent; the text has the spec as typed.
     """
     agents = load_agents(specs)
     for spec, value in zip(specs, agents.values(), strict=True):
@@ -50,9 +57,13 @@ def load_checked_agents(specs: tuple[str, ...]) -> dict[str, object]:
 
 
 def adapt(value: object, *, name: str) -> Agent:
-    """Return the agent that `value` is, whatever made it; `name` is how an error calls it."""
+    """Return an agent for `value`; `name` is its name in errors.
+
+    Raises:
+        AgentRefused: The value is no agent.
+    """
     if _is_of_pydantic_ai(value):
-        from isolane.agents import pydantic_ai  # noqa: PLC0415 - an optional engine's driver
+        from isolane.agents import pydantic_ai  # noqa: PLC0415 - imported here, because pydantic-ai is optional
 
         agent = pydantic_ai.adapt_pydantic(value, name=name)
         if agent is not None:
@@ -84,7 +95,7 @@ def _import(target: str, spec: str) -> object:
             value = getattr(value, part)
     except AttributeError as error:
         raise AgentRefused(f"--agent {spec}: {module} has no {path}; {WANTED}.") from error
-    except Exception as error:  # the module's own `__getattr__`, or a property
+    except Exception as error:  # the module's own `__getattr__` or property may raise anything
         raise AgentRefused(f"--agent {spec}: {path} can't be read{_tell(error)}.") from error
     return value
 
@@ -92,9 +103,9 @@ def _import(target: str, spec: str) -> object:
 def _import_module(module: str, spec: str) -> object:
     try:
         return importlib.import_module(module)
-    except IsolaneError:  # the guide says itself what it lacks
+    except IsolaneError:  # the guide's own text says what is missing
         raise
-    except BaseException as error:  # SystemExit too: it is the module's, not the server's
+    except BaseException as error:  # a SystemExit of the module must not end the server
         if isinstance(error, ModuleNotFoundError) and _is_part(error.name, of=module):
             raise AgentRefused(
                 f"--agent {spec}: can't import {module}: no module {error.name} is in "
@@ -108,16 +119,16 @@ def _is_part(name: str | None, *, of: str) -> bool:
 
 
 def _tell(error: BaseException) -> str:
-    """Return where an error came up in the user's own code, and what it said, in one line."""
+    """Return one line with the place of an error in the user's own code, and its text."""
     place = _find_place(error)
     where = "" if place is None else f" in {_shorten(place[0])}, line {place[1]}"
-    # A SyntaxError says its place itself, between brackets.
+    # The text of a SyntaxError has its place in brackets already.
     text = (error.msg if isinstance(error, SyntaxError) else str(error)) or "no reason given"
     return f"{where}: {type(error).__name__}: {_to_line(text)}"
 
 
 def _find_place(error: BaseException) -> tuple[str, int] | None:
-    """Return file and line: of the broken syntax, else the innermost that the user has written."""
+    """Return file and line of broken syntax, else of the innermost call in the user's own code."""
     if isinstance(error, SyntaxError) and error.lineno and Path(error.filename or "").is_file():
         return str(error.filename), error.lineno
     frames = [
@@ -130,7 +141,7 @@ def _find_place(error: BaseException) -> tuple[str, int] | None:
 
 
 def _shorten(file: str) -> str:
-    """Return a file's path from the working folder, where it is below that."""
+    """Return a file's path relative to the working folder, when it is in there."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 

@@ -1,4 +1,4 @@
-"""The ids of a run on both sides: its client's own, and those that its agent is given. Pure."""
+"""The two sets of ids of a run, the client's and the agent's, and the exchange between them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from isolane.errors import AgentProtocolError
 from isolane.events.event import Event
 
 _FIELDS: Final = ("threadId", "runId", "parentRunId")
-"""The fields that name a run in an event, in the order of `RunIds`."""
+"""The fields of an event that name a run, in the order of `RunIds`."""
 _OWN: Final = frozenset({"threadId", "runId"})
-"""The fields in which an event may name its own run only."""
+"""Fields in which an event may name only its own thread and run."""
 _TOUCHED: Final = frozenset({*_FIELDS, "rawEvent", "event"})
-"""Without any of these an event is as it was: nearly all of a stream is."""
+"""Fields that may hold an id. Most events have none of them and stay unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """By which ids a client and an agent know one run."""
+    """The ids by which the client and the agent know one run."""
 
     client: RunIds
     agent: RunIds
-    """The same as the client's where the agent asked for those."""
+    """The agent's ids; equal to the client's when the agent asked for those."""
 
     def to_client(self, event: Event) -> Event:
-        """Return an agent's event with the client's ids, whichever of both it named.
+        """Return an agent's event with the client's ids; the event may use either set.
 
-        Exchanged are the fields that name a run, and ids within what a framework said itself:
-        `rawEvent`, and the `event` of a RAW. All else stays as it is, for a client may send it back
-        and the agent looks for its own words then: texts, states, values, and the ids of messages,
-        calls and interrupts.
+        Ids are exchanged in the fields that name a run, and inside data of the framework:
+        `rawEvent`, and the `event` of a RAW event. Everything else stays: texts, states, values,
+        and the ids of messages, calls and interrupts. A client may send them back, and the agent
+        then looks for its own words.
 
-        Raises `AgentProtocolError` when the event names another thread or run.
+        Raises:
+            AgentProtocolError: The event names another thread or run.
         """
         if _TOUCHED.isdisjoint(event):
             return event
@@ -55,13 +56,13 @@ class Naming:
         return {**event, **changed} if changed else event
 
     def _pairs(self) -> list[tuple[str, str]]:
-        """Return each id that the agent was given, and the client's for it."""
+        """Return pairs of an agent's id and the client's id for it."""
         both = zip(self.agent, self.client, strict=True)
         return [(given, own) for given, own in both if given and own and given != own]
 
 
-def _exchanged(said: Any, pairs: Sequence[tuple[str, str]]) -> Any:  # noqa: ANN401 - any JSON
-    """Return `said` with ids exchanged wherever they stand, as the JSON that a log would hold."""
+def _exchanged(said: Any, pairs: Sequence[tuple[str, str]]) -> Any:  # noqa: ANN401 - any JSON value
+    """Return `said` with every id exchanged, as the JSON value that the log would hold."""
     if not pairs or not _may_hold(said, pairs):
         return said
     try:
@@ -69,14 +70,16 @@ def _exchanged(said: Any, pairs: Sequence[tuple[str, str]]) -> Any:  # noqa: ANN
         for given, own in pairs:
             text = text.replace(given, json.dumps(own)[1:-1])
         return json.loads(text)
-    except (TypeError, ValueError, RecursionError):  # no JSON: refused where it is encoded
+    # a value that is no JSON is refused later, where it is encoded
+    except (TypeError, ValueError, RecursionError):
         return said
 
 
 def _may_hold(said: object, pairs: Sequence[tuple[str, str]]) -> bool:
-    """Say whether an id may stand in `said`. A framework says much, and seldom an id."""
+    """Say whether `said` may contain an id; most data of frameworks has none."""
     try:
         encoded = msgspec.json.encode(said)
-    except (TypeError, ValueError, RecursionError, OverflowError):  # the slower encoder says more
+    # the slower encoder decides about such values
+    except (TypeError, ValueError, RecursionError, OverflowError):
         return True
     return any(given.encode() in encoded for given, _ in pairs)

@@ -1,4 +1,4 @@
-"""Agents made with pydantic-ai."""
+"""Agents that are made with pydantic-ai."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from isolane.tasks import end_task
 
 
 class PydanticAgent:
-    """Runs a pydantic-ai `Agent` over its own AG-UI adapter."""
+    """Runs a pydantic-ai `Agent` over pydantic-ai's own AG-UI adapter."""
 
     def __init__(self, agent: Agent[Any, Any], *, raw_ids: bool = False) -> None:
-        """Keep the agent; it is shared by all runs, as pydantic-ai means it to be."""
+        """Keep the agent. All runs share it, as pydantic-ai expects."""
         self._agent = agent
         self.raw_ids = raw_ids
 
     async def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - the field's word for it
-        context: UserExecutionContext,  # noqa: ARG002 - pydantic-ai has its own deps
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
+        context: UserExecutionContext,  # noqa: ARG002 - pydantic-ai has deps of its own
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
         """Yield the adapter's events; a stop ends the model's stream and the tools.
 
-        Only its own token ends a pydantic-ai run in order; cancelling the task alone does not.
+        A pydantic-ai run ends in order only by its own token. A cancelled task yields no end event.
         """
         token = CancellationToken()
         watch = asyncio.create_task(_cancel_on(stop, token), name="pydantic-ai stop")
@@ -46,9 +46,9 @@ class PydanticAgent:
 
 
 def instructions_of(context: Sequence[Context] | None) -> str | None:
-    """Return what the application says of itself, for the model; None when it says nothing.
+    """Return the application's context as text for the model; None without one.
 
-    It comes behind the agent's own instructions. It is the client's word, as the question is.
+    The text comes after the agent's own instructions. It is the client's word, like the question.
     """
     if not context:
         return None
@@ -62,7 +62,7 @@ async def _cancel_on(stop: StopSignal, token: CancellationToken) -> None:
 
 
 def adapt_pydantic(value: object, *, name: str) -> PydanticAgent | None:
-    """Return the agent that `value` is, or None when pydantic-ai didn't make it."""
+    """Return an agent for `value`, or None when it wasn't made with pydantic-ai."""
     if not isinstance(value, Agent):
         return None
     return PydanticAgent(value, raw_ids=wants_raw_ids(value, name=name))

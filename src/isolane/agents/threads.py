@@ -1,4 +1,4 @@
-"""Agents on event loops of their own: one that blocks there holds up no socket."""
+"""Agents on event loops of their own, so that an agent that blocks its thread delays no socket."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from isolane.contracts import Agent, StopSignal
 from isolane.errors import traceback_of
 
 AHEAD_MAX: Final = 64
-"""Values that an agent may be ahead of the gateway's loop; what floods waits here."""
+"""Events that an agent may be ahead of the gateway's loop. Above that the agent waits."""
 JOIN_S: Final = 2.0
+"""Seconds that closing waits for a thread to end."""
 
 _log = structlog.get_logger(__name__)
 
 Watch = Callable[[str], Callable[[], None]]
-"""Begins to watch the loop that calls it, by a name; returns what ends that."""
+"""Starts to watch the calling loop under a name; the result ends the watch."""
 
 
 @dataclass(eq=False)
 class _Place:
-    """A thread with a loop, and how many runs are on it."""
+    """A thread with an event loop, and the number of runs on it."""
 
     thread: threading.Thread
     loop: asyncio.AbstractEventLoop
@@ -38,10 +39,10 @@ class _Place:
 
 
 class AgentThreads:
-    """Threads with a loop each. A run stays on the one that had the fewest runs when it began."""
+    """Threads with an event loop each. A run stays on the thread that had the fewest runs."""
 
     def __init__(self, count: int, *, watch: Watch) -> None:
-        """Start `count` threads, each watched from its first moment on."""
+        """Start `count` threads; each is watched from its start."""
         self._places = [_start(f"agents {number + 1}", watch) for number in range(count)]
 
     def wrap(self, agent: Agent) -> Agent:
@@ -49,11 +50,11 @@ class AgentThreads:
         return _ThreadedAgent(agent, self)
 
     def pick(self) -> _Place:
-        """Return the place with the fewest runs."""
+        """Return the thread with the fewest runs."""
         return min(self._places, key=lambda place: place.runs)
 
     def close(self) -> None:
-        """Stop the loops. A thread that is blocked is left behind, and ends with the process."""
+        """Stop the loops. A blocked thread is left behind and ends with the process."""
         for place in self._places:
             place.loop.call_soon_threadsafe(place.loop.stop)
         for place in self._places:
@@ -82,7 +83,7 @@ def _start(name: str, watch: Watch) -> _Place:
 
 
 def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
-    """Go on after an exit that no run is known of: the loop is for all runs to come."""
+    """Run the loop again after an exit of unknown origin, because later runs need the loop."""
     while True:
         try:
             loop.run_forever()
@@ -93,7 +94,7 @@ def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _ThreadedAgent:
-    """Brings what an agent yields on another loop to the one that asks."""
+    """Passes the events of an agent on another loop to the caller's loop."""
 
     def __init__(self, agent: Agent, threads: AgentThreads) -> None:
         self._agent = agent
@@ -103,11 +104,11 @@ class _ThreadedAgent:
 
     async def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
-        """Yield what the agent yields; raise what it raises."""
+        """Yield the agent's events, and raise the agent's error."""
         place = self._threads.pick()
         crossing = _Crossing(place.loop)
         place.runs += 1
@@ -126,9 +127,9 @@ class _ThreadedAgent:
 
 
 class _Crossing:
-    """One run's way from the agent's loop (away) to the gateway's (home).
+    """The bridge of one run from the agent's loop (away) to the gateway's loop (home).
 
-    Values cross in a bounded queue. Each side is woken once, however much waits for it.
+    Events cross in a bounded queue. Each side is woken once for all events that wait.
     """
 
     def __init__(self, away: asyncio.AbstractEventLoop) -> None:
@@ -145,10 +146,11 @@ class _Crossing:
         self._error: BaseException | None = None
         self._ended = asyncio.Event()
 
-    # --- at home ---------------------------------------------------------------------------------
+    # --- on the gateway's loop
+    # ---------------------------------------------------------------------
 
     def begin(self, agent: Agent, run_input: RunAgentInput, context: UserExecutionContext) -> None:
-        """Start the agent on its loop."""
+        """Start the agent on its own loop."""
 
         def start() -> None:
             work = self._drive(agent, run_input, context)
@@ -157,7 +159,7 @@ class _Crossing:
         self._call_away(start)
 
     async def values(self) -> AsyncIterator[object]:
-        """Yield what crosses until the agent has ended; raise what ended it."""
+        """Yield events until the agent has ended, and raise the agent's error."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
@@ -173,12 +175,12 @@ class _Crossing:
             raise self._error
 
     async def bring(self, stop: StopSignal) -> None:
-        """Tell the agent's loop once the run is stopped."""
+        """Pass a stop of the run on to the agent's loop."""
         await stop.wait()
         self._call_away(self._stop.set)
 
     def leave(self) -> None:
-        """Want nothing more, and cancel the agent if it goes on."""
+        """Stop taking events, and cancel the agent when it still runs."""
         self._is_left = True
 
         def cancel() -> None:
@@ -189,7 +191,10 @@ class _Crossing:
         self._call_away(cancel)
 
     async def outlast(self) -> None:
-        """Wait until the agent has ended, though cancelled: who gives up on it shall know it."""
+        """Wait until the agent has ended, even when this task is cancelled.
+
+        The run must know whether an abandoned agent still works.
+        """
         cancelled: asyncio.CancelledError | None = None
         while not self._ended.is_set():
             try:
@@ -200,31 +205,33 @@ class _Crossing:
             raise cancelled
 
     def _call_away(self, callback: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # its loop is closed: the process is about to end
+        with suppress(RuntimeError):  # the agent's loop is closed, because the process ends
             self._away.call_soon_threadsafe(callback)
 
-    # --- away ------------------------------------------------------------------------------------
+    # --- on the agent's loop
+    # -----------------------------------------------------------------------
 
     async def _drive(
         self, agent: Agent, run_input: RunAgentInput, context: UserExecutionContext
     ) -> None:
-        """Let the agent speak. Nothing gets past here: a SystemExit would end the loop."""
+        """Run the agent and catch every error, because a SystemExit would end the loop."""
         try:
             async with aclosing(agent.run(run_input, context, self._stop)) as stream:
                 async for value in stream:
                     await self._put(value)
                     if self._is_left:
                         break
-        except BaseException as error:  # noqa: BLE001 - raised again where the run is driven
+        except BaseException as error:  # noqa: BLE001 - raised again on the gateway's loop
             self._error = error
-        with suppress(RuntimeError):  # home is closed already
+        with suppress(RuntimeError):  # the gateway's loop is closed already
             self._home.call_soon_threadsafe(self._end)
 
     async def _put(self, value: object) -> None:
         while len(self._values) >= AHEAD_MAX and not self._is_left:
             self._room.clear()
             self._is_full = True
-            if len(self._values) >= AHEAD_MAX:  # asked again: home may have looked just before
+            # checked again, because the other side may have emptied it just now
+            if len(self._values) >= AHEAD_MAX:
                 await self._room.wait()
         self._values.append(value)
         if not self._is_rung:

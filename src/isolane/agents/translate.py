@@ -1,4 +1,4 @@
-"""Whatever an agent yields, in AG-UI's words: checked, with wire names, as a plain mapping."""
+"""Translation of an agent's values to checked AG-UI events: plain mappings with wire names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isolane.agents.naming import Naming
 from isolane.errors import AgentProtocolError
 from isolane.events.event import Event
 
-# The three that make up nearly all of a stream. A pydantic round trip costs 20 µs; these cost 1.
+# Three types make up nearly all of a stream. A check with pydantic takes 20 µs, this one takes 1.
 _DELTAS: Final = {
     "TEXT_MESSAGE_CONTENT": "messageId",
     "TOOL_CALL_ARGS": "toolCallId",
@@ -23,10 +23,12 @@ _EVENT: Final[TypeAdapter[Any]] = TypeAdapter(AnyEvent)
 
 
 def to_event(value: object, *, naming: Naming) -> Event:
-    """Return the event that `value` is: an AG-UI model or a mapping with wire names.
+    """Return the AG-UI event for `value`: a model, or a mapping with wire names.
 
-    It names its run as the client does. Raises `AgentProtocolError` for anything else, and for an
-    event of another thread or run.
+    The event names its run by the client's ids.
+
+    Raises:
+        AgentProtocolError: The value is no AG-UI event, or names another thread or run.
     """
     if isinstance(value, BaseEvent):
         event = _of_model(value)
@@ -47,7 +49,7 @@ def _of_model(model: BaseEvent) -> Event:
         event = {"type": kind, key: getattr(model, name), "delta": getattr(model, "delta", "")}
         owner = getattr(model, "subagent_run_id", None)
         return event if owner is None else {**event, "subagentRunId": owner}
-    # Not the JSON mode: it writes NaN as null and a set as a list, and nobody would ever know.
+    # pydantic's JSON mode would write NaN as null and a set as a list, without any error.
     dumped = model.model_dump(by_alias=True)
     del dumped["type"]
     return {"type": kind, **dumped}

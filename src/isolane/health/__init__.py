@@ -1,1 +1,1 @@
-"""The process watches itself here: memory, disk, event loop and output."""
+"""Watches over the process itself: memory, disk, event loop and output."""

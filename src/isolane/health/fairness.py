@@ -1,4 +1,4 @@
-"""Keeps each pass of the event loop short when thousands want something at once."""
+"""Turns for costly work, so that each pass of the event loop stays short."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from collections import deque
 from typing import Final
 
 TURNS_EACH_PASS: Final = 1
-"""What a turn is for takes a millisecond or two, and servers accept one connection in each pass."""
+"""Turns per pass of the loop. The work of one turn takes one or two milliseconds, and servers also
+accept one connection per pass."""
 
 
 class Turns:
-    """Gives out a few turns in each pass of the loop, to one user after the other.
-
-    There is no release: a turn is used up when it is given, so a task that hangs blocks no one. A
-    user with one thing to do waits for one thing of each other user, not for all of them.
-    """
+    """Gives out a few turns per pass of the event loop, to the users one after the other."""
 
     def __init__(self) -> None:
-        """Begin with nobody in line."""
+        """Begin with an empty line."""
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}
         self._left = TURNS_EACH_PASS
         self._is_renewing = False
 
     async def take(self, user_id: str) -> None:
-        """Return when it is the user's turn. Safe to cancel."""
+        """Wait until it is the user's turn. Safe to cancel."""
         self._renew_soon()
         if self._left and not self._lines:
             self._left -= 1
@@ -45,9 +42,9 @@ class Turns:
             user_id = next(iter(self._lines))
             line = self._lines.pop(user_id)
             turn = line.popleft()
-            if line:  # behind all others
+            if line:  # the user goes behind all others
                 self._lines[user_id] = line
-            if not turn.done():  # as one is that was cancelled
+            if not turn.done():  # a cancelled wait is done already
                 turn.set_result(None)
                 self._left -= 1
         if self._lines or self._left < TURNS_EACH_PASS:

@@ -1,8 +1,8 @@
-"""Standard output and error, written by a thread of their own: who reads them may be slow.
+"""Standard output and error through threads of their own, because their reader may be slow.
 
-A pipe that nobody reads is full after 64 KiB. Whoever writes to it then waits, and on an event loop
-that would be everybody. So what is written waits here instead, and the oldest of it goes when there
-is too much.
+A pipe without a reader is full after 64 KiB. A write then blocks, and on the event loop it would
+block everybody. So text waits here instead, and the oldest lines are dropped when there is too
+much.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import Any, Final, TextIO, cast
 import structlog
 
 WAITING_MAX_BYTES: Final = 4 << 20
-"""What waits for a reader, for each stream; above it the older half of the lines goes."""
+"""Most bytes per stream that wait for a reader. Above that the older half of the lines is
+dropped."""
 LINE_MAX_CHARACTERS: Final = 1 << 16
-"""What begins a line and is kept until the line ends; more goes on without the end."""
+"""Characters of an unfinished line that are kept. A longer line is passed on without its end."""
 STALL_S: Final = 3.0
-"""How long the end of the process waits for a reader that takes nothing."""
+"""Seconds for which the process's end waits for a reader that takes nothing."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +35,11 @@ class Output:
     """A text stream whose `write` and `flush` never wait for a reader."""
 
     def __init__(self, stream: TextIO, *, most_bytes: int = WAITING_MAX_BYTES) -> None:
-        """Write to the descriptor of `stream`; raises `OSError` when it has none."""
+        """Write to the descriptor of `stream`.
+
+        Raises:
+            OSError: The stream has no descriptor.
+        """
         self._descriptor = stream.fileno()
         stream.flush()
         self._stream = stream
@@ -42,18 +47,21 @@ class Output:
         self._begun = ""
         self._begin_anew()
         self.dropped = 0
-        """Lines that nobody will ever read."""
+        """Count of dropped lines."""
         self._untold = 0
         self._is_direct = False
         os.register_at_fork(after_in_child=self._begin_in_child)
         Thread(target=self._write_for_ever, name=f"isolane-{stream.name}", daemon=True).start()
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
-        """Return what else the stream has: its descriptor, its buffer, how it encodes."""
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the stream
+        """Return another attribute of the stream: its descriptor, its buffer, its encoding."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Take `text`; whole lines go on at once, the rest with its line's end or a `flush()`."""
+        """Accept `text`.
+
+        Whole lines are passed on at once, a rest with its line's end or a `flush()`.
+        """
         with self._changed:
             *lines, begun = (self._begun + text).split("\n")
             self._begun = begun
@@ -64,21 +72,21 @@ class Output:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Take one text after the other."""
+        """Write the texts in order."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Send on what has no line's end yet. It doesn't wait until that is written."""
+        """Pass on an unfinished line, without waiting until it is written."""
         with self._changed:
             begun, self._begun = self._begun, ""
             if begun:
                 self._take(begun)
 
     def finish(self, *, stall_s: float = STALL_S) -> None:
-        """Wait until all is written, or until nobody has read for `stall_s`.
+        """Wait until all is written, or until nothing was read for `stall_s`.
 
-        What comes later is written at once where somebody reads, and is dropped where nobody does.
+        A later text is written at once when there is a reader, and dropped otherwise.
         """
         self.flush()
         with self._changed:
@@ -104,7 +112,7 @@ class Output:
         self._changed.notify_all()
 
     def _drop_older_half(self) -> None:
-        """Let go of the oldest lines, many at a time: each time is told in a line."""
+        """Drop the older half of the lines; one line tells their number, so many go at a time."""
         while self._size > self._most_bytes // 2 and len(self._waiting) > 1:
             self._size -= len(self._waiting.popleft())
             self.dropped += 1
@@ -125,12 +133,12 @@ class Output:
                 _log.warning("log_lines_dropped", lines=untold, stream=self._stream.name)
 
     def _write(self, data: bytes) -> None:
-        """Write it all, or none of the rest when there is nobody any more who could read it."""
+        """Write all bytes, or drop the rest when the reader is gone."""
         left = memoryview(data)
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
-            except BlockingIOError:  # whoever shares the pipe has made it so
+            except BlockingIOError:  # another user of the pipe has made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError:
                 with self._changed:
@@ -141,12 +149,12 @@ class Output:
         self._changed = Condition()
         self._waiting: deque[bytes] = deque()
         self._size = 0
-        """Bytes that wait, those that are being written included."""
+        """Bytes that wait, those of the running write included."""
         self._written = 0
         self._begun = ""
 
     def _begin_in_child(self) -> None:
-        """Write without a thread: a forked process has none of its parent's."""
+        """Write without a thread, because a forked process has no threads of its parent."""
         self._begin_anew()
         self._is_direct = True
 
@@ -155,15 +163,15 @@ _outputs: Final[list[Output]] = []
 
 
 def write_beside() -> None:
-    """Let threads write what this process says from now on, also its logs and its traceback.
+    """Start threads that write what this process says: prints, logs and tracebacks.
 
-    A stream without a descriptor is left as it is.
+    A stream without a descriptor stays unchanged.
     """
     for name in ("stdout", "stderr"):
         stream: TextIO = getattr(sys, name)
         try:
             output = Output(stream)
-        except (OSError, AttributeError):  # closed, or somebody's own
+        except (OSError, AttributeError):  # a closed stream, or a host's own object
             continue
         _outputs.append(output)
         setattr(sys, name, output)
@@ -172,13 +180,13 @@ def write_beside() -> None:
 
 
 def finish_writing() -> None:
-    """Wait for what is being written, as long as somebody reads it."""
+    """Wait until the streams are written, as long as there is a reader."""
     for output in _outputs:
         output.finish()
 
 
 def count_dropped() -> int:
-    """Return how many lines of this process were dropped."""
+    """Return the number of lines that this process has dropped."""
     return sum(output.dropped for output in _outputs)
 
 

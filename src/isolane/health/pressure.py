@@ -1,6 +1,6 @@
-"""What gives way when memory or disk runs short, in which order, and until when.
+"""Steps against a shortage of memory or disk, in their order, and their end.
 
-Runs under way and what was acknowledged are in no step: they go on, whatever is short.
+No step touches active runs or acknowledged data.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ LOOK_S: Final = 1.0
 """Seconds between two looks, because nobody tells of memory that runs short."""
 MEMORY_SHORT: Final = 0.85
 MEMORY_ENOUGH: Final = 0.75
-"""Parts of what may be held. Apart, or what a step has won would be taken back at the next look."""
+"""Shares of the allowed memory at which steps begin and end. They differ, so that the next look
+doesn't take back what a step has won."""
 MEMORY_FULL: Final = 0.95
 GROWTH: Final = 0.01
 CALM_LOOKS: Final = 30
-"""Python keeps most of what it frees, and uses it again. So what doesn't grow by that part for so
-many looks is no reason to refuse for ever, as long as the rest isn't all but taken."""
+"""Growth, as a share, over that many looks without which memory counts as calm. Python keeps most
+of the memory that it frees and uses it again. So memory that doesn't grow is no reason to refuse
+runs for ever, as long as some is left."""
 DISK_ENOUGH: Final = 1.25
-"""The disk is short below its reserve, and no more above this many times of it."""
+"""The disk is short below its reserve, and enough above the reserve times this."""
 SHED_BATCH: Final = 128
 SHED_PACE_S: Final = 0.02
-"""Between two batches of sockets."""
+"""Seconds between two batches."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Step(IntEnum):
-    """What gives way, beside all that stands before it."""
+    """What gives way. Each step includes the steps before it."""
 
     NOTHING = 0
     IDLE_SOCKETS = 1
@@ -45,50 +47,51 @@ class Step(IntEnum):
 
     @property
     def words(self) -> str:
-        """What the log calls it."""
+        """Name of the step in the log."""
         return self.name.lower().replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
 class ReliefActions:
-    """How each step is taken; all of them may be done again at each look."""
+    """The functions behind the steps. Each may run again at every look."""
 
     shed_sockets: Callable[[int], int]
-    """Closes as many idle sockets as that, and returns how many there were."""
+    """Closes up to that many idle sockets and returns how many it closed."""
     shrink_windows: Callable[[], None]
     restore_windows: Callable[[], None]
     give_back_memory: Callable[[], None]
 
 
 class Pressure:
-    """Looks at memory and disk, and knows what has to give way.
+    """Looks at memory and disk, and decides what has to give way.
 
-    Memory takes one step a look, in their order, and gives all of them up at once when there is
-    enough; one when it has grown no more for a while. Sockets and windows take no disk, so a short
-    disk goes straight to new runs.
+    Short memory takes one step per look, in order. All steps end at once when there is enough. One
+    step ends when memory has not grown for a while. A short disk goes straight to refusing new
+    runs, because sockets and windows use no disk.
     """
 
     def __init__(
         self, read_memory: Callable[[], Memory | None], read_disk: Callable[[], Disk | None]
     ) -> None:
-        """Begin calm; a reading of None is of what isn't watched."""
+        """Begin calm; a reading of None means that the resource isn't watched."""
         self._read_memory = read_memory
         self._read_disk = read_disk
         self.memory_step = Step.NOTHING
         self.is_disk_short = False
         self._mark_bytes = 0.0
-        """What memory is measured by to see whether it grows."""
+        """Reading with which later ones are compared to see growth."""
         self._accepted_bytes = 0.0
-        """What it may hold without being short, for it has held it without growing."""
+        """Memory that the process has held for a while without growing, so it doesn't count as
+        short."""
         self._calm_looks = 0
 
     @property
     def step(self) -> Step:
-        """What gives way now, for whichever reason."""
+        """The step in force, for either resource."""
         return Step.NEW_RUNS if self.is_disk_short else self.memory_step
 
     def get_states(self) -> dict[str, str]:
-        """Return how each thing is that is watched."""
+        """Return the state of each watched resource."""
         states: dict[str, str] = {}
         if self._read_memory() is not None:
             states["memory"] = "short" if self.memory_step else "ok"
@@ -97,9 +100,13 @@ class Pressure:
         return states
 
     def check_room(self) -> None:
-        """Raise `Unavailable` while new runs give way; what is short is looked at once more.
+        """Refuse new runs during a shortage; the short resource is read once more first.
 
-        So nobody is refused for what is over. Steps are taken at looks only, however many ask.
+        So nobody is refused for a shortage that is over. Steps are taken only in `look()`, however
+        often this is called.
+
+        Raises:
+            Unavailable: Memory or disk is short.
         """
         if self.step is Step.NEW_RUNS:
             self._ease(self._read_memory(), self._read_disk())
@@ -109,7 +116,7 @@ class Pressure:
             raise Unavailable("memory is short: no new runs")
 
     def look(self) -> None:
-        """Read once; at most one step is taken."""
+        """Read memory and disk once, and take at most one step."""
         memory, disk = self._read_memory(), self._read_disk()
         self._ease(memory, disk)
         if memory is not None:
@@ -120,7 +127,7 @@ class Pressure:
             _tell("disk_short", Step.NEW_RUNS, disk)
 
     def _ease(self, memory: Memory | None, disk: Disk | None) -> None:
-        """Give up what is over."""
+        """End the steps whose reason is over."""
         if memory is None or memory.held_bytes < MEMORY_ENOUGH * memory.allowed_bytes:
             self._accepted_bytes = 0.0
             if self.memory_step:
@@ -140,7 +147,7 @@ class Pressure:
             _tell("memory_short", self.memory_step, memory)
 
     def _settle(self, memory: Memory) -> None:
-        """Take a step back when memory has grown no more for a while."""
+        """Go back one step when memory has not grown for a while."""
         slack_bytes = GROWTH * memory.allowed_bytes
         if not self.memory_step or memory.held_bytes > self._mark_bytes + slack_bytes:
             self._mark_bytes = memory.held_bytes
@@ -164,11 +171,12 @@ def _figures(reading: Memory | Disk | None) -> dict[str, int]:
 
 
 async def relieve(pressure: Pressure, acts: ReliefActions) -> None:
-    """Look, and do what the steps say."""
+    """Look once, and act on the steps."""
     pressure.look()
     step = pressure.memory_step
     if step >= Step.IDLE_SOCKETS:
-        acts.give_back_memory()  # what the looks before have freed: sockets take a while to close
+        # memory that earlier looks have freed, because sockets take a while to close
+        acts.give_back_memory()
         await _shed_sockets(acts)
     if step >= Step.WINDOWS:
         acts.shrink_windows()
@@ -177,8 +185,8 @@ async def relieve(pressure: Pressure, acts: ReliefActions) -> None:
 
 
 async def _shed_sockets(acts: ReliefActions) -> None:
-    """Close idle sockets, batch by batch, until there are none."""
+    """Close idle sockets in batches until there are none."""
     while True:
         if acts.shed_sockets(SHED_BATCH) < SHED_BATCH:
             return
-        await asyncio.sleep(SHED_PACE_S)  # a turn for everybody else
+        await asyncio.sleep(SHED_PACE_S)  # other tasks run between two batches

@@ -1,4 +1,4 @@
-"""How much memory and disk there is, how much of it is taken, and giving memory back."""
+"""Readings of memory and disk, and the return of free memory to the system."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 RESERVE_BYTES: Final = 64 << 20
+"""Default disk reserve, in bytes."""
 RESERVE_PERCENT: Final = 5
-"""The default reserve of a small disk: of 64 MiB there it might be short from the start."""
+"""Default disk reserve of a small disk, in percent. On a disk of 64 MiB the other default would
+leave nothing."""
 
 
 class Memory(NamedTuple):
-    """What this process holds, and what it may hold."""
+    """Memory of this process: what it holds and what it may hold."""
 
     held_bytes: int
     allowed_bytes: int
 
 
 class Disk(NamedTuple):
-    """What is free where the database is, and what of it is kept for runs under way."""
+    """Disk space at the database: what is free, and what is reserved for active runs."""
 
     free_bytes: int
     reserve_bytes: int
 
 
 class Resources:
-    """Reads memory and disk. What isn't watched, or can't be read, is None."""
+    """Reads memory and disk.
+
+    The result is None for a resource that isn't watched or can't be read.
+    """
 
     def __init__(
         self,
@@ -40,9 +45,9 @@ class Resources:
         proc: Path = Path("/proc"),
         cgroups: Path = Path("/sys/fs/cgroup"),
     ) -> None:
-        """Watch with these bounds; None takes the default, 0 watches nothing.
+        """Watch with these bounds; None means the default, 0 means not to watch.
 
-        `folder` is where the database is, None for one in memory.
+        `folder` is the database's folder, None for one in memory.
         """
         self._statm = proc / "self" / "statm"
         self._allowed_bytes = (
@@ -53,22 +58,22 @@ class Resources:
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
 
     def read_memory(self) -> Memory | None:
-        """Return what is resident, shared pages included, and the bound."""
+        """Return the resident memory, shared pages included, and the bound."""
         if not self._allowed_bytes:
             return None
         try:
             pages = int(self._statm.read_text().split()[1])
-        except (OSError, ValueError, IndexError):  # no /proc, as on macOS
+        except (OSError, ValueError, IndexError):  # there is no /proc, for example on macOS
             return None
         return Memory(pages * self._page_bytes, self._allowed_bytes)
 
     def read_disk(self) -> Disk | None:
-        """Return what is free for us, not for root alone, and the reserve."""
+        """Return the disk space that is free for this user, and the reserve."""
         if self._folder is None:
             return None
         try:
             found = os.statvfs(self._folder)
-        except OSError:  # the database will say so
+        except OSError:  # the database will report the error
             return None
         reserve_bytes = self._reserve_bytes
         if reserve_bytes is None:
@@ -80,12 +85,12 @@ class Resources:
 def find_allowance(*, proc: Path, cgroups: Path) -> int:
     """Return the smallest limit of the process's control groups, or the machine's memory."""
     machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # Without a limit version 1 names a number that no machine reaches.
+    # Without a limit, version 1 of control groups shows a number that no machine reaches.
     return min([machine_bytes, *_limits(proc, cgroups)])
 
 
 def _limits(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Yield every limit on the way from the process's group to the root of all."""
+    """Yield every limit from the process's control group up to the root group."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -98,18 +103,18 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[int]:
             root, name = cgroups / "memory", "memory.limit_in_bytes"
         else:
             continue
-        # In a container the path may be the host's: then the root is the container's own group.
+        # In a container the path may be the host's. Then the root is the container's own group.
         folder = root / path.lstrip("/")
         for place in (folder, *folder.parents):
             if place.is_relative_to(root):
-                with suppress(OSError, ValueError):  # no limit there, or the word `max`
+                with suppress(OSError, ValueError):  # the file has no limit, or the word `max`
                     yield int((place / name).read_text())
 
 
 def give_back_memory() -> None:
-    """Hand to the system what lies free in the heap, where the C library is glibc.
+    """Return free heap memory to the system, when the C library is glibc.
 
-    It takes a millisecond. A collection of garbage first would hold up everybody for 200, and has
+    It takes a millisecond. No garbage collection runs before it: that would block for 200 ms, and
     won nothing after 800 sockets were closed.
     """
     with suppress(AttributeError, OSError):

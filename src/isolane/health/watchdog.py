@@ -1,4 +1,4 @@
-"""Names who blocks an event loop, from a thread that isn't blocked."""
+"""A thread that reports which task blocks an event loop."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ import structlog
 from isolane.errors import chain_of
 
 TICK_S: Final = 0.1
+"""Seconds between two looks."""
 PATIENCE_TICKS: Final = 6
-"""Ticks without a beat of the loop until it counts as blocked. Ticks are counted, not seconds: on a
-machine that stands still the watchdog does too, and nobody is blamed."""
+"""Looks without a beat of the loop after which it counts as blocked. Looks are counted, not
+seconds: when the whole machine stalls, the watchdog stalls too, and blames nobody."""
 CALM_S: Final = 1.0
-"""How long a loop must run freely again before it counts as well."""
+"""Seconds that a loop must run freely before it counts as healthy again."""
 FRAMES_MAX: Final = 40
+"""Most frames of a reported stack."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False)
 class _Watched:
-    """One loop, and what its last beats say. The loop writes `beats`, the watchdog all else."""
+    """One watched loop and its beats.
+
+    Only the loop writes `beats`; only the watchdog writes the rest.
+    """
 
     name: str
     loop: asyncio.AbstractEventLoop
@@ -41,30 +46,30 @@ class _Watched:
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     def beat(self) -> None:
-        """Say that the loop turns, and again in a tick."""
+        """Count a beat of the loop, and schedule the next one."""
         self.beats += 1
         self.timer = self.loop.call_later(TICK_S, self.beat)
 
 
 class Watchdog:
-    """Watches loops, each from the moment it is added; logs the stack of one that is blocked.
+    """Watches event loops, and logs the stack of a loop that is blocked.
 
-    One block is one record, within a second of its beginning, with the task and the stack that
-    the loop's thread is in; another tells its end.
+    A block is one log record, within a second of its start, with the task and the stack of the
+    loop's thread. A second record reports its end.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        """Begin without a loop; `now_s` counts seconds and never goes back."""
+        """Begin without a loop; `now_s` is a monotonic clock in seconds."""
         self._now_s = now_s
         self._watched: list[_Watched] = []
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
         self.blocks = 0
-        """How often a loop was blocked so far."""
+        """Count of blocks so far."""
 
     def watch(self, name: str) -> Callable[[], None]:
-        """Watch the loop that calls this; return what ends it, to be called there too."""
+        """Watch the calling loop; the result ends the watch and must be called on the same loop."""
         watched = _Watched(name, asyncio.get_running_loop(), threading.get_ident())
         watched.beat()
         with self._lock:
@@ -79,12 +84,12 @@ class Watchdog:
         return forget
 
     def start(self) -> None:
-        """Start the thread that looks."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._look_on, name="watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and wait for it. Idempotent."""
+        """Stop the thread and wait for it. Idempotent."""
         self._is_over.set()
         if self._thread is not None:
             self._thread.join()
@@ -100,11 +105,11 @@ class Watchdog:
         while not self._is_over.wait(TICK_S):
             try:
                 self.look()
-            except Exception as error:  # noqa: BLE001 - the thread's top: the next look must come
+            except Exception as error:  # noqa: BLE001 - after any error the next look must still come
                 _log.error("watchdog_failed", chain=chain_of(error))
 
     def look(self) -> None:
-        """Look at every loop once; the thread does it each tick."""
+        """Look at every loop once; the thread does so at each tick."""
         with self._lock:
             watched = tuple(self._watched)
         for one in watched:
@@ -133,14 +138,14 @@ class Watchdog:
 
 
 def _task_of(one: _Watched) -> str | None:
-    """Return the name of the task that the loop is in; a run's agent has the run's id in it."""
+    """Return the name of the loop's current task; an agent's task has the run's id in its name."""
     task = asyncio.current_task(one.loop)
     return None if task is None else task.get_name()
 
 
 def _stack_of(one: _Watched) -> str:
-    """Return where the loop's thread is, the innermost place last."""
-    frame = sys._current_frames().get(one.thread_id)  # noqa: SLF001 - there is no other way
+    """Return the stack of the loop's thread, the innermost call last."""
+    frame = sys._current_frames().get(one.thread_id)  # noqa: SLF001 - Python has no public function for it
     summary = traceback.extract_stack(frame, limit=FRAMES_MAX) if frame is not None else ()
-    # As one text: what writes logs for people adds it to theirs.
+    # One text, because the log's writer for people adds it to its own.
     return "\n".join(f"{place.filename}:{place.lineno} {place.name}" for place in summary)
