@@ -3,13 +3,15 @@
 export const SUBPROTOCOL = "agui.v1";
 export const VERSION = 1;
 
-/** Speak control frames from here on. */
+/** The client asks for control frames from now on. */
 export interface HelloFrame {
   readonly type: "hello";
   readonly v: 1;
 }
 
-/** Follow a thread, strictly after an id; without one from the start of its log. */
+/** The client follows a thread, strictly after an id.
+
+    Without an id from the start of its log. */
 export interface SubscribeFrame {
   readonly type: "subscribe";
   readonly threadId: string;
@@ -17,31 +19,31 @@ export interface SubscribeFrame {
   readonly after?: string;
 }
 
-/** Stop following a thread. */
+/** The client stops following a thread. */
 export interface UnsubscribeFrame {
   readonly type: "unsubscribe";
   readonly threadId: string;
 }
 
-/** Go on with a newer token of the same user. */
+/** The client brings a newer token of the same user. */
 export interface AuthFrame {
   readonly type: "auth";
   readonly token: string;
 }
 
-/** Ask for a pong that carries the same `t`. */
+/** The client asks for a pong that carries the same `t`. */
 export interface PingFrame {
   readonly type: "ping";
   readonly t?: unknown;
 }
 
-/** Stop one of the user's runs. */
+/** The client stops one of the user's runs. */
 export interface AbortFrame {
   readonly type: "abort";
   readonly runId: string;
 }
 
-/** Run the agent: AG-UI's RunAgentInput. The one frame of a client that has no `type`. */
+/** The client runs the agent: AG-UI's RunAgentInput, the one client frame without a `type`. */
 export interface RunInput {
   readonly threadId: string;
   readonly runId: string;
@@ -95,19 +97,19 @@ export interface Limits {
   readonly sendTimeoutMs: number;
 }
 
-/** AG-UI's capabilities, as far as they are the gateway's. */
+/** AG-UI's capabilities that are the gateway's. */
 export interface Capabilities {
   readonly transport: Transport;
 }
 
-/** What the wire can do, in AG-UI's words. */
+/** Capabilities of the transport, in AG-UI's words. */
 export interface Transport {
   readonly streaming: boolean;
   readonly websocket: boolean;
   readonly resumable: boolean;
 }
 
-/** A run that is under way, and the head of its thread's log. */
+/** An active run, and the head of its thread's log. */
 export interface ActiveRun {
   readonly threadId: string;
   readonly runId: string;
@@ -115,7 +117,10 @@ export interface ActiveRun {
   readonly head: string;
 }
 
-/** Entries follow. Not recovered: behind `messages`; without these, read the thread first. */
+/** The thread's entries follow.
+
+    When `recovered` is false there was a gap: they follow after `messages`, or without those, after
+    a read of the thread. */
 export interface SubscribedFrame {
   readonly type: "subscribed";
   readonly threadId: string;
@@ -131,13 +136,13 @@ export interface UnsubscribedFrame {
   readonly threadId: string;
 }
 
-/** The newer token counts. */
+/** The newer token is in force. */
 export interface AuthOkFrame {
   readonly type: "auth_ok";
   readonly expiresAt: number | null;
 }
 
-/** The credential ends soon, and the connection with it. */
+/** The credential expires soon, and the connection closes with it. */
 export interface AuthExpiringFrame {
   readonly type: "auth_expiring";
   /** Milliseconds since 1970. */
@@ -150,7 +155,7 @@ export interface PongFrame {
   readonly t?: unknown;
 }
 
-/** The run is the server's now; stands before the run's first entry. */
+/** The server has accepted the run; comes before the run's first entry. */
 export interface AcceptedFrame {
   readonly type: "accepted";
   readonly threadId: string;
@@ -180,14 +185,14 @@ export interface ThreadFrame {
   readonly deleted: boolean;
 }
 
-/** The server shuts down; runs go on until then at most. */
+/** The server shuts down; runs go on until the deadline at most. */
 export interface DrainingFrame {
   readonly type: "draining";
   /** Milliseconds since 1970. */
   readonly deadlineMs: number;
 }
 
-/** Something was refused, or precedes a refusing close. */
+/** A refusal, either of a frame or before a close. */
 export interface ErrorFrame {
   readonly type: "error";
   /** Stable: what programs may act on. */
@@ -205,12 +210,12 @@ export interface ErrorFrame {
   readonly field?: string;
 }
 
-/** Sent every `heartbeatMs`, so that a client sees that the line lives. */
+/** Sent every `heartbeatMs`, so that a client sees that the connection is alive. */
 export interface HeartbeatFrame {
   readonly type: "ping";
 }
 
-/** A bare event: an error that belongs to no log. */
+/** An error that belongs to no log, as an event without an envelope. */
 export interface RunErrorFrame {
   readonly type: "RUN_ERROR";
   readonly message: string;
@@ -220,7 +225,7 @@ export interface RunErrorFrame {
   readonly runId?: string;
 }
 
-/** What Isolane adds to a RUN_ERROR. */
+/** Fields that Isolane adds to a RUN_ERROR. */
 export interface RunErrorMetadata {
   /** Names exactly one record of the server's log. */
   readonly errorId: string;

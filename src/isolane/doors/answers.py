@@ -1,4 +1,4 @@
-"""Large answers over HTTP: sent in pieces, and counted by user until they are read."""
+"""Large answers over HTTP, sent in pieces and counted per user until they are read."""
 
 from __future__ import annotations
 
@@ -16,39 +16,47 @@ from isolane.doors.transport import get_abort
 from isolane.errors import LimitExceeded, SlowConsumer
 
 UNREAD_BYTES: Final = 4 << 20
-"""Bytes of large answers that one user may leave unread. One answer may always have more."""
+"""Most bytes of large answers that one user may leave unread. A single answer may have more."""
 PIECE_BYTES: Final = 1 << 16
-"""Bytes handed to the server at once: what it takes beyond the socket's buffer is a copy."""
+"""Bytes that are given to the server at once, because it copies what the socket doesn't take."""
 
 Load = Callable[[], Awaitable[bytes]]
-"""Reads the body of an answer, JSON in UTF-8; raises what the client is to be told."""
+"""Reads the body of an answer, JSON in UTF-8; raises the error for the client."""
 
 _log = structlog.get_logger(__name__)
 
 
 class UnreadAnswers:
-    """How many bytes of large answers wait for their readers, by user."""
+    """Counts the bytes of large answers that wait for their readers, per user."""
 
     def __init__(self, *, most_bytes: int = UNREAD_BYTES) -> None:
-        """Let each user leave `most_bytes` unread, or one answer that has more."""
+        """Let each user leave `most_bytes` unread, or one larger answer."""
         self._most_bytes = most_bytes
         self._held: defaultdict[str, int] = defaultdict(int)
 
     @property
     def total_bytes(self) -> int:
-        """What waits of all users."""
+        """Unread bytes of all users together."""
         return sum(self._held.values())
 
     def check(self, user_id: str) -> None:
-        """Raise `LimitExceeded` while the user leaves as much unread as there may be."""
+        """Check that the user may have another large answer.
+
+        Raises:
+            LimitExceeded: The user leaves as many bytes unread as allowed.
+        """
         if self._held.get(user_id, 0) >= self._most_bytes:
             raise self._exceeded()
 
     @contextmanager
     def hold(self, user_id: str, size: int) -> Iterator[None]:
-        """Count `size` bytes for the block's time; raises `LimitExceeded` when they are too many.
+        """Count `size` bytes while the block runs.
 
-        A user with nothing unread may have an answer of any size: else nobody could read it.
+        A user without unread bytes may have an answer of any size, because otherwise nobody could
+        read it.
+
+        Raises:
+            LimitExceeded: The user would leave too many bytes unread.
         """
         held = self._held.get(user_id, 0)
         if held and held + size > self._most_bytes:
@@ -66,9 +74,10 @@ class UnreadAnswers:
 
 
 class LargeAnswer(Response):
-    """An answer that is read from the database when its turn comes, and counted until it is sent.
+    """An answer that is read from the database on its turn, and counted until it is sent.
 
-    A reader who takes no piece of it for the send timeout is let go of, as on every other line.
+    A reader who takes no piece of it within the send timeout is disconnected, as on every
+    connection.
     """
 
     media_type = "application/json"
@@ -76,7 +85,7 @@ class LargeAnswer(Response):
     def __init__(
         self, unread: UnreadAnswers, user_id: str, load: Load, *, send_timeout_s: float
     ) -> None:
-        """Answer `user_id` with what `load` returns."""
+        """Answer `user_id` with the result of `load`."""
         super().__init__()
         self._unread = unread
         self._user_id = user_id
@@ -84,7 +93,11 @@ class LargeAnswer(Response):
         self._send_timeout_s = send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Load, count and send; raises what `load` raises, and `LimitExceeded`, before it sends."""
+        """Load, count and send the answer.
+
+        Raises:
+            LimitExceeded: The user leaves too many bytes unread. Nothing was sent.
+        """
         del receive
         self._unread.check(self._user_id)
         body = await self._load()
@@ -109,7 +122,7 @@ class LargeAnswer(Response):
                 await send(piece)
 
     def _give_up(self, scope: Scope) -> None:
-        """Reset the line: half an answer must not look like a whole one."""
+        """Reset the connection, because half an answer must not look like a whole one."""
         abort = get_abort(scope)
         if abort is not None:
             abort()

@@ -1,7 +1,6 @@
-"""Request bodies have a size: counted as they come, for every route, before anybody reads them.
+"""Request bodies with a bounded size, which is counted while they arrive, on every route.
 
-A large one is read once its user has room for it, and dropped when its client leaves before it is
-taken.
+A large body is read when its user has room for it. It is dropped when its client leaves first.
 """
 
 from __future__ import annotations
@@ -26,37 +25,40 @@ from isolane.wire.frames import decode_object
 from isolane.wire.lists import Known, NewPart, WholeList
 
 LoadKnown = Callable[[WholeList], Awaitable[Known]]
-"""Returns what the thread has that a list is for."""
+"""Returns what the thread knows of a list of messages."""
 Pick = Callable[[WholeList, Known], NewPart]
-"""Returns what is new of a list."""
+"""Returns the new part of a list."""
 LISTS: Final = ("/agui/", "/ai/", "/v1/chat/completions/", "/v1/responses/")
-"""Below these, bodies may hold whole lists."""
+"""Paths below which a body may have a whole list of messages."""
 MOST_KEY: Final = "isolane.body_max_bytes"
-"""Where a request's scope keeps how large its body may be."""
+"""Key of a request's scope for the most bytes of its body."""
 PASSES: Final = 6
-"""Turns of the event loop in which a server notices that a client has hung up."""
+"""Passes of the event loop after which a server has noticed that a client is gone."""
 SENT_PER_NEW: Final = 16
-"""Bytes that are sent count as one that is new in their user's pace: they are looked at only."""
+"""Bytes of a large body that count as one new byte in their user's pace, because known bytes are
+only scanned."""
 LOOK_S: Final = 1.0
+"""Seconds between two looks at the speed of a body."""
 GRACE_S: Final = 5.0
+"""Seconds for which a body may be slow."""
 LEAST_BYTES_S: Final = 512 * 1024
-"""What a large body must bring each second after the first five, while others wait for its room."""
+"""Bytes per second that a large body must bring after that time, while others wait for its room."""
 
 
 class BodyLimit:
-    """Refuses a body that is too large with 413; an announced one before its first byte is read.
+    """Refuses a body that is too large with 413; an announced size before the first byte is read.
 
-    Only runs have large ones, and are read strictly: any other is small, whoever sends it.
+    Only runs have large bodies, and those are read strictly. Every other body must be small.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, frame_bytes: int) -> None:
-        """Stand before `app`; a whole list may have `max_bytes`, all else less."""
+        """Stand before `app`. A whole list may have `max_bytes`; every other body less."""
         self._app = app
         self._max_bytes = max_bytes
         self._frame_bytes = frame_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on but what is too large."""
+        """Pass on every request whose body is small enough."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,8 +81,9 @@ class BodyLimit:
         await self._app(scope, receive_nothing if is_too_large else receive_counted, send)
 
     def _get_most(self, scope: Scope) -> int:
-        """Return how many bytes the body of a request may have."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # where it is mounted
+        """Return the most bytes of a request's body."""
+        # the path below a host's mount
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         if f"{path}/".startswith(LISTS):
             return self._max_bytes
         return min(self._frame_bytes, SMALL_BYTES)
@@ -88,21 +91,21 @@ class BodyLimit:
 
 @dataclass(slots=True)
 class Body:
-    """A user's whole body, and what is reserved for it."""
+    """A user's whole body, and its reserved room."""
 
     content: bytearray
     request: Request
     frame_bytes: int
-    """So much of it may be new."""
+    """Most bytes of the body that may be new."""
     _hall: AsyncExitStack
 
     @property
     def is_small(self) -> bool:
-        """Whether it is so small that it may be read on the event loop, and all of it be new."""
+        """True when the body may be read on the event loop, and all of it may be new."""
         return len(self.content) <= min(SMALL_BYTES, self.frame_bytes)
 
     async def drop(self) -> None:
-        """Forget the content, and let other large bodies come. Safe to cancel."""
+        """Release the content and the room for other large bodies. Safe to cancel."""
         self.content = bytearray()
         await self._hall.aclose()
 
@@ -111,21 +114,23 @@ class Body:
 async def reading(
     request: Request, gateway: Gateway, user_id: str, *, sent_per_new: int = SENT_PER_NEW
 ) -> AsyncIterator[Body]:
-    """Read a user's whole body, and hold its room for the block's time.
+    """Read a user's whole body, and keep its room reserved while the block runs.
 
-    One above `frameBytes` waits unread for its pace and for the hall. Whoever waits for the hall
-    has room already: a body in chunks has, and nobody in the hall may wait for it. Of such a body
-    `sent_per_new` bytes count as one in its user's pace.
-
-    Raises `InvalidFrame` for a compressed one, `ClientDisconnect` when the client leaves before the
-    body is there, `Unavailable` when others wait for the hall and it comes too slowly. Safe to
+    A body above `frameBytes` waits unread for its user's pace and for the hall. A body that waits
+    for the hall has room already. A body in chunks has it too, because nobody in the hall may wait
+    for room. `sent_per_new` bytes of a large body count as one byte in its user's pace. Safe to
     cancel.
+
+    Raises:
+        InvalidFrame: The body is compressed.
+        ClientDisconnect: The client left before the body was complete.
+        Unavailable: Others wait for the hall, and the body comes too slowly.
     """
     _check_encoding(request)
     frame_bytes = gateway.settings.limit_frame_bytes
     announced, most = _get_announced(request.scope), request.scope[MOST_KEY]
     if announced is not None and announced > most:
-        raise _too_large(most)  # now: it would wait for room that it never needs
+        raise _too_large(most)  # refused now, because it would wait for room in vain
     async with AsyncExitStack() as room, AsyncExitStack() as hall:
         body = Body(bytearray(), request, frame_bytes, hall)
         if announced is not None and announced > frame_bytes:
@@ -152,11 +157,15 @@ def _check_encoding(request: Request) -> None:
 
 
 async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -> dict[str, Any]:
-    """Return the object that a body of OpenAI's holds, at its user's pace.
+    """Return the object in a body of OpenAI's clients, at its user's pace.
 
-    Above `frameBytes` only the end of the list of that `name` may be new, and the pace of `reading`
-    is all that counts. Raises what `WholeList` and its `read_all` raise, `InvalidFrame`, and
-    `ClientDisconnect` when the client leaves before that. Safe to cancel.
+    Above `frameBytes` only the end of the list called `name` may be new. The pace of `reading` is
+    the only one that counts. Safe to cancel.
+
+    Raises:
+        InvalidFrame: The strict reader refuses the JSON.
+        TooLarge: The new part is too large.
+        ClientDisconnect: The client left before that.
     """
     if body.is_small:
         return decode_object(bytes(body.content))
@@ -181,12 +190,16 @@ async def read_new(
     *,
     pick: Pick = WholeList.pick,
 ) -> dict[str, Any]:
-    """Return the object that a body holds, with stand-ins for the messages that aren't new.
+    """Return the object in a body, with placeholders for messages that aren't new.
 
-    A small body is read as it is. Of a larger one `load_known` tells what the thread has; it is
-    read beside the event loop, at the pace of what is new in it. The body is dropped then.
-    Raises `InvalidFrame`, `InvalidInput`, `TooLarge`, and `ClientDisconnect` when the client
-    leaves before that. Safe to cancel.
+    A small body is decoded directly. For a larger one `load_known` returns what the thread has. It
+    is then read in a thread, at the pace of its new part, and is dropped. Safe to cancel.
+
+    Raises:
+        InvalidFrame: The strict reader refuses the JSON.
+        InvalidInput: A field is wrong; the text names it.
+        TooLarge: The new part is too large.
+        ClientDisconnect: The client left before that.
     """
     if body.is_small:
         return decode_object(bytes(body.content))
@@ -200,7 +213,7 @@ async def read_new(
 
 
 async def _read(receive: Receive, content: bytearray, most: int) -> bool:
-    """Read a body until it is whole, or has more than `most` bytes; say whether it is whole."""
+    """Read a body until it is complete, or larger than `most` bytes; say whether it is complete."""
     while len(content) <= most:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -212,7 +225,7 @@ async def _read(receive: Receive, content: bytearray, most: int) -> bool:
 
 
 async def _read_in_time(receive: Receive, content: bytearray, hall: Hall) -> None:
-    """Read the rest of a body. While others wait for the hall, it has to come fast enough."""
+    """Read the rest of a body; while others wait for the hall, it must come fast enough."""
     loop = asyncio.get_running_loop()
     began_s, had = loop.time(), len(content)
     whole = asyncio.ensure_future(_read(receive, content, sys.maxsize))
@@ -227,8 +240,8 @@ async def _read_in_time(receive: Receive, content: bytearray, hall: Hall) -> Non
 
 
 async def _outlast(receive: Receive, waiting: Awaitable[None]) -> None:
-    """Wait for `waiting`, and raise `ClientDisconnect` as soon as the client has gone."""
-    gone = asyncio.ensure_future(receive())  # nothing else comes behind a whole body
+    """Wait for `waiting`, and raise `ClientDisconnect` as soon as the client has left."""
+    gone = asyncio.ensure_future(receive())  # after a whole body the only message is the disconnect
     paced = asyncio.ensure_future(waiting)
     try:
         await asyncio.wait({gone, paced}, return_when=asyncio.FIRST_COMPLETED)
@@ -244,13 +257,13 @@ async def _outlast(receive: Receive, waiting: Awaitable[None]) -> None:
 
 
 def _get_announced(scope: Scope) -> int | None:
-    """Return the size that a request announces; None when it doesn't."""
+    """Return the announced size of a request's body, or None."""
     headers = Headers(scope=scope)
     announced = headers.get("content-length", "")
-    is_chunked = "transfer-encoding" in headers  # then the other one counts for nothing
+    is_chunked = "transfer-encoding" in headers  # in chunks, the announced size doesn't count
     return int(announced[:19]) if announced.isdecimal() and not is_chunked else None
 
 
 def _too_large(most: int) -> HTTPException:
-    # Of this class, for FastAPI takes any other error of a body for one of its syntax.
+    # Of this class, because FastAPI takes any other error of a body for a syntax error.
     return HTTPException(413, f"a body may have {most} bytes")

@@ -1,7 +1,7 @@
-"""What each answer tells browsers, whichever part of the gateway gives it.
+"""Headers for browsers on every answer of the gateway.
 
-No answer is taken for another kind of content than it says, and none is shown in a frame of a page
-that the settings don't name.
+No browser may guess another type of content, and no page may show an answer in a frame unless the
+settings name that page.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start
 
 
 class BrowserRules:
-    """Stands before everything, and adds to each answer what holds for all of them."""
+    """Stands before all routes and adds headers to each answer."""
 
     def __init__(self, app: ASGIApp, *, frame_policy: str) -> None:
-        """Stand before `app`; `frame_policy` says whose pages may show an answer in a frame."""
+        """Stand before `app`; `frame_policy` names the pages that may show an answer in a frame."""
         self._app = app
         self._frame_policy = frame_policy
 

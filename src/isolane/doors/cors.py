@@ -1,7 +1,7 @@
-"""Pages of other origins that may use the gateway: what browsers ask on their behalf, and are told.
+"""Pages of other origins that may use the gateway (CORS).
 
-A listed page reads answers, and asks with a bearer token or a ticket. It is never told that cookies
-may come along (`Access-Control-Allow-Credentials`), so no browser lets it read what they open.
+A listed page may read answers, and authenticates with a bearer token or a ticket. Browsers don't
+get `Access-Control-Allow-Credentials`. So such a page can't read an answer that a cookie opened.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from isolane.doors.credentials import get_headers
 from isolane.settings.addresses import parse_origin, write_origin
 
 OPEN_PATHS: Final = ("/agui/", "/ai/", "/api/", "/v1/")
-"""What stands below these is for pages of other origins, too."""
+"""Paths below which pages of other origins are allowed."""
 METHODS: Final = "GET, HEAD, POST, PATCH, DELETE"
 EXPOSED: Final = (
     "Retry-After, WWW-Authenticate, X-Request-Id, X-Should-Retry, X-Isolane-Run, "
     "X-Isolane-Thread, X-Vercel-AI-UI-Message-Stream"
 )
-"""Headers that a page may read beside those that each may."""
+"""Response headers that a page may read, besides those that every page may."""
 MAX_AGE_S: Final = 600
-"""For so long a browser need not ask again."""
+"""Seconds for which a browser may reuse the answer."""
 _HEADER_NAMES: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
 
 
 class Cors:
-    """Stands before the app, and lets pages of the listed origins read what it answers."""
+    """Stands before the app and lets pages of the listed origins read answers."""
 
     def __init__(self, app: ASGIApp, *, origins: Iterable[str]) -> None:
-        """Stand before `app`; `origins` are those of the settings."""
+        """Stand before `app`; `origins` come from the settings."""
         self._app = app
         self._origins = {parse_origin(origin) for origin in origins} - {None}
 
@@ -55,7 +55,7 @@ class Cors:
             await self._app(scope, receive, send_openly)
 
     def _find_listed(self, scope: Scope) -> str | None:
-        """Return the origin that asks, as browsers write it; None for one that isn't listed."""
+        """Return the page's origin in the browser's spelling, or None when it isn't listed."""
         named = get_headers(scope, b"origin")
         origin = parse_origin(named[0]) if len(named) == 1 else None
         return write_origin(*origin) if origin is not None and origin in self._origins else None
@@ -73,7 +73,10 @@ def _is_preflight(scope: Mapping[str, Any]) -> bool:
 
 
 def _open(message: Message, origin: str | None) -> None:
-    """Let the page at `origin` read an answer; caches keep it apart from that for others."""
+    """Let the page at `origin` read an answer.
+
+    Caches keep it separate from other origins' answers.
+    """
     headers = MutableHeaders(raw=list(message.get("headers", [])))
     headers.add_vary_header("Origin")
     if origin is not None:
@@ -88,7 +91,7 @@ async def _answer_preflight(scope: Scope, send: Send) -> None:
     headers["Access-Control-Max-Age"] = str(MAX_AGE_S)
     headers["Vary"] = "Access-Control-Request-Headers"
     wanted = ", ".join(get_headers(scope, b"access-control-request-headers"))
-    if _HEADER_NAMES.fullmatch(wanted):  # whichever a client sends: none of them opens anything
+    if _HEADER_NAMES.fullmatch(wanted):  # any header of a client, because no header opens anything
         headers["Access-Control-Allow-Headers"] = wanted
     await send({"type": "http.response.start", "status": 204, "headers": headers.raw})
     await send({"type": "http.response.body", "body": b""})

@@ -1,4 +1,4 @@
-"""Who speaks: the one place where a request's credential becomes a context."""
+"""The one place that turns a request's credential into a context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from isolane.settings import Settings
 from isolane.settings.addresses import parse_origin
 
 IDENTITY_KEY: Final = "isolane.identity"
-"""Where a request's scope keeps whose it is."""
+"""Key of a request's scope for the identity."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _ENOUGH: Final[Mapping[Scope, frozenset[str]]] = {
     Scope.READ: frozenset({Scope.READ, Scope.WRITE, Scope.CHECK}),
@@ -32,7 +32,8 @@ _ENOUGH: Final[Mapping[Scope, frozenset[str]]] = {
     Scope.CHECK: frozenset({Scope.CHECK}),
     Scope.ADMIN: frozenset({Scope.ADMIN}),
 }
-"""Who may write reads along, and a check reads and writes what it made."""
+"""Scopes that include a needed one. Writing includes reading, and `check` includes both for its own
+threads."""
 
 AsgiScope = Mapping[str, Any]
 
@@ -43,7 +44,10 @@ def get_headers(scope: AsgiScope, name: bytes) -> list[str]:
 
 
 def get_bearer(scope: AsgiScope) -> str | None:
-    """Return the Authorization header's token; an odd header is a token that nobody issued."""
+    """Return the token of the Authorization header.
+
+    A malformed header counts as an invalid token.
+    """
     for value in get_headers(scope, b"authorization")[:1]:
         scheme, _, token = value.partition(" ")
         return token.strip() if scheme.lower() == "bearer" else ""
@@ -51,9 +55,10 @@ def get_bearer(scope: AsgiScope) -> str | None:
 
 
 def get_cookies(scope: AsgiScope, name: str) -> list[str]:
-    """Return what each cookie of that name holds.
+    """Return the values of all cookies with that name.
 
-    Browsers send that of the longest path first: ours, before that of what is served above.
+    Browsers send the cookie with the longest path first. That is ours, before the cookie of a host
+    above.
     """
     pairs = (pair for value in get_headers(scope, b"cookie") for pair in value.split(";"))
     held = (_read_cookies(pair).get(name) for pair in pairs)
@@ -61,26 +66,30 @@ def get_cookies(scope: AsgiScope, name: str) -> list[str]:
 
 
 def _read_cookies(header: str) -> Mapping[str, str]:
-    """Return what one `Cookie` header holds; Starlette's own parser isn't public."""
+    """Return the cookies of one `Cookie` header; Starlette's parser isn't public."""
     scope = {"type": "http", "headers": [(b"cookie", header.encode("latin-1"))]}
     return HTTPConnection(scope).cookies
 
 
 def get_cookie(scope: AsgiScope, name: str) -> str | None:
-    """Return what the cookie holds that is nearest to our own path."""
+    """Return the value of the cookie with the longest path, or None."""
     return next(iter(get_cookies(scope, name)), None)
 
 
 def get_address(scope: AsgiScope) -> str:
-    """Return the visitor's address; `Outside` has put there what a trusted proxy says of it."""
+    """Return the visitor's address; `Outside` has put there what a trusted proxy says."""
     client = scope.get("client")
     return client[0] if client else ""
 
 
 def check_origin(settings: Settings, scope: AsgiScope, *, is_needed: bool) -> None:
-    """Raise `Forbidden` unless the page that asks is one of ours or on the allow-list.
+    """Check that the page behind a request is one of ours or an allowed one.
 
-    A cookie goes along whoever asks; the Origin says who does. `is_needed` refuses its absence.
+    A cookie comes with requests of every page; only the Origin header names the page. With
+    `is_needed` a missing header is refused.
+
+    Raises:
+        Forbidden: The page isn't allowed.
     """
     origins = get_headers(scope, b"origin")
     if not origins and not is_needed:
@@ -95,7 +104,7 @@ def check_origin(settings: Settings, scope: AsgiScope, *, is_needed: bool) -> No
 
 
 def _explain(settings: Settings, scope: AsgiScope, *, asked: str, own: str) -> str:
-    """Say for the log what differs, and which settings would mend it behind a proxy."""
+    """Return a text for the log: what differs, and the settings that help behind a proxy."""
     advice = "if the page is served from there, set ISOLANE_PUBLIC_URL to its address"
     if settings.public_url is not None:
         advice = "ISOLANE_PUBLIC_URL says so; a page elsewhere belongs in ISOLANE_ALLOWED_ORIGINS"
@@ -106,9 +115,12 @@ def _explain(settings: Settings, scope: AsgiScope, *, asked: str, own: str) -> s
 
 
 async def judge_token(gateway: Gateway, token: str) -> Identity:
-    """Return who a token speaks for, as long as its credential counts.
+    """Return the identity behind a token that isn't revoked.
 
-    Raises `Unauthenticated`, `Unavailable`, and `ContractError` for what is no identity.
+    Raises:
+        Unauthenticated: The token is refused or revoked; `reason` says which.
+        Unavailable: The authenticator doesn't answer.
+        ContractError: The authenticator returned something that is no identity.
     """
     found = await gateway.credentials.judge.judge(token)
     if found.expires_at is not None and gateway.clock() >= found.expires_at:
@@ -117,10 +129,14 @@ async def judge_token(gateway: Gateway, token: str) -> Identity:
 
 
 async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
-    """Return who a cookie speaks for: the host's own where it has users, else the session's.
+    """Return the identity behind a cookie: the host's cookie when the host has users, else ours.
 
-    A cookie comes along whoever asks, so the page that asks must be known: for each write, and
-    for each socket. Raises `Unauthenticated`, `Forbidden`.
+    A cookie comes with requests of every page, so the page must be allowed for each write and each
+    socket.
+
+    Raises:
+        Unauthenticated: There is no cookie, or its session has ended.
+        Forbidden: The page isn't allowed.
     """
     secret = get_cookie(scope, gateway.credentials.cookie) if gateway.credentials.cookie else None
     if secret is None:
@@ -132,22 +148,33 @@ async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) ->
 
 
 def require(identity: Identity, needed: Scope) -> None:
-    """Raise `MissingScope` unless the identity may; the one place where that is decided."""
+    """Check that the identity has a scope; only this function decides that.
+
+    Raises:
+        MissingScope: It lacks the scope.
+    """
     if _ENOUGH[needed].isdisjoint(identity.scopes):
         raise MissingScope(needed)
 
 
 def require_agent(identity: Identity, agent: str) -> None:
-    """Raise `MissingScope` unless the identity may run the agent: `check` runs its own only."""
+    """Check that the identity may run the agent; with scope `check` only the agent `check`.
+
+    Raises:
+        MissingScope: It may not.
+    """
     needed = Scope.CHECK if agent == check.NAME else Scope.WRITE
     if needed not in identity.scopes:
         raise MissingScope(needed)
 
 
 async def authenticate(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
-    """Return who a bearer token or a cookie speaks for; the token counts first.
+    """Return the identity behind a bearer token, else behind a cookie.
 
-    Raises `Unauthenticated`, `Forbidden` and, when the gateway takes no work, `Unavailable`.
+    Raises:
+        Unauthenticated: The credential is missing, invalid, expired or revoked.
+        Forbidden: The page behind a cookie isn't allowed.
+        Unavailable: The gateway accepts no work now.
     """
     gateway.check_ready()
     token = get_bearer(scope)
@@ -162,7 +189,7 @@ async def identify(
     _bearer: Annotated[None, Depends(BEARER)] = None,
     _session: Annotated[None, Depends(SESSION)] = None,
 ) -> Identity:
-    """Return whose credential came with a request; it is judged once, before the body is read."""
+    """Return the identity behind a request's credential, judged before the body is read."""
     known: Identity | None = request.scope.get(IDENTITY_KEY)
     if known is None:
         is_write = request.method not in _SAFE_METHODS
@@ -182,7 +209,7 @@ def _allowing(needed: Scope) -> Callable[[Identity], Awaitable[Identity]]:
 def make_context(
     identity: Identity, scope: AsgiScope, *, connection_id: str | None = None
 ) -> UserExecutionContext:
-    """Return the context of one request: whose it is, and the id that a proxy gave it, if any."""
+    """Return the context of one request: its user, and a proxy's request id as the parent id."""
     given = get_headers(scope, b"x-request-id")
     named = get_gateway(scope).credentials.subjects.find(identity.user_id)
     return UserExecutionContext(
@@ -195,7 +222,7 @@ def make_context(
 
 
 Identified = Annotated[Identity, Depends(identify)]
-"""The identity behind a request's credential, whatever that credential may do."""
+"""The identity behind a request's credential, with any scopes."""
 Reader = Annotated[Identity, Depends(_allowing(Scope.READ))]
 """The identity behind a request's credential, which may read."""
 Writer = Annotated[Identity, Depends(_allowing(Scope.WRITE))]
@@ -213,6 +240,6 @@ async def _context_to_write(identity: Writer, request: Request) -> UserExecution
 
 
 ReadContext = Annotated[UserExecutionContext, Depends(_context_to_read)]
-"""What a route asks for to read for the user."""
+"""Dependency of routes that read for the user."""
 WriteContext = Annotated[UserExecutionContext, Depends(_context_to_write)]
-"""What a route asks for to act for the user."""
+"""Dependency of routes that act for the user."""

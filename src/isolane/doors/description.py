@@ -1,4 +1,4 @@
-"""How the OpenAPI description tells of credentials. What they are judged by is elsewhere."""
+"""Descriptions of credentials for OpenAPI. The check of credentials is elsewhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SESSION_SCHEME: Final = "session"
 
 
 class Described(SecurityBase):
-    """A kind of credential. A route that depends on it is described as one that takes it."""
+    """A kind of credential. A route that depends on it is described as accepting it."""
 
     def __init__(self, name: str, model: Model) -> None:
-        """Describe it by `model`, under `name`."""
+        """Describe the credential by `model`, under `name`."""
         self.scheme_name = name
         self.model = model
 
     async def __call__(self) -> None:
-        """Judge nothing."""
+        """Check nothing."""
 
 
 BEARER: Final = Described("bearer", HTTPBearer(bearerFormat="JWT"))

@@ -1,4 +1,4 @@
-"""How an event stream over HTTP is cut into events: server-sent events, or JSON lines."""
+"""Formats of an event stream over HTTP: server-sent events, or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from isolane.events.event import one_line
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """Makes bytes of events."""
+    """A format that turns events into bytes."""
 
     media_type: str
     beat: bytes
-    """Shows on a quiet line that it is alive; readers skip it."""
+    """Bytes that show on a quiet connection that it is alive; readers skip them."""
     frame: Callable[[EventId | None, bytes], bytes]
-    """Returns the bytes of an event, given its JSON, and its id where it is of a log."""
+    """Returns the bytes of an event from its JSON, and from its id when it is in a log."""
 
 
 def _as_event(event_id: EventId | None, payload: bytes) -> bytes:
@@ -42,9 +42,9 @@ JSON_LINES: Final = Framing("application/x-ndjson", b"\n", _as_line)
 
 
 def in_pieces(framed: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield framed events joined to pieces of 64 KiB; one that has more is a piece of its own.
+    """Yield encoded events joined to pieces of 64 KiB; a larger event is a piece of its own.
 
-    Each piece takes a pass of the server, which costs more than to make an event.
+    Each piece costs a pass of the server, which is more than encoding an event.
     """
     waiting: list[bytes] = []
     size = 0
@@ -59,7 +59,7 @@ def in_pieces(framed: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def framing_of(request: Request) -> Framing:
-    """Return what the reader asks for in `Accept`: JSON lines where it names only those."""
+    """Return the format that the reader accepts: JSON lines when `Accept` names only those."""
     ranges = ",".join(request.headers.getlist("accept")).lower().split(",")
     named = {each.partition(";")[0].strip() for each in ranges}
     wants_lines = JSON_LINES.media_type in named and SERVER_SENT.media_type not in named
@@ -67,18 +67,18 @@ def framing_of(request: Request) -> Framing:
 
 
 class _Type(msgspec.Struct):
-    """As much of an event as tells what it is."""
+    """The one field that tells an event's type."""
 
     type: str
 
 
 class _Rebuilding:
-    """Makes bytes of a run's events for a client that builds its answer anew.
+    """Encodes a run's events for a client that builds its answer anew.
 
-    TanStack AI's (0.33.2) takes the message that stands last for the beginning of that answer, and
-    drops it with the first event of `_REBUILD`. A thought is none of these: the client begins the
-    answer with it, and then drops that, so that no word of the run is ever shown. An empty word
-    before the first thought makes it drop what it means to.
+    TanStack AI 0.33.2 takes the last message for the beginning of this answer. It drops that
+    message at the first event of `_REBUILD`. A thought is no such event: the client begins its
+    answer with the thought, and then drops the thought's message, so that no word of the run is
+    ever shown. An empty word before the first thought makes it drop the old message first.
     """
 
     def __init__(self, frame: Callable[[EventId | None, bytes], bytes]) -> None:
@@ -86,7 +86,7 @@ class _Rebuilding:
         self._is_rebuilt = False
 
     def __call__(self, event_id: EventId | None, payload: bytes) -> bytes:
-        """Return the bytes of an event, behind those of an empty word where it needs one."""
+        """Return the bytes of an event, after those of an empty word where one is needed."""
         framed = self._frame(event_id, payload)
         if self._is_rebuilt:
             return framed
@@ -100,9 +100,9 @@ _REBUILD: Final = frozenset(
 )
 _THOUGHTS: Final = frozenset({"REASONING_MESSAGE_CONTENT", "REASONING_ENCRYPTED_VALUE"})
 _EMPTY_WORD: Final = b'{"type":"TEXT_MESSAGE_CONTENT","messageId":"thought","delta":""}'
-"""The client gives the message that it opens the id of what is said in it first."""
+"""Event with an empty word. The client takes the first id of a text as the id of its message."""
 
 
 def rebuilding(framing: Framing) -> Framing:
-    """Return a framing for one stream that begins with the first event of its run."""
+    """Return a framing for one stream that begins at the first event of its run."""
     return replace(framing, frame=_Rebuilding(framing.frame))

@@ -1,4 +1,4 @@
-"""What a WebSocket upgrade asks for, and how one is refused. Pure, but for the sending."""
+"""Parsing and refusing of WebSocket upgrades. Pure, apart from sending the refusal."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 BEARER_PROTOCOL: Final = "bearer."
+"""Prefix of a token among the offered subprotocols."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """One upgrade, taken apart."""
+    """The parts of one upgrade request."""
 
     agent: str | None
     offered: tuple[str, ...]
@@ -39,21 +40,25 @@ class Handshake:
     ticket: str | None = field(repr=False)
     replay: Replay | None
     spoken: str = SUBPROTOCOL
-    """The subprotocol of the door that is knocked at."""
+    """The subprotocol of the door in question."""
 
     @property
     def subprotocol(self) -> str | None:
-        """What to select: the door's own when it was offered, nothing otherwise."""
+        """The subprotocol to select: the door's own when it was offered, else None."""
         return self.spoken if self.spoken in self.offered else None
 
     def check_offer(self) -> None:
-        """Raise `InvalidFrame` (400) when protocols were offered and ours is not among them."""
+        """Check that the client offered the door's subprotocol, or none at all.
+
+        Raises:
+            InvalidFrame: It offered only others; the status is 400.
+        """
         if self.offered and self.subprotocol is None:
             raise InvalidFrame(f"of the subprotocols only {self.spoken} is spoken here")
 
 
 def read_handshake(scope: Scope, *, spoken: str = SUBPROTOCOL) -> Handshake:
-    """Return what the upgrade asks for, at a door where `spoken` is the subprotocol."""
+    """Return the parts of an upgrade at a door whose subprotocol is `spoken`."""
     offered = tuple(scope.get("subprotocols", ()))
     text = scope.get("query_string", b"").decode("latin-1")
     query = dict(reversed(parse_qsl(text, keep_blank_values=True)))
@@ -69,7 +74,10 @@ def read_handshake(scope: Scope, *, spoken: str = SUBPROTOCOL) -> Handshake:
 
 
 def _token(scope: Scope, offered: tuple[str, ...]) -> str | None:
-    """Return the bearer token: the header's, else the subprotocol's; an odd header is a bad one."""
+    """Return the bearer token of the header, else of the subprotocol.
+
+    A malformed header is invalid.
+    """
     token = get_bearer(scope)
     if token is not None:
         return token
@@ -82,11 +90,11 @@ def _token(scope: Scope, offered: tuple[str, ...]) -> str | None:
 async def refuse(
     scope: Scope, send: Send, handshake: Handshake, error: IsolaneError, error_id: str
 ) -> None:
-    """Refuse an upgrade so that its client can read why.
+    """Refuse an upgrade in a way that its client can read.
 
-    Browsers can't read a refused upgrade, so who offered our protocol gets the upgrade, one
-    `error` frame and a close code; everyone else gets the HTTP status. No frame where another
-    protocol is spoken, for its clients know no such frame.
+    Browsers can't read a refused upgrade. So a client that offered our protocol gets the upgrade,
+    one `error` frame and a close code. Every other client gets the HTTP status. At doors of other
+    protocols there is no frame, because their clients don't know it.
     """
     if handshake.subprotocol is not None:
         await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol})

@@ -1,4 +1,4 @@
-"""`HEAD`, wherever there is `GET`: the same answer without its body (RFC 9110, 9.3.2)."""
+"""`HEAD` for every `GET`: the same answer without its body (RFC 9110, 9.3.2)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEAD_KEY: Final = "isolane.head"
-"""Where a scope says that only the head of its answer is sent."""
+"""Key of a scope whose answer is sent without its body."""
 
 
 def is_head(scope: Mapping[str, Any]) -> bool:
-    """Say whether only the head is asked for: such a request uses nothing up."""
+    """Say whether a request is `HEAD`; such a request uses no ticket and no code up."""
     return bool(scope.get(HEAD_KEY))
 
 
@@ -24,7 +24,10 @@ class HeadAsGet:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on; an answer to `HEAD` ends with its head, also one without an end."""
+        """Pass everything on.
+
+        An answer to `HEAD` ends after its headers, also a stream without an end.
+        """
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -32,7 +35,7 @@ class HeadAsGet:
         async def send_head(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await send(message)
-                # Now whoever waits for the reader to go hears that there is none.
+                # The app hears now that the reader is gone, because nothing more will be read.
                 await send({"type": "http.response.body", "body": b""})
 
         await self._app({**scope, "method": "GET", HEAD_KEY: True}, receive, send_head)

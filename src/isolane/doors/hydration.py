@@ -1,6 +1,6 @@
-"""What TanStack AI's client asks at `/agui` when its page was loaded anew, or was cut off.
+"""Requests of TanStack AI's client at `/agui` after its page was reloaded or cut off.
 
-By `threadId` it asks for the conversation, by `runId` for the events of the run under way.
+With `threadId` it asks for the conversation, with `runId` for the events of the active run.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from isolane.wire.tanstack import UiMessage, to_ui_messages
 router = APIRouter(route_class=UserRoute, tags=["agui"])
 
 MESSAGES_MAX: Final = 200
-"""Messages that a page aims at, whatever its client asks for, and as many without a `limit`."""
+"""Most messages of a page, and their number without a `limit`. A page has whole runs."""
 FROM_START: Final = "-1"
-"""The offset of a run's first event."""
+"""The offset before a run's first event."""
 
 # ruff: noqa: N815 - the fields below are the wire's names
 
 
 class Wanted(BaseModel):
-    """What a client asks for: a thread's messages, or a run's events."""
+    """A request for a thread's messages, or for a run's events."""
 
     threadId: str | None = None
     limit: Annotated[int | None, Field(ge=1)] = None
@@ -46,27 +46,27 @@ class Wanted(BaseModel):
 
 
 class ActiveRun(BaseModel):
-    """The run under way, whose events `runId` asks for."""
+    """The active run, whose events can be requested by `runId`."""
 
     runId: str
 
 
 class Pending(BaseModel):
-    """What the last run asks of a person, as AG-UI's interrupts."""
+    """Open questions of the last run to a person, as AG-UI's interrupts."""
 
     runId: str
     pending: list[dict[str, Any]]
 
 
 class HistoryPage(BaseModel):
-    """Whether there are older messages, and what asks for them, as `before`."""
+    """Whether there are older messages, and the cursor for them, to be sent as `before`."""
 
     truncated: bool
     cursor: str | None = None
 
 
 class Hydration(BaseModel):
-    """A thread's newest messages, or older ones, as TanStack AI's client keeps them."""
+    """A page of a thread's messages in the form of TanStack AI's client."""
 
     messages: list[dict[str, Any]]
     activeRun: ActiveRun | None
@@ -93,7 +93,7 @@ async def hydrate_default_agent(
 ) -> Response:
     """Return a thread's messages by `threadId`, or by `runId` the events of one run, and live.
 
-    Messages are TanStack AI's, with the question of the run under way. A page has whole runs:
+    Messages are in TanStack AI's form, with the question of the active run. A page has whole runs:
     about `limit` messages, at most 200 unless one run has more. `before` asks for older ones.
     Events come strictly after `Last-Event-ID` or `offset`, or from the start (`-1`).
     """
@@ -110,7 +110,10 @@ async def hydrate_agent(
     agent: str,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """Do the same at the address of an agent; threads and runs are the user's, whoever answered."""
+    """Do the same at an agent's address.
+
+    Threads and runs are the user's, whatever agent answered.
+    """
     return await _answer(gateway, identity, request, wanted, agent=agent, last=last_event_id)
 
 
@@ -162,7 +165,7 @@ def _answer_messages(
 
 
 def _encode(found: Conversation) -> bytes:
-    """Return a `Hydration`."""
+    """Return the JSON of a `Hydration`."""
     active, asking = found.active_run_id, found.asking_run_id
     pending = {"runId": asking, "pending": found.interrupts}
     return msgspec.json.encode(
@@ -178,8 +181,8 @@ def _encode(found: Conversation) -> bytes:
 def _to_messages(found: Conversation) -> list[UiMessage]:
     runs = [[msgspec.json.decode(message) for message in run] for run in found.runs]
     shown = to_ui_messages(runs, found.interrupts)
-    # When the client joins the run under way it drops an assistant's message that stands last,
-    # as the beginning of that run's answer. So an answer before it must not stand last.
+    # A client that joins the active run drops an assistant's message that is last, because it takes
+    # it for the beginning of that run's answer. So an earlier answer must not be last.
     if found.active_run_id is not None and shown and shown[-1]["role"] == "assistant":
         shown.append({"id": f"{found.active_run_id}~", "role": "assistant", "parts": []})
     return shown

@@ -1,7 +1,7 @@
-"""Errors as OpenAI's clients read them, with a word on whether to try again.
+"""Errors in the form of OpenAI's clients, with a word on whether to try again.
 
-Those clients ask again by themselves after 408, 409, 429 and 5xx. To an agent that is another run,
-so each error says whether that helps.
+Those clients repeat a request by themselves after 408, 409, 429 and 5xx. For an agent that is
+another run. So each error says whether that helps.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from isolane.errors import (
 from isolane.wire.openai.words import SERVER_ERROR, Said
 
 PREFIX: Final = "/v1/"
-"""What stands below this is OpenAI's API."""
+"""Path below which the routes are OpenAI's API."""
 BAD_REQUEST: Final = 400
 RETRY_AFTER_MS: Final = 1000
-"""When to come back after an error that names no time."""
+"""Milliseconds until another try, after an error without a time of its own."""
 REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     "default": {
         "description": "Refused, in the words of OpenAI's API.",
@@ -51,7 +51,7 @@ REFUSED: Final[dict[int | str, dict[str, Any]]] = {
         },
     }
 }
-"""How the OpenAPI description tells of every refusal."""
+"""Description of every refusal in the OpenAPI document."""
 _TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -61,7 +61,7 @@ _WORTH_A_RETRY: Final = (LimitExceeded, Unavailable, GoingAway, RunConflict)
 
 
 def is_openai(scope: Mapping[str, Any]) -> bool:
-    """Say whether a request is one of OpenAI's API."""
+    """Say whether a request is for OpenAI's API."""
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return path.startswith(PREFIX)
 
@@ -72,7 +72,7 @@ def get_status(error: IsolaneError) -> int:
 
 
 def to_headers(error: IsolaneError) -> dict[str, str]:
-    """Return what tells a client whether to try again, and when."""
+    """Return the headers that tell a client whether to try again, and when."""
     if not error.retryable or not isinstance(error, _WORTH_A_RETRY):
         return {"x-should-retry": "false"}
     wait_ms = error.retry_after_ms or RETRY_AFTER_MS
@@ -81,11 +81,11 @@ def to_headers(error: IsolaneError) -> dict[str, str]:
 
 def to_error_object(error: IsolaneError, error_id: str, *, status: int) -> Said:
     """Return the body of an error: `{"error": {…}}`."""
-    is_client = BAD_REQUEST <= status < 500  # noqa: PLR2004 - HTTP's classes
+    is_client = BAD_REQUEST <= status < 500  # noqa: PLR2004 - HTTP's classes of status codes
     kind = _TYPES.get(status, "invalid_request_error" if is_client else SERVER_ERROR)
     code = "model_not_found" if isinstance(error, UnknownAgent) else error.code
     reason = {"reason": error.reason} if isinstance(error, Unauthenticated) else {}
-    # Chat applications show their users the message alone.
+    # Chat applications show their users only the message.
     known = ", ".join((code, *reason.values(), error_id))
     return {
         "error": {

@@ -1,4 +1,4 @@
-"""For those who run the gateway: is it alive, is it ready, how much does it hold."""
+"""Routes for operators: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PROBE_TIMEOUT_S: Final = 2.0
 
 
 def make_registry(gateway: Gateway, kept: Kept | None) -> CollectorRegistry:
-    """Return the gateway's metrics. They are read when asked for; nothing counts twice.
+    """Return the gateway's metrics, read at this moment.
 
-    `kept` is what all users keep together, None when the database can't say so now.
+    `kept` is the data of all users together, or None when the database can't say it now.
     """
     registry = CollectorRegistry()
     factory = gateway.factory
@@ -62,7 +62,7 @@ def make_registry(gateway: Gateway, kept: Kept | None) -> CollectorRegistry:
 
 
 class _Counters(Collector):
-    """What only grows, read from where it is counted."""
+    """The counters, read from the places that count."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -131,10 +131,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "Not ready; the same body."}})
 async def readyz(gateway: OpenGateway) -> JSONResponse:
-    """Say whether work is taken, with each dependency named."""
+    """Say whether the gateway accepts work, and name each dependency."""
     states = {name: await _probe(probe) for name, probe in gateway.health.dependencies.items()}
     is_up = gateway.state == "ready" and all(state == "ok" for state in states.values())
-    # What is short takes work still, as long as new runs are taken.
+    # A gateway short of memory is still ready, as long as it accepts new runs.
     is_ready = is_up and gateway.health.pressure.step < Step.NEW_RUNS
     states |= gateway.health.pressure.get_states()
     body = {"status": gateway.state, "dependencies": states}
@@ -155,11 +155,14 @@ async def metrics(gateway: OpenGateway, request: Request) -> Response:
 
 
 async def _load_kept(usage: Usage) -> Kept | None:
-    """Return what all users keep together; a database that is down must not hide the rest."""
+    """Return the data of all users.
+
+    None without the database, so that the other metrics are shown.
+    """
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             return await usage.load_totals()
-    except Exception:  # noqa: BLE001 - whatever it is, the other figures are there
+    except Exception:  # noqa: BLE001 - after any error the other metrics must still be shown
         return None
 
 
@@ -167,7 +170,7 @@ async def _probe(probe: Probe) -> str:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             await probe()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the dependency is down
+    except Exception as error:  # noqa: BLE001 - after any error the dependency counts as down
         return f"down: {type(error).__name__}"
     return "ok"
 

@@ -1,4 +1,4 @@
-"""The chat page: built files, served with the strictest policy that they work under."""
+"""The chat page: built files, served with the strictest policy under which they work."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from isolane.doors.outside import get_home
 
 PACKAGED: Final = Path(__file__).parent.parent / "page"
 BUILT: Final = Path(__file__).parents[3] / "page" / "dist"
-"""Where a checkout has it; an installed package has its own copy."""
+"""Folder of the built page in a checkout; an installed package has a copy of its own."""
 
-# `BrowserRules` adds what holds for every answer.
+# `BrowserRules` adds the headers of every answer.
 SECURITY_HEADERS: Final = {
     "content-security-policy": (
         "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -37,7 +37,7 @@ router = APIRouter()
 
 
 def find_page() -> Path | None:
-    """Return the folder of the built page, None where nobody built it."""
+    """Return the folder of the built page, or None without one."""
     for folder in (PACKAGED, BUILT):
         if (folder / "index.html").is_file():
             return folder
@@ -48,7 +48,7 @@ def find_page() -> Path | None:
 async def page(request: Request) -> Response:
     """Serve the page itself, which is never cached.
 
-    Its own addresses are relative. Where its path is known it names that, since a proxy that
+    Its addresses are relative. Where its path is known, the page names it, because a proxy that
     strips paths may serve it without the slash at the end.
     """
     folder = find_page()
@@ -63,19 +63,19 @@ async def page(request: Request) -> Response:
 
 
 class Assets(StaticFiles):
-    """The page's other files; their names hold their digests, so they never change."""
+    """The page's other files. Their names have their hashes, so a file never changes."""
 
     def __init__(self) -> None:
-        """Serve from wherever the page is, also when it is built after the start."""
+        """Serve from the page's folder, also when the page is built after the start."""
         super().__init__(directory=BUILT, check_dir=False)
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
-        """Look where the page is now."""
+        """Look a file up in the page's folder at this moment."""
         self.all_directories = [find_page() or BUILT]
         return super().lookup_path(path)
 
     async def check_config(self) -> None:
-        """Demand nothing: what nobody built isn't there, which is no fault."""
+        """Accept a missing folder, because a page that isn't built is no error."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Serve one file."""

@@ -1,6 +1,6 @@
-"""Where an error becomes what a client sees: a frame, a close, or an HTTP problem.
+"""Translation of errors into what clients see: a frame, a close, or an HTTP problem.
 
-Each error that leaves is logged once, under the `errorId` that the client is told.
+Each error is logged once, under the `errorId` that the client gets.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from isolane.ids import new_error_id
 from isolane.wire.frames import error_details
 
 POLICY_CLOSE: Final = 1008
+"""WebSocket close code for a refusal without a code of its own (RFC 6455, 7.4.1)."""
 PROBLEM: Final = {
     "description": "Refused, with problem details (RFC 9457).",
     "content": {
@@ -51,7 +52,7 @@ PROBLEM: Final = {
         }
     },
 }
-"""How the OpenAPI description tells of every refusal."""
+"""Description of every refusal in the OpenAPI document."""
 
 _NOT_JSON: Final = InvalidFrame("the body is not JSON")
 _OF_STATUS: Final = {
@@ -63,10 +64,10 @@ _log = structlog.get_logger(__name__)
 
 
 def report(error: BaseException, **names: str | None) -> tuple[IsolaneError, str]:
-    """Log `error` under a new id; return what a client may hear of it, and the id.
+    """Log `error` under a new id; return the client's error and the id.
 
-    What nobody foresaw becomes `internal`, with the chain of causes, surface to root, in the log.
-    One of a flood is logged for those who debug only.
+    An unforeseen error becomes `internal`, and its whole chain of causes is logged. Errors of a
+    flood are logged at level `debug` only.
     """
     error_id = new_error_id()
     if isinstance(error, IsolaneError) and error.code != "internal":
@@ -111,7 +112,7 @@ def to_problem(error: IsolaneError, error_id: str) -> tuple[int, dict[str, str],
 
 
 async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request whose body or query doesn't fit, with the field that is wrong."""
+    """Answer a request with a wrong body or query; the answer names the field."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     if first.get("type") == "json_invalid":
         return await answer_problem(request, _NOT_JSON)
@@ -122,7 +123,7 @@ async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
-    """Answer what the router refuses, an unknown path or method, in the one form there is."""
+    """Answer a refusal of the router, such as an unknown path, in the form of all errors."""
     status = error.status_code if isinstance(error, HTTPException) else 404
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, HTTPException) and status == TooLarge.http_status:
@@ -133,13 +134,13 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def answer_nobody(request: Request, _error: Exception) -> Response:
-    """End a request whose client left while its body was on the way: a line that broke."""
+    """End a request whose client left while its body was on the way."""
     _log.info("client_left", path=request.url.path)
-    return Response(status_code=400)  # for the server's own books
+    return Response(status_code=400)  # a status for the server's own log
 
 
 async def answer_problem(request: Request, error: Exception) -> JSONResponse:
-    """Answer an HTTP request with the problem that `error` is."""
+    """Answer an HTTP request with the problem for `error`."""
     known, error_id = report(error, path=request.url.path)
     status = get_status(known) if is_openai(request.scope) else known.http_status
     headers, body = _in_words_of(request, known, error_id, status=status)
@@ -151,7 +152,7 @@ async def answer_problem(request: Request, error: Exception) -> JSONResponse:
 def _in_words_of(
     request: Request, error: IsolaneError, error_id: str, *, status: int
 ) -> tuple[dict[str, str], dict[str, object]]:
-    """Return headers and body of an error as the clients of the request's API read them."""
+    """Return headers and body of an error in the form of the request's API."""
     _, headers, body = to_problem(error, error_id)
     if not is_openai(request.scope):
         return headers, {**body, "status": status}

@@ -1,4 +1,4 @@
-"""One HTTP request of a user: who asks is known, and counted, before its body is read."""
+"""Routes whose requests are authenticated and counted before their body is read."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from isolane.doors.gateway import Gateway, get_gateway
 from isolane.errors import LimitExceeded
 
 LIMIT: Final = "requestsPerUser"
+"""Name of the limit of concurrent requests."""
 ENDINGS: Final = ("/abort", "/cancel", "/sign-out", "/stop")
-"""Paths of requests that only end something. They are never refused for their number."""
+"""Last parts of paths that only end something. Such requests are never refused for their number."""
 REFUSED_PAUSE_S: Final = 1.0
-"""A request above the number is answered after this pause, so that a flood is read no faster."""
+"""Seconds before a request above the limit is answered, so that a flood is read slowly."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class UserRoute(APIRoute):
-    """A route that counts each request as one of its user's, up to the last byte of its answer.
+    """A route that counts each request of a user, up to the last byte of its answer.
 
-    Event streams count as connections instead, from where they begin. A route that asks for no
-    identity stays as it is.
+    Event streams count as connections instead, from their start. A route that needs no identity
+    counts nothing.
     """
 
     def get_route_handler(self) -> Handler:
-        """Return what answers a request."""
+        """Return the function that answers a request."""
         handle = super().get_route_handler()
         if not _asks_for_identity(self.dependant):
             return handle
@@ -53,16 +54,16 @@ class UserRoute(APIRoute):
 async def _count(
     gateway: Gateway, user_id: str, answer: Callable[[], Coroutine[Any, Any, Response]]
 ) -> Response:
-    """Return the answer to a request that counts until that is sent, or refuse the request."""
+    """Return the answer to a counted request, or refuse the request."""
     limits = gateway.limits
     try:
         limits.take(user_id, LIMIT)
     except LimitExceeded:
-        await asyncio.sleep(REFUSED_PAUSE_S)  # the answer to who asks too much at once
+        await asyncio.sleep(REFUSED_PAUSE_S)  # the pause slows a flood down
         raise
     release = partial(limits.give_back, user_id, LIMIT)
     try:
-        await gateway.turns.take(user_id)  # each pass of the loop begins one request
+        await gateway.turns.take(user_id)  # each pass of the event loop begins one request
         response = await answer()
     except BaseException:
         release()

@@ -1,4 +1,4 @@
-"""How many bytes of each user's large bodies and frames the gateway holds before they are done."""
+"""Bounds on the bytes of large bodies and frames that are in memory, per user and over all."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 ROOM_BYTES: Final = 4 << 20
-"""Bytes of one user at once: a handful of the largest bodies. The next ones wait unread."""
+"""Most bytes per user at once, a handful of the largest bodies. Further ones wait unread."""
 SMALL_BYTES: Final = 64 * 1024
-"""Bodies and frames up to this need no room: their number is bounded elsewhere."""
+"""Bodies and frames up to this many bytes need no room; other limits bound their number."""
 _ALL: Final = "all users"
 
 
 class Room:
-    """Bytes that are reserved by user, before what needs them is read.
+    """Bytes that are reserved per user before a body or frame is read.
 
-    Requests and frames of one user get their room in the order in which they asked. One that is
-    larger than all the room gets it alone.
+    Requests and frames of one user get room in the order in which they asked. A size above the
+    whole room gets the whole room alone.
     """
 
     def __init__(self, most: int = ROOM_BYTES) -> None:
-        """Grant each user `most` bytes."""
+        """Allow each user `most` bytes."""
         self._most = most
         self._held: Counter[str] = Counter()
         self._lines: dict[str, deque[tuple[int, asyncio.Future[None]]]] = {}
 
     def get_held(self, user_id: str) -> int:
-        """Return how many bytes are reserved for a user."""
+        """Return the reserved bytes of a user."""
         return self._held[user_id]
 
     def is_awaited(self, user_id: str) -> bool:
-        """Say whether something of a user waits for room."""
+        """Say whether a request or frame of a user waits for room."""
         return user_id in self._lines
 
     @asynccontextmanager
     async def hold(self, user_id: str, size: int) -> AsyncIterator[None]:
-        """Reserve `size` bytes for the block's time. Safe to cancel."""
+        """Reserve `size` bytes while the block runs. Safe to cancel."""
         await self.take(user_id, size)
         try:
             yield
@@ -46,7 +46,10 @@ class Room:
             self.give_back(user_id, size)
 
     async def take(self, user_id: str, size: int) -> None:
-        """Reserve `size` bytes once there is room; `give_back` ends that. Safe to cancel."""
+        """Reserve `size` bytes as soon as there is room; `give_back` releases them.
+
+        Safe to cancel.
+        """
         line = self._lines.get(user_id)
         if line is None and self._fits(user_id, size):
             self._held[user_id] += size
@@ -56,14 +59,15 @@ class Room:
         try:
             await granted
         except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():  # the room came with the cancellation
+            # the room was granted just before the cancellation
+            if granted.done() and not granted.cancelled():
                 self.give_back(user_id, size)
             else:
-                self._admit(user_id)  # who stood behind may fit
+                self._admit(user_id)  # the next one in line may fit now
             raise
 
     def give_back(self, user_id: str, size: int) -> None:
-        """Free `size` bytes for those who wait."""
+        """Release `size` bytes for those that wait."""
         self._held[user_id] -= size
         if not self._held[user_id]:
             del self._held[user_id]
@@ -77,7 +81,7 @@ class Room:
         line = self._lines.get(user_id, deque())
         while line and (line[0][1].done() or self._fits(user_id, line[0][0])):
             size, granted = line.popleft()
-            if not granted.done():  # as one is that was cancelled
+            if not granted.done():  # a cancelled wait is done already
                 self._held[user_id] += size
                 granted.set_result(None)
         if not line:
@@ -85,27 +89,27 @@ class Room:
 
 
 class Hall:
-    """Bytes of bodies that are larger than a frame: one of each user, and a sum of all users.
+    """Bytes of bodies above a frame's size: one body per user, and a bound over all users.
 
-    They come in the order in which they asked, as in a room.
+    They are admitted in the order in which they asked.
     """
 
     def __init__(self, most: int) -> None:
-        """Grant all users together `most` bytes."""
-        self._of_user = Room(0)  # what is larger than all the room has it alone
+        """Allow all users together `most` bytes."""
+        self._of_user = Room(0)  # a size above the whole room gets it alone, so one body per user
         self._of_all = Room(most)
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a user whose turn it is waits for the bytes of others."""
+        """True when a user on their turn waits for the bytes of others."""
         return self._of_all.is_awaited(_ALL)
 
     def get_held(self) -> int:
-        """Return how many bytes are reserved for all users together."""
+        """Return the reserved bytes of all users together."""
         return self._of_all.get_held(_ALL)
 
     @asynccontextmanager
     async def hold(self, user_id: str, size: int) -> AsyncIterator[None]:
-        """Reserve `size` bytes for the block's time. Safe to cancel."""
+        """Reserve `size` bytes while the block runs. Safe to cancel."""
         async with self._of_user.hold(user_id, size), self._of_all.hold(_ALL, size):
             yield

@@ -1,8 +1,8 @@
-"""The wire's frames as JSON Schema, for those who write clients.
+"""JSON Schema of the wire's frames, for authors of clients.
 
-`python -m isolane.doors.schema` prints it.
-These classes describe and check, they carry nothing: frames are read and made in `frames`.
-A class that forbids unknown fields is ours to the last key; the others are AG-UI's and open.
+`python -m isolane.doors.schema` prints it. These classes only describe; frames are decoded and
+encoded in `frames`. A class that forbids unknown fields is complete. The others are AG-UI's, and
+may have more fields.
 """
 
 # Long because: it lists every frame of the wire once, as a table does.
@@ -54,44 +54,47 @@ class Message(Struct):
 
 
 class HelloFrame(Struct, tag="hello", forbid_unknown_fields=True):
-    """Speak control frames from here on."""
+    """The client asks for control frames from now on."""
 
     v: Literal[1]
 
 
 class SubscribeFrame(Struct, tag="subscribe", rename="camel", forbid_unknown_fields=True):
-    """Follow a thread, strictly after an id; without one from the start of its log."""
+    """The client follows a thread, strictly after an id.
+
+    Without an id from the start of its log.
+    """
 
     thread_id: WireId
     after: LogId | UnsetType = UNSET
 
 
 class UnsubscribeFrame(Struct, tag="unsubscribe", rename="camel", forbid_unknown_fields=True):
-    """Stop following a thread."""
+    """The client stops following a thread."""
 
     thread_id: WireId
 
 
 class AuthFrame(Struct, tag="auth", forbid_unknown_fields=True):
-    """Go on with a newer token of the same user."""
+    """The client brings a newer token of the same user."""
 
     token: Annotated[str, Meta(min_length=1)]
 
 
 class PingFrame(Struct, tag="ping", forbid_unknown_fields=True):
-    """Ask for a pong that carries the same `t`."""
+    """The client asks for a pong that carries the same `t`."""
 
     t: Any | UnsetType = UNSET
 
 
 class AbortFrame(Struct, tag="abort", rename="camel", forbid_unknown_fields=True):
-    """Stop one of the user's runs."""
+    """The client stops one of the user's runs."""
 
     run_id: WireId
 
 
 class RunInput(Struct, rename="camel"):
-    """Run the agent: AG-UI's RunAgentInput. The one frame of a client that has no `type`."""
+    """The client runs the agent: AG-UI's RunAgentInput, the one client frame without a `type`."""
 
     thread_id: WireId
     run_id: WireId
@@ -107,7 +110,7 @@ class RunInput(Struct, rename="camel"):
 ClientControlFrame = (
     HelloFrame | SubscribeFrame | UnsubscribeFrame | AuthFrame | PingFrame | AbortFrame
 )
-"""The client's frames that have a type; the other one is `RunInput`."""
+"""The client's frames with a type; `RunInput` has none."""
 
 
 # --- what the server sends -----------------------------------------------------------------------
@@ -123,7 +126,7 @@ class EnvelopeFrame(Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class RunErrorMetadata(Struct, rename="camel", forbid_unknown_fields=True):
-    """What Isolane adds to a RUN_ERROR."""
+    """Fields that Isolane adds to a RUN_ERROR."""
 
     error_id: ErrorId
     agent_code: (
@@ -139,7 +142,7 @@ class RunErrorMetadata(Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class RunErrorFrame(Struct, tag="RUN_ERROR", rename="camel", forbid_unknown_fields=True):
-    """A bare event: an error that belongs to no log."""
+    """An error that belongs to no log, as an event without an envelope."""
 
     message: str
     code: Code
@@ -148,7 +151,7 @@ class RunErrorFrame(Struct, tag="RUN_ERROR", rename="camel", forbid_unknown_fiel
 
 
 class HeartbeatFrame(Struct, tag="ping", forbid_unknown_fields=True):
-    """Sent every `heartbeatMs`, so that a client sees that the line lives."""
+    """Sent every `heartbeatMs`, so that a client sees that the connection is alive."""
 
 
 class Limits(Struct, rename="camel", forbid_unknown_fields=True):
@@ -172,7 +175,7 @@ class Limits(Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class Transport(Struct, forbid_unknown_fields=True):
-    """What the wire can do, in AG-UI's words."""
+    """Capabilities of the transport, in AG-UI's words."""
 
     streaming: bool
     websocket: bool
@@ -180,13 +183,13 @@ class Transport(Struct, forbid_unknown_fields=True):
 
 
 class Capabilities(Struct, forbid_unknown_fields=True):
-    """AG-UI's capabilities, as far as they are the gateway's."""
+    """AG-UI's capabilities that are the gateway's."""
 
     transport: Transport
 
 
 class ActiveRun(Struct, rename="camel", forbid_unknown_fields=True):
-    """A run that is under way, and the head of its thread's log."""
+    """An active run, and the head of its thread's log."""
 
     thread_id: WireId
     run_id: WireId
@@ -207,7 +210,11 @@ class WelcomeFrame(Struct, tag="welcome", rename="camel", forbid_unknown_fields=
 
 
 class SubscribedFrame(Struct, tag="subscribed", rename="camel", forbid_unknown_fields=True):
-    """Entries follow. Not recovered: behind `messages`; without these, read the thread first."""
+    """The thread's entries follow.
+
+    When `recovered` is false there was a gap: they follow after `messages`, or without those, after
+    a read of the thread.
+    """
 
     thread_id: WireId
     head: LogId
@@ -222,13 +229,13 @@ class UnsubscribedFrame(Struct, tag="unsubscribed", rename="camel", forbid_unkno
 
 
 class AuthOkFrame(Struct, tag="auth_ok", rename="camel", forbid_unknown_fields=True):
-    """The newer token counts."""
+    """The newer token is in force."""
 
     expires_at: Instant | None
 
 
 class AuthExpiringFrame(Struct, tag="auth_expiring", rename="camel", forbid_unknown_fields=True):
-    """The credential ends soon, and the connection with it."""
+    """The credential expires soon, and the connection closes with it."""
 
     expires_at: Instant
 
@@ -240,7 +247,7 @@ class PongFrame(Struct, tag="pong", forbid_unknown_fields=True):
 
 
 class AcceptedFrame(Struct, tag="accepted", rename="camel", forbid_unknown_fields=True):
-    """The run is the server's now; stands before the run's first entry."""
+    """The server has accepted the run; comes before the run's first entry."""
 
     thread_id: WireId
     run_id: WireId
@@ -275,13 +282,13 @@ class ThreadFrame(Struct, tag="thread", rename="camel", forbid_unknown_fields=Tr
 
 
 class DrainingFrame(Struct, tag="draining", rename="camel", forbid_unknown_fields=True):
-    """The server shuts down; runs go on until then at most."""
+    """The server shuts down; runs go on until the deadline at most."""
 
     deadline_ms: Instant
 
 
 class ErrorFrame(Struct, tag="error", rename="camel", forbid_unknown_fields=True):
-    """Something was refused, or precedes a refusing close."""
+    """A refusal, either of a frame or before a close."""
 
     code: Code
     message: str
@@ -312,11 +319,11 @@ ServerControlFrame = (
     | HeartbeatFrame
     | RunErrorFrame
 )
-"""The server's frames that have a type; the other one is `EnvelopeFrame`."""
+"""The server's frames with a type; `EnvelopeFrame` has none."""
 
 
 def frame_schema() -> dict[str, Any]:
-    """Return the JSON Schema of every frame; `$defs` has one entry for each, and two unions."""
+    """Return the JSON Schema of every frame; `$defs` has one entry per frame, and two unions."""
     kinds = (ClientControlFrame, RunInput, ServerControlFrame, EnvelopeFrame)
     (client, run, server, envelope), shapes = msgspec.json.schema_components(
         kinds, ref_template="#/$defs/{name}"
@@ -337,7 +344,7 @@ def frame_schema() -> dict[str, Any]:
 
 
 def run_input_schema() -> dict[str, Any]:
-    """Return the JSON Schema of what a run takes, whole: nothing in it refers elsewhere."""
+    """Return the JSON Schema of a run's input without references."""
     (schema,), shapes = msgspec.json.schema_components([RunInput], ref_template="{name}")
     whole: dict[str, Any] = _inlined(schema, shapes)
     return whole

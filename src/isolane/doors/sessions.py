@@ -1,4 +1,4 @@
-"""Signing in and out: what turns one credential into another, and what takes it back."""
+"""Routes for signing in and out, and for exchanging one credential for another."""
 
 from __future__ import annotations
 
@@ -40,32 +40,35 @@ class SignIn(BaseModel):
 
 
 class Me(BaseModel):
-    """Who the credential speaks for, and until when (milliseconds since 1970)."""
+    """The user behind the credential, and its expiry in milliseconds since 1970."""
 
     userId: str
     expiresAt: int | None
 
 
 class TicketOut(BaseModel):
-    """A single-use ticket for the WebSocket's address."""
+    """A single-use ticket for a WebSocket's address."""
 
     ticket: str
     expiresAt: int
 
 
 class SessionOut(BaseModel):
-    """One of the user's sessions; times in milliseconds since 1970, `lastSeenAt` to a minute."""
+    """One of the user's sessions.
+
+    Times are milliseconds since 1970; `lastSeenAt` is exact to a minute.
+    """
 
     sessionId: str
     device: str
-    """What its browser calls itself."""
+    """Name of the browser, from its own header."""
     createdAt: int
     lastSeenAt: int
     isCurrent: bool
 
 
 class Sessions(BaseModel):
-    """The user's sessions, the last used first."""
+    """The user's sessions, the most recently used first."""
 
     sessions: list[SessionOut]
 
@@ -88,14 +91,15 @@ async def sign_out(gateway: OpenGateway, request: Request, response: Response) -
     secrets = get_cookies(request.scope, name)
     if secrets:
         check_origin(gateway.settings, request.scope, is_needed=True)
-    for secret in secrets:  # else one of a path above would sign the person in again
+    # all of them, because a cookie of a path above would sign the person in again
+    for secret in secrets:
         await _end(gateway, secret)
     response.delete_cookie(name, path=get_cookie_path(request.scope))
 
 
 @router.get("/api/sessions")
 async def list_sessions(gateway: OpenGateway, identity: Reader) -> Sessions:
-    """List where the user is signed in."""
+    """List the user's sessions."""
     found = await gateway.credentials.sessions.load_all(identity.user_id)
     listed = [
         SessionOut(
@@ -122,7 +126,7 @@ async def sign_out_everywhere(
 
 @router.delete("/api/sessions/{session_id}", status_code=204, response_model=None)
 async def end_session(gateway: OpenGateway, identity: Writer, session_id: str) -> None:
-    """End one of the user's sessions, as of a device that was lost."""
+    """End one of the user's sessions, for example on a lost device."""
     await gateway.credentials.sessions.end(identity.user_id, session_id)
     await gateway.enforce_revocations()
 
@@ -131,22 +135,22 @@ async def end_session(gateway: OpenGateway, identity: Writer, session_id: str) -
 async def sign_user_out(
     gateway: OpenGateway, _admin: Admin, user_id: Annotated[str, Path(max_length=NAME_WRITTEN_MAX)]
 ) -> None:
-    """Sign another user out everywhere; it tells nothing of whether there is one."""
+    """Sign another user out everywhere; the answer doesn't tell whether the user exists."""
     await gateway.credentials.sessions.end_all(check_user_id("userId", user_id))
     await gateway.enforce_revocations()
 
 
 @router.get("/api/me")
 async def me(identity: Identified) -> Me:
-    """Say whose credential this is."""
+    """Return the user of the credential."""
     return _me(identity)
 
 
 @router.post("/api/tickets")
 async def create_ticket(gateway: OpenGateway, identity: Identified, request: Request) -> TicketOut:
-    """Give out a ticket that stands for the bearer once, within 30 s.
+    """Issue a ticket for the user, which can be used once within 30 s.
 
-    Asked for by a page, it is good for pages of that origin only.
+    A ticket for a page works only for pages of the same origin.
     """
     origins = get_headers(request.scope, b"origin")
     origin = origins[0] if origins else None
@@ -158,14 +162,15 @@ async def create_ticket(gateway: OpenGateway, identity: Identified, request: Req
 async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = "") -> Response:
     """Sign in by a one-time link, and go to the page."""
     response = RedirectResponse(get_home(request.scope), status_code=303)
-    if is_head(request.scope):  # from who looks where a link leads, before a person follows it
+    # from a program that looks where a link leads, before a person follows it
+    if is_head(request.scope):
         return response
     try:
         identity = await gateway.sign_in.links.redeem(code)
     except Unauthenticated:
         if "text/html" not in request.headers.get("accept", ""):
             raise
-        return response  # a person with a used link: the page asks them to sign in
+        return response  # the link is used up, and the page asks the person to sign in
     await begin_session(gateway, request, response, identity.user_id)
     return response
 
@@ -173,7 +178,7 @@ async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = ""
 async def begin_session(
     gateway: Gateway, request: Request, response: Response, user_id: str
 ) -> Begun:
-    """Begin a session for who just proved who they are, and give its cookie to the browser."""
+    """Begin a session for a user who has just proved their identity, and set its cookie."""
     device = request.headers.get("user-agent", "")
     begun = await gateway.credentials.sessions.begin(user_id, device=device)
     response.set_cookie(
@@ -190,7 +195,7 @@ async def begin_session(
 
 
 async def _end(gateway: Gateway, secret: str) -> None:
-    """End a cookie's session; one that has ended already stays so."""
+    """End a cookie's session; a session that has ended stays ended."""
     try:
         identity = await gateway.credentials.sessions.load(secret)
         await gateway.credentials.sessions.end(identity.user_id, session_id_of(secret))

@@ -1,4 +1,4 @@
-"""Signing in at a provider: out to its page, and back with a session."""
+"""Sign-in at a provider: to the provider's page, and back with a session."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from isolane.settings import COOKIE_NAME, Settings
 router = APIRouter(tags=["sessions"])
 
 STATE_COOKIE: Final = "isolane_signin"
-"""Ties the answer to the browser that asked: nobody is signed in with somebody else's answer."""
+"""Cookie that ties an answer to the browser that asked, so that nobody is signed in with another
+person's answer."""
 FAILED: Final = "?signin="
-"""What stands behind the page's path when a sign-in failed, with the error's code behind."""
+"""Query of the page's address after a failed sign-in; the error's code follows."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ProviderOut(BaseModel):
-    """Where users may sign in, and under which words."""
+    """A provider where users may sign in, with its label."""
 
     name: str
     label: str
@@ -41,16 +42,16 @@ class ProviderOut(BaseModel):
 
 
 class Ways(BaseModel):
-    """How users may sign in here."""
+    """The ways to sign in here."""
 
     password: bool
-    """With the name and password of a local account."""
+    """True when users may sign in with a local account."""
     providers: list[ProviderOut]
 
 
 @router.get("/api/signin")
 async def list_ways(gateway: OpenGateway, request: Request) -> Ways:
-    """Say how users may sign in."""
+    """List the ways to sign in."""
     path = get_signin_path(request.scope)
     providers = [
         ProviderOut(
@@ -66,7 +67,7 @@ async def list_ways(gateway: OpenGateway, request: Request) -> Ways:
 
 @router.get(f"{SIGN_IN_PATH}/{{name}}", include_in_schema=False)
 async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> Response:
-    """Send the browser to the provider's page."""
+    """Redirect the browser to the provider's page."""
     gateway.check_ready()
     provider = _find(gateway, name)
     if is_head(request.scope):
@@ -97,7 +98,7 @@ async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> R
 async def return_from_provider(
     gateway: OpenGateway, request: Request, name: str, state: str = "", code: str = ""
 ) -> Response:
-    """Take the provider's answer, begin a session, and go to the page."""
+    """Accept the provider's answer, begin a session, and go to the page."""
     gateway.check_ready()
     provider = _find(gateway, name)
     response = RedirectResponse(get_home(request.scope), status_code=303)
@@ -118,7 +119,7 @@ async def return_from_provider(
 
 
 def state_cookie_of(settings: Settings) -> str:
-    """Return the name of the cookie; like the session's, it is another one where that is set."""
+    """Return the cookie's name, which follows the name of the session cookie."""
     name = settings.cookie_name
     return STATE_COOKIE if name == COOKIE_NAME else f"{name}_signin"
 
@@ -143,12 +144,12 @@ def _check_browser(cookie: str | None, state: str) -> None:
 
 
 def get_signin_path(scope: Mapping[str, Any]) -> str:
-    """Return the path of a sign-in, as it stands in an address."""
+    """Return the path of a sign-in in addresses."""
     return f"{get_home(scope).rstrip('/')}{SIGN_IN_PATH}"
 
 
 def _fail(request: Request, error: IsolaneError) -> Response:
-    """Bring a person back to the page, which says it in words."""
+    """Redirect to the page, which explains the failure."""
     known, _ = report(error)
     home = get_home(request.scope)
     return RedirectResponse(f"{home}{FAILED}{known.code}", status_code=303)

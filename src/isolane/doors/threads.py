@@ -1,4 +1,4 @@
-"""The user's threads and runs over HTTP."""
+"""Routes for the user's threads and runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api", tags=["threads"], route_class=UserRoute)
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 200
 MESSAGES_MAX: Final = 200
-"""Messages of a page, and as many without a `limit`."""
+"""Most messages of a page, and their number without a `limit`."""
 TITLE_MAX_CHARACTERS: Final = 200
 
 # ruff: noqa: N815 - the fields below are the wire's names
@@ -38,30 +38,30 @@ class Thread(BaseModel):
 
 
 class Threads(BaseModel):
-    """Some threads, the newest change first; `nextCursor` asks for the next page."""
+    """A page of threads, the latest change first; `nextCursor` asks for the next page."""
 
     threads: list[Thread]
     nextCursor: str | None
 
 
 class ThreadDetail(Thread):
-    """One thread with its newest messages, or older ones, all of them as of `head`.
+    """One thread with a page of its messages, as of `head`.
 
-    Subscribing after `head` goes on without gap or double.
+    A subscription after `head` continues without a gap and without a duplicate.
     """
 
     messages: list[dict[str, Any]]
     before: str | None
-    """Asks for the page of the messages before these; null when there are none."""
+    """Cursor of the page with older messages; null when there are none."""
     head: str
     interrupts: list[dict[str, Any]]
-    """What the last run asks of a person, as long as nobody answered: AG-UI's interrupts."""
+    """Open questions of the last run to a person: AG-UI's interrupts."""
     state: Any
-    """AG-UI's shared state, `{}` when there is none; null on pages of older messages."""
+    """AG-UI's shared state, `{}` without one; null on pages of older messages."""
 
 
 class NewThread(BaseModel):
-    """A thread to make; without an id it gets one."""
+    """A thread to create; without an id the server chooses one."""
 
     threadId: str | None = None
     title: str = Field(default="", max_length=TITLE_MAX_CHARACTERS)
@@ -74,7 +74,7 @@ class Rename(BaseModel):
 
 
 class StopOut(BaseModel):
-    """How a run was stopped: when it was asked to, how long it took, and what it took."""
+    """How a run was stopped: the time of the request, the duration, and what ended the run."""
 
     requestedAt: int
     tookMs: int
@@ -82,7 +82,7 @@ class StopOut(BaseModel):
 
 
 class RunOut(BaseModel):
-    """One run: where it stands, when it did what, and why it ended."""
+    """One run: its state, its times, and the reason of its end."""
 
     runId: str
     threadId: str
@@ -99,7 +99,7 @@ class RunOut(BaseModel):
 
 
 class Stopping(BaseModel):
-    """A run that was told to stop; its own end follows in its log."""
+    """A run that was told to stop; its end event follows in its log."""
 
     runId: str
     status: str = "stopping"
@@ -124,7 +124,7 @@ async def list_threads(
 
 @router.post("/threads", status_code=201)
 async def create_thread(gateway: OpenGateway, context: WriteContext, given: NewThread) -> Thread:
-    """Make a thread, or return the one that has the id."""
+    """Create a thread, or return the one with that id."""
     own = context.for_thread(given.threadId or new_thread_id())
     thread = await gateway.storage.store.add_thread(own.thread_key, title=given.title)
     await gateway.service.tell_thread(own)
@@ -139,7 +139,7 @@ async def get_thread(
     before: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MESSAGES_MAX)] = MESSAGES_MAX,
 ) -> Response:
-    """Return a thread, its newest messages and its head, of one moment; page by page.
+    """Return a thread, a page of its messages and its head, all of one moment.
 
     A page ends early when its messages have more than a megabyte.
     """
@@ -155,7 +155,7 @@ async def get_thread(
 
 
 def _encode(snapshot: ThreadSnapshot, *, is_first: bool) -> bytes:
-    """Return a `ThreadDetail`; messages go in as they are stored, neither read nor written anew."""
+    """Return the JSON of a `ThreadDetail`; stored messages are copied without decoding."""
     no_state = b"{}" if is_first else b"null"
     return msgspec.json.encode(
         {
@@ -173,7 +173,7 @@ def _encode(snapshot: ThreadSnapshot, *, is_first: bool) -> bytes:
 async def rename_thread(
     gateway: OpenGateway, context: WriteContext, thread_id: str, given: Rename
 ) -> Thread:
-    """Give a thread another title."""
+    """Rename a thread."""
     own = context.for_thread(thread_id)
     thread = await gateway.storage.store.set_title(own.thread_key, given.title)
     await gateway.service.tell_thread(own)
@@ -182,7 +182,7 @@ async def rename_thread(
 
 @router.delete("/threads/{thread_id}", status_code=204, response_model=None)
 async def delete_thread(gateway: OpenGateway, context: WriteContext, thread_id: str) -> None:
-    """Remove a thread with its log and messages, and end its runs."""
+    """Delete a thread with its log and messages, and end its runs."""
     own = context.for_thread(thread_id)
     await gateway.service.delete_thread(own)
     await gateway.factory.close_thread(own.thread_key)
@@ -190,13 +190,13 @@ async def delete_thread(gateway: OpenGateway, context: WriteContext, thread_id: 
 
 @router.get("/runs/{run_id}")
 async def get_run(gateway: OpenGateway, context: ReadContext, run_id: str) -> RunOut:
-    """Say where a run stands."""
+    """Return the state of a run."""
     return _run(await gateway.service.load_run(context, check_wire_id("runId", run_id)))
 
 
 @router.post("/runs/{run_id}/abort", status_code=202)
 async def abort_run(gateway: OpenGateway, context: WriteContext, run_id: str) -> Stopping:
-    """Stop a run; one that has ended stays as it is, and one that comes soon is stopped then."""
+    """Stop a run. An ended run stays ended; a run that arrives soon is stopped on arrival."""
     try:
         own = await gateway.service.locate(context, check_wire_id("runId", run_id))
     except NotFound:

@@ -1,4 +1,4 @@
-"""A route that tells those who run the gateway how much one user keeps."""
+"""A route that tells operators how much data a user keeps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def get_usage(
     _admin: Admin,
     user_id: Annotated[str, Path(max_length=NAME_WRITTEN_MAX)],
 ) -> UserUsage:
-    """Say how much a user keeps; nothing for one who is unknown."""
+    """Return the user's stored data; zeros for an unknown user."""
     name = check_user_id("userId", user_id)
     kept = await gateway.storage.usage.load(name)
     return UserUsage(userId=name, storedThreads=kept.threads, storedBytes=kept.bytes)

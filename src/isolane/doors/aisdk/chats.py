@@ -1,4 +1,4 @@
-"""What AI SDK's two doors share: asking a turn of a chat, and following one as chunks."""
+"""Steps that AI SDK's two doors share: asking a turn of a chat, and following one as chunks."""
 
 # Long because: to ask, to follow and to load a chat read a turn in the same way.
 
@@ -32,21 +32,21 @@ from isolane.wire.frames import read_run, to_run_input
 from isolane.wire.lists import Known
 
 STEP_RECORDS: Final = 1000
-"""Records that are read at once of a turn that has ended, a count."""
+"""Most records that are read at once from an ended turn."""
 STEP_BYTES: Final = 1 << 20
 PAGE_BYTES: Final = 4 << 20
-"""Bytes of events of which one page of messages is made."""
+"""Most bytes of events that one page of messages is made from."""
 _OF_ANSWERS: Final = tuple(
     b'{"type":"%b"' % kind for kind in (b"RUN_STARTED", b"TOOL_CALL_START", b"TOOL_CALL_RESULT")
 )
-"""How events begin that tell which calls are answered."""
+"""Beginnings of events that tell which calls are answered."""
 _CALL: Final = b'{"type":"TOOL_CALL_END"'
 
 UNNAMED: Final = "ai-"
-"""Stands for the id of a run that a page doesn't name. No run is called so."""
+"""Prefix of ids that stand for runs without an id of their client. No run has such an id."""
 
 Told = tuple[int, bytes]
-"""A chunk as JSON in UTF-8, and its number in the stream."""
+"""A chunk's number in the stream, and the chunk as JSON in UTF-8."""
 
 
 async def ask(
@@ -57,10 +57,10 @@ async def ask(
     agent: str,
     on_disconnect: str | None = None,
 ) -> RunTicket:
-    """Take a chat's turn on. A question that is being answered already attaches to that answer.
+    """Start a chat's turn; a question that is already being answered attaches to that answer.
 
-    `on_disconnect` is what becomes of the run without a reader, where the request may say so. Its
-    errors, and what cancelling the caller means, are those of `AgentService.start`.
+    `on_disconnect` is the fate of the run without a reader, when the request may choose it. Errors
+    and cancelling are those of `AgentService.start`.
     """
     own = context.for_thread(chat.thread_id).for_run(chat.run_id or f"ai-{uuid4()}")
     calls, questions = (
@@ -89,9 +89,12 @@ async def ask(
 async def load_known(
     gateway: Gateway, context: UserExecutionContext, chat_id: object, *, run_id: object
 ) -> Known:
-    """Return what a chat has, which its client's list needn't bring.
+    """Return what a chat's thread knows, so that its client needn't send it.
 
-    `run_id` is that of the run, where the client names one. Raises `InvalidInput` for wrong ids.
+    `run_id` is the run that the client names, or None.
+
+    Raises:
+        InvalidInput: An id is wrong.
     """
     own = context.for_thread(check_wire_id("id", chat_id))
     named = UNNAMED if run_id is None else check_wire_id("runId", run_id)
@@ -99,9 +102,9 @@ async def load_known(
 
 
 async def _load_open(storage: Storage, key: ThreadKey) -> tuple[Mapping[str, str], Sequence[str]]:
-    """Return what of a thread waits for an answer: calls and questions, by their ids.
+    """Return the thread's open calls and questions.
 
-    Each call has the id that the message with its answer will have.
+    Each call comes with the id of the message that will answer it.
     """
     snapshot = await storage.store.load_snapshot(key)
     if snapshot is None:
@@ -116,9 +119,9 @@ async def _load_open(storage: Storage, key: ThreadKey) -> tuple[Mapping[str, str
 
 
 def _new_answer_id(call_id: str, known: Collection[str]) -> str:
-    """Return an id for the answer to a call that no message ever had.
+    """Return an id for the answer to a call that no earlier message has.
 
-    Earlier calls may have had the id of this one, and been answered or taken back.
+    Earlier calls may have had the same id, and may have been answered or taken back.
     """
     own = f"tool_{call_id}"
     others = (f"{own}#{number}" for number in count(2))
@@ -128,8 +131,8 @@ def _new_answer_id(call_id: str, known: Collection[str]) -> str:
 async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat) -> bool:
     """Say whether a chat's last message stands in its thread and is asked again.
 
-    One that a run holds which hasn't ended isn't asked again when it comes with the same words: it
-    attaches. One that waits in line is taken out of it when it is to be asked anew.
+    A message of an unfinished run with the same words isn't asked again; the request attaches to
+    that run. A waiting run is removed from the queue when its message is asked anew.
     """
     if not chat.asks:
         return False
@@ -147,13 +150,13 @@ async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat)
 
 @dataclass(slots=True)
 class Numbered:
-    """Makes numbered chunks of a turn's events."""
+    """Makes numbered chunks from a turn's events."""
 
     fold: UIChunks
     number: int = 0
 
     def tell(self, records: Sequence[Record]) -> list[Told]:
-        """Return what records add to the stream."""
+        """Return the chunks of records."""
         return [
             self._tell(chunk)
             for record in records
@@ -168,11 +171,15 @@ class Numbered:
 async def follow_run(
     gateway: Gateway, context: UserExecutionContext, *, after: EventId
 ) -> AsyncGenerator[list[Told], None]:
-    """Yield what the context's run adds to its turn's message, numbered from 0, live to its end.
+    """Yield the chunks that the context's run adds to its turn's message, live to its end.
 
-    The earlier runs of the turn are what the client has already: they are read, and not told.
-    Raises `NotFound` when the thread is deleted meanwhile, `GoingAway` when the gateway closes.
-    Safe to cancel.
+    Numbers begin at 0. The client has the earlier runs of the turn already, so they are read and
+    not told. Safe to
+    cancel.
+
+    Raises:
+        NotFound: The thread was deleted meanwhile.
+        GoingAway: The gateway closes.
     """
     numbered: Numbered | None = None
     ahead: _Ahead | None = None
@@ -189,7 +196,11 @@ async def follow_run(
 async def _to_the_end(
     gateway: Gateway, context: UserExecutionContext, *, after: EventId | None = None
 ) -> AsyncGenerator[Sequence[Record], None]:
-    """Yield the records of the context's run; raises why there are no more before its end."""
+    """Yield the records of the context's run.
+
+    Raises:
+        IsolaneError: The records ended before the run did; the error says why.
+    """
     is_over = False
     async with aclosing(gateway.service.follow_batches(context, after=after)) as batches:
         async for records in batches:
@@ -202,10 +213,10 @@ async def _to_the_end(
 async def _remember(
     storage: Storage, context: UserExecutionContext, run_id: str
 ) -> tuple[UIChunks, Sequence[TurnRun]]:
-    """Return the fold of a run's turn, with the turn's earlier runs in its memory, and the run."""
+    """Return the fold of a run's turn after the turn's earlier runs, and the run itself."""
     key = context.thread_key
     turn = await storage.turn_book.load_turn(key, run_id)
-    if turn is None:  # rewound meanwhile
+    if turn is None:  # the turn was taken back meanwhile
         return UIChunks(run_id), ()
     place = next((n for n, run in enumerate(turn.runs) if run.run_id == run_id), 0)
     fold = UIChunks(turn.turn_id)
@@ -216,9 +227,9 @@ async def _remember(
 
 @dataclass(slots=True)
 class _Ahead:
-    """Finds the calls that the log answered before a reader came, for the fold of what they read.
+    """Finds the calls that the log answered before a reader came, for the reader's fold.
 
-    Most turns call nothing, so the log is read for it only once a call is there, and from there on.
+    Most turns have no calls. So the log is searched only from the first call on.
     """
 
     log: EventLog
@@ -226,15 +237,15 @@ class _Ahead:
     runs: Sequence[TurnRun]
     fold: UIChunks
     end_seq: int
-    """The last log entry that was there when the reader came."""
+    """Number of the last log entry at the time when the reader came."""
     is_done: bool = False
 
     async def look(self, records: Sequence[Record]) -> None:
-        """Look for the answers to the first calls among the records that are read next."""
+        """Search the log for answers to the first calls in the next records."""
         if self.is_done or not any(one.payload.startswith(_CALL) for one in records):
             return
         self.is_done = True
-        if records[0].id.seq > self.end_seq:  # it is told live
+        if records[0].id.seq > self.end_seq:  # from here on the run is told live
             return
         following = _read(self.log, self.key, self.runs, after=records[0].id.seq - 1)
         async with aclosing(following):
@@ -249,7 +260,7 @@ class _Ahead:
 async def _look_ahead(
     gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun], fold: UIChunks
 ) -> _Ahead:
-    """Return what looks ahead in the log of runs, as far as that goes now."""
+    """Return a search in the log of runs, after its first step."""
     end_seq = runs[-1].last_seq if runs else 0
     if end_seq is None:
         end_seq = (await gateway.feed.load_bounds(key)).head.seq
@@ -261,8 +272,11 @@ async def follow_turn(
 ) -> AsyncGenerator[list[Told], None]:
     """Yield all chunks of a turn, numbered from 0, live until its last run has ended.
 
-    Runs whose events are no longer kept are left out. Raises `NotFound` when the thread is deleted
-    meanwhile, `GoingAway` when the gateway closes. Safe to cancel.
+    Runs whose events are no longer kept are left out. Safe to cancel.
+
+    Raises:
+        NotFound: The thread was deleted meanwhile.
+        GoingAway: The gateway closes.
     """
     numbered = Numbered(UIChunks(turn.turn_id))
     ahead = await _look_ahead(gateway, context.thread_key, turn.runs, numbered.fold)
@@ -280,7 +294,7 @@ async def follow_turn(
 async def _read(
     log: EventLog, key: ThreadKey, runs: Sequence[TurnRun], *, after: int = 0
 ) -> AsyncGenerator[Record, None]:
-    """Yield the records of runs behind the log entry `after`, as far as the log has them now."""
+    """Yield the records of runs after the log entry `after`, as far as the log has them now."""
     begun = [run for run in runs if run.first_seq is not None]
     if not begun:
         return
@@ -299,15 +313,16 @@ async def _read(
 
 
 def _last_of(runs: Sequence[TurnRun], head: int) -> int:
-    """Return the number of the last entry of runs, as far as they have one."""
+    """Return the number of the last log entry of runs."""
     last = runs[-1].last_seq
     return head if last is None else last
 
 
 async def find_turn(gateway: Gateway, key: ThreadKey, *, replay_s: float) -> Turn | None:
-    """Return the turn that a reader who comes back wants: the one under way, else the last one.
+    """Return the turn for a reader who comes back: the active one, else the last one.
 
-    None when there is none, or when its last run ended more than `replay_s` ago or isn't kept.
+    The result is None without one, or when its last run ended more than `replay_s` ago or isn't
+    kept.
     """
     turn = await gateway.storage.turn_book.load_open_turn(key)
     if turn is not None:
@@ -324,10 +339,13 @@ async def find_turn(gateway: Gateway, key: ThreadKey, *, replay_s: float) -> Tur
 async def load_messages(
     storage: Storage, key: ThreadKey, *, before: str | None, limit: int
 ) -> list[UIMessage] | None:
-    """Return a page of a chat's messages, the oldest first; None when there is no such chat.
+    """Return a page of a chat's messages, the oldest first; None without such a chat.
 
-    `limit` counts turns. Fewer come when their events have more than `PAGE_BYTES`, one always.
-    Raises `InvalidCursor` when `before` names no message that stands.
+    `limit` counts turns. A page has fewer when their events have more than `PAGE_BYTES`, but at
+    least one.
+
+    Raises:
+        InvalidCursor: `before` names no standing message.
     """
     place = None if before is None else before.removeprefix(ID_PREFIX)
     page = await storage.turn_book.load_turns(key, before=place, limit=limit)
@@ -335,7 +353,8 @@ async def load_messages(
         return None
     bounds = await storage.log.load_bounds(key)
     turns: list[list[UIMessage]] = []
-    answers: list[Message] = []  # what tools returned in later turns: it came with a question
+    # results of tools in later turns, because they came with a later question
+    answers: list[Message] = []
     size = 0
     for turn in page.turns:
         records = await _load_kept(storage, key, turn, trimmed_seq=bounds.trimmed_seq)
@@ -350,7 +369,7 @@ async def load_messages(
 async def _load_kept(
     storage: Storage, key: ThreadKey, turn: StandingTurn, *, trimmed_seq: int
 ) -> list[Record]:
-    """Return the records of a turn; none when a part of it isn't kept, or was taken back."""
+    """Return a turn's records; none when a part is no longer kept, or was taken back."""
     begun = [one.run.first_seq for one in turn.runs if one.run.first_seq is not None]
     is_kept = begun and begun[0] > trimmed_seq and all(one.is_whole for one in turn.runs)
     runs = [one.run for one in turn.runs]
@@ -360,9 +379,9 @@ async def _load_kept(
 def _to_messages(
     turn: StandingTurn, records: Sequence[Record], answers: Sequence[Message]
 ) -> list[UIMessage]:
-    """Return what the user said in a turn, and what a client made of the answer.
+    """Return the user's messages of a turn, and the message that a client made of the answer.
 
-    `answers` are results of tools that came later.
+    `answers` are tool results that came later.
     """
     asked = [message for one in turn.runs for message in one.added if message["role"] == "user"]
     said = [to_user_message(message) for message in asked]
@@ -386,7 +405,7 @@ def _to_messages(
 def _answers_before(
     turn: StandingTurn, shown: Sequence[UIMessage], later: Sequence[Message]
 ) -> list[Message]:
-    """Return the results of tools that came with a turn or later, for calls of earlier turns."""
+    """Return the tool results that came with a turn or later, for calls of earlier turns."""
     own = {part.get("toolCallId") for message in shown for part in message["parts"]}
     first, *others = [_tools_in(one.added) for one in turn.runs]
     came = [*later, *(message for messages in others for message in messages)]

@@ -1,7 +1,7 @@
-"""Frames of a chat socket: whole lists of messages, of which large ones are read in their turn.
+"""Frames of a chat socket with whole lists of messages; large frames are read in turn.
 
-A frame above `frameBytes` is read on when there is room for it, as a body over HTTP is: one of each
-user at a time, and so many bytes of all users together.
+A frame above `frameBytes` is read further when there is room for it, like a body over HTTP. One
+such frame per user is in memory, and all users together have a bound.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from isolane.wire.frames import decode_object
 from isolane.wire.lists import WholeList, find_request_id
 
 PLACE: Final = "isolane.place"
-"""Where a message has what is reserved for it."""
+"""Key of a message for its reserved place."""
 WHOLE: Final = "isolane.whole"
-"""Where a long one has its list, until it is known what is new of it."""
+"""Key of a long message for its list, until the new part is known."""
 
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """What is reserved for a large frame."""
+    """The reserved place of a large frame."""
 
     room: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """Holds the room for what is new of the frame, until the frame is carried out."""
+    """The reserved room for the new part, held until the frame is done."""
     hall: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """Holds the hall for the whole frame, until it is known what is new of it."""
+    """The reserved hall for the whole frame, held until the new part is known."""
 
 
 class ChatFrames:
     """Reads the frames of one socket."""
 
     def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
-        """Begin with a socket on which nothing was read."""
+        """Begin with a socket from which nothing was read."""
         self._gateway = gateway
         self._connection = connection
         self._new_bytes = gateway.settings.limit_frame_bytes
@@ -52,10 +52,12 @@ class ChatFrames:
         self._places: set[_Place] = set()
 
     async def receive(self, receive: Receive) -> Message:
-        """Return the socket's next message. A large frame waits unread for its place.
+        """Return the socket's next message; a large frame waits unread for its place.
 
-        `release` ends the place. Raises `Unavailable` when others wait and it comes too slowly.
-        Safe to cancel.
+        `release` gives the place back. Safe to cancel.
+
+        Raises:
+            Unavailable: Others wait, and the frame comes too slowly.
         """
         message = await receive()
         if message["type"] == LARGE:
@@ -68,22 +70,26 @@ class ChatFrames:
             message[PLACE] = place
             if CONTENT not in message:
                 await self._give_back(message.pop(PLACE))
-        elif self._is_large(message.get("text") or ""):  # of a server that says nothing before
+        elif self._is_large(message.get("text") or ""):  # a server that announces no large messages
             place = await self._take_place()
             content = await self._gateway.intake.read_beside(message["text"].encode)
             return {"type": message["type"], CONTENT: content, PLACE: place}
         return message
 
     def check_size(self, message: Message) -> None:
-        """Raise `TooLarge` when a frame has more bytes than any may have."""
+        """Check the size of a frame.
+
+        Raises:
+            TooLarge: It has more bytes than any frame may have.
+        """
         size = len(message.get(CONTENT, b""))
         if size > self._most_bytes:
             raise TooLarge(f"a frame may have {self._most_bytes} bytes, this one has {size}")
 
     async def look_at(self, message: Message) -> Mapping[str, Any]:
-        """Return a frame, of a long one what isn't its messages.
+        """Return a frame; of a long one only the fields beside its messages.
 
-        Raises what `WholeList` and `decode_object` raise.
+        Errors are those of `WholeList` and `decode_object`.
         """
         user_id, content = self._connection.user_id, message.get(CONTENT)
         if content is not None:
@@ -101,9 +107,10 @@ class ChatFrames:
         return whole.rest
 
     async def read(self, message: Message, looked_at: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a whole frame, a long one with stand-ins for the messages that the chat has.
+        """Return a whole frame; a long one has placeholders for messages that the chat has.
 
-        Its list is forgotten then. Raises what `WholeList.pick_turn` and `NewPart.read` raise.
+        The list is released afterwards. Errors are those of `WholeList.pick_turn` and
+        `NewPart.read`.
         """
         whole: WholeList | None = message.pop(WHOLE, None)
         if whole is None:
@@ -113,28 +120,28 @@ class ChatFrames:
         context = self._connection.context
         known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
         new = await self._gateway.intake.read_beside(whole.pick_turn, known)
-        del whole  # it is large, and others may come
+        del whole  # the list is large, and its place is free for others
         if message.pop(CONTENT, None) is not None:
             await message[PLACE].hall.aclose()
             await self._gateway.factory.pace(self._connection.user_id, len(new.text))
         return await self._gateway.intake.read_beside(new.read)
 
     async def find_request_id(self, message: Message) -> str | None:
-        """Return the `requestId` of a long frame that was refused as a whole, if it has one."""
+        """Return the `requestId` of a long frame that was refused as a whole, or None."""
         content = message.get(CONTENT) or (message.get("text") or "").encode()
         if len(content) <= SMALL_BYTES:
             return None
         return await self._gateway.intake.read_beside(find_request_id, content)
 
     async def release(self, message: Message) -> None:
-        """Forget a message that was carried out, and give back what was reserved for it."""
+        """Release a finished message, and give its place back."""
         place = message.pop(PLACE, None)
-        message.clear()  # whoever waits for the next one has it still
+        message.clear()  # the task that waits for the next message still holds this one
         if place is not None:
             await self._give_back(place)
 
     async def close(self) -> None:
-        """Give back everything."""
+        """Give everything back."""
         for place in tuple(self._places):
             await self._give_back(place)
 
@@ -142,7 +149,7 @@ class ChatFrames:
         return len(text) > self._new_bytes or _size_of(text) > self._new_bytes
 
     async def _take_place(self) -> _Place:
-        """Reserve room, then the hall: in the order in which bodies do, or both would wait."""
+        """Reserve room, then the hall: in the order of bodies, because otherwise both would wait."""
         user_id, place = self._connection.user_id, _Place()
         self._places.add(place)
         room, hall = self._gateway.intake.room, self._gateway.intake.hall
@@ -156,7 +163,7 @@ class ChatFrames:
         await place.room.aclose()
 
     async def _receive_in_time(self, receive: Receive) -> Message:
-        """Return the rest of a large frame. While others wait, it has to come fast enough."""
+        """Return the rest of a large frame; while others wait, it must come fast enough."""
         coming, patience_s = asyncio.ensure_future(receive()), self._patience_s
         loop = asyncio.get_running_loop()
         began_s = loop.time()

@@ -1,7 +1,7 @@
-"""AI SDK over HTTP: a turn of a chat in, a UI message stream out; and the chat as it stands.
+"""AI SDK over HTTP: a chat's turn in, a UI message stream out, and the chat's messages.
 
-What `DefaultChatTransport` of the package `ai` speaks. Its `stop()` only drops the request, as a
-lost network does, so leaving stops nothing: the stop route does.
+It speaks to `DefaultChatTransport` of the package `ai`. The client's `stop()` only drops the
+request, which looks like a lost network. So a dropped request stops nothing; the stop route does.
 """
 
 from __future__ import annotations
@@ -82,17 +82,18 @@ CHAT_BODY: Final = {
         },
     }
 }
-"""What the route reads by itself, once it knows who asks."""
+"""Description of the body in the OpenAPI document; the route reads the body after
+authentication."""
 
 
 class StoppedRuns(BaseModel):
-    """Runs that were told to stop; their own ends follow."""
+    """Runs that were told to stop; their end events follow."""
 
-    runIds: list[str]  # noqa: N815 - the wire's name
+    runIds: list[str]  # noqa: N815 - the name on the wire
 
 
 AgentName = Annotated[str | None, "an agent's name; the default's for None"]
-"""In the path, or in the query where the path names none. All agents share a user's chats."""
+"""Agent of the path, or of the query when the path has none. All agents share a user's chats."""
 OnDisconnect = Annotated[
     Literal["continue", "stop"] | None, Header(alias="x-isolane-on-disconnect")
 ]
@@ -119,7 +120,7 @@ async def send_turn(
 ) -> EventStream:
     """Run an agent for a chat's turn: AI SDK's messages in, its UI message stream out.
 
-    Of the messages only what is new counts. Leaving stops nothing, unless the header
+    Only new messages count. When the client leaves, the run goes on, unless the header
     `X-Isolane-On-Disconnect` is `stop`.
     """
     gateway.factory.check_rate(identity.user_id)
@@ -153,7 +154,7 @@ async def _load_known(gateway: Gateway, context: UserExecutionContext, whole: Wh
 @router.get("/ai/chat", status_code=426, include_in_schema=False)
 @router.get("/ai/{agent}/chat", status_code=426, include_in_schema=False)
 async def need_upgrade() -> Response:
-    """Say that this is a WebSocket's address."""
+    """Say that this address is a WebSocket's."""
     raise HTTPException(
         426, "this address takes WebSocket upgrades and POST", headers={"upgrade": "websocket"}
     )
@@ -173,10 +174,10 @@ async def resume_turn(
     after: Annotated[int | None, Query(ge=-1)] = None,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """Tell the chat's turn again from its start, and go on live; 204 when there is none.
+    """Replay the chat's turn from its start, and follow it live; 204 without one.
 
-    That is the turn under way, else the last one, for a while after its end. With `after`, or
-    `Last-Event-ID`, only chunks of a greater number are told.
+    The turn is the active one, else the last one for a while after its end. With `after` or
+    `Last-Event-ID`, only chunks with a greater number are sent.
     """
     gateway.service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
@@ -198,7 +199,7 @@ async def resume_turn(
 async def stop_chat(
     gateway: OpenGateway, context: WriteContext, chat_id: str, agent: AgentName = None
 ) -> StoppedRuns:
-    """Stop every run of the chat that hasn't ended, those that wait in line included."""
+    """Stop every unfinished run of the chat, waiting ones included."""
     gateway.service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
     return StoppedRuns(runIds=gateway.service.stop_thread(key))
@@ -217,8 +218,8 @@ async def get_messages(
 ) -> Response:
     """Return the chat as AI SDK's messages, the oldest first.
 
-    `limit` counts turns, the newest of them; `before` is the id of a message, and asks for the
-    turns before its own. Fewer turns come when they are large.
+    `limit` counts turns, from the newest. `before` is the id of a message, and asks for the turns
+    before its own. Large turns make a shorter page.
     """
     gateway.service.check_agent(agent)
     own = context.for_thread(chat_id)
@@ -233,7 +234,7 @@ async def get_messages(
 
 
 def _place_of(after: int | None, last_event_id: str | None) -> int:
-    """Return the number of the last chunk that a reader has, -1 for none."""
+    """Return the number of the reader's last chunk; -1 without one."""
     if last_event_id is None:
         return -1 if after is None else after
     if not last_event_id.isdecimal() or len(last_event_id) > len(str(2**53)):
@@ -259,7 +260,7 @@ def _answer(
 
 
 async def _tell(followed: Followed[Sequence[Told]], *, after: int) -> AsyncGenerator[bytes, None]:
-    """Yield each chunk as an event with its number, and a comment at each quiet heartbeat."""
+    """Yield each chunk as an event with its number, and a comment per quiet heartbeat."""
     beats = followed.with_beats()
     async with aclosing(beats):
         try:
@@ -274,7 +275,7 @@ async def _tell(followed: Followed[Sequence[Told]], *, after: int) -> AsyncGener
                 )
                 for piece in in_pieces(framed):
                     yield piece
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
             known, error_id = report(error, user_id=followed.identity.user_id)
             text = f"{known.message} ({known.code}, {error_id})"
             yield b"data: %b\n\n" % msgspec.json.encode({"type": "error", "errorText": text})

@@ -1,1 +1,1 @@
-"""OpenAI's API, as the packages `openai` speak it: models, Chat Completions and Responses."""
+"""OpenAI's API as its own packages speak it: models, Chat Completions and Responses."""

@@ -81,10 +81,10 @@ async def create_completion(
     thread: ThreadHeader = None,
     leaving: LeavingHeader = None,
 ) -> Response:
-    """Run an agent on a list of messages, and answer with what it says.
+    """Run an agent on a list of messages, and answer with its words.
 
-    Without a thread the list is the whole conversation. Leaving stops the run, unless
-    `X-Isolane-On-Disconnect` is `continue`, which needs a thread.
+    Without a thread the list is the whole conversation. When the client leaves, the run stops,
+    unless `X-Isolane-On-Disconnect` is `continue`, which needs a thread.
     """
     reading = read_asked(gateway, identity, request, read_completion, key=key, name="messages")
     async with reading as (ids, asked):
@@ -132,7 +132,7 @@ def _tell(
 
 
 def _choose_thread(asked: CompletionAsked, header: str | None) -> str | None:
-    """Return the thread that a request names, in its header or its metadata."""
+    """Return the thread that a request names in its header or its metadata."""
     in_metadata = asked.thread_id
     if header is not None and in_metadata not in (None, header):
         raise InvalidInput(f"metadata.{THREAD_KEY}", f"must be that of {THREAD_HEADER}")
@@ -144,7 +144,7 @@ def _choose_thread(asked: CompletionAsked, header: str | None) -> str | None:
 
 
 def _choose_leaving(header: str | None, *, is_lasting: bool) -> OnDisconnect:
-    """Return what becomes of a run whose reader leaves."""
+    """Return the fate of a run whose reader leaves."""
     if header is None:
         return OnDisconnect.STOP
     if header not in list(OnDisconnect):

@@ -1,7 +1,7 @@
-"""Where a response belongs: to a thread that goes on, to a branch of one, or to one of its own.
+"""The thread of a response: one that goes on, a branch, or a thread of its own.
 
-The server keeps the history. A branch is a new thread that begins with what was said up to the
-response that it leaves from.
+The server keeps the history. A branch is a new thread that begins with the history up to the
+previous response.
 """
 
 from __future__ import annotations
@@ -34,34 +34,33 @@ from isolane.wire.openai.response import ID_PREFIX, ResponseFold
 
 READ_RECORDS: Final = 256
 READ_BYTES: Final = 1 << 20
-"""Records, and bytes of them, that are folded before others get their turn."""
+"""Most records, and bytes of records, that are folded before other tasks run."""
 SEED_ROLES: Final = frozenset({"user", "assistant", "tool", "system", "developer"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a run belongs, and what it brings there."""
+    """The thread of a run, and the run's messages."""
 
     thread_id: str
     messages: Sequence[Message]
     opening: Opening | None = None
-    """How its thread begins with the run; None where the thread goes on."""
+    """How its thread begins with the run; None for a thread that goes on."""
     instructions: str | None = None
-    """What its agent is told in this run alone."""
+    """Instructions for the agent in this run only."""
     policy: str | None = None
-    """What it wants of a busy thread; None leaves that to the server."""
+    """Policy for a busy thread; None leaves it to the server."""
 
 
 async def find_place(
     gateway: Gateway, context: UserExecutionContext, asked: ResponseAsked, *, own_thread_id: str
 ) -> Place:
-    """Return where the run of a request belongs.
+    """Return the place of a request's run.
 
     Raises:
-        UnknownResponse: the previous response isn't there, or isn't this user's.
-        RunConflict: it goes on still.
-        TooLarge: its history is too large for a branch.
-
+        UnknownResponse: The previous response doesn't exist, or isn't this user's.
+        RunConflict: The previous response is still being made.
+        TooLarge: Its history is too large for a branch.
     """
     if asked.previous_id is not None:
         return await _after_response(gateway, context, asked, asked.previous_id, own_thread_id)
@@ -85,7 +84,7 @@ def _begin(asked: ResponseAsked, thread_id: str) -> Place:
 
 
 def _go_on(asked: ResponseAsked, thread_id: str, *, policy: str | None) -> Place:
-    """Return the place of a run that goes on where the server has the history."""
+    """Return the place of a run that continues a history on the server."""
     return Place(
         thread_id=thread_id,
         messages=get_unheard(asked),
@@ -95,9 +94,9 @@ def _go_on(asked: ResponseAsked, thread_id: str, *, policy: str | None) -> Place
 
 
 def _join_instructions(asked: ResponseAsked) -> str | None:
-    """Return what a request tells the agent in this run alone.
+    """Return the instructions of a request for this run only.
 
-    The history has no place for what a list says as its instructions, so they count as such.
+    Instructions in a list count as such too, because the history has no place for them.
     """
     texts = [
         *([asked.instructions] if asked.instructions else []),
@@ -122,7 +121,8 @@ async def _after_response(
     key = ThreadKey(context.user_id, previous.thread_id)
     book = gateway.storage.turn_book
     if asked.is_stored and await _is_last(book, key, previous.run_id):
-        # Who comes at the same time finds the thread busy, and a branch when asking again.
+        # A second request at the same moment finds the thread busy, and gets a branch when it is
+        # repeated.
         return _go_on(asked, previous.thread_id, policy="reject")
     most_bytes = gateway.settings.limit_frame_bytes
     history = await _load_history(book, key, previous.run_id, most_bytes=most_bytes)
@@ -134,10 +134,11 @@ async def _after_response(
 async def load_response(
     gateway: Gateway, context: UserExecutionContext, response_id: str
 ) -> StoredRun:
-    """Return the run behind a response of the user's.
+    """Return the run behind a response of the user.
 
-    Raises `NotFound`, also for one that was deleted, and for one that wasn't to be stored and has
-    ended.
+    Raises:
+        NotFound: There is no such response, it was deleted, or it was not to be stored and has
+            ended.
     """
     run_id = response_id.removeprefix(ID_PREFIX)
     if run_id == response_id or not WIRE_ID.fullmatch(run_id):
@@ -162,9 +163,10 @@ def new_fold(stored: StoredRun) -> ResponseFold:
 async def load_fold(
     gateway: Gateway, context: UserExecutionContext, stored: StoredRun
 ) -> ResponseFold:
-    """Return the fold of what the log has of a response now.
+    """Return the fold of the response's events that the log has now.
 
-    Raises `CursorExpired` when that is no longer kept.
+    Raises:
+        CursorExpired: The log no longer keeps the events.
     """
     fold = new_fold(stored)
     if stored.first_seq is None:
@@ -187,12 +189,12 @@ async def load_fold(
 
 
 async def _has_run(book: TurnBook, key: ThreadKey) -> bool:
-    """Say whether a thread has a run that stands, or one that waits."""
+    """Say whether a thread has a standing or a waiting run."""
     return bool(await book.load_open_turn(key) or await book.load_last_turn(key))
 
 
 async def _is_last(book: TurnBook, key: ThreadKey, run_id: str) -> bool:
-    """Say whether a run is the last one of its thread, and nothing waits behind it."""
+    """Say whether a run is the last one of its thread, without a waiting one after it."""
     if await book.load_open_turn(key) is not None:
         return False
     last = await book.load_last_turn(key)
@@ -202,7 +204,7 @@ async def _is_last(book: TurnBook, key: ThreadKey, run_id: str) -> bool:
 async def _load_history(
     book: TurnBook, key: ThreadKey, run_id: str, *, most_bytes: int
 ) -> Sequence[Message]:
-    """Return what was said on a thread up to the end of a run.
+    """Return the messages of a thread up to the end of a run.
 
     Raises `UnknownResponse` when the run was taken back, and `TooLarge` when that has more than
     twice `most_bytes`.
@@ -229,6 +231,6 @@ async def _load_history(
 
 
 def _up_to(turn: StandingTurn, run_id: str) -> Sequence[StandingRun]:
-    """Return the runs of a turn up to one of them; none when that isn't there."""
+    """Return the runs of a turn up to the named one; empty when the turn doesn't have it."""
     ids = [each.run.run_id for each in turn.runs]
     return turn.runs[: ids.index(run_id) + 1] if run_id in ids else ()

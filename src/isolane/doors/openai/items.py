@@ -1,4 +1,4 @@
-"""Items of earlier responses that a request names by their ids, without saying them again.
+"""Items of earlier responses that a request names only by id.
 
 AI SDK's package for OpenAI does so with each answer of a conversation.
 """
@@ -21,20 +21,21 @@ from isolane.wire.openai.words import Said
 
 REFERENCE: Final = "item_reference"
 RESPONSES_MAX: Final = 1000
-"""Responses of which one request may name items; each is read from its log."""
+"""Most responses whose items one request may name, because each is read from its log."""
 
 
 _Place = tuple[str, int]
-"""The run of a response, and an item's place in its output."""
+"""The run of a response, and an item's index in its output."""
 
 
 async def with_items(
     gateway: Gateway, context: UserExecutionContext, body: Mapping[str, Json]
 ) -> Mapping[str, Json]:
-    """Return a request whose input says itself what it named by id. Safe to cancel.
+    """Return a request with the named items in place of their ids. Safe to cancel.
 
-    Raises `InvalidInput` for an id of no item that the user has, and `TooLarge` when the items are
-    together larger than a frame, or of too many responses.
+    Raises:
+        InvalidInput: The user has no item with that id.
+        TooLarge: The items together are larger than a frame, or belong to too many responses.
     """
     given = body.get("input")
     if not isinstance(given, list):
@@ -64,7 +65,7 @@ def _place_of(field: str, item_id: object) -> _Place:
 async def _load_items(
     gateway: Gateway, context: UserExecutionContext, wanted: Counter[_Place]
 ) -> Mapping[_Place, Said]:
-    """Return the items that are there, each response read once; `wanted` counts their places."""
+    """Return the items that exist; each response is read once, and `wanted` counts their places."""
     run_ids = dict.fromkeys(run_id for run_id, _ in wanted)
     if len(run_ids) > RESPONSES_MAX:
         raise TooLarge(f"input may name items of {RESPONSES_MAX} responses")
@@ -85,7 +86,7 @@ async def _load_items(
 async def _load_output(
     gateway: Gateway, context: UserExecutionContext, run_id: str
 ) -> Sequence[Said]:
-    """Return what a response of the user's says; nothing when it isn't there, or not any more."""
+    """Return the output of a user's response; empty when it doesn't exist any more."""
     try:
         stored = await load_response(gateway, context, f"{ID_PREFIX}{run_id}")
         fold = await load_fold(gateway, context, stored)

@@ -52,11 +52,11 @@ router = APIRouter(
 )
 
 END_PATIENCE_S: Final = 5.0
-"""Seconds that the answer to a cancellation waits for the end of the run."""
+"""Seconds for which the answer to a cancellation waits for the end of the run."""
 
 StartingAfter = Annotated[int, Query(ge=0, le=2**53)]
 ITEMS_MAX: Final = 100
-"""Input items that one page may have, as OpenAI has it."""
+"""Most input items of one page, as in OpenAI's own API."""
 
 
 @router.post("", responses=EITHER_ANSWER, openapi_extra=JSON_BODY)
@@ -70,7 +70,7 @@ async def create_response(
 ) -> Response:
     """Run an agent, and answer with the response or with its events.
 
-    In the background it is answered at once, and leaving stops nothing.
+    A background run is answered at once, and goes on when the client leaves.
     """
     reading = read_asked(
         gateway,
@@ -133,7 +133,7 @@ async def get_response(
     stream: bool = False,
     starting_after: StartingAfter | None = None,
 ) -> Response:
-    """Return a response as it stands, or its events from any of them on."""
+    """Return a response in its current state, or its events from any of them on."""
     stored = await load_response(gateway, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
     if not stream:
@@ -161,7 +161,7 @@ async def list_input_items(
     limit: Annotated[int, Query(ge=1, le=ITEMS_MAX)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
-    """Return what a response's run added to its thread, a page of it, strictly after an item."""
+    """Return a page of the input items of a response, strictly after an item."""
     stored = await load_response(gateway, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
 
@@ -177,7 +177,7 @@ async def list_input_items(
 async def cancel_response(
     gateway: OpenGateway, context: WriteContext, response_id: str
 ) -> Response:
-    """Stop a response's run, and answer when it has ended, or after 5 s with what stands."""
+    """Stop a response's run, and answer when it has ended, or after 5 s with its current state."""
     stored = await load_response(gateway, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
     await _stop(gateway, own)
@@ -188,7 +188,7 @@ async def cancel_response(
 async def delete_response(
     gateway: OpenGateway, context: WriteContext, response_id: str
 ) -> dict[str, object]:
-    """Stop a response's run, and make its id unknown. What was said stays in its thread."""
+    """Stop a response's run and forget its id; its messages stay in the thread."""
     stored = await load_response(gateway, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
     await gateway.storage.store.forget_run(own.run_key)
@@ -197,7 +197,7 @@ async def delete_response(
 
 
 async def _stop(gateway: Gateway, own: UserExecutionContext) -> None:
-    """Stop a run, and wait for its end as long as a caller has patience."""
+    """Stop a run, and wait a few seconds for its end."""
     head = (await gateway.feed.load_bounds(own.thread_key)).head
     await gateway.service.abort(own)
     batches = gateway.service.follow_batches(own, after=head)
@@ -209,7 +209,7 @@ async def _stop(gateway: Gateway, own: UserExecutionContext) -> None:
 
 
 def _answer_now(gateway: Gateway, own: UserExecutionContext, stored: StoredRun) -> Response:
-    """Return a response as its log has it now. It counts for its user until that is read."""
+    """Return a response as its log has it now; it counts as unread until it is sent."""
 
     async def load() -> bytes:
         said = (await load_fold(gateway, own, stored)).to_response()
@@ -229,9 +229,10 @@ def _answer_largely(gateway: Gateway, own: UserExecutionContext, load: Load) -> 
 async def _load_items(
     gateway: Gateway, own: UserExecutionContext, stored: StoredRun
 ) -> Sequence[Said]:
-    """Return what a run was asked: as it waits, or as the first entry of its log tells it.
+    """Return the input of a run: of a waiting run from its draft, else from its first log entry.
 
-    Raises `CursorExpired` when that entry is no longer kept.
+    Raises:
+        CursorExpired: The log no longer keeps that entry.
     """
     if stored.state is not RunState.ENDED:
         return to_input_items(stored.draft.messages, stored.draft.request.get("resume") or ())

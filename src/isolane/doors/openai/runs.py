@@ -1,4 +1,4 @@
-"""What both of OpenAI's APIs need to take a run on: its body, its ids, and what it asks for."""
+"""Steps that both of OpenAI's APIs share to start a run: body, ids and checked request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from isolane.wire.openai.content import Json
 
 _Asked = TypeVar("_Asked", bound=Asked)
 Fill = Callable[[Mapping[str, Json]], Awaitable[Mapping[str, Json]]]
-"""Returns what a body says, with what it only names put in."""
+"""Returns a body with the items that it only names."""
 IdempotencyKey = Annotated[
     str | None, Header(alias="idempotency-key", min_length=1, max_length=256)
 ]
@@ -36,37 +36,37 @@ JSON_BODY: Final = {
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
-"""What the routes read by themselves, once they know who asks."""
+"""Description of the body in the OpenAPI document; routes read the body after authentication."""
 SENT_PER_NEW: Final = 4
-"""Bytes of a large body count as one in its user's pace: what isn't new is read and kept as well,
-and more is counted than of lists that are looked at only."""
+"""Bytes of a large body that count as one new byte in its user's pace. Known messages are decoded
+and kept here, so more bytes count than for lists that are only scanned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """The ids of one request: minted, or made of what its client repeats when it tries again."""
+    """The ids of one request: new ones, or derived from a key that the client repeats."""
 
     run_id: str
     message_base: str
-    """What the ids of its messages begin with."""
+    """Prefix of the ids of the request's messages."""
     is_repeatable: bool
-    """Whether its client named a key, so that the same request has the same ids."""
+    """True when the client sent a key, so that the same request has the same ids."""
 
     @property
     def thread_id(self) -> str:
-        """The id of a thread of its own."""
+        """Id for a thread of the request's own."""
         return f"thread-{self.run_id}"
 
     def new_message_id(self, place: int) -> str:
-        """Return the id of the message at a place of the request's list."""
+        """Return the id of the message at an index of the request's list."""
         return f"{self.message_base}-{place}"
 
 
 def make_ids(user_id: str, key: str | None, body: bytes | bytearray) -> Ids:
     """Return the ids of a request.
 
-    The same user, key and body have the same ids, so that a request which is sent again attaches to
-    its run. With another body the messages have other ids, which the run refuses.
+    The same user, key and body give the same ids, so that a repeated request attaches to its run.
+    Another body gives the messages other ids, and the run refuses them.
     """
     if key is None:
         return Ids(new_run_id(), new_message_id(), is_repeatable=False)
@@ -76,7 +76,10 @@ def make_ids(user_id: str, key: str | None, body: bytes | bytearray) -> Ids:
 
 
 def _digest(*parts: str) -> str:
-    """Return 32 hexadecimal digits; the parts are hashed apart, so that none runs into the next."""
+    """Return 32 hexadecimal digits.
+
+    Parts are hashed one by one, so that none runs into the next.
+    """
     whole = blake2b(digest_size=16)
     for part in parts:
         whole.update(blake2b(part.encode(), digest_size=16).digest())
@@ -94,10 +97,10 @@ async def read_asked(
     name: str,
     fill: Fill | None = None,
 ) -> AsyncIterator[tuple[Ids, _Asked]]:
-    """Read what a request asks, and its ids; hold the room of its body for the block's time.
+    """Read and check a request and make its ids; its room is reserved while the block runs.
 
-    `name` is that of the list in its body. Raises what `reading`, `read_whole`, `fill` and `read`
-    raise.
+    `name` is the name of the list in the body. Errors are those of `reading`, `read_whole`, `fill`
+    and `read`.
     """
     gateway.factory.check_rate(identity.user_id)
     user_id = identity.user_id
@@ -119,7 +122,9 @@ async def read_asked(
 def choose_agent(gateway: Gateway, identity: Identity, model: str) -> str:
     """Return the agent that a request names as its model.
 
-    Raises `UnknownAgent`, and `MissingScope` when the credential may not run it.
+    Raises:
+        UnknownAgent: There is no such agent.
+        MissingScope: The credential may not run it.
     """
     name = gateway.service.check_agent(model)
     require_agent(identity, name)
@@ -128,43 +133,45 @@ def choose_agent(gateway: Gateway, identity: Identity, model: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A run that a request wants."""
+    """A run that a request asks for."""
 
     context: UserExecutionContext
-    """Its thread and its id."""
+    """Context with the run's thread and id."""
     agent: str
     asked: Asked
     messages: Sequence[Message]
-    """What it adds to its thread."""
+    """Messages that the run adds to its thread."""
     opening: Opening | None = None
-    """How its thread begins with it; None for a thread that may be there already."""
+    """How the thread begins with the run; None for a thread that may exist."""
     instructions: str | None = None
-    """What its agent is told in this run alone."""
+    """Instructions for the agent in this run only."""
     policy: str | None = None
-    """What it wants of a busy thread; None leaves that to the server."""
+    """Policy for a busy thread; None leaves it to the server."""
     repeated: StoredRun | None = None
-    """The run that the same request began before, if it did."""
+    """The run that the same request started earlier, or None."""
     on_disconnect: OnDisconnect | None
-    """What becomes of it when nobody reads it; None for one in the background, which nobody's
-    leaving and no later question ends."""
+    """Fate of the run without a reader. None in the background, where neither a leaving reader nor
+    a later question ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A run that was taken on."""
+    """An accepted run."""
 
     stored: StoredRun
     followed: Followed[Records]
-    """Its records from the first one on, for one reader."""
+    """The run's records from the first one on, for one reader."""
 
 
 async def find_repeated(
     gateway: Gateway, context: UserExecutionContext, ids: Ids, asked: Asked
 ) -> StoredRun | None:
-    """Return the run that the same request began before; None for a new request.
+    """Return the run that the same request started earlier; None for a new request.
 
-    It is on the thread that it began on, wherever such a request would go now. Raises `RunConflict`
-    when its key came with another body before: the ids of its messages follow from that.
+    The run stays on its first thread, wherever such a request would go now.
+
+    Raises:
+        RunConflict: The key came with another body earlier, which shows in the ids of the messages.
     """
     if not ids.is_repeatable:
         return None
@@ -177,7 +184,7 @@ async def find_repeated(
 
 
 def claimed_opening(asked: Asked) -> Opening:
-    """Return how a thread of its own begins: with what the caller claims that was said before.
+    """Return the opening of a thread of the request's own: the history that the caller claims.
 
     A thread that isn't to be stored is that of a single request.
     """
@@ -189,7 +196,7 @@ def claimed_opening(asked: Asked) -> Opening:
 async def take_on(
     gateway: Gateway, identity: Identity, wanted: Wanted, reader: HttpReader
 ) -> Taken:
-    """Start a run for a reader, or attach to the one that has its id; see `start_run`."""
+    """Start a run for a reader, or attach to the run with its id; see `start_run`."""
     if wanted.repeated is not None:
         begin = await gateway.service.load_start(wanted.context)
         again = gateway.service.follow_batches(wanted.context, after=begin)
@@ -202,9 +209,9 @@ async def take_on(
 
 
 async def start_run(gateway: Gateway, wanted: Wanted) -> StoredRun:
-    """Start a run, or attach to the one that has its id. Raises what `AgentService.start` raises.
+    """Start a run, or attach to the run with its id; errors are those of `AgentService.start`.
 
-    Cancelling the caller changes nothing for the run.
+    A cancelled caller changes nothing for the run.
     """
     if wanted.repeated is not None:
         return wanted.repeated

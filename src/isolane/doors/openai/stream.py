@@ -1,4 +1,4 @@
-"""How the answers of OpenAI's APIs are told: whole, or as server-sent events while they grow."""
+"""Answers of OpenAI's APIs: whole, or as server-sent events while they grow."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from isolane.wire.openai.words import Said
 DONE: Final = b"data: [DONE]\n\n"
 
 Answer = Callable[[Followed[Records]], Awaitable[Response]]
-"""Returns the whole answer, once its run has ended."""
+"""Returns the whole answer after the run's end."""
 
 
 class Fold(Protocol):
-    """Makes what a client is told of a run's events."""
+    """Makes a client's objects from a run's events."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the run's end was among them."""
+        """True when the run's end was among the events."""
         ...
 
     def add(self, event: Event) -> list[Said]:
-        """Take the next event in, and return what it adds."""
+        """Add the next event, and return the objects that it makes."""
         ...
 
 
 class WholeAnswer(EventStream):
-    """An answer that is sent once its run has ended. A reader who leaves before has left the run.
+    """An answer that is sent after its run's end. A reader who leaves earlier has left the run.
 
-    It counts as a connection, as it may be open for as long as one.
+    It counts as a connection, because it may be open as long as one.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WholeAnswer(EventStream):
         reader: HttpReader,
         headers: Mapping[str, str],
     ) -> None:
-        """Send what `answer` returns, with `headers` beside its own; see `EventStream`."""
+        """Send the result of `answer`, with `headers` beside its own; see `EventStream`."""
         super().__init__(followed, _tell_nothing, reader=reader)
         self._answer = partial(answer, followed)
         self._own_headers = headers
@@ -65,7 +65,7 @@ class WholeAnswer(EventStream):
         """Wait for the answer and send it."""
         try:
             answer = await self._answer()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
             answer = to_refusal(error, user_id=self.identity.user_id)
         answer.headers.update(self._own_headers)
         start = {"type": "http.response.start", "status": answer.status_code}
@@ -83,7 +83,7 @@ async def _tell_nothing(_followed: Followed[Records]) -> AsyncGenerator[bytes, N
 
 
 def to_refusal(error: Exception, *, user_id: str) -> Response:
-    """Return the answer that tells of an error, which is logged."""
+    """Return the answer for an error, and log the error."""
     known, error_id = report(error, user_id=user_id)
     status = get_status(known)
     body = to_error_object(known, error_id, status=status)
@@ -91,7 +91,7 @@ def to_refusal(error: Exception, *, user_id: str) -> Response:
 
 
 def to_json(body: Said) -> Response:
-    """Return an answer with a body that may be large."""
+    """Return an answer whose body may be large."""
     headers = {"cache-control": "no-store"}
     return Response(msgspec.json.encode(body), media_type="application/json", headers=headers)
 
@@ -111,7 +111,7 @@ async def tell_completion(
 
 
 async def answer_completion(followed: Followed[Records], *, fold: CompletionFold) -> Response:
-    """Return a whole completion, or the error that its run ended with."""
+    """Return a whole completion, or the error that ended its run."""
     await _fold_all(followed, fold)
     if fold.failure is None:
         return to_json(fold.to_answer())
@@ -141,7 +141,7 @@ async def tell_response(
 
 
 async def answer_response(followed: Followed[Records], *, fold: ResponseFold) -> Response:
-    """Return a response once its run has ended, however it has."""
+    """Return a response after its run's end, whatever the outcome."""
     await _fold_all(followed, fold)
     return to_json(fold.to_response())
 
@@ -156,7 +156,7 @@ def _as_data(said: Said) -> bytes:
 async def _tell(
     followed: Followed[Records], fold: Fold, encode: Callable[[Said], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield what a fold makes of a run's records, and a comment at each quiet heartbeat."""
+    """Yield what a fold makes of a run's records, and a comment per quiet heartbeat."""
     beats = followed.with_beats()
     async with aclosing(beats):
         try:
@@ -168,13 +168,17 @@ async def _tell(
                 for piece in in_pieces(map(encode, made)):
                     yield piece
             _check_over(followed, fold)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
+        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
             known, error_id = report(error, user_id=followed.identity.user_id)
             yield _as_data(to_error_object(known, error_id, status=get_status(known)))
 
 
 async def _fold_all(followed: Followed[Records], fold: Fold) -> None:
-    """Fold a run to its end. Raises why its reader may hear no more."""
+    """Fold a run to its end.
+
+    Raises:
+        IsolaneError: The records ended before the run did; the error says why.
+    """
     beats = followed.with_beats()
     async with aclosing(beats):
         async for records in beats:
@@ -184,6 +188,9 @@ async def _fold_all(followed: Followed[Records], fold: Fold) -> None:
 
 
 def _check_over(followed: Followed[Records], fold: Fold) -> None:
-    """Raise when a run's records ended without its end: half an answer must not look like one."""
+    """Check that a run's records include its end.
+
+    Half an answer must not look like a whole one.
+    """
     if not fold.is_over:
         raise followed.gateway.why_unfinished()
