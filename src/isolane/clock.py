@@ -1,4 +1,4 @@
-"""Time, passed in: what needs the time takes a `Clock`, so that a test can stand in its way."""
+"""Time as a parameter: code that needs the time takes a `Clock`, so that a test can replace it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], int]
-"""Milliseconds since 1970, as the wire counts them."""
+"""Returns milliseconds since 1970, as the wire has them."""
 
 
 def monotonic_ms() -> int:
-    """Return the milliseconds of a clock that nobody sets: for what lasts seconds or minutes."""
+    """Return a monotonic time in milliseconds, for durations of seconds or minutes."""
     return time.monotonic_ns() // 1_000_000
 
 
@@ -20,10 +20,10 @@ def now_ms() -> int:
 
 
 def new_steady_clock() -> Clock:
-    """Return a clock that shows the wall's time of this moment and then runs on by itself.
+    """Return a clock that begins at the wall clock's time and is monotonic afterwards.
 
-    Nobody who sets the wall clock moves it, and what a process wrote down by it the next one can
-    read. For rows that die soon, in a file that outlives the process.
+    Setting the wall clock doesn't move it. The next process can still read its times. It dates rows
+    that expire soon, in a file that outlives the process.
     """
     began_ms, ahead_ms = monotonic_ms(), now_ms()
     return lambda: ahead_ms + monotonic_ms() - began_ms

@@ -1,4 +1,4 @@
-"""Logs: one JSON line an event on stderr, ids as fields, never a token, never message text."""
+"""Logs: one JSON line per event on stderr, with ids as fields, without tokens and message texts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _TALKATIVE: Final = (
 
 
 def configure_logs(log_format: str, log_level: str = "info") -> None:
-    """Send every logger's records to stderr, as JSON lines or (`console`) for people.
+    """Send the records of every logger to stderr, as JSON lines or, with `console`, for people.
 
-    `log_level` is for our own loggers.
+    `log_level` applies to our own loggers.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -61,15 +61,15 @@ def configure_logs(log_format: str, log_level: str = "info") -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger(OWN).setLevel(log_level.upper())
-    # The server logs each address with its query, tickets included, and each frame of a refusal.
+    # The server logs each address with its query, which has tickets, and each frame of a refusal.
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def wants_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Say whether a terminal shows `stream` in colours; the user's wish goes before the terminal.
+    """Say whether to write colours on a stream; the user's wish counts more than the terminal.
 
-    `NO_COLOR` and `FORCE_COLOR` are that wish; of both, `NO_COLOR` counts.
+    `NO_COLOR` and `FORCE_COLOR` are that wish; when both are set, `NO_COLOR` counts.
     """
     if environ.get("NO_COLOR"):
         return False

@@ -1,6 +1,6 @@
-"""How the outside names a user: what a user id is made of, found again from the id alone.
+"""Names of users outside of Isolane, found again from the user id alone.
 
-Sessions, tickets and queued runs keep the id only, so that there is nothing else to lose.
+Sessions, tickets and queued runs store only the id, so there is no second copy to lose.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ from typing import Final, NamedTuple
 from isolane.ids import get_subject
 
 SEPARATOR: Final = "|"
-"""Stands between an issuer's name and the subject in the user ids of every other issuer."""
+"""Character between an issuer's name and the subject in ids of users of other issuers."""
 
 
 class Subject(NamedTuple):
-    """Whom an issuer vouches for."""
+    """A user as an issuer names them."""
 
     issuer: str | None
-    """The `iss` of its tokens; None where they have none."""
+    """The `iss` of the issuer's tokens; None when they have none."""
     subject: str
-    """Its own name for the user, in Unicode's normal form C."""
+    """The issuer's own name for the user, in Unicode's normal form C."""
 
 
 class Subjects:
-    """Who vouches for which user ids."""
+    """The issuers of all user ids."""
 
     def __init__(
         self, *, own_issuer: str | None = None, issuers: Mapping[str, str] | None = None
     ) -> None:
-        """Know the `issuers` by the names in user ids; `own_issuer` vouches for everybody else."""
+        """Keep `issuers` by their names in user ids.
+
+        `own_issuer` is the issuer of all other users.
+        """
         self._own_issuer = own_issuer or None
         self._issuers = dict(issuers or {})
 
     def find(self, user_id: str) -> Subject:
-        """Return whom a user id stands for."""
+        """Return issuer and subject of a user id."""
         name, _, rest = user_id.partition(SEPARATOR)
         if rest and name in self._issuers:
             return Subject(self._issuers[name], get_subject(rest))

@@ -1,4 +1,4 @@
-"""Every task has an owner: it starts here, is counted here, and ends here."""
+"""Ownership of tasks: every task starts here, is counted here, and ends here."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ T = TypeVar("T")
 
 
 class TaskOwner:
-    """Starts tasks, keeps them alive until they end, and reports what they raise.
+    """Starts tasks, keeps them alive until they end, and logs their errors.
 
-    One per app. `len()` is the number of tasks that run now.
+    There is one per app. `len()` is the number of running tasks.
     """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
-        """Return how many tasks are under way."""
+        """Return the number of running tasks."""
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start `work`; an error that nobody else collects is logged, never swallowed."""
+        """Start `work` and return its task; an error that nobody collects is logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._settle)
         return task
 
     def detach(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        """Start `work` that nobody waits for: the owner ends it with everything else."""
+        """Start `work` that nobody waits for; the owner ends it in `close()`."""
         _ = self.start(work, name=name)
 
     async def complete(self, work: Coroutine[Any, Any, T], *, name: str) -> T:
-        """Run `work` to its end, and return or raise what it does.
+        """Run `work` to its end, and return its result or raise its error.
 
-        A caller that is cancelled hears no more of the work, which goes on without it. Raises
-        `GoingAway` when the owner closes before the work ends.
+        When the caller is cancelled, the work goes on without it.
+
+        Raises:
+            GoingAway: The owner closed before the end of the work.
         """
         task = self.start(_collect(work), name=name)
         try:
@@ -67,7 +69,7 @@ class TaskOwner:
             _report(task, error)
 
     async def close(self, *, grace_s: float = 2.0) -> int:
-        """Cancel what still runs and wait for it; return how many would not end in `grace_s`."""
+        """Cancel running tasks and wait for them; return how many didn't end within `grace_s`."""
         for task in self._tasks:
             task.cancel()
         if not self._tasks:
@@ -78,7 +80,7 @@ class TaskOwner:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """An error on its way to the caller who waits for the work."""
+    """An error on its way to the caller that waits for the work."""
 
     error: Exception
 
@@ -86,7 +88,7 @@ class _Failed:
 async def _collect(work: Coroutine[Any, Any, T]) -> T | _Failed:
     try:
         return await work
-    except Exception as error:  # noqa: BLE001 - raised again where the caller waits
+    except Exception as error:  # noqa: BLE001 - raised again at the caller
         return _Failed(error)
 
 
@@ -97,7 +99,7 @@ def is_cancelled_itself() -> bool:
 
 
 def _report_unheard(task: asyncio.Task[Any]) -> None:
-    """Log an error whose caller has gone; a refusal is no news without the caller."""
+    """Log an error whose caller has gone; a refusal interests only its caller."""
     result = None if task.cancelled() else task.result()
     if isinstance(result, _Failed) and not isinstance(result.error, IsolaneError):
         _report(task, result.error)
@@ -113,6 +115,6 @@ def _report(task: asyncio.Task[Any], error: BaseException) -> None:
 
 
 async def end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel `task` and wait until it is gone, without taking its cancellation for one's own."""
+    """Cancel `task` and wait for its end; its cancellation isn't taken for the caller's own."""
     task.cancel()
     await asyncio.wait({task})

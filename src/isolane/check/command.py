@@ -1,4 +1,4 @@
-"""`isolane check` itself: asks for rounds, prints what they found, says it by the exit code."""
+"""The command `isolane check`: takes rounds, prints their findings, and returns an exit code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from isolane.check.walk import Request
 HELD: Final = 0
 BROKE: Final = 1
 TOKENS_MAX: Final = 2
+"""Most tokens: one per user, and two users for isolation."""
 
 
 def check(
@@ -30,7 +31,8 @@ def check(
 ) -> int:
     """Take up to `repeat` rounds, print them, and return the exit code.
 
-    Raises click's UsageError, whose code is 2, when the request can't be tried.
+    Raises:
+        click.UsageError: The request can't be tried; the exit code is 2.
     """
     try:
         request = read_request(url, tokens, metrics_token, has_page=has_page)
@@ -47,7 +49,11 @@ def check(
 def read_request(
     url: str, tokens: Sequence[str], metrics_token: str | None, *, has_page: bool = True
 ) -> Request:
-    """Return what is asked for; raises `Misuse`."""
+    """Return the request that the arguments describe.
+
+    Raises:
+        Misuse: An argument is wrong.
+    """
     if len(tokens) > TOKENS_MAX:
         raise Misuse(f"--token may stand {TOKENS_MAX} times, and stands {len(tokens)} times")
     if not all(
@@ -58,7 +64,7 @@ def read_request(
 
 
 async def _take_rounds(request: Request, repeat: int, *, is_told: bool) -> tuple[int, Round]:
-    """Return how many rounds were taken, and the last one: the first that is broken, if any."""
+    """Return the number of rounds, and the last round, which is the first broken one if any."""
     number = 0
     while True:
         number, taken = number + 1, await take_round(request)
@@ -66,4 +72,4 @@ async def _take_rounds(request: Request, repeat: int, *, is_told: bool) -> tuple
             click.echo(f"round {number}: {summarise(taken)}")
         if taken.evidence is not None or number == repeat:
             return number, taken
-        await asyncio.sleep(taken.pause_s)  # the pace that the gateway allows its users
+        await asyncio.sleep(taken.pause_s)  # a pause within the gateway's rate limit

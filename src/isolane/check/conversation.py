@@ -12,7 +12,7 @@ from isolane.check.walk import Run, Walk
 from isolane.check.wire import Socket
 
 STOP_S: Final = 5.0
-"""Within which a stopped run must end."""
+"""Seconds within which a stopped run must end."""
 _LIMITS: Final = (
     "connectionsPerUser",
     "threadsPerUser",
@@ -30,13 +30,13 @@ _LIMITS: Final = (
     "storedBytesPerUser",
 )
 FENCE: Final = "isolane-check-fence"
-"""A thread that nobody follows."""
+"""Id of a thread that nobody follows."""
 _SAYING: Final = "isolane check says this"
 _TOOL: Final = "isolane_check_tool"
 
 
 async def check_context(walk: Walk) -> str:
-    """Each token has its user, whom socket and HTTP name alike."""
+    """Each token has its own user, and WebSocket and HTTP name the same one."""
     sockets, welcomes = zip(*[await _greet(lane) for lane in walk.lanes], strict=True)
     walk.socket = sockets[0]
     walk.frames_per_minute = min(w["limits"]["framesPerMinute"] for w in welcomes)
@@ -89,7 +89,7 @@ async def _check_me(lane: Lane) -> None:
 
 
 async def check_manager(walk: Walk) -> str:
-    """A thread that nobody used is an empty one, and can be followed."""
+    """An unused thread is empty, and can be followed."""
     thread_id = walk.lane.new_thread()
     answer = await subscribe(walk.get_socket(), thread_id)
     if not str(answer["head"]).endswith("-0"):
@@ -99,7 +99,11 @@ async def check_manager(walk: Walk) -> str:
 
 
 async def subscribe(socket: Socket, thread_id: str, after: str | None = None) -> Frame:
-    """Follow a thread and return the answer; raises `Broken` when something is missing there."""
+    """Follow a thread and return the answer.
+
+    Raises:
+        Broken: The answer lacks something.
+    """
     start = {} if after is None else {"after": after}
     frame = {"type": "subscribe", "threadId": thread_id, **start}
     answer = await socket.ask(frame, "subscribed")
@@ -114,7 +118,7 @@ async def subscribe(socket: Socket, thread_id: str, after: str | None = None) ->
 
 
 async def check_run_goes(walk: Walk) -> str:
-    """A run is accepted, and its events come up to its end."""
+    """A run is accepted, and its events arrive up to its end."""
     run, socket = walk.get_run(), walk.get_socket()
     began = perf_counter()
     await start_run(
@@ -133,7 +137,11 @@ async def check_run_goes(walk: Walk) -> str:
 
 
 async def start_run(socket: Socket, run: Run, *steps: list[object]) -> Frame:
-    """Start a run; raises `Broken` unless it begins at once."""
+    """Start a run.
+
+    Raises:
+        Broken: The run doesn't begin at once.
+    """
     frame = run_frame(run.thread_id, run.run_id, *steps)
     answer = await socket.ask(frame, "accepted")
     if (answer.get("runId"), answer.get("disposition")) != (run.run_id, "started"):
@@ -152,7 +160,7 @@ def _check_success(end: Frame) -> None:
 
 
 async def check_order(walk: Walk) -> str:
-    """Ids without a gap, one start, one end, what is opened is closed, and nothing after."""
+    """Ids have no gap, there is one start and one end, everything opened is closed."""
     run, socket = walk.get_run(), walk.get_socket()
     late = await settle(socket)
     check_run([*run.envelopes, *late], thread_id=run.thread_id, run_id=run.run_id, after=run.after)
@@ -163,9 +171,9 @@ async def check_order(walk: Walk) -> str:
 
 
 async def settle(socket: Socket) -> list[Frame]:
-    """Return the envelopes that still come before the answer to a frame that changes nothing.
+    """Return the envelopes that arrive before the answer to a frame that changes nothing.
 
-    A ping would not do, because a pong need not wait for the answers to the frames before it.
+    A ping doesn't serve here, because a pong may overtake the answers to earlier frames.
     """
     await socket.send({"type": "unsubscribe", "threadId": FENCE})
     frames = await socket.until(
@@ -176,7 +184,7 @@ async def settle(socket: Socket) -> list[Frame]:
 
 
 async def check_stop(walk: Walk) -> str:
-    """A run that waits is stopped: `stopping` at once, then its own end."""
+    """A waiting run can be stopped: `stopping` comes at once, then the run's end."""
     run, socket = Run(walk.lane.new_thread(), new_name("run"), ""), walk.get_socket()
     await start_run(socket, run, ["say", _SAYING], ["wait"])
     await socket.until(lambda f: is_envelope(f) and _is_said(f), what="the run's text")
@@ -189,7 +197,7 @@ async def check_stop(walk: Walk) -> str:
 
 
 async def stop_run(socket: Socket, run_id: str) -> Frame:
-    """Stop a run and return its terminal envelope."""
+    """Stop a run and return the envelope of its end event."""
     await socket.send({"type": "abort", "runId": run_id})
     frames = await socket.until(
         lambda frame: is_end_of(frame, run_id), what="the end of the run", timeout_s=STOP_S

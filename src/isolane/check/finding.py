@@ -1,4 +1,4 @@
-"""What a walk finds out, layer by layer."""
+"""Findings of a walk, one per layer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import Final
 
 SHOWN_CHARACTERS: Final = 600
-"""How much of what was sent or came stands in the evidence."""
+"""Most characters of a sent or received text in the evidence."""
 
 
 class Broken(Exception):
-    """A layer doesn't hold: what was sent, what came, and what should have come.
+    """A layer doesn't hold; the error says what was sent, what came, and what was expected.
 
-    Its cause, where one can be seen from outside, says what lies below.
+    Its cause names the fault below, where that can be seen from outside.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Broken(Exception):
 
 
 class Below(Exception):
-    """What lies under a failure, as far as it can be told from outside."""
+    """The fault under a failure, as far as it can be seen from outside."""
 
 
 class Skipped(Exception):
@@ -35,7 +35,7 @@ class Skipped(Exception):
 
 
 class Misuse(Exception):
-    """The walk can't begin as it was asked for: the text says what to give instead."""
+    """The walk can't begin; the text says what to give instead."""
 
 
 def _shorten(value: object) -> str:
@@ -44,7 +44,7 @@ def _shorten(value: object) -> str:
 
 
 class Verdict(StrEnum):
-    """What became of one layer."""
+    """Result of one layer."""
 
     HELD = "held"
     SKIPPED = "skipped"
@@ -59,34 +59,34 @@ class Finding:
     verdict: Verdict
     took_ms: float
     note: str
-    """What held and what was measured, or why it was skipped, or what broke."""
+    """What held and was measured, why the layer was skipped, or what broke."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why the last finding is a failure."""
+    """The reason why the last finding is a failure."""
 
     sent: str
     came: str
     expected: str
     chain: Sequence[str]
-    """From the surface to the root, a sentence each."""
+    """One sentence per error, from the outermost to its first cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One whole walk. The layers after a broken one were not tried."""
+    """One whole walk. Layers after a broken one are not tried."""
 
     findings: Sequence[Finding]
     evidence: Evidence | None
-    """None when all held."""
+    """None when all layers held."""
     left_behind: str = ""
-    """What could not be cleaned up."""
+    """Things that could not be cleaned up."""
 
     pause_s: float = 0
-    """Until another round may begin without meeting the users' rate limit."""
+    """Seconds until another round can begin within the users' rate limit."""
 
     @property
     def took_ms(self) -> float:
-        """How long all layers took together, in milliseconds."""
+        """Milliseconds that all layers took together."""
         return sum(finding.took_ms for finding in self.findings)

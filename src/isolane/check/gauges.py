@@ -1,4 +1,4 @@
-"""What the gateway says that it holds."""
+"""The gateway's gauges: the counts of what it holds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from isolane.check.target import Target
 from isolane.check.wire import Answer, create_http, fetch
 
 RETURN_S: Final = 5.0
-"""How long the gauges may take to return."""
+"""Seconds that the gauges may take to return to their baseline."""
 _LOOK_S: Final = 0.1
-"""Between two looks at something that can't call back."""
+"""Seconds between two looks, because gauges can't call back."""
 _OK: Final = 200
 _STILL_LOOKS: Final = 10
-"""After so many equal looks in a row nobody else moves them."""
+"""Equal looks in a row after which nothing else moves the gauges."""
 NAMES: Final = (
     "isolane_connections",
     "isolane_managers",
@@ -33,14 +33,18 @@ Gauges = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The page with the gauges; its token is another one than the users'."""
+    """The page with the gauges; its token is not a user's."""
 
     target: Target
     tls: ssl.SSLContext | None
     token: str | None = field(repr=False)
 
     async def load(self) -> Gauges:
-        """Return the gauges; raises `Skipped` where they are not to be had."""
+        """Return the gauges.
+
+        Raises:
+            Skipped: The gauges can't be read.
+        """
         answer = await self.fetch()
         if answer.status in {401, 403} and self.token is None:
             raise Skipped("/metrics wants a token: give it with --metrics-token")
@@ -58,9 +62,11 @@ class Metrics:
             return await fetch(http, "GET", "/metrics")
 
     async def wait_until_back(self, baseline: Gauges) -> None:
-        """Return once no gauge is above its baseline.
+        """Wait until no gauge is above its baseline.
 
-        Raises `Broken` when they stand still above it, `Skipped` when others move them.
+        Raises:
+            Broken: A gauge stays above its baseline.
+            Skipped: Other users move the gauges.
         """
         deadline = monotonic() + RETURN_S
         looks = [await self.load()]

@@ -1,4 +1,4 @@
-"""The layer `isolation`: the second user seeks everything of the first, and finds nothing."""
+"""The layer `isolation`: the second user looks for everything of the first, and finds nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _HTTP: Final[tuple[tuple[str, str, Mapping[str, object] | None], ...]] = (
     ("PATCH", "/api/threads/{thread}", {"title": "taken"}),
     ("GET", "/api/runs/{run}", None),
     ("POST", "/api/runs/{run}/abort", None),
-    ("DELETE", "/api/threads/{thread}", None),  # the last: it would destroy what others seek
+    # the last one, because it would delete what the others look for
+    ("DELETE", "/api/threads/{thread}", None),
 )
 _FRAMES: Final[tuple[Mapping[str, str], ...]] = (
     {"type": "abort", "runId": "{run}"},
@@ -34,20 +35,20 @@ _FRAMES: Final[tuple[Mapping[str, str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The ids of something, owned or made up; all of one length."""
+    """A pair of ids, real or made up; all pairs have the same length."""
 
     thread: str
     run: str
 
     def hide(self, text: str) -> str:
-        """Return an answer as it would be for anybody's ids, its own errorId left out."""
+        """Return an answer with ids and errorId replaced, so that answers can be compared."""
         text = text.replace(self.thread, "(thread)").replace(self.run, "(run)")
         return _EMPTY_HEAD.sub('"head": "(empty)"', _ERROR_ID.sub("(error)", text))
 
 
 @dataclass(frozen=True)
 class Secret:
-    """What the first user has, under way or ended, and only they may see."""
+    """Runs of the first user, active and ended, which only that user may see."""
 
     active: Names
     ended: Names
@@ -55,7 +56,7 @@ class Secret:
 
     @property
     def marks(self) -> list[str]:
-        """What nobody else may be told."""
+        """Texts that nobody else may receive."""
         return [self.marker, *(n for names in (self.active, self.ended) for n in _both(names))]
 
 
@@ -64,7 +65,7 @@ def _both(names: Names) -> tuple[str, str]:
 
 
 async def check_isolation(walk: Walk) -> str:
-    """Seek in all that the second user can reach, then try the first one's ids on everything."""
+    """Look through everything that the second user receives, then try the first user's ids."""
     if len(walk.lanes) < 2:  # noqa: PLR2004 - two users
         raise Skipped("it takes a second token: --token A --token B")
     owner, other = walk.lanes
@@ -88,11 +89,14 @@ def _is_said(frame: Frame) -> bool:
     return is_envelope(frame) and frame["chunk"]["type"] == "TEXT_MESSAGE_CONTENT"
 
 
-# --- what comes by itself ------------------------------------------------------------------------
+# --- frames without a request ---------------------------------------------------------------------
 
 
 async def _seek(walk: Walk, other: Lane, eve: Socket, secret: Secret) -> int:
-    """Seek the marks in all that the second user is sent or can list; return in how many places."""
+    """Look for the secret texts in all that the second user receives or lists.
+
+    Return the places.
+    """
     own_run = Run(other.threads[-1], new_name("run"), "")
     await start_run(eve, own_run, ["say", "of the second user"])
     await eve.read_run(own_run.run_id)
@@ -137,11 +141,11 @@ def _check_absent(marks: Sequence[str], text: str, place: str) -> None:
         )
 
 
-# --- what is asked for ---------------------------------------------------------------------------
+# --- frames with a request ------------------------------------------------------------------------
 
 
 async def _try_ids(other: Lane, eve: Socket, secret: Secret) -> int:
-    """Try foreign and made-up ids on every operation; return how many operations were tried."""
+    """Try foreign and made-up ids on every operation; return the number of operations."""
     tries = 0
     for foreign in (secret.ended, secret.active):
         nobody = Names(new_name("thread"), new_name("run"))
@@ -166,9 +170,10 @@ async def _ask(
 
 
 async def _tell(lane: Lane, socket: Socket, frame: Mapping[str, str], names: Names) -> str:
-    """Return all that comes for a frame; news of the user's own threads come when they like.
+    """Return everything that answers a frame, without news of the user's own threads.
 
-    A frame about a thread that nobody follows ends it: its answer comes in its turn, unlike a pong.
+    A frame about a thread that nobody follows marks the end, because its answer comes in order. A
+    pong may come earlier.
     """
     own = {key: value.format(thread=names.thread, run=names.run) for key, value in frame.items()}
     await socket.send(own)
@@ -200,7 +205,7 @@ def _check_alike(operation: str, foreign: Names, answers: list[str]) -> None:
 
 
 async def _check_untouched(owner: Lane, active: Run) -> None:
-    """What the second user tried has changed nothing."""
+    """The attempts of the second user have changed nothing."""
     answer = await owner.ask("GET", f"/api/runs/{active.run_id}")
     if answer.read().get("state") != "running":
         raise Broken(
@@ -215,7 +220,7 @@ async def _check_untouched(owner: Lane, active: Run) -> None:
 
 
 async def _check_equal_ids(walk: Walk, other: Lane) -> None:
-    """Both use one thread id and one run id at once, and never meet."""
+    """Two users use one thread id and one run id at once, and never meet."""
     socket, words = walk.get_socket(), (new_name("marker"), new_name("marker"))
     run = Run(walk.lane.new_thread(), new_name("run"), "")
     other.threads.append(run.thread_id)
@@ -236,9 +241,9 @@ async def _check_equal_ids(walk: Walk, other: Lane) -> None:
 
 
 async def _check_memory(walk: Walk, other: Lane) -> None:
-    """Both use one thread id, one after the other: the agent remembers each one's own words only.
+    """Two users use one thread id in turn, and the agent remembers only each user's own words.
 
-    An agent is another room: it keeps what it remembers by the ids that the gateway gives it.
+    An agent's memory is keyed by the ids that the gateway gives it.
     """
     socket, words = walk.get_socket(), (new_name("marker"), new_name("marker"))
     thread_id, run_id = walk.lane.new_thread(), new_name("run")
@@ -252,7 +257,7 @@ async def _check_memory(walk: Walk, other: Lane) -> None:
 
 
 async def _recall(socket: Socket, run: Run, *steps: list[object]) -> str:
-    """Do the steps, and return what the agent remembers in the thread then."""
+    """Run the steps, and return what the agent then remembers in the thread."""
     await start_run(socket, run, *steps, ["recall"])
     return text_of(await socket.read_run(run.run_id))
 

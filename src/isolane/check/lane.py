@@ -1,4 +1,4 @@
-"""What one token can reach, and what it must clean up after."""
+"""One token's reach, and the clean-up after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from isolane.check.target import Target
 from isolane.check.wire import SUBPROTOCOL, Answer, Socket, create_http, fetch, open_socket
 
 _GONE: Final = frozenset({204, 404})
-"""What a deletion answers: done, or there never was such a thread."""
+"""Statuses of a deletion: done, or no such thread."""
 
 Step = Sequence[object]
 
@@ -30,33 +30,33 @@ def new_name(kind: str) -> str:
 
 @dataclass(eq=False)
 class Lane:
-    """One user: their token, sockets and threads."""
+    """One user with a token, sockets and threads."""
 
     target: Target
     tls: ssl.SSLContext | None
     token: str = field(repr=False)
     user_id: str = ""
-    """Known once the gateway has said it."""
+    """The user's id, known after the first answer of the gateway."""
     threads: list[str] = field(default_factory=list)
     sockets: list[Socket] = field(default_factory=list)
-    """All that were ever opened."""
+    """All sockets that were opened."""
 
     @property
     def sent_count(self) -> int:
-        """How many frames were sent so far; the gateway counts them, too."""
+        """Count of sent frames, which the gateway's rate limit counts too."""
         return sum(socket.sent_count for socket in self.sockets)
 
     def create_http(self) -> httpx.AsyncClient:
-        """Return a client for the HTTP routes; its user closes it."""
+        """Return a client for the HTTP routes; the caller closes it."""
         return create_http(self.target, self.tls, self.token)
 
     async def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
-        """Ask once over HTTP."""
+        """Send one HTTP request and return its answer."""
         async with self.create_http() as http:
             return await fetch(http, method, path, body)
 
     def new_thread(self) -> str:
-        """Return the id of a thread that is deleted in the end."""
+        """Return the id of a thread that the clean-up deletes."""
         self.threads.append(new_name("thread"))
         return self.threads[-1]
 
@@ -71,16 +71,16 @@ class Lane:
         return socket
 
     async def greet(self) -> tuple[Socket, Frame]:
-        """Open a socket that speaks control frames; return it and the welcome."""
+        """Open a socket with control frames; return it and the welcome."""
         socket = await self.open()
         return socket, await socket.ask({"type": "hello", "v": 1}, "welcome")
 
     async def load_replay(self, run_id: str, offset: str) -> list[Frame]:
-        """Return what a socket brings that names run and offset in its address."""
+        """Return the frames of a socket whose address names run and offset."""
         socket = await self.open(query={"runId": run_id, "offset": offset})
         frames, code, reason = await socket.read_to_close()
         await socket.close()
-        if code != 1000:  # noqa: PLR2004 - RFC 6455's normal closure
+        if code != 1000:  # noqa: PLR2004 - the normal closure of RFC 6455
             raise Broken(
                 "a replay by address did not end with its run",
                 sent=f"?runId={run_id}&offset={offset}",
@@ -90,7 +90,11 @@ class Lane:
         return [frame for frame in frames if frame.get("type") != "ping"]
 
     async def clear(self) -> None:
-        """Delete the threads and close the sockets; raises `Broken` for what stays."""
+        """Delete the threads and close the sockets.
+
+        Raises:
+            Broken: Something can't be cleaned up.
+        """
         await asyncio.gather(*(socket.close() for socket in self.sockets))
         while self.threads:
             answer = await self.ask("DELETE", f"/api/threads/{self.threads[-1]}")

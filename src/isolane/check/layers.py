@@ -1,4 +1,4 @@
-"""The layers in their order, and the walk through them: it ends at the first that doesn't hold."""
+"""The layers in their order, and the walk through them up to the first that doesn't hold."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from isolane.check.wire import fetch
 from isolane.errors import chain_of
 
 Layer = Callable[[Walk], Awaitable[str]]
-"""Returns what held; raises `Broken`, or `Skipped` where it can't be tried."""
+"""Returns what held; raises `Broken`, or `Skipped` when the layer can't be tried."""
 
 LAYER_S: Final = 60.0
-"""What one layer may take at most, whatever it waits for."""
+"""Most seconds that one layer may take."""
 
 
 async def clean_up(walk: Walk) -> str:
-    """Everything is closed and deleted, and the gauges are back where they were."""
+    """Everything is closed and deleted, and the gauges are back at their baseline."""
     for lane in walk.lanes:
         await lane.clear()
     if isinstance(walk.baseline, Skipped):
@@ -69,7 +69,11 @@ _NETWORK: Final = frozenset({"name", "tcp", "tls"})
 
 
 async def take_round(request: Request) -> Round:
-    """Walk once; raises `Misuse` when the request can't be tried. Safe to cancel."""
+    """Walk through the layers once. Safe to cancel.
+
+    Raises:
+        Misuse: The request can't be tried.
+    """
     walk = start_walk(request)
     findings: list[Finding] = []
     broken: Broken | None = None
@@ -96,7 +100,7 @@ async def _try_layer(name: str, layer: Layer, walk: Walk) -> tuple[Finding, Brok
         verdict, note = Verdict.SKIPPED, str(reason)
     except Misuse:
         raise
-    except Exception as error:  # noqa: BLE001 - a server may answer anything: whatever it is, it broke here
+    except Exception as error:  # noqa: BLE001 - a server may answer anything, so any error here is a broken layer
         broken = _to_broken(error)
         verdict, note = Verdict.BROKE, str(broken)
     took_ms = (perf_counter() - began) * 1000
@@ -115,7 +119,7 @@ def _to_broken(error: Exception) -> Broken:
 
 
 async def _tidy(walk: Walk) -> str:
-    """Clean up whatever was reached; return what could not be."""
+    """Clean up after a broken walk; return what could not be cleaned up."""
     left: list[str] = []
     for lane in walk.lanes:
         try:
@@ -126,7 +130,7 @@ async def _tidy(walk: Walk) -> str:
 
 
 async def _explain(walk: Walk, layer: str, broken: Broken) -> Evidence:
-    """Tell the failure from its surface to the root, as far as it can be seen from outside."""
+    """Return the evidence of a failure, with its causes as far as they can be seen from outside."""
     chain = [f"{layer}: {broken}", *(_plain(text) for text in chain_of(broken)[1:])]
     if layer not in _NETWORK:
         chain += await _look_below(walk)
@@ -140,7 +144,7 @@ async def _explain(walk: Walk, layer: str, broken: Broken) -> Evidence:
 
 
 def _plain(text: str) -> str:
-    """Leave our own errors' names out: their text is the sentence."""
+    """Return a text without the names of our own errors, which tell a reader nothing."""
     name, _, rest = text.partition(": ")
     return rest if name in {Broken.__name__, Below.__name__, "Refusal"} else text
 

@@ -21,7 +21,7 @@ from isolane.check.walk import Walk
 from isolane.check.wire import AGENT, PATIENCE_S, SUBPROTOCOL, Refusal, Socket, open_socket
 
 _FOREIGN: Final = "isolane-check.v0"
-"""A subprotocol that nobody speaks."""
+"""A subprotocol that no server has."""
 _GARBAGE: Final = "bm90.YQ.dG9rZW4"
 _UNAUTHENTICATED: Final = 4401
 _DAY_S: Final = 86400
@@ -47,7 +47,7 @@ async def check_name(walk: Walk) -> str:
 
 
 async def check_tcp(walk: Walk) -> str:
-    """The port takes a connection."""
+    """The port accepts a connection."""
     target = walk.request.target
     name = await _connect(target, None)
     return f"connected to {name['peer']}"
@@ -78,7 +78,11 @@ async def check_tls(walk: Walk) -> str:
 
 
 async def _connect(target: Target, tls: ssl.SSLContext | None) -> dict[str, Any]:
-    """Connect and return who is there; raises `Broken` when nobody answers."""
+    """Connect and return facts about the peer.
+
+    Raises:
+        Broken: Nobody answers.
+    """
     try:
         async with asyncio.timeout(PATIENCE_S):
             _, writer = await asyncio.open_connection(target.host, target.port, ssl=tls)
@@ -104,7 +108,7 @@ def _describe(certificate: dict[str, Any]) -> str:
 
 
 async def check_upgrade(walk: Walk) -> str:
-    """The socket's address answers 101, before anybody asks who comes."""
+    """The socket's address answers 101, before any credential is checked."""
     try:
         walk.baseline = await walk.metrics.load()
     except (Skipped, Broken) as reason:
@@ -117,7 +121,7 @@ async def check_upgrade(walk: Walk) -> str:
 
 
 async def check_subprotocol(walk: Walk) -> str:
-    """What is offered is selected, and nothing else ever is."""
+    """The offered subprotocol is selected, and no other one."""
     target, tls = walk.request.target, walk.tls
     for offered in ((SUBPROTOCOL,), (_FOREIGN, SUBPROTOCOL)):
         socket = await open_socket(target, tls, offered=offered)
@@ -156,7 +160,7 @@ def _check_status(refusal: Refusal, status: int, what: str) -> None:
 
 
 async def check_credential(walk: Walk) -> str:
-    """Nobody comes in without a token, or with a bad one; each token does, and stays unseen."""
+    """A missing or bad token is refused, and each valid token is accepted and never repeated."""
     for token, reason in ((None, "missing"), (_GARBAGE, "invalid")):
         await _check_status_of(walk, token, reason)
         await _check_close_of(walk, token, reason)
@@ -166,7 +170,7 @@ async def check_credential(walk: Walk) -> str:
 
 
 async def _check_status_of(walk: Walk, token: str | None, reason: str) -> None:
-    """A client that offers no subprotocol gets the status of HTTP."""
+    """A client without a subprotocol gets an HTTP status."""
     sent = f"no subprotocol, {'no token' if token is None else 'a garbage token'}"
     try:
         socket = await open_socket(walk.request.target, walk.tls, offered=(), token=token)
@@ -188,7 +192,7 @@ def _check_reason(body: bytes | str, reason: str, sent: str) -> None:
 
 
 async def _check_close_of(walk: Walk, token: str | None, reason: str) -> None:
-    """A browser can't read a status: it gets the upgrade, an error and a close."""
+    """A browser can't read a status, so it gets the upgrade, an error frame and a close."""
     offered = [SUBPROTOCOL] if token is None else [SUBPROTOCOL, f"bearer.{token}"]
     socket = await open_socket(walk.request.target, walk.tls, offered=offered)
     frames, code, _ = await socket.read_to_close()
@@ -228,7 +232,7 @@ async def _open_accepted(lane: Lane, offered: Sequence[str], token: str | None) 
 
 
 async def _check_stays(socket: Socket, offered: Sequence[str]) -> None:
-    """A refusal would come now, as a frame and a close; a pong comes when there is none."""
+    """No refusal follows the upgrade: the next frame is a pong."""
     if not offered:
         return
     try:

@@ -1,4 +1,4 @@
-"""Whether envelopes are a run's, whole and in order. Pure: it judges what came."""
+"""Checks that envelopes are a whole run in order. Pure."""
 
 from __future__ import annotations
 
@@ -25,26 +25,34 @@ def is_envelope(frame: Frame) -> bool:
 
 
 def is_end_of(frame: Frame, run_id: str) -> bool:
-    """Say whether a frame is the envelope of that run's terminal event."""
+    """Say whether a frame is the envelope of that run's end event."""
     is_its_own = is_envelope(frame) and frame.get("runId") == run_id
     return is_its_own and frame["chunk"].get("type") in TERMINAL
 
 
 def text_of(envelopes: Sequence[Frame]) -> str:
-    """Return what the messages among the envelopes say."""
+    """Return the text of the messages in the envelopes."""
     chunks = [frame["chunk"] for frame in envelopes]
     return "".join(c["delta"] for c in chunks if c["type"] == "TEXT_MESSAGE_CONTENT")
 
 
 def check_run(envelopes: Sequence[Frame], *, thread_id: str, run_id: str, after: str) -> None:
-    """Raise `Broken` unless these are all events of one run, whose first comes next to `after`."""
+    """Check that the envelopes are all events of one run, the first of them right after `after`.
+
+    Raises:
+        Broken: They are not.
+    """
     check_owner(envelopes, thread_id=thread_id, run_id=run_id)
     check_sequence([frame["id"] for frame in envelopes], after=after)
     check_life([frame["chunk"] for frame in envelopes])
 
 
 def check_owner(envelopes: Sequence[Frame], *, thread_id: str, run_id: str) -> None:
-    """Raise `Broken` unless each envelope is of that thread and that run."""
+    """Check that each envelope belongs to that thread and that run.
+
+    Raises:
+        Broken: One does not.
+    """
     for frame in envelopes:
         if frame.keys() != {"id", "chunk", "threadId", "runId"}:
             raise Broken(
@@ -61,7 +69,11 @@ def check_owner(envelopes: Sequence[Frame], *, thread_id: str, run_id: str) -> N
 
 
 def check_sequence(ids: Sequence[str], *, after: str) -> None:
-    """Raise `Broken` at the first id that is not the next one."""
+    """Check that each id is the one after the id before it.
+
+    Raises:
+        Broken: An id is missing, doubled or out of order.
+    """
     last = after
     for event_id in ids:
         # The position before the first entry is the same in every epoch.
@@ -92,7 +104,11 @@ def _misplaced(last: str, event_id: str) -> str:
 
 
 def check_life(events: Sequence[Frame]) -> None:
-    """Raise `Broken` unless the events begin, end once, and leave nothing open."""
+    """Check that events begin once, end once, and leave nothing open.
+
+    Raises:
+        Broken: They do not.
+    """
     types = [event["type"] for event in events]
     if types[:1] != ["RUN_STARTED"] or types.count("RUN_STARTED") != 1:
         raise Broken("a run doesn't begin with its start", came=types, expected="RUN_STARTED first")

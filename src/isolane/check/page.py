@@ -1,4 +1,4 @@
-"""The layer `page`: what a browser would load is there, and the gateway takes it for its own."""
+"""The layer `page`: the page's files are there, and the gateway accepts the page as its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from isolane.check.walk import Walk
 from isolane.check.wire import PATIENCE_S, create_http
 
 GENERATOR: Final = "Isolane"
-"""What the page says that made it; the page of a host or a proxy says something else."""
+"""Generator that the page names; the page of a host or a proxy names another one."""
 _KINDS: Final = {"script": "javascript", "stylesheet": "text/css", "icon": "image/"}
-"""What the content type of each kind of file must hold, or a browser doesn't use it."""
+"""Text that the content type of each kind of file must contain, because browsers demand it."""
 _REDIRECTS_MAX: Final = 5
 _NO_SESSION: Final = {"Cookie": "isolane_session=of-nobody"}
 _WITHOUT_PAGE: Final = "a page whose generator is Isolane; --no-page where it isn't to be there"
@@ -25,17 +25,17 @@ _WITHOUT_PAGE: Final = "a page whose generator is Isolane; --no-page where it is
 
 @dataclass
 class _Page(HTMLParser):
-    """What of a page's text matters here."""
+    """The parts of a page's HTML that matter here."""
 
     generator: str = ""
     files: list[tuple[str, str]] = field(default_factory=list)
-    """Kind and address of each file that it loads."""
+    """Kind and address of each file that the page loads."""
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what a tag names."""
+        """Note the files and the generator that a tag names."""
         said = {name: value or "" for name, value in attrs}
         if tag == "meta" and said.get("name") == "generator":
             self.generator = said.get("content", "")
@@ -46,7 +46,7 @@ class _Page(HTMLParser):
 
 
 async def check_page(walk: Walk) -> str:
-    """The page is there with all that it loads, and may use its visitors' sessions."""
+    """The page is there with its files, and may use the sessions of its visitors."""
     if not walk.request.has_page:
         raise Skipped("--no-page was given")
     target = walk.request.target
@@ -59,7 +59,11 @@ async def check_page(walk: Walk) -> str:
 
 
 async def _check_loads(http: httpx.AsyncClient, answer: httpx.Response) -> int:
-    """Return how many files a page loads; raises `Broken` when a browser would show nothing."""
+    """Return the number of files that a page loads.
+
+    Raises:
+        Broken: A browser would show nothing.
+    """
     url = str(answer.url)
     page = _Page()
     page.feed(answer.text)
@@ -70,7 +74,7 @@ async def _check_loads(http: httpx.AsyncClient, answer: httpx.Response) -> int:
         ) from Below(_blame(answer, is_html=is_html))
     if "script" not in {kind for kind, _ in page.files}:
         raise Broken("the page loads no script", sent=f"GET {url}", came=answer.text)
-    order = list(_KINDS)  # without its script the page is blank, without its icon it isn't
+    order = list(_KINDS)  # the script first, because without it the page is blank
     for kind, address in sorted(page.files, key=lambda file: order.index(file[0])):
         await _check_file(http, urljoin(url, address), kind)
     return len(page.files)
@@ -104,7 +108,7 @@ async def _check_file(http: httpx.AsyncClient, url: str, kind: str) -> None:
 
 
 async def _check_bare(http: httpx.AsyncClient, home: str) -> None:
-    """Whoever leaves the slash out sees the page too, if they see anything."""
+    """The address without its slash shows the page too."""
     if urlsplit(home).path == "/":
         return
     answer = await _get(http, home.rstrip("/"))
@@ -124,7 +128,7 @@ async def _check_bare(http: httpx.AsyncClient, home: str) -> None:
 
 
 async def _check_origin(http: httpx.AsyncClient, home: str) -> None:
-    """The gateway knows that this is its own address, or it refuses its own page's sessions."""
+    """The gateway knows its own address, because otherwise it refuses its own page's sessions."""
     parts = urlsplit(home)
     origin = f"{parts.scheme}://{parts.netloc}"
     headers = {**_NO_SESSION, "Origin": origin}

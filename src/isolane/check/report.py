@@ -1,4 +1,4 @@
-"""What a walk found, as people and programs read it. Pure."""
+"""The findings of a walk as text for people and as JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDTH: Final = max(len(name) for name, _ in LAYERS)
 
 
 def to_lines(taken: Round) -> list[str]:
-    """Return a table of the layers and, when one broke, the evidence."""
+    """Return a table of the layers and, after a broken one, the evidence."""
     lines = [_to_line(finding) for finding in taken.findings]
     if taken.evidence is None:
         lines.append(f"\n{summarise(taken)}")
@@ -22,7 +22,7 @@ def to_lines(taken: Round) -> list[str]:
 
 
 def summarise(taken: Round) -> str:
-    """Return one sentence on a round."""
+    """Return one sentence about a round."""
     if taken.evidence is not None:
         return f"broken at {taken.findings[-1].layer}: {taken.findings[-1].note}"
     skipped = [f.layer for f in taken.findings if f.verdict is Verdict.SKIPPED]
@@ -46,7 +46,7 @@ def _evidence_lines(layer: str, evidence: Evidence) -> list[str]:
 
 
 def to_json(url: str, rounds: int, taken: Round) -> str:
-    """Return one object: the last round, and how many there were."""
+    """Return a JSON object with the last round and the number of rounds."""
     evidence = taken.evidence
     report: dict[str, Any] = {
         "url": url,

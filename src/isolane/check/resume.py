@@ -1,4 +1,4 @@
-"""The layer `resume`: TCP is cut in mid-run, and nothing is missing or doubled afterwards."""
+"""The layer `resume`: TCP is cut during a run, and no event is missing or doubled afterwards."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from isolane.check.wire import Socket
 
 _NUMBERS: Final = 80
 _PAUSES_MS: Final = (10, 80)
-"""Between two numbers, at least and at most: a far server gets a longer run."""
+"""Least and most milliseconds between two numbers; a far server gets a longer run."""
 _PIECE: Final = 15
-"""How many events are read before a cut."""
+"""Events that are read before a cut."""
 _MISSED: Final = 5
-"""How many events come at least while nobody listens."""
+"""Least events that the run makes while no socket is open."""
 _FROM_START: Final = "-1"
 
 
 async def check_resume(walk: Walk) -> str:
-    """Cut twice in mid-run, come back by frame and by address: one sequence, whole."""
+    """Cut the connection twice during a run, then resume by frame and by address."""
     lane = walk.lane
     run = Run(lane.new_thread(), new_name("run"), "")
     pause_s = await _begin_and_cut(lane, run)
-    await asyncio.sleep(_MISSED * pause_s)  # nobody listens, and the run goes on
+    await asyncio.sleep(_MISSED * pause_s)  # the run goes on while no socket is open
     await _follow_and_cut(lane, run)
-    await asyncio.sleep(_MISSED * pause_s)  # as above
+    await asyncio.sleep(_MISSED * pause_s)  # the run goes on while no socket is open
     (head, rest), by_address = await asyncio.gather(
         _follow_to_end(lane, run), lane.load_replay(run.run_id, run.envelopes[-1]["id"])
     )
@@ -45,13 +45,13 @@ async def check_resume(walk: Walk) -> str:
 
 
 async def _begin_and_cut(lane: Lane, run: Run) -> float:
-    """Return how long the run waits from one number to the next, in seconds."""
+    """Return the seconds between two numbers of the run."""
     began = perf_counter()
     socket, _ = await lane.greet()
     run.after = str((await subscribe(socket, run.thread_id))["head"])
     returning_ms = (perf_counter() - began) * 1000
     least, most = _PAUSES_MS
-    # Long enough to come back to twice while it goes on.
+    # Long enough that the run still goes on after two reconnects.
     pause_ms = min(max(least, math.ceil(4 * returning_ms / _NUMBERS)), most)
     await start_run(socket, run, ["count", _NUMBERS, pause_ms])
     run.envelopes += await _read_piece(socket)
@@ -74,7 +74,7 @@ async def _read_piece(socket: Socket) -> list[Frame]:
 
 
 async def _follow_to_end(lane: Lane, run: Run) -> tuple[str, list[Frame]]:
-    """Return the log's head on coming back, and what came from there to the end."""
+    """Return the log's head at the reconnect, and the frames from there to the end."""
     socket, _ = await lane.greet()
     answer = await subscribe(socket, run.thread_id, run.envelopes[-1]["id"])
     return str(answer["head"]), await socket.read_run(run.run_id)

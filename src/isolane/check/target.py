@@ -1,4 +1,4 @@
-"""Where a deployment is, and the secrets that must never be printed."""
+"""The address of a deployment, and secrets that must never be printed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from isolane.check.finding import Misuse
 
 _IS_TLS: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _WINDOW_CHARACTERS: Final = 8
-"""How much of a secret may not be seen in one piece."""
+"""Characters in a row of a secret that may never be shown together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A deployment: host, port and the path below which its routes begin."""
+    """A deployment: host, port and the path of its routes."""
 
     host: str
     port: int
@@ -26,12 +26,12 @@ class Target:
 
     @property
     def http_url(self) -> str:
-        """Where its HTTP routes begin."""
+        """Address of its HTTP routes."""
         return f"{'https' if self.is_tls else 'http'}://{self._place}"
 
     @property
     def websocket_url(self) -> str:
-        """Where its sockets begin."""
+        """Address of its sockets."""
         return f"{'wss' if self.is_tls else 'ws'}://{self._place}"
 
     @property
@@ -40,12 +40,16 @@ class Target:
         return f"{host}:{self.port}{self.path}"
 
     def create_tls(self) -> ssl.SSLContext | None:
-        """Return what verifies the certificate; None without TLS."""
+        """Return the TLS context that verifies the certificate; None without TLS."""
         return ssl.create_default_context() if self.is_tls else None
 
 
 def parse_target(url: str) -> Target:
-    """Return the target that a URL names; raises `Misuse`. The path may end in `/ws`."""
+    """Return the target of a URL, whose path may end in `/ws`.
+
+    Raises:
+        Misuse: The URL can't be used.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -61,7 +65,7 @@ def parse_target(url: str) -> Target:
 
 
 def find_secret(text: str, secrets: Iterable[str]) -> list[tuple[int, int]]:
-    """Return where any eight characters in a row of a secret stand in `text`."""
+    """Return the places in `text` of any eight characters in a row of a secret."""
     found = []
     for secret in secrets:
         size = min(_WINDOW_CHARACTERS, len(secret))
@@ -75,7 +79,7 @@ def find_secret(text: str, secrets: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def hide_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with every part of a secret blotted out."""
+    """Return `text` with every part of a secret replaced."""
     shown: list[str] = []
     end = 0
     for begin, stop in find_secret(text, secrets):

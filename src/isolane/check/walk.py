@@ -1,4 +1,4 @@
-"""One walk's state: what the layers hand on to one another."""
+"""The state of one walk, which each layer passes to the next."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from isolane.check.wire import Socket
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the caller asks for: where, and as whom."""
+    """The caller's request: the target and the tokens."""
 
     target: Target
     tokens: Sequence[str] = field(repr=False)
-    """One or two; two show that the users don't meet."""
+    """One token, or two of different users for the layer `isolation`."""
     metrics_token: str | None = field(default=None, repr=False)
     has_page: bool = True
-    """Whether the page is to be there: a proxy may pass on nothing but the API."""
+    """True when the page must be there. A proxy may pass on only the API."""
 
     @property
     def secrets(self) -> list[str]:
-        """What must never be printed."""
+        """Texts that must never be printed."""
         return [*self.tokens, *([self.metrics_token] if self.metrics_token else [])]
 
 
 @dataclass(eq=False)
 class Walk:
-    """One round from the name to the clean-up."""
+    """One round, from the name to the clean-up."""
 
     request: Request
     tls: ssl.SSLContext | None
@@ -43,40 +43,40 @@ class Walk:
     baseline: Gauges | Skipped
     """The gauges before the first socket, or why there are none."""
     socket: Socket | None = None
-    """The first user's, greeted."""
+    """The first user's socket with control frames."""
     run: Run | None = None
     frames_per_minute: float = math.inf
-    """How many frames a user may send; the layer `context` is told."""
+    """Frames per minute that a user may send; the layer `context` reads it."""
 
     @property
     def lane(self) -> Lane:
-        """The first user's."""
+        """The first user."""
         return self.lanes[0]
 
     def pause_s(self, took_s: float) -> float:
-        """Return how long to wait until another round would not meet the limit, in seconds."""
+        """Return the seconds to wait before another round keeps within the limit."""
         sent = max(lane.sent_count for lane in self.lanes)
         return max(sent * 60 / self.frames_per_minute - took_s, 0)
 
     def get_socket(self) -> Socket:
         """Return the first user's socket, which the layer `context` opened."""
-        assert self.socket is not None  # noqa: S101 - the layers come in their order
+        assert self.socket is not None  # noqa: S101 - the layer `context` comes earlier
         return self.socket
 
     def get_run(self) -> Run:
-        """Return the run, which the layer `manager` named."""
-        assert self.run is not None  # noqa: S101 - as above
+        """Return the run, which the layer `manager` chose."""
+        assert self.run is not None  # noqa: S101 - the layer `manager` comes earlier
         return self.run
 
 
 @dataclass(eq=False)
 class Run:
-    """The run that the walk looks at from close by."""
+    """The run that several layers look at."""
 
     thread_id: str
     run_id: str
     after: str
-    """The place in the log before it."""
+    """The place in the log before the run."""
     envelopes: list[Frame] = field(default_factory=list)
 
 

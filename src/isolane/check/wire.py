@@ -1,4 +1,4 @@
-"""One socket, and what one token can reach: the walk's hands."""
+"""One socket and the HTTP requests of a walk."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ AGENT: Final = "check"
 SOCKET_PATH: Final = f"/ws/{AGENT}"
 SUBPROTOCOL: Final = "agui.v1"
 PATIENCE_S: Final = 10.0
-"""How long any one answer may take."""
+"""Most seconds that one answer may take."""
 _CLOSE_S: Final = 2.0
 _RESET: Final = struct.pack("ii", 1, 0)
-"""For SO_LINGER: what is not sent is dropped, and the peer gets a reset."""
+"""Value for SO_LINGER that drops unsent bytes and resets the connection."""
 
 BEHIND_STATUS: Final[Mapping[int, str]] = {
     200: "the request came as a plain GET: something on the way drops the Upgrade header",
@@ -43,12 +43,12 @@ BEHIND_STATUS: Final[Mapping[int, str]] = {
 
 @dataclass(eq=False)
 class Socket:
-    """One socket. Everything that came is in `heard`, as it came."""
+    """One socket. `heard` has every received text."""
 
     connection: ClientConnection
     heard: list[str] = field(default_factory=list)
     sent: str = ""
-    """The last frame that was sent."""
+    """The last sent frame."""
     sent_count: int = 0
 
     @property
@@ -67,7 +67,11 @@ class Socket:
             raise self._ended("a frame was to be sent") from error
 
     async def recv(self) -> Frame:
-        """Return the next frame that is no ping; raises `Broken` when none comes in time."""
+        """Return the next frame that isn't a ping.
+
+        Raises:
+            Broken: No frame came in time.
+        """
         while True:
             frame = self._read(await self._recv())
             if frame.get("type") != "ping":
@@ -76,9 +80,10 @@ class Socket:
     async def until(
         self, wanted: Callable[[Frame], bool], *, what: str, timeout_s: float = PATIENCE_S
     ) -> list[Frame]:
-        """Return the frames up to and with the first one that is wanted.
+        """Return the frames up to and including the first wanted one.
 
-        Raises `Broken` when it doesn't come in time, or when an error comes in its place.
+        Raises:
+            Broken: It didn't come in time, or an error came in its place.
         """
         frames: list[Frame] = []
         try:
@@ -100,7 +105,7 @@ class Socket:
         return frames[-1]
 
     async def read_run(self, run_id: str, *, timeout_s: float = PATIENCE_S) -> list[Frame]:
-        """Return the envelopes that come up to the run's end."""
+        """Return the envelopes up to the run's end."""
         frames = await self.until(
             lambda frame: is_end_of(frame, run_id),
             what=f"the end of run {run_id}",
@@ -109,7 +114,7 @@ class Socket:
         return [frame for frame in frames if is_envelope(frame)]
 
     async def read_to_close(self) -> tuple[list[Frame], int | None, str]:
-        """Return what comes until the server closes, and the close's code and reason."""
+        """Return the frames until the server closes, and the close's code and reason."""
         frames: list[Frame] = []
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -123,14 +128,14 @@ class Socket:
             ) from error
 
     def cut(self) -> None:
-        """End the TCP connection by a reset: no close frame, and nothing in flight arrives."""
+        """Reset the TCP connection: no close frame is sent, and bytes in flight are lost."""
         transport = self.connection.transport
         raw = transport.get_extra_info("socket")
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, _RESET)
         transport.abort()
 
     async def close(self) -> None:
-        """Close, if it isn't yet."""
+        """Close the socket if it is open."""
         with suppress(WebSocketException, OSError):
             await self.connection.close()
 
@@ -177,7 +182,11 @@ async def open_socket(
     token: str | None = None,
     query: Mapping[str, str] | None = None,
 ) -> Socket:
-    """Open a socket; a token goes by header. Raises `Broken`, from what refused it."""
+    """Open a socket, with the token in a header.
+
+    Raises:
+        Broken: The upgrade was refused; its cause says by what.
+    """
     address = f"{target.websocket_url}{SOCKET_PATH}" + (f"?{urlencode(query)}" if query else "")
     sent = f"GET {address}" + (f", subprotocols {', '.join(offered)}" if offered else "")
     try:
@@ -191,7 +200,7 @@ async def open_socket(
             open_timeout=PATIENCE_S,
             ping_interval=None,
             close_timeout=_CLOSE_S,
-            max_size=None,  # the server's limit is told once the socket is open
+            max_size=None,  # the server tells its limit only after the upgrade
         )
     except InvalidStatus as error:
         raise _refused(error, sent) from _below(error.response.status_code)
@@ -202,7 +211,7 @@ async def open_socket(
 
 
 class Refusal(Broken):
-    """The upgrade was answered with a status of HTTP."""
+    """The upgrade was answered with an HTTP status."""
 
     def __init__(self, what: str, *, status: int, body: bytes, sent: str, came: str) -> None:
         super().__init__(what, sent=sent, came=came, expected="101")
@@ -234,7 +243,7 @@ def bearer(token: str | None) -> dict[str, str]:
 
 
 def create_http(target: Target, tls: ssl.SSLContext | None, token: str | None) -> httpx.AsyncClient:
-    """Return a client for the HTTP routes; its user closes it."""
+    """Return a client for the HTTP routes; the caller closes it."""
     return httpx.AsyncClient(
         base_url=target.http_url,
         headers=bearer(token),
@@ -246,15 +255,15 @@ def create_http(target: Target, tls: ssl.SSLContext | None, token: str | None) -
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer over HTTP, as far as two of them must be alike."""
+    """The parts of an HTTP answer in which two answers must be equal."""
 
     status: int
     kind: str
-    """Its content type."""
+    """The content type."""
     text: str
 
     def read(self) -> dict[str, Any]:
-        """Return the object that it holds, empty when it holds none."""
+        """Return the JSON object in the text; empty without one."""
         with suppress(ValueError):
             value = json.loads(self.text)
             return value if isinstance(value, dict) else {}
@@ -264,7 +273,7 @@ class Answer:
 async def fetch(
     http: httpx.AsyncClient, method: str, path: str, body: Mapping[str, object] | None = None
 ) -> Answer:
-    """Ask once; of an event stream, which has no end, the first piece is the answer."""
+    """Send one request; of an endless event stream the first piece is the answer."""
     try:
         async with http.stream(method, path, json=body) as answer:
             kind = answer.headers.get("content-type", "")

@@ -1,5 +1,6 @@
-"""What uvicorn leaves open on a connection, closed: deadlines, sizes, floods, and a hard way out.
+"""Bounds on connections that uvicorn lacks: deadlines, sizes, floods, and a reset as a last means.
 
-A peer costs nothing that it doesn't keep up: a head has 10 s, what has begun must go on, many small
-things are taken as slowly as few large ones, and whoever takes nothing is reset.
+A peer must keep up everything that costs something. The head of a request has 10 s. A message or
+body that has begun must make progress. Many small pieces are read as slowly as few large ones. A
+peer that takes nothing is reset.
 """

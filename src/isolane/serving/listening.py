@@ -1,4 +1,4 @@
-"""The sockets that the server listens on, bound before anything else is opened."""
+"""The listening sockets of the server, bound before anything else is opened."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 BACKLOG: Final = 4096
-"""Connections that may wait to be accepted; Linux's own limit since 5.4."""
+"""Connections that may wait to be accepted; Linux has the same limit since 5.4."""
 SAME_PORT_TRIES: Final = 20
-"""A port that the system picks for one address may be taken on the other one."""
+"""Tries for one port on all addresses, because the system picks it for one, and it may be taken on
+another."""
 
 _Address = tuple[int, Any]
 
 
 class CannotListen(Exception):
-    """Nobody can be served at this host and port; one sentence says why and what to do."""
+    """The server can't listen at this host and port; one sentence says why and what to do."""
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address that `host` has, all with one port number; 0 lets the system pick.
+    """Listen on every address of `host`, all with one port; with 0 the system picks the port.
 
-    They listen from here on, so that of two servers that start at once one is refused. Whoever
-    connects waits until the server accepts. Raises `CannotListen`.
+    The sockets listen at once, so that of two servers that start together one is refused. Clients
+    that connect wait until the server accepts.
+
+    Raises:
+        CannotListen: No socket can listen there; the text says why.
     """
     addresses = _resolve(host, port)
     for _ in range(SAME_PORT_TRIES):
@@ -37,7 +41,10 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def _resolve(host: str, port: int) -> list[_Address]:
-    """Return the addresses of `host`, each once; an empty host is every address of the machine."""
+    """Return the addresses of `host`, each once.
+
+    An empty host means all addresses of the machine.
+    """
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -50,12 +57,12 @@ def _resolve(host: str, port: int) -> list[_Address]:
 
 
 def _listen_on_all(addresses: list[_Address]) -> list[socket.socket]:
-    """Listen on each address that this machine has; raise the last error when it has none."""
+    """Listen on each address that this machine has, or raise the last error."""
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     with ExitStack() as stack:
         for family, (host, port, *rest) in addresses:
-            # What the system picked for the first address holds for the others too.
+            # The port that the system picked for the first address is used for the others too.
             chosen = sockets[0].getsockname()[1] if sockets else port
             try:
                 sockets.append(_listen(family, (host, chosen, *rest)))
@@ -77,7 +84,7 @@ _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def _listen(family: int, address: tuple[Any, ...]) -> socket.socket:
     with ExitStack() as stack:
         one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        one.settimeout(0)  # for an event loop
+        one.settimeout(0)  # non-blocking, for an event loop
         if os.name == "posix":
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

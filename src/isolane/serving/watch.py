@@ -1,4 +1,4 @@
-"""Looks whether what a peer has begun goes on."""
+"""Checks that a peer's message or body makes progress."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Final
 
 PROGRESS_S: Final = 10.0
 PROGRESS_BYTES: Final = 10 * 1024
-"""What a message or body that has begun must bring in `PROGRESS_S`: 1 KiB a second is less than
-what the slowest telephone line of the web's early days did."""
+"""Bytes that an unfinished message or body must bring per `PROGRESS_S`. 1 KiB per second is less
+than the slowest modem of the early web."""
 SLICE: Final = 4096
-"""Bytes taken at once: some 700 of the smallest frames, which cost some 10 ms; then others come."""
+"""Bytes that are parsed at once: about 700 of the smallest frames, which take about 10 ms. Then
+other connections come."""
 
 
 class Watch:
-    """Looks, every so often, whether what has begun goes on, and says so once it doesn't."""
+    """Checks at intervals whether something makes progress, and calls back when it doesn't."""
 
     def __init__(self, has_moved: Callable[[], bool], give_up: Callable[[], None]) -> None:
         """Call `give_up` when `has_moved` says no."""
@@ -24,13 +25,13 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, interval_s: float) -> None:
-        """Look every `interval_s` from now on, unless that is so already."""
+        """Check every `interval_s` seconds from now on; a running watch goes on unchanged."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(interval_s, self._look, interval_s)
 
     def end(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -44,15 +45,15 @@ class Watch:
 
 
 class Progress(Watch):
-    """Looks whether enough comes of a message or a body that has begun."""
+    """Checks that an unfinished message or body brings enough bytes."""
 
     def __init__(self, is_held: Callable[[], bool], give_up: Callable[[], None]) -> None:
-        """Let time pass in which `is_held`, for it is the server itself that doesn't read."""
+        """Don't count time while `is_held` is true: the server itself doesn't read then."""
         super().__init__(lambda: self._has_come() or is_held(), give_up)
         self._came = 0
 
     def count(self, size: int) -> None:
-        """Note that so many bytes came."""
+        """Count bytes that arrived."""
         self._came += size
 
     def _has_come(self) -> bool:

@@ -1,4 +1,4 @@
-"""What helps to test what is built on Isolane; `docs/testing.md` shows each part in use.
+"""Tools for tests of what is built on Isolane; `docs/testing.md` shows each one in use.
 
 `isolane.testing.server` and `isolane.testing.plugin` need `isolane[testing]`.
 """

@@ -1,4 +1,4 @@
-"""An agent that does what it is told, and nothing by the clock."""
+"""An agent that follows a script and never depends on time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from isolane.contracts import StopSignal
 
 @dataclass(frozen=True)
 class Gate:
-    """A step that waits until the test opens the gate of this name."""
+    """A step that waits until the test opens the gate with this name."""
 
     name: str
     holds_against_cancel: bool = False
-    """Whether even being cancelled doesn't get a run past it, as with an agent gone wrong."""
+    """True when even a cancellation doesn't end the wait, as in a broken agent."""
 
 
 class UntilStopped:
@@ -28,26 +28,26 @@ class UntilStopped:
 
 
 class ScriptedAgent:
-    """Does its steps in order, in every run anew.
+    """Does its steps in order, anew in every run.
 
-    A `Gate` or an `UntilStopped` waits, an exception is raised, and whatever else is yielded:
-    text, mappings and events, nonsense too. Nothing but `UntilStopped` looks at the stop signal,
-    so a script without one ignores it. The gates belong to the loop that the runs are on.
+    A `Gate` or an `UntilStopped` waits. An exception is raised. Everything else is yielded: text,
+    mappings, events, also invalid ones. Only `UntilStopped` looks at the stop signal, so a script
+    without one ignores it. The gates belong to the event loop of the runs.
     """
 
     def __init__(self, *steps: object) -> None:
-        """Keep the steps; the gates are shut."""
+        """Keep the steps; all gates are closed."""
         self._steps = steps
         self._gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._arrivals: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.inputs: list[RunAgentInput] = []
-        """What it was asked, one for each run that began."""
+        """The inputs, one per run that began."""
         self.contexts: list[UserExecutionContext] = []
-        """Who asked, in the same order."""
+        """The contexts, in the same order."""
 
     async def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - the field's word for it
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
@@ -66,11 +66,15 @@ class ScriptedAgent:
                     yield step
 
     def open(self, gate: str) -> None:
-        """Let the runs go on that wait at a gate, and those that come to it later."""
+        """Open a gate for the runs that wait there and for later ones."""
         self._gates[gate].set()
 
     async def arrived(self, gate: str, *, within_s: float = 5.0) -> None:
-        """Return once a run has come to a gate; raise TimeoutError if none does. Safe to cancel."""
+        """Wait until a run has come to a gate. Safe to cancel.
+
+        Raises:
+            TimeoutError: No run came within `within_s` seconds.
+        """
         async with asyncio.timeout(within_s):
             await self._arrivals[gate].wait()
 

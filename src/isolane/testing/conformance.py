@@ -1,4 +1,4 @@
-"""The check at the door, as an assertion."""
+"""The check of a contract, as an assertion."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from isolane import IsolaneError, ensure
 
 
 def assert_conforms(value: object, contract: type[Any]) -> None:
-    """Fail unless `value` keeps `contract`, a Protocol, by the judgement of `isolane.ensure`.
+    """Fail unless `value` keeps `contract`, a Protocol, in the judgement of `isolane.ensure`.
 
-    The AssertionError names the class, its method, what was wanted and the mend; its cause is the
-    error that a gateway would raise where the object enters.
+    Raises:
+        AssertionError: The value breaks the contract. The text names the class, its method, what is
+            wanted and the mend. The cause is the error that a gateway would raise.
     """
     __tracebackhide__ = True
     try:

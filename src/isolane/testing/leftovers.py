@@ -1,4 +1,4 @@
-"""What a test leaves behind: coroutines that nobody awaited, tasks destroyed while pending."""
+"""Leftovers of a test: coroutines without an await, and tasks destroyed while pending."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 ORIGIN_FRAMES: Final = 6
-"""Calls that a coroutine remembers of its making; each costs every coroutine a little."""
+"""Calls that each coroutine remembers of its origin; each call costs every coroutine a little."""
 
 Place: TypeAlias = tuple[str, int, str]
 """File, line and function."""
 
 _MACHINERY: Final = frozenset({"_pytest", "asyncio", "pluggy", "pytest_asyncio"})
-"""Folders whose calls say nothing of the mistake."""
+"""Folders whose calls say nothing about the mistake."""
 
 
 class Leftovers:
-    """Hears of everything that goes un-awaited while it watches.
+    """Notes every coroutine and task that ends without an await while it watches.
 
-    It asks the interpreter and the event loops themselves, so warnings that are filtered or
-    recorded and loops with an exception handler of their own hide nothing.
+    It asks the interpreter and the event loops themselves. So filtered or recorded warnings hide
+    nothing, and neither do loops with their own exception handler.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing found."""
+        """Begin without findings."""
         self._found: list[str] = []
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Hear of what dies while the block runs, in whichever thread."""
+        """Note what is destroyed while the block runs, in every thread."""
         depth = sys.get_coroutine_origin_tracking_depth()
         with pytest.MonkeyPatch.context() as patch:
-            # What CPython calls for each of them; where there is no such name, this raises.
+            # CPython calls this for each of them. Without that name an error is raised here.
             patch.setattr(warnings, "_warn_unawaited_coroutine", self._add_coroutine)
             for kind in _kinds_of_loops():
                 tell = kind.call_exception_handler
@@ -53,11 +53,11 @@ class Leftovers:
                 sys.set_coroutine_origin_tracking_depth(depth)
 
     def take(self) -> str:
-        """Return what was found since the last time, as text; empty when that is nothing."""
+        """Return the findings since the last call as text; empty without any."""
         found, self._found = self._found, []
         return "\n".join(found)
 
-    def _add_coroutine(self, coroutine: Any) -> None:  # noqa: ANN401 - with CPython's own fields
+    def _add_coroutine(self, coroutine: Any) -> None:  # noqa: ANN401 - the coroutine's fields are CPython's own
         name = coroutine.__qualname__
         said = f"coroutine {name} was never awaited; write: await {name}(…)"
         self._found.append(f"{said}\n{_origin(coroutine.cr_origin)}")
@@ -69,7 +69,7 @@ class Leftovers:
         self._found.append(f"{said}\n{_origin(getattr(work, 'cr_origin', None))}")
 
     def _listen_in(self, tell: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-        """Return a loop's `call_exception_handler` that tells us, too."""
+        """Return a loop's `call_exception_handler` that also notes the finding."""
 
         def call_exception_handler(
             loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]
@@ -83,9 +83,9 @@ class Leftovers:
 
 
 def _kinds_of_loops() -> Iterator[Any]:
-    """Yield the classes from which the loops here inherit how they tell what went wrong."""
+    """Yield the classes from which loops inherit `call_exception_handler`."""
     yield asyncio.BaseEventLoop
-    with suppress(ImportError):  # there is none for Windows
+    with suppress(ImportError):  # uvloop doesn't exist for Windows
         import uvloop  # noqa: PLC0415
 
         yield uvloop.Loop

@@ -1,4 +1,4 @@
-"""Whether an agent that remembers keeps its users apart, as an assertion."""
+"""An assertion that an agent's memory keeps users apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TELL: Final = "Remember this word for me, and say it once: {mark}"
 ASK: Final = "Say every word that you were asked to remember."
 THREAD: Final = "isolane-memory"
-"""The id that both users choose for their thread."""
+"""The thread id that both users choose."""
 _MARK: Final = "{mark}"
 
 
@@ -28,28 +28,28 @@ async def assert_keeps_users_apart(
     must_remember: bool = True,
     timeout_s: float = 60.0,
 ) -> None:
-    """Fail when something that one user told an agent comes up in another user's answer.
+    """Fail when words of one user to an agent come up in another user's answer.
 
-    `agent` is whatever `isolane serve --agent` takes. A gateway in memory runs it for two users who
-    choose the same ids for their thread and their runs. Each tells it a word of their own, then
-    each asks for it. `tell` is how they tell it, with `{mark}` where the word stands; `ask` is how
-    they ask. Everything that a run yields is searched, not its text alone.
+    `agent` is anything that `isolane serve --agent` accepts. A gateway in memory runs it for two
+    users who choose the same ids for their thread and their runs. Each user tells the agent a word,
+    then asks for it. `tell` is the sentence that tells the word, with `{mark}` in its place; `ask`
+    is the question. Every event of a run is searched, not only its text.
 
-    With `must_remember` each must hear their own word in the end, because an agent that never tells
-    what it knows would pass unseen. `timeout_s` is the time that a run may take, in seconds.
-    Cancelling it ends the runs and the gateway.
+    With `must_remember` each user must get their own word in the end, because an agent that never
+    repeats a word would pass without proof. `timeout_s` is the most seconds that a run may take. A
+    cancelled call ends the runs and the gateway.
 
     Raises:
-        AssertionError: A word reached the other user, its own user didn't hear it, or a run failed.
+        AssertionError: A word reached the other user, its own user didn't get it, or a run failed.
         AgentRefused: `agent` is no agent.
         ValueError: `tell` has no `{mark}`.
     """
     __tracebackhide__ = True
     if _MARK not in tell:
         raise ValueError(f"tell has no {_MARK}, where the word of a user is to stand: {tell!r}")
-    from isolane.agents.loading import adapt  # noqa: PLC0415 - other helpers need no gateway
-    from isolane.app import open_gateway  # noqa: PLC0415 - as above
-    from isolane.settings import Settings  # noqa: PLC0415 - as above
+    from isolane.agents.loading import adapt  # noqa: PLC0415 - the other tools need no gateway
+    from isolane.app import open_gateway  # noqa: PLC0415 - the other tools need no gateway
+    from isolane.settings import Settings  # noqa: PLC0415 - the other tools need no gateway
 
     settings = Settings(database_url="sqlite://", run_timeout_s=timeout_s)
     async with open_gateway(settings, {"agent": adapt(agent, name="agent")}) as gateway:
@@ -75,7 +75,11 @@ class _User:
         self._service = service
 
     async def ask(self, run_id: str, text: str) -> str:
-        """Return all that the run's events say, as text; raise AssertionError when it fails."""
+        """Return the text of all events of a run.
+
+        Raises:
+            AssertionError: The run failed.
+        """
         context = UserExecutionContext(user_id=self.name).for_thread(THREAD).for_run(run_id)
         question = {"id": f"message-{token_hex(8)}", "role": "user", "content": text}
         fields: dict[str, Any] = {"threadId": THREAD, "runId": run_id, "messages": [question]}
@@ -85,11 +89,11 @@ class _User:
             raise AssertionError(
                 f"the run of {self.name} failed with {events[-1]['code']}; the log says why"
             )
-        return _text_of(events[1:])  # the first repeats the question
+        return _text_of(events[1:])  # the first event repeats the question
 
 
 def _text_of(events: list[dict[str, Any]]) -> str:
-    """Return what events say: words that come in parts are put together."""
+    """Return the text of events, with words joined that come in parts."""
     said = "".join(event["delta"] for event in events if isinstance(event.get("delta"), str))
     return "\n".join([said, *(json.dumps(event, ensure_ascii=False) for event in events)])
 

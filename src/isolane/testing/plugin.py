@@ -1,7 +1,7 @@
-"""The pytest plugin: no test leaves anything un-awaited, and `isolane_server` is a fixture.
+"""The pytest plugin: it fails tests that leave coroutines behind, and has `isolane_server`.
 
-A project asks for it with `pytest -p isolane.testing.plugin`, or in its topmost conftest.py with
-`pytest_plugins = ["isolane.testing.plugin"]`. Without that it changes no run of pytest.
+A project uses it with `pytest -p isolane.testing.plugin`, or with `pytest_plugins =
+["isolane.testing.plugin"]` in its topmost conftest.py. Otherwise it changes no run of pytest.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _LEFTOVERS: Final = pytest.StashKey[Leftovers]()
 
 @pytest.fixture
 def isolane_server(tmp_path: Path) -> Servers:
-    """Give what serves the agents that one names, as long as an `async with` block lasts."""
-    from isolane.testing.servers import Servers  # noqa: PLC0415 - needs the extra
+    """Return a function that serves agents while an `async with` block lasts."""
+    from isolane.testing.servers import Servers  # noqa: PLC0415 - the server needs the extra `testing`
 
     return Servers(tmp_path)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers", f"{MARKER}(reason): the test may leave coroutines and tasks un-awaited, because"
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a marker that says no reason."""
+    """Refuse a marker without a reason."""
     for item in items:
         for marker in item.iter_markers(MARKER):
             if not (marker.args or marker.kwargs.get("reason")):
@@ -47,13 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Blame no test for what was there before."""
+    """Drop findings from before the first test, so that no test is blamed for them."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure() -> None:
-    """Let everything be collected again."""
+    """Let the garbage collector collect everything again."""
     gc.unfreeze()
 
 
@@ -69,15 +69,15 @@ def pytest_runtest_protocol(
         with leftovers.watch():
             return (yield)
     finally:
-        # Each test ends with a collection of garbage, which takes 50 ms for all that imports have
-        # brought, and one where what outlives a file of tests is no longer looked at.
+        # Each test ends with a garbage collection. Over the objects of all imports it takes 50 ms,
+        # so objects that outlive a file of tests are not looked at any more.
         if nextitem is None or nextitem.path != item.path:
             gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that passed and has left something; one that failed is judged at its end."""
+    """Fail a test that passed and left something behind; a failed one is judged at its end."""
     result = yield
     _fail_for(item.stash[_LEFTOVERS].take())
     return result
@@ -85,7 +85,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose leftovers show when all that it held is let go."""
+    """Fail a test whose leftovers show only after its fixtures are gone."""
     try:
         result = yield
     except BaseException as error:
@@ -104,8 +104,8 @@ def _fail_for(found: str) -> None:
 
 
 def _let_go() -> None:
-    """Destroy what nobody holds any more, also what the last failure's frames hold."""
+    """Destroy objects without an owner, those in the frames of the last failure included."""
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
         if hasattr(sys, name):
-            delattr(sys, name)  # as pytest does before the next test, which is too late
+            delattr(sys, name)  # pytest does this before the next test, which is too late
     gc.collect()

@@ -1,4 +1,7 @@
-"""A real server process under test: `python -m isolane serve`, with all it wrote to stderr."""
+"""A real server process for tests.
+
+`python -m isolane serve`, with everything it wrote to stderr.
+"""
 
 # Long because: one class that starts, watches and ends a process, for tests of others.
 
@@ -21,13 +24,13 @@ import httpx
 
 LOOPBACK: Final = "127.0.0.1"
 START_TIMEOUT_S: Final = 90.0
-"""It takes a second or two of CPU, and much longer where others want that CPU too."""
+"""Seconds for a start. It takes one or two of CPU time, and longer on a busy machine."""
 ANSWER_TIMEOUT_S: Final = 20.0
-"""Far above what any request takes, for a machine that has other things to do."""
+"""Seconds for a request, far more than any takes, because the machine may be busy."""
 STOP_TIMEOUT_S: Final = 40.0
-"""Above the drain's own deadline, 30 s."""
+"""Seconds for a stop, more than the drain's own 30 s."""
 POLL_S: Final = 0.02
-"""Between two looks at something that can't call back."""
+"""Seconds between two looks at something that can't call back."""
 GAUGES: Final = (
     "isolane_connections",
     "isolane_managers",
@@ -36,27 +39,27 @@ GAUGES: Final = (
     "isolane_tasks",
 )
 LEFTOVERS: Final = ("coroutine", "never awaited", "Task was destroyed")
-"""What a clean server never says, in logs or in warnings."""
+"""Words that a clean server never writes, neither in logs nor in warnings."""
 
 
 class ServerError(Exception):
-    """The process did not do what it was asked; the text holds what it wrote last."""
+    """The process did not do what it was asked; the text has its last output."""
 
 
 class Stopped(NamedTuple):
-    """How a server ended."""
+    """The exit code of a server, and the seconds until its end."""
 
     code: int
     duration_s: float
 
 
 def free_port() -> int:
-    """Return a port that nobody has on any address of this machine, and that nobody is given later.
+    """Return a port that is free on every address of this machine, and that no other caller gets.
 
-    Linux keeps it for as long as this process lives: a socket is bound there, and doesn't listen. A
-    server that binds with SO_REUSEADDR, as all do, may listen there, end, and come back. On every
-    address, because a server on 0.0.0.0 is refused for one connection on any of them, even one that
-    goes out of the machine.
+    On Linux the port is reserved while this process lives, by a bound socket that doesn't listen.
+    Servers bind with SO_REUSEADDR, so a server may listen there, end, and come back. The port is
+    free on every address, because a server on 0.0.0.0 is refused when a connection uses it on any
+    of them, even an outgoing one.
     """
     family = socket.AF_INET6 if has_ipv6() else socket.AF_INET
     keeper = socket.socket(family)
@@ -66,9 +69,9 @@ def free_port() -> int:
     keeper.bind(("", 0))
     port: int = keeper.getsockname()[1]
     if sys.platform == "linux":
-        keeper.detach()  # which leaves it bound
+        keeper.detach()  # leaves the socket bound
     else:
-        keeper.close()  # elsewhere the server itself could not bind beside it
+        keeper.close()  # on other systems the server couldn't bind beside it
     return port
 
 
@@ -82,23 +85,23 @@ def has_ipv6() -> bool:
 
 
 class Looks:
-    """Turns for looking at what can't call back, as many as are possible in some seconds.
+    """Turns for looking at something that can't call back, as many as fit into some seconds.
 
-    Looks are counted, not the time: a machine that stands still for that long costs one of them,
-    and no verdict. No generator, which would need to be closed by whoever has seen enough.
+    Looks are counted, not the time. So a machine that stalls for that long loses one look, and
+    fails no test. It is no generator, because the caller would have to close one.
     """
 
     def __init__(self, within_s: float) -> None:
-        """Give the first turn at once, and each other one a pause later."""
+        """Give the first turn at once, and each other one after a pause."""
         self._left = math.ceil(within_s / POLL_S)
         self._pause_s = 0.0
 
     def __aiter__(self) -> Looks:
-        """Return itself: it is for one use."""
+        """Return itself, for one use."""
         return self
 
     async def __anext__(self) -> None:
-        """Wait until it is time for another look. Safe to cancel."""
+        """Wait for the next turn. Safe to cancel."""
         if not self._left:
             raise StopAsyncIteration
         self._left -= 1
@@ -108,19 +111,20 @@ class Looks:
 
 @dataclass(eq=False)
 class Server:
-    """One server: its data, its agents, its port. `start()` after `stop()` is a restart."""
+    """One server with its data, its agents and its port. `start()` after `stop()` is a restart."""
 
     data: Path
     agents: tuple[str, ...]
-    """As `--agent` takes them; the first is the default. Without any the built-in guide answers."""
+    """Agents as `--agent` takes them; the first is the default. Without any the built-in guide
+    answers."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """What it gets besides this process's own environment."""
+    """Variables besides this process's own environment."""
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     folder: Path = field(default_factory=Path.cwd)
-    """Where it runs; modules of this folder are importable."""
+    """Working folder of the process; modules in it are importable."""
     lines: list[str] = field(default_factory=list)
-    """What it wrote to stderr, over all its lives."""
+    """Everything it wrote to stderr since the first start."""
     _process: asyncio.subprocess.Process | None = None
     _reader: asyncio.Task[None] | None = None
 
@@ -131,12 +135,16 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where its HTTP routes begin."""
+        """Address of its HTTP routes."""
         return f"http://{self.address}"
 
     @property
     def pid(self) -> int:
-        """The process that runs now; raises `ServerError` when none does."""
+        """Id of the running process.
+
+        Raises:
+            ServerError: No process is running.
+        """
         return self._running().pid
 
     @property
@@ -147,11 +155,14 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Say whether there is a process that hasn't ended."""
+        """Say whether the process is running."""
         return self._process is not None and self._process.returncode is None
 
     def websocket_url(self, agent: str | None = None, *, address: str | None = None) -> str:
-        """Return the socket's URL for an agent, or the default one; a proxy has its own address."""
+        """Return the WebSocket address of an agent.
+
+        `address` may name a proxy in front of the server.
+        """
         path = "/ws" if agent is None else f"/ws/{agent}"
         return f"ws://{address or self.address}{path}"
 
@@ -164,25 +175,29 @@ class Server:
         await self._wait_until_ready()
 
     async def stop(self) -> Stopped:
-        """Ask it to end, by SIGTERM, and wait until it has."""
+        """Send SIGTERM and wait until the process has ended."""
         return await self._end(signal.SIGTERM)
 
     async def kill(self) -> Stopped:
-        """End it at once, by SIGKILL: nothing is drained, nothing is closed."""
+        """Send SIGKILL: nothing is drained, nothing is closed."""
         return await self._end(signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send its process a signal, and wait for nothing."""
+        """Send the process a signal without waiting."""
         self._running().send_signal(number)
 
     async def restart(self) -> Stopped:
-        """Stop it and start it again on the same port and data."""
+        """Stop the server and start it again on the same port and data."""
         stopped = await self.stop()
         await self.start()
         return stopped
 
     async def close(self) -> None:
-        """Stop it if it runs; raise `ServerError` when it has ended without being asked."""
+        """Stop the server if it is running.
+
+        Raises:
+            ServerError: It has ended without being asked.
+        """
         if self._process is None:
             return
         if not self.is_running:
@@ -192,7 +207,7 @@ class Server:
         await self.stop()
 
     async def token(self, user: str, *, expires: int = 3600) -> str:
-        """Return a JWT of the local issuer for a user; `expires` in seconds from now."""
+        """Return a token of the local issuer for a user, which expires in `expires` seconds."""
         process = await self._spawn(
             *("token", "--user", user, "--expires", str(expires), "--data", str(self.data)),
             stdout=asyncio.subprocess.PIPE,
@@ -203,37 +218,41 @@ class Server:
         return out.decode().strip()
 
     async def tickets(self, token: str, count: int = 1) -> list[str]:
-        """Buy tickets for the user of a token, one for each socket to be opened."""
+        """Return tickets for the user of a token, one per socket to open."""
         async with self.http(token) as http:
             answers = [await http.post("/api/tickets") for _ in range(count)]
         return [answer.raise_for_status().json()["ticket"] for answer in answers]
 
     def http(self, token: str | None = None) -> httpx.AsyncClient:
-        """Return a client for its HTTP routes, signed in when there is a token."""
+        """Return a client for its HTTP routes, authenticated when there is a token."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return httpx.AsyncClient(
             base_url=self.url,
             headers=headers,
             timeout=ANSWER_TIMEOUT_S,
             trust_env=False,
-            verify=False,  # noqa: S501 - there is no TLS; reading the machine's trust is slow
+            verify=False,  # noqa: S501 - there is no TLS, and reading the machine's certificates is slow
         )
 
     async def metrics(self) -> dict[str, float]:
-        """Return every sample of `/metrics`; labels are part of the name, as they stand there."""
+        """Return every sample of `/metrics`, with its labels as part of the name."""
         async with self.http(self.env.get("ISOLANE_METRICS_TOKEN")) as http:
             answer = await http.get("/metrics")
         return dict(_samples(answer.raise_for_status().text.splitlines()))
 
     async def gauges(self) -> dict[str, float]:
-        """Return the five gauges that fall back to their baseline when all is quiet."""
+        """Return the five gauges that return to their baseline when the server is quiet."""
         metrics = await self.metrics()
         return {name: metrics[name] for name in GAUGES}
 
     async def wait_for_gauges(
         self, baseline: Mapping[str, float], *, within_s: float = 2.0
     ) -> None:
-        """Return once the gauges equal `baseline`; raise TimeoutError that holds them if not."""
+        """Wait until the gauges equal `baseline`.
+
+        Raises:
+            TimeoutError: They don't within `within_s` seconds; the text has them.
+        """
         now: Mapping[str, float] = {}
         async for _ in Looks(within_s):
             if (now := await self.gauges()) == baseline:
@@ -243,7 +262,11 @@ class Server:
     async def wait_for_log(
         self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = START_TIMEOUT_S
     ) -> dict[str, Any]:
-        """Return the first log entry that is wanted, among those written and those to come."""
+        """Return the first wanted log entry, among the written and the coming ones.
+
+        Raises:
+            TimeoutError: There is none within `timeout_s` seconds.
+        """
         deadline = monotonic() + timeout_s
         while True:
             for entry in self.logs:
@@ -254,7 +277,10 @@ class Server:
             await asyncio.sleep(POLL_S)
 
     def assert_clean(self, *, traceback_allowed: bool = False) -> None:
-        """Fail when it ever said that something was left un-awaited or, unless allowed, raised."""
+        """Fail when the server ever reported a coroutine without an await, or a traceback.
+
+        `traceback_allowed` allows tracebacks.
+        """
         self._assert_without(LEFTOVERS if traceback_allowed else (*LEFTOVERS, "Traceback"))
 
     def _assert_without(self, marks: tuple[str, ...]) -> None:
@@ -304,13 +330,13 @@ class Server:
         return Stopped(code, monotonic() - began)
 
     async def _collected(self) -> None:
-        """Wait for the end of stderr, which a child of the server could hold open, and judge it."""
+        """Wait for the end of stderr, which a child could hold open, and judge the output."""
         assert self._reader is not None  # noqa: S101 - it was started with the process
         await asyncio.wait_for(self._reader, START_TIMEOUT_S)
         self._judge()
 
     def _judge(self) -> None:
-        """Fail, at the end of each of its lives, for what it left un-awaited."""
+        """Fail when this life of the server left a coroutine without an await."""
         self._assert_without(LEFTOVERS)
 
     def _running(self) -> asyncio.subprocess.Process:
@@ -330,7 +356,7 @@ async def _is_ready(http: httpx.AsyncClient) -> bool:
 
 
 def _own_words(line: str) -> str:
-    """Return what a line says, without the path: that is what somebody asked for."""
+    """Return a line without the path of a request, because a client chooses that."""
     entry = _json_object(line)
     return line if entry is None else json.dumps({**entry, "path": ""})
 

@@ -1,4 +1,4 @@
-"""Servers that live as long as a block of a test."""
+"""Servers that run while a block of a test runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ S = TypeVar("S", bound=Server)
 
 @asynccontextmanager
 async def running(server: S) -> AsyncIterator[S]:
-    """Start a server, and end it with the block if it still runs."""
+    """Start a server, and stop it at the block's end if it still runs."""
     try:
         await server.start()
         yield server
@@ -26,7 +26,7 @@ async def running(server: S) -> AsyncIterator[S]:
 
 
 class Servers:
-    """Starts servers, each on a free port with a data folder of its own; a fixture gives it."""
+    """Starts servers, each on a free port with a data folder of its own; a fixture returns it."""
 
     def __init__(self, folder: Path) -> None:
         """Keep all data below `folder`."""
@@ -37,10 +37,13 @@ class Servers:
     async def __call__(
         self, *agents: str, env: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
     ) -> AsyncIterator[Server]:
-        """Serve `agents`, named as `isolane serve --agent` takes them, while the block runs.
+        """Serve `agents`, named as in `isolane serve --agent`, while the block runs.
 
-        What the test can import the server can, too. Raises `ServerError` when it doesn't start
-        or ends by itself, AssertionError when its output told of something un-awaited.
+        The server can import everything that the test can.
+
+        Raises:
+            ServerError: It didn't start, or it ended by itself.
+            AssertionError: Its output reported a coroutine without an await.
         """
         data = self._folder / f"isolane-{next(self._numbers)}"
         path = os.pathsep.join(entry for entry in sys.path if entry)

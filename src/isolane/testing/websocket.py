@@ -1,4 +1,4 @@
-"""The server's side of a socket, in process and under the test's thumb."""
+"""The server's side of a socket in process, under the control of a test."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 
 class ScriptedSocket:
-    """Keeps what was sent; can stop taking, raise, or hang.
+    """Keeps what was sent; it can also block, raise or hang.
 
-    `send` and `abort` are what a `WebSocketConnection` is made with. While `is_taking` is cleared
-    a send hangs until it is set again; while `error` holds one, each send raises it.
+    `send` and `abort` are the two functions of a `WebSocketConnection`. While `is_taking` is
+    cleared, a send hangs. While `error` holds an error, each send raises it.
     """
 
     def __init__(self) -> None:
-        """Begin willing to take everything."""
+        """Begin by taking everything."""
         self.sent: list[dict[str, Any]] = []
         self.is_taking = asyncio.Event()
         self.is_taking.set()
         self.error: Exception | None = None
         self.aborted = 0
-        """How often the link was reset."""
+        """Count of resets."""
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        """Take one ASGI message. Cancelled while it hangs, it took nothing."""
+        """Take one ASGI message. A send that is cancelled while it hangs has taken nothing."""
         await self.is_taking.wait()
         if self.error is not None:
             raise self.error
@@ -42,12 +42,12 @@ class ScriptedSocket:
 
     @property
     def frames(self) -> list[Any]:
-        """What the text frames say."""
+        """The JSON values of the text frames."""
         return [json.loads(text) for text in self.texts]
 
     @property
     def closes(self) -> list[tuple[int, str]]:
-        """The closes that were taken: code and reason."""
+        """The closes that were taken, each with code and reason."""
         return [
             (message["code"], message["reason"])
             for message in self.sent

@@ -1,4 +1,4 @@
-"""An answer put together from passages and nothing else. Pure."""
+"""An answer that is made of passages only. Pure."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _BLOCK: Final = re.compile(
 
 
 def compose(passages: Sequence[Passage], query: str) -> str:
-    """Return the answer to `query` that `passages` hold, the best first, with its sources."""
+    """Return the answer to `query` from `passages`, the best first, with its sources."""
     if not passages:
         return NOT_COVERED
     best, *others = passages
-    # What a page links to is not where the answer is read.
+    # Links of a page don't work where the answer is read.
     quoted = _LINK.sub(r"\1", excerpt(best.text, query))
     answer = f"From {_source(best)}:\n\n{quoted}"
     others = others[:SEE_ALSO_MAX]
@@ -57,13 +57,13 @@ def _source(passage: Passage) -> str:
 
 
 def to_pieces(text: str) -> list[str]:
-    """Return `text` word by word, each with the space around it; joined they are `text` again."""
+    """Return `text` word by word, each with its spaces; joined they are `text` again."""
     return _PIECE.findall(text)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """What is only useful whole: a paragraph, a list item, a piece of code, a row of a table."""
+    """A unit that is useful only whole: a paragraph, a list item, code, a table's row."""
 
     text: str
     head: str = ""
@@ -71,7 +71,7 @@ class _Block:
 
 
 def excerpt(text: str, query: str) -> str:
-    """Return `text`, or when it is long those blocks of it that say most about `query`."""
+    """Return `text`; of a long one only the blocks that have most words of `query`."""
     if len(text) <= EXCERPT_MAX_CHARACTERS:
         return text
     stems = [_stem(word) for word in find_content_words(query)]
@@ -86,12 +86,12 @@ def excerpt(text: str, query: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """Return what must be found of `word`: names are found whole, words in any of their forms."""
+    """Return the form of `word` to search for: a name whole, another word without its ending."""
     return word[: max(STEM_CHARACTERS, len(word) - ENDING_CHARACTERS)] if word.isalpha() else word
 
 
 def _without_idle_rows(blocks: Sequence[_Block], stems: Sequence[str]) -> list[_Block]:
-    """Return `blocks`; of tables, where any row is about the question, those rows only."""
+    """Return `blocks`; a table with a matching row keeps only its matching rows."""
     is_told_by_rows = any(block.head and _worth(block, stems) for block in blocks)
     return [
         block for block in blocks if not (is_told_by_rows and block.head) or _worth(block, stems)
@@ -114,7 +114,7 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 
 def _join(blocks: Sequence[_Block]) -> str:
-    """Return the blocks one below the other, the rows of one table under one head."""
+    """Return the blocks joined, the rows of one table under one head."""
     joined = blocks[0].head + blocks[0].text
     for above, block in pairwise(blocks):
         is_same_table = block.head and block.head == above.head

@@ -1,4 +1,4 @@
-"""Which guide answers: the offline one, or a provider's model that is bound to the same pages."""
+"""The choice of the guide: offline, or a provider's model that answers from the same pages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from isolane.errors import AgentRefused
 
 
 def create_guide(model: str | None) -> object:
-    """Return the guide, an agent; `model` is what pydantic-ai calls a model, None answers offline.
+    """Return the guide, an agent.
 
-    Raises `AgentRefused` when the model can't be used, or the documentation isn't there.
+    `model` is a model's name in pydantic-ai; None answers offline.
+
+    Raises:
+        AgentRefused: The model can't be used, or the documentation can't be found.
     """
     try:
         find_docs_folder()
@@ -19,7 +22,7 @@ def create_guide(model: str | None) -> object:
     if model is None:
         return answer
     try:
-        from isolane.agents.guide.model import create_speaker  # noqa: PLC0415 - an extra
+        from isolane.agents.guide.model import create_speaker  # noqa: PLC0415 - imported here, because pydantic-ai is optional
     except ImportError as error:
         raise AgentRefused(
             f"ISOLANE_MODEL holds {model!r}, for which pydantic-ai is needed: "

@@ -1,4 +1,4 @@
-"""The documentation, cut into passages and found by the words they hold."""
+"""The documentation, cut into passages and indexed by their words."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from isolane.agents.guide.words import find_content_words
 
 FOUND_MAX: Final = 4
 COVERAGE_MIN: Final = 0.5
-"""How much of a query a passage must hold, rare words counting for more, to count as found. A
-word that no page holds weighs the most: what is asked about is not in here."""
+"""Least share of a query's weight that a found passage covers; rare words weigh more. A word that
+no page has weighs the most, because the question is then about something else."""
 
 _HEADING: Final = re.compile(r"(#{1,3}) +(.+)")
 _FENCE: Final = "```"
@@ -26,7 +26,7 @@ _TOPICS: Final = "CREATE VIRTUAL TABLE topics USING fts5(words, tokenize='porter
 _ADD_TOPICS: Final = "INSERT INTO topics VALUES (?)"
 _IS_TOPIC: Final = "SELECT rowid FROM topics WHERE topics MATCH ?"
 _HOLDING: Final = "SELECT rowid FROM passages WHERE passages MATCH ?"
-# A word in a heading says what the whole passage is about, so it counts for more.
+# A word in a heading tells the subject of the passage, so it counts more.
 _RANKED: Final = (
     "SELECT rowid, page, heading, text FROM passages WHERE passages MATCH ? "
     "ORDER BY bm25(passages, 0.0, 6.0, 1.0)"
@@ -35,17 +35,17 @@ _RANKED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What stands under one heading of one page."""
+    """The text under one heading of one page."""
 
     page: str
-    """The file, as `docs/agents.md`."""
+    """The file, for example `docs/agents.md`."""
     heading: str
-    """The headings above it, from the page's own down, as `Agents > Stop`."""
+    """The headings above the text, from the page's own, for example `Agents > Stop`."""
     text: str
 
 
 def cut(page: str, markdown: str) -> Iterator[Passage]:
-    """Yield the passages of a page, one for each heading that has text of its own."""
+    """Yield a page's passages, one per heading with text of its own."""
     trail: list[str] = []
     lines: list[str] = []
     is_code = False
@@ -67,11 +67,11 @@ def _passage(page: str, trail: list[str], lines: list[str]) -> Iterator[Passage]
 
 
 class Library:
-    """Passages in a full-text index in memory. One per process; close it where it ends sooner."""
+    """Passages in a full-text index in memory. There is one per process."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
         """Index `passages`."""
-        # Only reads follow, so it may be asked from any thread.
+        # Only reads follow, so every thread may use the connection.
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
         self._connection.execute(_TABLE)
         rows = [(passage.page, passage.heading, passage.text) for passage in passages]
@@ -82,13 +82,13 @@ class Library:
         self._names = {name for *_, text in rows for name in find_names(text)}
 
     def close(self) -> None:
-        """Let the index go."""
+        """Close the index."""
         self._connection.close()
 
     def search(self, query: str) -> list[Passage]:
-        """Return the passages that cover `query`, the best first; none when none does.
+        """Return the passages that cover `query`, the best first; empty without one.
 
-        `query` is words, not FTS5's language: whatever else it holds means nothing.
+        `query` is plain words; operators of FTS5 have no meaning in it.
         """
         words = find_content_words(query)
         covering = self._find_covering(words)
@@ -100,11 +100,12 @@ class Library:
             for row_id, page, heading, text in self._connection.execute(_RANKED, (either,))
             if row_id in covering
         ]
-        found.sort(key=lambda pair: -pair[0])  # of equals the one that is more about it stays first
+        # the sort is stable, so equal passages keep FTS5's order
+        found.sort(key=lambda pair: -pair[0])
         return [passage for _, passage in found[:FOUND_MAX]]
 
     def knows_topic(self, query: str) -> bool:
-        """Say whether any word of `query` is a topic of Isolane's, or a name that its pages use."""
+        """Say whether a word of `query` is a topic of Isolane, or a name that its pages use."""
         return any(self._is_topic(word) for word in find_content_words(query))
 
     def _is_topic(self, word: str) -> bool:
@@ -113,7 +114,7 @@ class Library:
         return self._connection.execute(_IS_TOPIC, (_quoted(word),)).fetchone() is not None
 
     def _find_covering(self, words: Iterable[str]) -> dict[int, float]:
-        """Return the rows of the passages that hold enough of `words`, and how much they hold."""
+        """Return the rows of passages that cover enough of `words`, each with its share."""
         weights: dict[int, float] = {}
         total = 0.0
         for word in words:
@@ -127,14 +128,15 @@ class Library:
 
 
 def _quoted(word: str) -> str:
-    """Return `word` as FTS5's plain string: in quotes no character means anything but itself."""
+    """Return `word` as a quoted string of FTS5, in which no character has a special meaning."""
     return '"' + word.replace('"', '""') + '"'
 
 
 def find_docs_folder() -> Path:
-    """Return where the pages are: in the package when it was installed, else in the repository.
+    """Return the folder of the pages: in the installed package, else in the repository.
 
-    Raises `FileNotFoundError` when they are in neither.
+    Raises:
+        FileNotFoundError: The pages are in neither.
     """
     package = Path(__file__).parents[2]
     for folder in (package / "docs", package.parents[1] / "docs"):

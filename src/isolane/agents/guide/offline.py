@@ -1,4 +1,4 @@
-"""The guide that answers without a model: it looks the question up and quotes what it found."""
+"""The guide without a model, which searches the pages and quotes what it found."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
 
 PACE_S: Final = 0.015
-"""Between two words of an answer: as fast as a model speaks, so that one sees them come."""
+"""Seconds between two words of an answer, about the pace of a model, so that a person sees it
+grow."""
 
 
 async def answer(
-    input: RunAgentInput,  # noqa: A002 - the field's word for it
+    input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
     context: UserExecutionContext,
     stop: StopSignal,
 ) -> AsyncGenerator[object, None]:
-    """Call the search tool with the newest question, then say what it found, word by word."""
+    """Call the search tool with the newest question, then say the found passages word by word."""
     questions = [_text_of(message) for message in input.messages if message.role == "user"]
     query = to_query(questions)
     text = NOT_COVERED if query else GREETING
@@ -47,14 +48,14 @@ async def answer(
 
 
 def _text_of(message: UserMessage) -> str:
-    """Return what a question says; it may hold pictures too."""
+    """Return the text of a question, without its pictures."""
     if isinstance(message.content, str):
         return message.content
     return " ".join(part.text for part in message.content if part.type == "text")
 
 
 def _call_events(call_id: str, query: str, found: list[Passage]) -> Iterator[dict[str, str]]:
-    """Yield the tool call as AG-UI tells it, with its result."""
+    """Yield the tool call and its result as AG-UI events."""
     yield {"type": "TOOL_CALL_START", "toolCallId": call_id, "toolCallName": TOOL}
     arguments = json.dumps({"query": query})
     yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": arguments}

@@ -24,5 +24,5 @@ async def search_docs(query: str) -> list[Passage]:
 
 @cache
 def open_library() -> Library:
-    """Return the library, made when it is first asked for; it takes some milliseconds."""
+    """Return the library, which is made at the first call and takes some milliseconds."""
     return load_library(find_docs_folder())

@@ -1,7 +1,7 @@
-"""Which words make a question one about Isolane. Pure.
+"""The words that make a question one about Isolane. Pure.
 
-The pages hold thousands of everyday words too. A question of those alone, like "write python code"
-or "what is 2+2", is about something else, however many passages hold them.
+The pages have thousands of everyday words too. A question of only such words, like "write python
+code" or "what is 2+2", is about something else, even when passages have all its words.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Final
 
 _NAME: Final = re.compile(r"\b[a-z]+[A-Z]\w*|\b[A-Za-z\d]+(?:_+[A-Za-z\d]+)+")
-"""A name of the wire or of the code, such as `retryAfterMs`, `agent_error`, `ISOLANE_DATA`."""
+"""A name of the wire or the code, such as `retryAfterMs`, `agent_error`, `ISOLANE_DATA`."""
 _CLOSE_CODE: Final = re.compile(r"10[01]\d|44\d\d")
 _SUM: Final = re.compile(r"\d\s*[-+*/x\u00d7\u00f7^=]\s*\d", re.IGNORECASE)
 
-# In one form each: the index finds a word in all its forms.
+# Each in one form, because the index finds a word in all its forms.
 TOPICS: Final = """
     isolane gateway lane isolation isolate agui ag-ui tanstack
     agent subagent run thread conversation queue policy interrupt abort stop cancel
@@ -43,7 +43,7 @@ TOPICS: Final = """
 
 
 def find_names(text: str) -> Iterator[str]:
-    """Yield what is a name in `text`, in lower case: nobody means anything else by it."""
+    """Yield the names in `text` in lower case, because such a name means only one thing."""
     for found in _NAME.finditer(text):
         yield found[0].lower()
 
@@ -54,5 +54,5 @@ def is_sum(text: str) -> bool:
 
 
 def is_close_code(word: str) -> bool:
-    """Say whether `word` has the form of a close code."""
+    """Say whether `word` looks like a close code."""
     return _CLOSE_CODE.fullmatch(word) is not None

@@ -1,4 +1,4 @@
-"""Which words of a question say what it is about. Pure."""
+"""The words of a question that tell its subject. Pure."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _OPENING_PAIRS: Final = frozenset({("what", "about"), ("how", "about"), ("how", 
 
 
 def find_content_words(text: str) -> tuple[str, ...]:
-    """Return the words of `text` that are no mere grammar, each once, in order, in lower case."""
+    """Return the words of `text` without grammar words, each once, in order and in lower case."""
     words = (word for word in _words(text) if word not in _STOP_WORDS)
     return tuple(dict.fromkeys(words))[:WORDS_MAX]
 
 
 def to_query(questions: Sequence[str]) -> str:
-    """Return what to look up for the newest of a conversation's `questions`; empty for none.
+    """Return the search words for the newest of a conversation's `questions`; may be empty.
 
-    A question that points back ("and how long does that take?") takes the subject of the last
-    one that had a subject along.
+    A question that points back ("and how long does that take?") takes its subject from the last
+    question that had one.
     """
     if not questions:
         return ""
@@ -72,6 +72,6 @@ def _points_back(question: str, content: Sequence[str]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Return all words of `text`, without what an apostrophe adds."""
+    """Return all words of `text`, without endings after an apostrophe."""
     found = (re.split(_APOSTROPHE, word)[0].lower() for word in _WORD.findall(text))
     return [word for word in found if len(word) <= WORD_MAX_CHARACTERS]
