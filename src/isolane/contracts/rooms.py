@@ -21,8 +21,8 @@ class WebSocketManagerProtocol(Protocol):
 
     Methods called `get_` and `is_` don't wait. They answer from memory and change nothing, neither
     a count nor a timeout. Every returned value is the caller's own copy. A method that is asked
-    about another user answers as if that user had nothing here. After `close()` every method except
-    `close()` raises `ManagerClosed`.
+    about another user answers as if that user had nothing here. After `close()` every method
+    except `close()` fails with `ManagerClosed`.
     """
 
     async def add_connection(self, connection: Socket, *, after: EventId | None = None) -> None:

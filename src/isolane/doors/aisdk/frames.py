@@ -149,7 +149,7 @@ class ChatFrames:
         return len(text) > self._new_bytes or _size_of(text) > self._new_bytes
 
     async def _take_place(self) -> _Place:
-        """Reserve room, then the hall: in the order of bodies, because otherwise both would wait."""
+        """Reserve room, then the hall, as bodies do, because otherwise both would wait."""
         user_id, place = self._connection.user_id, _Place()
         self._places.add(place)
         room, hall = self._gateway.intake.room, self._gateway.intake.hall
