@@ -1,4 +1,4 @@
-"""The build hook: no wheel and no sdist leaves without the chat page."""
+"""The build hook, which refuses to build a wheel or an sdist without the chat page."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NPM_CI: Final = ("ci", "--ignore-scripts", "--no-audit", "--no-fund")
 TOLD_LINES: Final = 20
-"""Lines of npm's last words that an error repeats."""
+"""Lines of npm's output that an error repeats."""
 
 
 class PageMissing(SystemExit):
-    """The package can't be built, for there is no page and no way to build one.
+    """The package can't be built, because the page is missing and can't be built here.
 
-    An exit, not an error: whoever builds is shown its sentence, and not where it was raised.
+    It is an exit and no error, so that the user sees its sentence without a traceback.
     """
 
 
 class PageHook(BuildHookInterface[Any]):
-    """Builds the page in a checkout; an sdist brings a built one."""
+    """Builds the page in a checkout; an sdist has a built one."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """See to it that the built page is there, unless the build is an editable one."""
+        """Make sure that the built page is there, unless the build is an editable one."""
         del build_data
         if version != "editable":
             ensure_page(Path(self.root))
 
 
 def ensure_page(root: Path) -> None:
-    """Build the page of the checkout at `root` where it isn't built, or is older than its sources.
+    """Build the page of the checkout at `root` when it is missing or older than its sources.
 
-    Raises `PageMissing`.
+    Raises:
+        PageMissing: The page can't be built.
     """
     built = root / "page" / "dist" / "index.html"
     sources = _find_sources(root)

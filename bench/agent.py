@@ -1,4 +1,4 @@
-"""The agents that Isolane serves here."""
+"""The agents for the measurements of Isolane."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pace import Pace
 
 
 async def stream(run: RunAgentInput) -> AsyncIterator[str]:
-    """Say numbered pieces of text, as many and as fast as the run frame asks for."""
+    """Say numbered pieces of text at the pace that the run frame asks for."""
     pace = Pace.parse(run.forwarded_props or {})
     for number in range(pace.events):
         yield await pace.wait(number)

@@ -1,6 +1,7 @@
-"""What a server costs that does nothing but send: the yardstick. `python bare.py PORT`.
+"""The yardstick: a server that only sends. `python bare.py PORT`.
 
-The same uvicorn settings and the same frames, and no identity, no log and no resume.
+It has the same uvicorn settings and the same frames as Isolane, but no identity, no log and no
+resume.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 
 class Stream:
-    """One run: what it sends is numbered and put into envelopes as Isolane's events are."""
+    """One run, whose events are numbered and put into envelopes like Isolane's."""
 
     def __init__(self, socket: WebSocket, frame: dict[str, Any]) -> None:
-        """Answer the run frame that came over `socket`."""
+        """Answer the run frame from `socket`."""
         self._socket = socket
         self._pace = Pace.parse(frame["forwardedProps"])
         self._names = {"threadId": frame["threadId"], "runId": frame["runId"]}

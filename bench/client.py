@@ -22,21 +22,21 @@ from wire import CLOSE, PING, PONG, TEXT, encode_frame, read_frame, upgrade_requ
 
 HOST = "127.0.0.1"
 LEAD_S = 1.5
-"""From the run frames to the first event: time for every run to start."""
+"""Seconds from the run frames to the first event, so that every run can start."""
 TAIL_S = 0.5
-"""What runs go on for after the window: it measures how they flow, not how they all end at once."""
+"""Seconds for which runs go on after the window, so that the window doesn't measure their end."""
 CONNECT_TIMEOUT_S = 30.0
 PATIENCE = 6
-"""A run that takes this many times as long as planned, and `CONNECT_TIMEOUT_S`, is given up."""
+"""Factor of the planned time after which a run is given up, in addition to `CONNECT_TIMEOUT_S`."""
 FAULTS_MAX = 5
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What the client shall do: one connection for each token, each with one run."""
+    """The client's task: one connection per token, each with one run."""
 
     port: int
     pid: int
-    """The server's, to read its CPU time."""
+    """Process id of the server, for its CPU time."""
     thread_id: str
     tokens: list[str | None]
     rate: float
@@ -45,23 +45,23 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What one window showed, over the text events of all its connections."""
+    """The result of one window, over the text events of all its connections."""
 
     faults: list[str]
-    """What was missing, doubled or out of order; empty when every event came once, in order."""
+    """Events that were missing, doubled or out of order; empty when all came once and in order."""
     events: int
-    """How many were received within the window."""
+    """Number of events that arrived within the window."""
     p50_ms: float
-    """From the agent's yield to receipt, as `p99_ms`."""
+    """Time from the agent's yield to the receipt, as `p99_ms`."""
     p99_ms: float
     due_p99_ms: float
-    """From when an event was due, so with what its agent waited for its turn."""
+    """Time from the moment when an event was due, the agent's own wait included."""
     cpu_us: float
-    """The server's user and system time per event, in microseconds."""
+    """User and system time of the server per event, in microseconds."""
     client_load: float
-    """How many CPUs this client took."""
+    """Number of CPUs that this client used."""
     others_load: float
-    """How many CPUs were busy with anything but the server and this client."""
+    """Number of CPUs that other programs used."""
 
 
 class Chunk(msgspec.Struct):

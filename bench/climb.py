@@ -1,4 +1,4 @@
-"""The search for the highest rate that a server holds. Pure."""
+"""The search for the highest rate that a server can carry. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RATES: Final = tuple(
     for decade in (10, 100, 1000)
     for step in (1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 6.3, 8.0)
 )
-"""Events per second of a connection; each step is a quarter more than the one before."""
+"""Events per second of a connection; each step adds about a quarter."""
 
 
 class Climb:

@@ -36,18 +36,18 @@ from isolane.testing.server import free_port
 FEW_THREADS, MANY_THREADS = 100, 100_000
 FEW_MESSAGES, MANY_MESSAGES = 100, 10_000
 RATIO_MAX = 1.2
-"""So much more than beside little a thing may take beside much."""
+"""Factor by which an operation may take longer beside much data than beside little."""
 START_MAX_S = 2.0
 ROUNDS = 30
 APPENDS = 20
-"""In each round."""
+"""Repeats in each round."""
 RESUMED = 1_000
 STARTS = 3
 START = "run start"
 PAGE = 50
 """Threads in a list, and messages in a page: the same work beside little and beside much."""
 LIVE = "live-"
-"""What the ids of the threads that are worked in begin with."""
+"""Prefix of the ids of the threads that are measured."""
 
 Times = Mapping[str, Sequence[float]]
 

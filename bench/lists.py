@@ -28,7 +28,7 @@ from websockets.asyncio.client import connect
 from isolane.testing.server import free_port
 
 WORDS = "What one says in a conversation, at some length. " * 10
-"""Of each message: 490 characters, as in a chat."""
+"""Characters of each message, as in a chat."""
 QUESTION = "What do you think of it, in ten words or less?"
 ROUNDS = {0: 40, 1: 40, 10: 12, 50: 8}
 """For each history: what is short is asked more often, so that enough pings come meanwhile."""
@@ -36,7 +36,7 @@ PING_EVERY_S = 0.02
 SENT_BYTES_S = 8_000_000
 """What a user may send each second of what the thread has, before the next list has to wait."""
 NEIGHBOUR_MAX_S = 0.25
-"""At p99, as `docs/guarantees.md` promises it."""
+"""Most seconds at p99, as `docs/guarantees.md` promises."""
 STARTED = b"RUN_STARTED"
 
 

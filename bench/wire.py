@@ -1,6 +1,6 @@
-"""Just enough WebSocket for a client that costs next to nothing. Pure.
+"""A minimal WebSocket client that costs next to nothing. Pure.
 
-A library's client takes ten times as long for a frame, and would be what a fast server waits for.
+A library's client needs ten times as long per frame, and would be slower than a fast server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An agent made with pydantic-ai: it calls a tool, and it needs neither a key nor a network.
+"""An agent made with pydantic-ai, which calls a tool and needs no key and no network.
 
-Put a real model's name in place of the `FunctionModel` and nothing else changes:
-`Agent("openai:gpt-5")`. Serve it from this folder: `isolane serve --agent assistant:agent`.
+To use a real model, put its name in place of the `FunctionModel`: `Agent("openai:gpt-5")`. Serve it
+from this folder: `isolane serve --agent assistant:agent`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACE_S: Final = 0.05
 async def answer(
     messages: list[ModelMessage], _info: AgentInfo
 ) -> AsyncIterator[str | DeltaToolCalls]:
-    """Stand in for a model: ask the tool first, then put what it said into words."""
+    """Take the place of a model: call the tool first, then say its result."""
     newest = messages[-1]
     parts = newest.parts if isinstance(newest, ModelRequest) else []
     returned = [part for part in parts if isinstance(part, ToolReturnPart)]

@@ -31,23 +31,24 @@ from websockets.typing import Subprotocol
 SUBPROTOCOL: Final = Subprotocol("agui.v1")
 ARGUMENTS: Final = 3
 REFUSED: Final = frozenset({1008, 4401, 4403})
-"""Close codes that no other try makes better."""
+"""Close codes after which another try doesn't help."""
 TRIES: Final = 4
-"""Connections that may fail in a row; the pause before the next one doubles from one second."""
+"""Connections in a row that may fail. The pause before the next one begins at one second and
+doubles."""
 OPEN_TIMEOUT_S: Final = 5
 INTERRUPTED: Final = 130
-"""The exit code of a program that Ctrl-C ended."""
+"""Exit code of a program that Ctrl-C ended."""
 
 
 class RunFailed(Exception):
-    """The server won't answer, and asking again the same way is no use."""
+    """The server refuses to answer, and the same question would be refused again."""
 
 
 class Question:
-    """One run of one thread, and how much of its answer was applied."""
+    """One run of one thread, and the part of its answer that was applied."""
 
     def __init__(self, text: str) -> None:
-        """Ask `text` in a thread of its own."""
+        """Ask `text` in a new thread."""
         self.thread_id = str(uuid4())
         self.run_id = str(uuid4())
         self.last_id: str | None = None
@@ -56,7 +57,7 @@ class Question:
         self._run = {"threadId": self.thread_id, "runId": self.run_id, "messages": [message]}
 
     async def resume(self, socket: ClientConnection) -> None:
-        """Tell a new connection where to go on; the server takes the run on once."""
+        """Tell a new connection where to continue; the server starts the run only once."""
         subscribe = {"type": "subscribe", "threadId": self.thread_id}
         if self.last_id is not None:
             subscribe["after"] = self.last_id
@@ -64,7 +65,7 @@ class Question:
             await socket.send(json.dumps(frame))
 
     def apply(self, frame: dict[str, Any]) -> str:
-        """Take one frame in and return the text that it adds to the answer."""
+        """Apply one frame, and return the text that it adds to the answer."""
         if frame.get("type") == "error" and not frame["retryable"]:
             raise RunFailed(f"{frame['code']}: {frame['message']} ({frame['errorId']})")
         if frame.get("type") == "subscribed" and not frame["recovered"]:
@@ -86,10 +87,10 @@ async def ask(address: str, token: str, text: str) -> AsyncIterator[str]:
         try:
             async for piece in listen(socket, question):
                 yield piece
-        except ConnectionClosed as closed:  # the next round of the loop connects again
+        except ConnectionClosed as closed:  # the loop connects again
             if closed.rcvd is not None and closed.rcvd.code in REFUSED:
                 raise RunFailed(f"refused: {closed.rcvd.reason}") from closed
-            await asyncio.sleep(1)  # a server that drops us may be starting anew
+            await asyncio.sleep(1)  # the server may be starting again
         finally:
             await socket.close()
 
@@ -121,7 +122,7 @@ async def open_socket(address: str, token: str) -> ClientConnection:
 
 
 def may_pass(error: Exception) -> bool:
-    """Say whether another try may do better: the server may be starting."""
+    """Say whether another try may succeed, because the server may be starting."""
     if isinstance(error, InvalidStatus):
         return error.response.status_code >= 500  # noqa: PLR2004 - HTTP's faults of a server
     if isinstance(error, (ssl.SSLError, sockets.gaierror)):
@@ -130,7 +131,7 @@ def may_pass(error: Exception) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """Say in a few words why there is no connection."""
+    """Return in a few words why there is no connection."""
     match error:
         case InvalidStatus():
             return f"the server answers {error.response.status_code} instead of a WebSocket"
@@ -140,7 +141,7 @@ def explain(error: Exception) -> str:
             return "no such host"
         case TimeoutError():
             return f"no answer within {OPEN_TIMEOUT_S} s"
-        # A name with several addresses fails with one error that quotes one for each.
+        # A name with several addresses fails with one error per address.
         case OSError() if "Connect call failed" in str(error):
             return "nobody listens there; start the server, or mend the address"
         case OSError():

@@ -1,4 +1,4 @@
-"""The smallest agent: says the question back, word by word.
+"""The smallest agent, which repeats the question word by word.
 
 Serve it from this folder: `isolane serve --agent echo:agent`.
 """
@@ -12,18 +12,18 @@ from typing import Final
 from ag_ui.core import RunAgentInput
 
 PACE_S: Final = 0.1
-"""Between two words, so that one can see them come."""
+"""Seconds between two words, so that a person sees them come."""
 
 
-async def agent(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002 - AG-UI's word for it
-    """Say the newest question back."""
+async def agent(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002 - the name of AG-UI's field
+    """Repeat the newest question."""
     for word in question_of(input).split():
         yield f"{word} "
         await asyncio.sleep(PACE_S)
 
 
 def question_of(run_input: RunAgentInput) -> str:
-    """Return the text that the user sent last; a question may also hold pictures."""
+    """Return the user's last text; a question may also have pictures."""
     asked = [message for message in run_input.messages if message.role == "user"]
     content = asked[-1].content if asked else ""
     if isinstance(content, str):

@@ -21,10 +21,10 @@ from isolane.settings import load_settings
 
 
 async def agent(
-    input: RunAgentInput,  # noqa: A002 - AG-UI's word for it
+    input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
     context: UserExecutionContext,
 ) -> AsyncIterator[str]:
-    """Greet whoever asks: `context` is verified, the question is not."""
+    """Greet the user: `context` is verified, the question is not."""
     yield f"Hello {context.user_id}, "
     yield f"this thread has {len(input.messages)} messages."
 

@@ -24,19 +24,19 @@ SESSIONS: dict[str, str] = {}
 
 
 class Users:
-    """Says who a session of this app is; an `Authenticator` as Isolane wants it."""
+    """Names the user of an app's session; this is the `Authenticator` that Isolane needs."""
 
     async def authenticate(self, token: str) -> Identity | None:
-        """Return the session's user; None denies."""
+        """Return the session's user; None refuses the token."""
         user_id = SESSIONS.get(token)
         return None if user_id is None else Identity(user_id)
 
 
 async def agent(
-    input: RunAgentInput,  # noqa: A002, ARG001 - AG-UI's word for it
+    input: RunAgentInput,  # noqa: A002, ARG001 - the name of AG-UI's field
     context: UserExecutionContext,
 ) -> AsyncIterator[str]:
-    """Greet whoever the app signed in."""
+    """Greet the user of the app's session."""
     yield f"Hello {context.user_id}."
 
 

@@ -1,4 +1,4 @@
-"""An agent that tells tomorrow's weather, and one that is polite around any other.
+"""An agent that tells tomorrow's weather, and one that adds a greeting to any other agent.
 
 Serve them from this folder: `isolane serve --agent weather:agent`.
 """
@@ -16,7 +16,7 @@ from isolane.contracts import Agent, StopSignal
 
 
 class Forecast(Protocol):
-    """Whoever knows the weather."""
+    """A source of forecasts."""
 
     async def load_tomorrow(self, city: str) -> str:
         """Return tomorrow's weather in a word or two."""
@@ -24,27 +24,27 @@ class Forecast(Protocol):
 
 
 class Almanac:
-    """Knows it by heart."""
+    """Always has the same forecast."""
 
     async def load_tomorrow(self, city: str) -> str:
-        """Return what it always is."""
+        """Return the constant forecast."""
         return "rain" if city == "Bergen" else "sun"
 
 
 class Weather:
-    """Answers the name of a city."""
+    """Answers the name of a city with its forecast."""
 
     def __init__(self, forecast: Forecast) -> None:
-        """Ask `forecast` for the weather; what is none raises here."""
+        """Ask `forecast` for the weather; an object that is no forecast is refused here."""
         self._forecast = ensure(forecast, Forecast)
 
     async def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - AG-UI's word for it
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
-        """Say what tomorrow brings."""
+        """Say tomorrow's weather."""
         del context, stop
         city = str(input.messages[-1].content)
         yield f"Tomorrow in {city}: "
@@ -52,19 +52,19 @@ class Weather:
 
 
 class Polite:
-    """Greets whoever asks, says what another agent says, and takes leave unless it was stopped."""
+    """Greets the user, passes on another agent's answer, and says goodbye unless it was stopped."""
 
     def __init__(self, agent: Agent) -> None:
-        """Put manners around `agent`."""
+        """Wrap `agent`."""
         self._agent = ensure(agent, Agent)
 
     async def run(
         self,
-        input: RunAgentInput,  # noqa: A002 - AG-UI's word for it
+        input: RunAgentInput,  # noqa: A002 - the name of AG-UI's field
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
-        """Say it all."""
+        """Say everything."""
         yield f"Hello {context.user_id}. "
         async with aclosing(self._agent.run(input, context, stop)) as answer:
             async for value in answer:

@@ -25,13 +25,13 @@ interface Thread {
 
 const ENDS: readonly string[] = [EventType.RUN_FINISHED, EventType.RUN_ERROR];
 
-/** AG-UI's HttpAgent at a gateway's `/agui`: it comes back to its thread, and its stop stops. */
+/** AG-UI's HttpAgent for a gateway's `/agui`. It can rejoin its thread, and its stop really stops. */
 export class HttpAgent extends PublishedHttpAgent {
-  // No `#names`: a clone is made without its constructor, and would not have them.
+  // No `#names`, because a clone is made without its constructor and would lack them.
   private runId?: string | undefined;
   private standing?: readonly Message[] | undefined;
 
-  /** Ask; a list from which messages were taken out takes them back on the server, too. */
+  /** Ask. Messages that were removed from the list are taken back on the server too. */
   protected override requestInit(input: RunAgentInput): RequestInit {
     this.runId = input.runId;
     const target = rewindTo(input.messages, this.standing ?? []);
@@ -40,7 +40,7 @@ export class HttpAgent extends PublishedHttpAgent {
     return super.requestInit({ ...input, forwardedProps });
   }
 
-  /** Replay the thread and join the answer that is under way; `connectAgent()` calls this. */
+  /** Replay the thread and join the active answer; `connectAgent()` calls this. */
   override connect({ threadId, runId }: RunAgentInput): Observable<BaseEvent> {
     this.abortController = new AbortController();
     this.runId = undefined;
@@ -66,7 +66,7 @@ export class HttpAgent extends PublishedHttpAgent {
     );
   }
 
-  /** Stop the run under way: its end follows. Where the gateway can't be told, only hang up. */
+  /** Stop the active run; its end event follows. Without the gateway, only drop the request. */
   override abortRun(): void {
     if (this.runId === undefined) {
       super.abortRun();
@@ -91,7 +91,7 @@ export class HttpAgent extends PublishedHttpAgent {
     return clone;
   }
 
-  /** Keep what the thread has after a run. One that was refused has added nothing to it. */
+  /** Keep the thread's messages after a run. A refused run has added none. */
   protected override apply(
     input: RunAgentInput,
     events: Observable<BaseEvent>,
@@ -129,7 +129,7 @@ export class HttpAgent extends PublishedHttpAgent {
     );
   }
 
-  /** Return a thread with all its messages, as of one moment; an empty one that nobody used yet. */
+  /** Return a thread with all its messages, as of one moment; empty when nobody used it yet. */
   private async load(url: string): Promise<Thread> {
     const empty = { messages: [], before: null, head: "", activeRunId: null, state: {} };
     const first = await this.get(url, empty);

@@ -1,4 +1,4 @@
-/** How a socket's close code decides what comes next. */
+/** What the client does after a close code. */
 export type Next = "resume" | "later" | "renew" | "stop";
 
 const NEXT: Readonly<Record<number, Next>> = {
@@ -7,14 +7,14 @@ const NEXT: Readonly<Record<number, Next>> = {
   1006: "resume",
   4409: "resume",
   4401: "renew",
-  // What would be refused again as often as it is sent.
+  // These would be refused again each time.
   1003: "stop",
   1008: "stop",
   1009: "stop",
   4403: "stop",
 };
 
-/** Return what follows a close: come back at once, later, with another credential, or never. */
+/** Return what follows a close: reconnect at once, later, with a new credential, or never. */
 export function nextAfter(code: number): Next {
   return NEXT[code] ?? "later";
 }
@@ -27,16 +27,16 @@ export interface BackoffOptions {
 }
 
 /**
- * Return how long to wait after so many failures, in ms: up to the base doubled for each, at most
- * the cap. All of it is jitter, so that clients that lost one server don't come back as one.
+ * Return the wait after a number of failures, in ms. The upper bound doubles per failure, up to the
+ * cap. The wait is random below that bound, so that clients of one server don't return at once.
  */
 export function backoffMs(failures: number, options: BackoffOptions): number {
   return options.random() * Math.min(options.backoffCapMs, options.backoffBaseMs * 2 ** failures);
 }
 
-/** Something the server refused for now. */
+/** A request that the server refused for now. */
 export interface Waiter {
-  /** When to ask again, in ms. */
+  /** Time of the next try, in ms. */
   retryAt: number;
   tries: number;
 }
@@ -47,7 +47,7 @@ export function isTime(waiter: Waiter, now: number): boolean {
   return true;
 }
 
-/** Have `waiter` ask again, not before the server wants to be asked. */
+/** Schedule the next try of `waiter`, not before the time that the server named. */
 export function postpone(
   waiter: Waiter,
   error: { readonly retryAfterMs?: number },

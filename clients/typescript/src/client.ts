@@ -13,26 +13,26 @@ import type { WebSocketLike, WebSocketType } from "./socket.js";
 import { checkLogId, checkWireId } from "./thread.js";
 
 export interface ClientOptions {
-  /** `wss://host/ws` or `/ws/{agent}`; `https:` and paths relative to the page are taken too. */
+  /** `wss://host/ws` or `/ws/{agent}`. `https:` and paths relative to the page are allowed. */
   readonly url: string | URL;
-  /** Gets a single-use ticket, as `POST /api/tickets` gives out; called anew for each attempt. */
+  /** Returns a single-use ticket from `POST /api/tickets`; called for each attempt. */
   readonly ticket?: Credential;
   /**
-   * Gets a JWT: sent as subprotocol `bearer.<jwt>` when there is no `ticket`, and to renew the
-   * connection before its credential ends. With neither of the two the cookie is the credential.
+   * Returns a JWT. It is sent as subprotocol `bearer.<jwt>` when there is no `ticket`, and it
+   * renews the connection before its credential expires. Without both, the cookie is used.
    */
   readonly token?: Credential;
-  /** Instead of `globalThis.WebSocket`, which Node has from version 22. */
+  /** Used in place of `globalThis.WebSocket`, which Node has from version 22. */
   readonly WebSocket?: WebSocketType;
-  /** Longest wait before the first new attempt, in ms; doubled for each that fails. 500. */
+  /** Longest wait before the first new attempt, in ms; each failure doubles it. Default 500. */
   readonly backoffBaseMs?: number;
-  /** Longest wait of all, in ms. 15,000. */
+  /** Longest wait before any attempt, in ms. Default 15,000. */
   readonly backoffCapMs?: number;
-  /** From asking for a credential to the server's welcome, in ms. 15,000. */
+  /** Time from asking for a credential to the server's welcome, in ms. Default 15,000. */
   readonly connectTimeoutMs?: number;
 }
 
-/** A run or an abort that won't be done; `frame` says why. */
+/** The server refused a run or an abort; `frame` says why. */
 export class RunRefused extends Error {
   override name = "RunRefused";
   readonly frame: ErrorFrame;
@@ -43,7 +43,7 @@ export class RunRefused extends Error {
   }
 }
 
-/** One connection to the gateway, kept up until `close()`. */
+/** One connection to the gateway, which reconnects until `close()`. */
 export class IsolaneClient {
   readonly #options: ClientOptions;
   readonly #dialogue: Dialogue;
@@ -62,32 +62,32 @@ export class IsolaneClient {
     this.#dialogue = new Dialogue({ ...limits, random: Math.random });
   }
 
-  /** Where the connection is now. */
+  /** The state of the connection. */
   get state(): State {
     return this.#dialogue.state;
   }
 
-  /** What the server said when the connection opened last. */
+  /** The server's welcome of the latest connection. */
   get welcome(): WelcomeFrame | null {
     return this.#dialogue.welcome;
   }
 
-  /** Connect, and stay connected until `close()`. Does nothing while it does so already. */
+  /** Connect, and stay connected until `close()`. A second call does nothing. */
   connect(): void {
     for (const type of WAKING) page.addEventListener?.(type, this.#onWoken);
     page.document?.addEventListener("visibilitychange", this.#onWoken);
     this.#feed({ on: "connect" });
   }
 
-  /** Disconnect. What is followed and what is unanswered waits for the next `connect()`. */
+  /** Disconnect. Followed threads and unanswered runs wait for the next `connect()`. */
   close(): void {
     this.#feed({ on: "close" });
   }
 
   /**
-   * Follow a thread, strictly after the id `after`, or from the start of its log. To follow it
-   * already is fine: without `after` nothing changes, with it the thread is told from there again.
-   * Works in every state; throws `TypeError` for an id that the protocol doesn't know.
+   * Follow a thread, strictly after the id `after`, or from the start of its log. A thread that is
+   * followed already stays as it is; with `after` its entries are delivered again from there.
+   * Works in every state; throws `TypeError` for an id that the protocol doesn't allow.
    */
   subscribe(threadId: string, { after }: { after?: string | undefined } = {}): void {
     checkWireId("threadId", threadId);
@@ -100,15 +100,15 @@ export class IsolaneClient {
     this.#feed({ on: "unsubscribe", threadId });
   }
 
-  /** The id of the last entry that was told of a followed thread, or where it was to begin. */
+  /** The id of the last delivered entry of a followed thread, or the id where it begins. */
   lastId(threadId: string): string | undefined {
     return this.#dialogue.lastId(threadId);
   }
 
   /**
-   * Run the agent. The run's thread is followed, from the start of its log when it was not yet.
-   * Sent again after a reconnect until the server has accepted it, which never runs it twice.
-   * Resolves when accepted; rejects with `RunRefused`. A rejection nobody looks at is no failure.
+   * Run the agent, and follow the run's thread. The run is sent again after a reconnect until the
+   * server has accepted it; the server never runs it twice. Resolves when the run is accepted.
+   * Rejects with `RunRefused`; a rejection that nobody handles is not reported as an error.
    */
   run(input: RunInput): Promise<AcceptedFrame> {
     checkWireId("threadId", input.threadId);
@@ -117,41 +117,41 @@ export class IsolaneClient {
   }
 
   /**
-   * Stop a run, whichever device began it; it ends by its own last event. Resolves to true when
-   * the server stops it or it has ended, to false when there is no such run.
+   * Stop a run of any device; its end event follows. Resolves to true when the server stops the
+   * run or it has ended, and to false when there is no such run.
    */
   abort(runId: string): Promise<boolean> {
     checkWireId("runId", runId);
     return this.#pledge(this.#aborts, runId, { on: "abort", runId });
   }
 
-  /** Hear each entry of the followed threads. As for each `on…`: returns what ends the hearing. */
+  /** Call a listener for each entry. Like each `on…`, it returns a function that removes it. */
   onEvent(listener: Listeners["event"]): () => void {
     return this.#audience.add("event", listener);
   }
 
-  /** Hear what changes about the user's threads. */
+  /** Call a listener for each change of the user's threads. */
   onThread(listener: Listeners["thread"]): () => void {
     return this.#audience.add("thread", listener);
   }
 
-  /** Hear of what can't be resumed, before any later entry. */
+  /** Call a listener for each gap in a thread, before any later entry. */
   onGap(listener: Listeners["gap"]): () => void {
     return this.#audience.add("gap", listener);
   }
 
-  /** Hear how the connection fares. */
+  /** Call a listener for each state of the connection. */
   onState(listener: Listeners["state"]): () => void {
     return this.#audience.add("state", listener);
   }
 
-  /** Hear what the server refuses. */
+  /** Call a listener for each refusal of the server. */
   onError(listener: Listeners["error"]): () => void {
     return this.#audience.add("error", listener);
   }
 
   readonly #onWoken = (): void => {
-    // A page that is being hidden may sleep before any answer comes.
+    // A hidden page may sleep before an answer comes.
     if (page.document?.visibilityState !== "hidden") this.#feed({ on: "woken" });
   };
 
@@ -169,7 +169,7 @@ export class IsolaneClient {
     return given.promise;
   }
 
-  /** Let the dialogue decide; what a listener causes meanwhile waits for its turn. */
+  /** Act on the dialogue's decisions; calls from inside a listener wait until these are done. */
   #feed(input: Input): void {
     this.#inputs.push(input);
     if (this.#isBusy) return;
@@ -247,7 +247,7 @@ export class IsolaneClient {
     return { url: url.href, protocols };
   }
 
-  /** Open a socket. What it says after its attempt is over, the dialogue doesn't hear. */
+  /** Open a socket. The dialogue ignores what the socket says after its attempt has ended. */
   #listen(attempt: number, url: string, protocols: string[]): WebSocketLike {
     const socket = new (this.#options.WebSocket ?? WebSocket)(url, protocols);
     socket.onopen = () => {
@@ -263,7 +263,7 @@ export class IsolaneClient {
     return socket;
   }
 
-  /** Renew the credential, if the app can; if not, the socket ends with it and is opened anew. */
+  /** Renew the credential if the app can; otherwise the socket expires and is opened again. */
   async #renew(attempt: number): Promise<void> {
     try {
       const token = await this.#options.token?.("expiring");
@@ -274,12 +274,12 @@ export class IsolaneClient {
   }
 }
 
-/** What a window hears when its page or its network comes back. Hiding a page is heard elsewhere. */
+/** Events of a window whose page or network comes back. Hiding a page is handled elsewhere. */
 const WAKING = ["online", "pageshow", "focus"] as const;
 
 type Listening = (type: string, listener: () => void) => void;
 
-/** What a browser's page has. Node has none of it, and a worker has no document. */
+/** Objects of a browser's page. Node has none of them, and a worker has no document. */
 const page = globalThis as {
   addEventListener?: Listening;
   removeEventListener?: Listening;

@@ -1,6 +1,6 @@
 import type { CredentialReason } from "./outbox.js";
 
-/** Returns a ticket or a token. It may throw `SignedOut`; any other error is waited out. */
+/** Returns a ticket or a token. It may throw `SignedOut`; after other errors it is called again. */
 export type Credential = (reason: CredentialReason) => string | Promise<string>;
 
 /** Thrown by `ticket` or `token` when the user is signed out: the client closes. */

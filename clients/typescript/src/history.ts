@@ -4,16 +4,16 @@ import type { Message } from "./frames.js";
 /** One page of a thread's messages, as `GET /api/threads/{id}` returns it. */
 export interface HistoryPage {
   readonly messages: readonly Message[];
-  /** Where `subscribe` goes on behind the newest message. */
+  /** Place after the newest message, for `subscribe`. */
   readonly head: string;
-  /** Asks for the page of the older messages; null when there are none. */
+  /** Cursor of the page with older messages; null when there are none. */
   readonly before: string | null;
 }
 
 /**
- * Read a thread page by page, from the newest back, and return the first page with the messages of
- * all of them. `loadPage` reads the newest page, or the one before a place. `onPage` hears what is
- * there after each page; the reading ends early when it returns false.
+ * Read a thread page by page, from the newest to the oldest, and return the first page with the
+ * messages of all pages. `loadPage` reads the newest page, or the one before a cursor. `onPage` is
+ * called after each page with the messages so far; reading ends early when it returns false.
  */
 export async function loadHistory<P extends HistoryPage>(
   loadPage: (before?: string) => Promise<P>,
@@ -33,8 +33,8 @@ const TRIES = 5;
 
 /**
  * Return all messages of the thread at `url` (`/api/threads/t1`), read by cookie or by the headers
- * in `init`, and the `head` to subscribe after. Waits when the server wants to be asked later, and
- * begins anew when the thread was edited and cut meanwhile. Throws `SignedOut` on 401.
+ * in `init`, and the `head` to subscribe after. Waits when the server asks for it, and begins again
+ * when the thread was edited meanwhile. Throws `SignedOut` on 401.
  */
 export async function fetchThread(url: string | URL, init: RequestInit = {}): Promise<HistoryPage> {
   for (let tries = 1; ; tries += 1) {

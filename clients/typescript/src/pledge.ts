@@ -1,11 +1,11 @@
-/** A promise, and those who settle it. */
+/** A promise with the two functions that settle it. */
 export interface Pledge<T> {
   readonly promise: Promise<T>;
   readonly resolve: (value: T) => void;
   readonly reject: (error: Error) => void;
 }
 
-/** Return a promise that nobody need look at. */
+/** Return a promise whose rejection needs no handler. */
 export function newPledge<T>(): Pledge<T> {
   let resolve: Pledge<T>["resolve"] = () => undefined;
   let reject: Pledge<T>["reject"] = () => undefined;
@@ -17,7 +17,7 @@ export function newPledge<T>(): Pledge<T> {
   return { promise, resolve, reject };
 }
 
-/** Take out the pledge for a run, if there is one. */
+/** Remove the pledge of a run from the map and return it, if there is one. */
 export function settle<T>(all: Map<string, Pledge<T>>, runId: string): Pledge<T> | undefined {
   const pledge = all.get(runId);
   all.delete(runId);
