@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with what it leaves open closed."""
+"""uvicorn's HTTP protocol with deadlines and bounds that it lacks."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from isolane.serving.endings import LINGER_S, end, let_go, refusal, reset
 from isolane.serving.watch import PROGRESS_S, SLICE, Progress, Watch
 
 HEAD_S: Final = 10.0
-"""For a request's line and headers, from the connection, or from the first byte of a later one."""
+"""Seconds for a request's line and headers, from the connection or from the first byte of a later
+request."""
 HEADERS_MAX: Final = 64 * 1024
+"""Most bytes of a request's line and headers."""
 CHUNKS_MAX: Final = 2048
 CHUNK_BYTES: Final = 64
-"""Of a chunked body: ends of line that may come in any case, and one more for so many bytes."""
+"""Bounds on the chunks of a body. A body may have 2,048 line ends, and one more per 64 bytes,
+because each chunk has two."""
 UNWANTED_BYTES: Final = 1 << 20
-"""Of a body that is answered already: so much is read and dropped, so that simple clients, which
-send all before they read, get their answer."""
+"""Most bytes of an answered body that are read and dropped. Simple clients send their whole body
+before they read, and so still get their answer."""
 
 
 class _Line:
-    """A transport as uvicorn's own code sees it: when that closes it, we say how."""
+    """A transport for uvicorn's own code, whose close is decided here."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport
         self.close = close
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the transport
         return getattr(self._transport, name)
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, for peers that say nothing, too much, too slowly, or never read."""
+    """uvicorn's HTTP protocol, for peers that send too little, too much or too slowly."""
 
-    def __init__(self, *args: Any, send_timeout_s: float, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
-        """Reset readers who take nothing for `send_timeout_s`."""
+    def __init__(self, *args: Any, send_timeout_s: float, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's arguments
+        """Reset readers that take nothing for `send_timeout_s` seconds."""
         super().__init__(*args, **kwargs)
         self._send_timeout_s = send_timeout_s
         self._head = Watch(lambda: False, self._refuse_slow)
@@ -47,20 +50,20 @@ class HttpProtocol(H11Protocol):
         self._backlog = bytearray()
         self._is_scheduled = False
         self._lines = 0
-        """Ends of line in a chunked body, for each chunk has two; and its bytes on the wire."""
+        """Line ends in a chunked body, two per chunk."""
         self._wire = 0
         self._unwanted: int | None = None
-        """Bytes of a body that came after its answer."""
+        """Bytes of a body that came after its answer; None without such a body."""
         self._reader = Watch(self._has_taken, self._reset)
         self._unread = 0
         self._is_over = False
-        """Whether what still comes is dropped, or another protocol's."""
+        """True when further bytes are dropped, or belong to another protocol."""
         self._leaving: asyncio.TimerHandle | None = None
         self._dropped = 0
-        """Bytes that came since the line was let go."""
+        """Bytes that came after the half-close."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head; offer `isolane.transport` to the app, as for sockets."""
+        """Wait for a request, and offer `isolane.transport` to the app, as for sockets."""
         super().connection_made(transport)
         self._transport = transport
         self.transport = cast("asyncio.Transport", _Line(transport, self._close))
@@ -75,7 +78,7 @@ class HttpProtocol(H11Protocol):
         self.app = app_with_transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of every timer."""
+        """Cancel every timer."""
         self._drop_rest()
         self._is_over = True
         if self._leaving is not None:
@@ -83,7 +86,7 @@ class HttpProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came a slice at a time, so that a head is measured as it grows."""
+        """Parse the received bytes slice by slice, so that a head is measured while it grows."""
         if self._is_over:
             self._count_dropped(len(data))
             return
@@ -115,23 +118,23 @@ class HttpProtocol(H11Protocol):
             self.transport.resume_reading()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request; a body that is still on its way is nobody's any more."""
+        """Continue with the next request; the rest of an answered body belongs to no request."""
         if self.conn.their_state is h11.SEND_BODY:
             self._unwanted = 0
         super().on_response_complete()
         self._watch()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over."""
+        """Hand the connection over to the WebSocket protocol."""
         self._drop_rest()
         self._is_over = True
         self.transport = self._transport
         self.transport.resume_reading()
         super().handle_websocket_upgrade(event)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
-        """Refuse what is no request, or one whose head is too large."""
-        cycle: Any = self.cycle  # None until the first request, whatever its type says
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's parameter
+        """Refuse bytes that are no request, or a request whose head is too large."""
+        cycle: Any = self.cycle  # None before the first request, although its type doesn't say so
         if cycle and not cycle.response_complete:  # in the middle of a body
             self._reset()
             return
@@ -142,18 +145,18 @@ class HttpProtocol(H11Protocol):
         self._let_go()
 
     def pause_writing(self) -> None:
-        """Watch whether the reader takes anything."""
+        """Start to watch whether the reader takes anything."""
         super().pause_writing()
         self._unread = self.transport.get_write_buffer_size()
         self._reader.begin(self._send_timeout_s)
 
     def resume_writing(self) -> None:
-        """Trust the reader again."""
+        """Stop watching a reader that takes bytes again."""
         self._reader.end()
         super().resume_writing()
 
     def _watch(self) -> None:
-        """Watch what has begun, and nothing else."""
+        """Watch only the head or body that has begun."""
         if self._is_over:
             return
         state = self.conn.their_state
@@ -167,7 +170,7 @@ class HttpProtocol(H11Protocol):
             self._body.end()
 
     def _count_chunks(self, piece: bytes) -> None:
-        """Reset who sends a body in crumbs: each costs as much as a large chunk."""
+        """Reset a peer that sends tiny chunks, because each costs as much as a large one."""
         if self.conn.their_state is not h11.SEND_BODY:
             self._lines = self._wire = 0
             return
@@ -178,7 +181,7 @@ class HttpProtocol(H11Protocol):
             self._reset()
 
     def _count_unwanted(self, size: int) -> None:
-        """Bound what is read for nobody; uvicorn would read it for as long as it comes."""
+        """Bound the bytes that are read for no request; uvicorn would read them without end."""
         if self._unwanted is None:
             return
         if self.conn.their_state is not h11.SEND_BODY:
@@ -202,14 +205,14 @@ class HttpProtocol(H11Protocol):
         reset(self.transport)
 
     def _close(self) -> None:
-        """Close, but at first only half for a client that sends its body before it reads."""
+        """Close; for a client that still sends its body, half-close first."""
         if self.conn.their_state is h11.SEND_BODY and not self._is_over:
             self._let_go(PROGRESS_S)
         else:
             self._transport.close()
 
     def _let_go(self, linger_s: float = LINGER_S) -> None:
-        """Drop what still comes, and close `linger_s` later."""
+        """Drop further bytes, and close `linger_s` seconds later."""
         if self._is_over:
             return
         self._drop_rest()
@@ -218,7 +221,7 @@ class HttpProtocol(H11Protocol):
         self._leaving = self.loop.call_later(linger_s, end, self._transport)
 
     def _count_dropped(self, size: int) -> None:
-        """Bound what is dropped of a body, too."""
+        """Bound the dropped bytes of a body."""
         self._dropped += size
         if self._dropped > UNWANTED_BYTES and self._leaving is not None:
             self._leaving.cancel()

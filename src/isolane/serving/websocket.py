@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, with what it leaves open closed."""
+"""uvicorn's WebSocket protocol with bounds that it lacks."""
 
 # Long because: one protocol class of uvicorn's, of which each method is taken over.
 
@@ -23,47 +23,49 @@ from isolane.serving.endings import LINGER_S, RULES, end, let_go, refusal, reset
 from isolane.serving.watch import PROGRESS_S, SLICE, Progress
 
 FRAGMENTS_MAX: Final = 1024
-"""Of one message: 1 MiB in pieces as small as a network's packet (1,300 bytes) has 807."""
+"""Most fragments of one message. 1 MiB in pieces of a network packet (1,300 bytes) has 807."""
 CONTROLS_MAX: Final = 100
 CONTROLS_S: Final = 10.0
-"""Pings and pongs of a peer in that time; clients send one in ten seconds or more."""
+"""Most pings and pongs of a peer, and the seconds over which they are counted. Clients send one in
+ten seconds or fewer."""
 TEXT_WHOLE: Final = 0x81
-"""The first byte of a frame: the whole of a message, and text."""
+"""First byte of a frame that is a whole text message."""
 LINE_MAX: Final = 64 * 1024
-"""Bytes of one line of an upgrade's head. A token may have 16 KiB; websockets stops at 8 KiB."""
+"""Most bytes of one line of an upgrade's head. A token may have 16 KiB; websockets stops at 8
+KiB."""
 
 
 PIECE_BYTES: Final = 64 * 1024
-"""Bytes of texts that are written at once. Where a peer reads slowly, one piece may wait beyond
-what the transport lets wait."""
+"""Bytes of texts that are written at once. For a slow reader, one such piece may wait beyond the
+transport's own limit."""
 
 
 _PLAIN: Final = ServerProtocol()
 SIZE_NAME: Final = "current_size" if hasattr(_PLAIN, "current_size") else "cur_size"
-"""Attribute with the bytes of the message under way. It is called `cur_size` in websockets 15."""
+"""Attribute with the size of the current message. Its name is `cur_size` in websockets 15."""
 MOST_NAME: Final = "max_message_size" if hasattr(_PLAIN, "max_message_size") else "max_size"
-"""Attribute with the bytes that a message may have. It is called `max_size` in websockets 15."""
+"""Attribute with the largest allowed size of a message. Its name is `max_size` in websockets 15."""
 
 
 class LongLineReader(StreamReader):
-    """A reader of websockets that takes lines of up to `LINE_MAX` bytes."""
+    """A reader of websockets that accepts lines of up to `LINE_MAX` bytes."""
 
     def read_line(self, m: int, *args: Any, **kwargs: Any) -> Generator[None, None, bytearray]:  # noqa: ANN401 - websockets'
-        """Read a line; whoever asks for shorter ones gets these as well."""
+        """Read a line, with the larger limit also for callers that ask for a smaller one."""
         return super().read_line(max(m, LINE_MAX), *args, **kwargs)
 
 
 def take_long_lines(connection: ServerProtocol) -> None:
-    """Let a connection that has read nothing so far take lines of up to `LINE_MAX` bytes."""
+    """Make a new connection accept lines of up to `LINE_MAX` bytes."""
     connection.reader = LongLineReader()
-    connection.parser = connection.parse()  # the one that has begun holds the old reader
+    connection.parser = connection.parse()  # the parser that has begun holds the old reader
     next(connection.parser)
 
 
 def add_rules(connection: ServerProtocol) -> None:
-    """Let what a connection itself refuses tell browsers the same as every other answer.
+    """Add headers for browsers to refusals of the connection itself.
 
-    It refuses an upgrade that is malformed, and one to which the app gave no answer of its own.
+    It refuses a malformed upgrade, and an upgrade that the app gave no answer.
     """
     plain = connection.reject
 
@@ -77,8 +79,8 @@ def add_rules(connection: ServerProtocol) -> None:
 
 
 def head_of_text(size: int) -> bytes:
-    """Return the head of a whole, unmasked frame with a text of so many bytes (RFC 6455, 5.2)."""
-    if size < 126:  # noqa: PLR2004 - as the RFC has it
+    """Return the head of a whole, unmasked text frame of that size (RFC 6455, 5.2)."""
+    if size < 126:  # noqa: PLR2004 - the bounds are the RFC's
         return bytes((TEXT_WHOLE, size))
     if size < 1 << 16:
         return struct.pack("!BBH", TEXT_WHOLE, 126, size)
@@ -88,27 +90,27 @@ def head_of_text(size: int) -> bytes:
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, for peers that flood, trickle, or take nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
-        """Begin with nothing that waits."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's arguments
+        """Begin without waiting bytes."""
         super().__init__(*args, **kwargs)
         take_long_lines(self.conn)
         add_rules(self.conn)
         self._backlog = bytearray()
         self._is_scheduled = False
         self._is_over = False
-        """Whether what still comes is dropped."""
+        """True when further bytes are dropped."""
         self._message = Progress(lambda: self.read_paused, self._refuse_slow)
         self._fragments = 0
-        """Of the message that isn't whole yet."""
+        """Fragments of the unfinished message."""
         self._controls = 0
         self._controls_since = 0.0
         self._large_bytes: int | None = None
-        """Above so much the app is told of a message before it is read on; None for never."""
+        """Size above which the app is told of a message before the rest is read; None for never."""
         self._fragments_max = FRAGMENTS_MAX
         self._is_large = False
-        """Whether the app was told of the message under way."""
+        """True when the app was told of the current message."""
         self._is_held = False
-        """Whether nothing is read until the app asks on: it was told of a large message."""
+        """True when nothing is read until the app asks, because it was told of a large message."""
 
     def handle_connect(self, event: Request) -> None:
         """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""
@@ -122,7 +124,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             }
 
     def _take_large(self, *, most_bytes: int, large_bytes: int) -> None:
-        """Take messages of up to `most_bytes`, uncompressed; see `isolane.doors.transport`.
+        """Accept messages of up to `most_bytes`, uncompressed; see `isolane.doors.transport`.
 
         A compressed frame is inflated whole before its size is known.
         """
@@ -133,14 +135,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.response.headers.pop("Sec-WebSocket-Extensions", None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of what waits."""
+        """Release everything that waits."""
         self._drop_rest()
         super().connection_lost(exc)
 
     # --- what comes in ---------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Take what came a slice at a time, and no faster than the app takes messages."""
+        """Parse received bytes slice by slice, and no faster than the app takes messages."""
         if self._is_over:
             return
         self._backlog += data
@@ -148,7 +150,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._take_slice()
 
     async def receive(self) -> Any:  # noqa: ANN401 - ASGI's
-        """Return the next message; what waits here comes before anything is read anew."""
+        """Return the next message; waiting bytes are parsed before new ones are read."""
         if self._is_held:
             self._is_held = self.read_paused = False
             self._schedule()
@@ -161,7 +163,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return message
 
     def _schedule(self) -> None:
-        """Take the next slice when others had their turn."""
+        """Schedule the next slice, after other tasks have run."""
         self.transport.pause_reading()
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -169,7 +171,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _take_next(self) -> None:
         self._is_scheduled = False
-        if self.read_paused or self._is_over:  # the app has enough for now
+        if self.read_paused or self._is_over:  # the app has enough messages for now
             return
         self._take_slice()
         self._read_on()
@@ -206,31 +208,32 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         size = (getattr(self.conn, SIZE_NAME) or 0) + len(self.conn.reader.buffer)
         if size <= self._large_bytes:
             return
-        if self.close_sent:  # nobody wants it, and the peer's own close comes behind it
+        if self.close_sent:  # nobody needs the message, and the peer's close comes after it
             self._let_go()
         elif not self._is_large:
             self._is_large = self.read_paused = True
             self._tell({"type": LARGE})
             self.transport.pause_reading()
 
-    def _tell(self, message: Any) -> None:  # noqa: ANN401 - what ASGI doesn't know
+    def _tell(self, message: Any) -> None:  # noqa: ANN401 - a message that ASGI doesn't define
         self.queue.put_nowait(message)
 
     def _renew_inflaters(self) -> None:
-        """Begin a new stream where the peer ended one, which it may (RFC 7692, 7.2.3.4).
+        """Begin a new stream where the peer ended one, which is allowed (RFC 7692, 7.2.3.4).
 
-        zlib would keep whatever comes behind the end, inflate it to nothing, and so never be full.
+        Otherwise zlib would collect the bytes after that end, inflate them to nothing, and never
+        reach a limit.
         """
         for extension in self.conn.extensions:
             if not isinstance(extension, PerMessageDeflate):
                 continue
-            decoder = getattr(extension, "decoder", None)  # there is none before its first message
+            decoder = getattr(extension, "decoder", None)  # absent before its first message
             if decoder is not None and decoder.eof:
                 bits = extension.remote_max_window_bits
                 extension.decoder = zlib.decompressobj(wbits=-bits)
 
     def _refuse_head(self) -> None:
-        """Answer an upgrade whose headers can't be read; uvicorn would keep it waiting."""
+        """Answer an upgrade whose headers can't be parsed; uvicorn would keep it waiting."""
         self.transport.write(refusal(b"431 Request Header Fields Too Large"))
         self._let_go()
 
@@ -240,7 +243,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Begin a message."""
         self._fragments = 0 if event.fin else 1
         super().handle_text(event)
-        event.data = b""  # the parser keeps its last frame until the next one has come
+        event.data = b""  # the parser holds its last frame until the next one comes
 
     def handle_bytes(self, event: Frame) -> None:
         """Begin a message."""
@@ -249,7 +252,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         event.data = b""
 
     def handle_cont(self, event: Frame) -> None:
-        """Go on with a message; a million empty pieces have no size, and a cost."""
+        """Continue a message; a million empty fragments have no size, but a cost."""
         self._fragments += 1
         if self._fragments > self._fragments_max:
             self._refuse(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
@@ -260,13 +263,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         event.data = b""
 
     def handle_ping(self) -> None:
-        """Answer, as long as it isn't a flood."""
+        """Answer a ping, unless there are too many."""
         self._count_control()
         if not self._is_over:
             super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
-        """Note that the peer lives, as long as it isn't a flood."""
+        """Note that the peer is alive, unless there are too many pongs."""
         self._count_control()
         super().handle_pong(event)
 
@@ -279,7 +282,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._refuse(CloseCode.POLICY_VIOLATION, "too many pings")
 
     def send_receive_event_to_app(self) -> None:
-        """Hand a whole message on; uvicorn would log a traceback for each that is no UTF-8."""
+        """Pass a whole message on; uvicorn would log a traceback for each invalid UTF-8."""
         if self._is_over:
             return
         is_large, self._is_large = self._is_large, False
@@ -296,7 +299,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def _hand_on_large(self) -> None:
-        """Hand a large text on as it came: to decode it takes longer than others may wait."""
+        """Pass a large text on as bytes, because decoding it would block other connections."""
         content = b"".join(self.frames)
         self.frames = []
         if not self.close_sent:
@@ -312,7 +315,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def _write_texts(self, texts: Sequence[str], start: int) -> int:
         """Write texts in few pieces; see `isolane.doors.transport`.
 
-        uvicorn's own `send` is a call of the system for each, which costs more than the text.
+        uvicorn's own `send` makes a system call per text, which costs more than the text.
         """
         place = start
         while place < len(texts) and self._takes_text():
@@ -327,7 +330,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return place - start
 
     def _takes_text(self) -> bool:
-        """Say whether a text may be written now as it is: uncompressed, and without waiting."""
+        """Say whether a text may be written now: without compression and without waiting."""
         return (
             self.writable.is_set()
             and self.conn.state is State.OPEN
@@ -337,11 +340,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # --- how it ends -----------------------------------------------------------------------------
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's
-        """Send, and know that an upgrade refused by a status is answered: uvicorn logs an error."""
+        """Send a message.
+
+        A refused upgrade counts as answered, where uvicorn would log an error.
+        """
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True
-        if self.close_sent and self._backlog:  # nobody asks for messages now; the close is in there
+        # nobody asks for messages now, and the peer's close is among them
+        if self.close_sent and self._backlog:
             self._schedule()
 
     def handle_close(self, event: Frame) -> None:
@@ -351,9 +358,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             reset(self.transport)
 
     def keepalive_timeout(self) -> None:
-        """Reset a peer that answered no ping: there is nobody to say goodbye to.
+        """Reset a peer that answered no ping, because nobody is there to read a close.
 
-        Its answer may stand behind a large message: while that comes, the peer lives.
+        The pong may be behind a large message. While that message arrives, the peer is alive.
         """
         if self._is_large and not self.close_sent:
             self.pong_timer = None
@@ -364,7 +371,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         reset(self.transport)
 
     def handle_parser_exception(self) -> None:
-        """End the connection for what the peer sent, so that the peer hears why."""
+        """End the connection because of invalid bytes, in a way that the peer learns why."""
         if self._is_over:
             return
         sent = self.conn.close_sent
@@ -380,7 +387,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
 
     def _let_go(self) -> None:
-        """Drop what still comes, and close a moment later."""
+        """Drop further bytes, and close a moment later."""
         self._drop_rest()
         self.stop_keepalive()
         let_go(self.transport)
@@ -389,7 +396,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(LINGER_S, end, self.transport)
 
     def _drop_rest(self) -> None:
-        """Keep nothing of what came: it may be large, and its end takes a while."""
+        """Release received bytes, which may be large, while the connection ends."""
         self._is_over = True
         self._backlog.clear()
         self.frames = []
