@@ -1,6 +1,6 @@
-/** Which thread the page's address names. */
+/** The thread in the page's address. */
 
-/** Return the name that a hash has, "" for a new conversation. Whatever it says, it is no error. */
+/** Return the name in a hash, "" for a new conversation. No hash is an error. */
 export function toName(hash: string): string {
   const named = hash.slice(1);
   try {
@@ -10,10 +10,10 @@ export function toName(hash: string): string {
   }
 }
 
-/** What names nothing at the server, and what a path can't have for a name: `.` is the path itself. */
+/** Names that no thread can have, such as `.`, which means the path itself. */
 const NO_NAMES = /^(none|null|undefined|placeholder|\.{1,2})$/i;
 
-/** Return whether there can be a thread of that name; the server isn't asked for others. */
+/** Return whether a thread may have that name; the page doesn't ask the server for others. */
 export function isThreadId(named: string): boolean {
   return /^[A-Za-z0-9._:-]{1,128}$/.test(named) && !NO_NAMES.test(named);
 }

@@ -1,8 +1,8 @@
-/** The HTTP doors. The session cookie goes along by itself; writes say who wrote the request. */
+/** Requests over HTTP. The browser adds the session cookie; writes have the header `X-Isolane`. */
 import { resolve } from "./base";
 import type { Account, Session, Thread, ThreadPage, ThreadSummary, Ways } from "./wire";
 
-/** What the server refused, in its own words. */
+/** A refusal of the server, with the server's own text. */
 export class Problem extends Error {
   constructor(
     readonly status: number,
@@ -65,7 +65,7 @@ export const signOutEverywhere = () => call<unknown>("DELETE", "api/sessions");
 export const loadAccount = () => call<Account>("GET", "api/me");
 export const loadThreads = (cursor?: string) =>
   call<ThreadPage>("GET", `api/threads${cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""}`);
-/** Load a page of a thread: the newest messages, or those before a place. Waits when it has to. */
+/** Load a page of a thread: the newest messages, or those before a cursor. Waits if asked to. */
 export async function loadThread(threadId: string, before?: string): Promise<Thread> {
   const query = before === undefined ? "" : `?before=${encodeURIComponent(before)}`;
   for (let tries = 1; ; tries += 1) {

@@ -1,11 +1,11 @@
-/** What the address says of a sign-in at a provider that brought the person back. */
+/** The result of a sign-in at a provider, which the address has. */
 const KEY = "signin";
 const WORDS: ReadonlyMap<string, string> = new Map([
   ["unauthenticated", "Signing in didn't work. Try again."],
   ["unavailable", "The sign-in service can't be reached. Try again in a moment."],
 ]);
 
-/** Return why the sign-in failed, in words of our own, and take that out of the address. */
+/** Return why the sign-in failed, as a sentence, and remove the reason from the address. */
 export function takeFailure(): string | null {
   const address = new URL(location.href);
   const code = address.searchParams.get(KEY);

@@ -1,4 +1,4 @@
-/** What agents asked before they went on, and what people answered. The log keeps the first alone. */
+/** Questions of agents, and people's answers. The log has only the questions. */
 import type { UserStorage } from "./storage";
 import type { Interrupt } from "./wire";
 
@@ -8,17 +8,17 @@ export interface Reply {
   words?: string;
 }
 
-/** Something that an agent asked and that is settled. */
+/** A question of an agent that is settled. */
 export interface Asked {
-  /** Of the interrupts. */
+  /** Ids of the interrupts. */
   ids: readonly string[];
   texts: readonly string[];
-  /** The message behind which it was asked. */
+  /** The message after which it was asked. */
   afterId: string;
   reply: Reply;
 }
 
-/** How many of a thread are kept. */
+/** Most settled questions that are kept per thread. */
 const MOST = 100;
 
 export function toAsked(interrupts: readonly Interrupt[], afterId: string, reply: Reply): Asked {
@@ -30,7 +30,7 @@ export function isAbout({ ids }: Asked, interrupts: readonly Interrupt[]): boole
   return interrupts.some(({ id }) => ids.includes(id));
 }
 
-/** Return the list with `asked` in it, instead of what is known of the same. */
+/** Return the list with `asked` in place of an older entry for the same question. */
 export function withAsked(list: readonly Asked[], asked: Asked): readonly Asked[] {
   return [...list.filter(({ ids }) => ids[0] !== asked.ids[0]), asked];
 }
@@ -56,7 +56,7 @@ function isWhole({ ids, texts, reply }: Partial<Asked>): boolean {
   return Array.isArray(ids) && Array.isArray(texts) && reply !== undefined;
 }
 
-/** Return the words of a reply as JSON, where they are JSON: agents ask for shapes, too. */
+/** Return a reply as JSON when it is JSON, because agents may ask for objects. */
 export function toPayload({ kind, words = "" }: Reply): unknown {
   if (kind === "approved") return true;
   try {

@@ -1,7 +1,7 @@
-/** Below which path the gateway is: `/`, or `/chat/` behind a proxy or in a host's app. */
+/** The gateway's path: `/`, or for example `/chat/` behind a proxy or in a host's app. */
 
-// The script stands in `assets/` below it, and knows its own address, whatever the page's has become.
-// In development and in tests scripts stand elsewhere, and the gateway is at the root.
+// The script is in `assets/` below that path, and its own address never changes.
+// In development and in tests scripts are elsewhere, and the gateway is at the root.
 const { pathname } = import.meta.env.PROD
   ? new URL(/* @vite-ignore */ "../", import.meta.url)
   : new URL("/", location.href);

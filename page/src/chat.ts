@@ -1,4 +1,4 @@
-/** The page's one actor: it talks to the server, and keeps the state that the views draw. */
+/** The page's one controller, which talks to the server and holds the state of the views. */
 import { RunRefused, loadHistory } from "@isolane/client";
 import type { Entry as ClientEntry, RunInput, State as Link, StateDetails } from "@isolane/client";
 import * as api from "./api";
@@ -25,7 +25,7 @@ import { reword, toTurns, wordsOf } from "./turns";
 import type { Account, Entry, Event, Interrupt, Message, Thread } from "./wire";
 
 const SESSION_ENDED = "Your session has ended. Sign in to go on.";
-/** A socket is closed with this when its credential has ended. */
+/** Close code of a socket whose credential has expired or was revoked. */
 const UNAUTHENTICATED = 4401;
 const RECHECK_MS = 15_000;
 const CAUGHT_UP_TOLD_MS = 10_000;
@@ -37,10 +37,10 @@ export class Chat {
   readonly threads: ThreadList;
   private readonly pace = new Pace<Entry>((batch) => this.grow(batch));
   /** Tells the browser's other tabs that somebody signed in or out. */
-  // Another gateway may stand at another path of the same origin.
+  // The same origin may have another gateway at another path.
   private readonly tabs = new BroadcastChannel(`isolane.session ${resolve("")}`);
   private client: Client | null = null;
-  /** What this browser keeps of who is signed in. */
+  /** Data of the signed-in user in this browser. */
   private storage: UserStorage | null = null;
   private checkedAt = 0;
   private newsTimer: ReturnType<typeof setTimeout> | undefined;
@@ -56,7 +56,7 @@ export class Chat {
 
   // --- the session -----------------------------------------------------------------------------
 
-  /** Begin: find out who is here, and open what the address names. */
+  /** Begin: load the user, and open the thread in the address. */
   async open(): Promise<void> {
     const failure = takeFailure();
     try {
@@ -95,7 +95,7 @@ export class Chat {
     this.leave(null);
   }
 
-  /** Look now and then whether the session is still that of the same user. */
+  /** Check now and then that the session still belongs to the same user. */
   async recheck(): Promise<void> {
     if (Date.now() - this.checkedAt >= RECHECK_MS) await this.look();
   }
@@ -122,7 +122,7 @@ export class Chat {
     this.route();
   }
 
-  /** A client is one user's: what it hasn't sent yet must not go out in the name of the next. */
+  /** A client belongs to one user: its unsent runs must not be sent for the next user. */
   private listen(client: Client): Client {
     client.onState((link, details) => this.follow(link, details));
     client.onEvent((threadId, entry) => this.hear(threadId, entry));
@@ -157,7 +157,7 @@ export class Chat {
     if (link === "closed") this.hearClosed(details);
     if (link === "waiting" && details.code === UNAUTHENTICATED) void this.look();
     if (details.caughtUp !== undefined) this.tellCaughtUp(details.caughtUp);
-    // Only a connection that begins is a reason to look anew; one that is told of a drain is not.
+    // Only a new connection is a reason to load again; a notice of a drain is not.
     if (link !== "open" || was === "open" || details.caughtUp !== undefined) return;
     const userId = details.welcome?.userId;
     if (userId !== undefined && userId !== this.state.account?.userId) location.reload();
@@ -203,7 +203,7 @@ export class Chat {
     const asked = loadAsked(this.storage, threadId);
     const isLeft = () => this.state.threadId !== threadId || this.state.session !== "in";
     try {
-      // The newest page is shown at once, and grows at its old end until the thread is whole.
+      // The newest page is shown at once; older messages are added until the thread is complete.
       const { head } = await loadHistory<Thread>(
         (before) => api.loadThread(threadId, before),
         ({ messages, interrupts }) => {
@@ -307,7 +307,7 @@ export class Chat {
           : { interruptId: id, status: "resolved", payload: toPayload(reply) },
       ),
     });
-    // An answer that came too late: the user sees that another device was first, or may try again.
+    // The answer came too late: the user sees that another device was first, or may try again.
     const late = { ...asked, reply: { kind: "elsewhere" } } as const;
     if (!isTaken) this.settleAsked(threadId, (list) => withAsked(list, late));
     return isTaken;
@@ -366,7 +366,7 @@ export class Chat {
     void this.abort(runId);
   }
 
-  /** Take back a question that waits for its turn. */
+  /** Take a waiting question back. */
   cancel(runId: string): void {
     this.put(takeBack(this.state.transcript, runId));
     void this.abort(runId);
@@ -381,7 +381,7 @@ export class Chat {
     }
   }
 
-  /** Tell the user what went wrong; a session that ended shows the sign-in instead. */
+  /** Show an error to the user; after the session's end, show the sign-in. */
   fail(problem: unknown): void {
     if (problem instanceof Problem && problem.status === 401) {
       this.leave(SESSION_ENDED);

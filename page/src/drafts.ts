@@ -3,7 +3,7 @@ import type { ChatState } from "./state";
 import type { UserStorage } from "./storage";
 import { Store } from "./store";
 
-/** What a conversation that has no address yet has its draft under: its id is another each time. */
+/** Name of the draft of a new conversation, whose id changes each time. */
 const NEW = "new conversation";
 
 /** Return the name of the open conversation's draft: its thread's id, once that stands. */
@@ -18,7 +18,7 @@ interface Texts {
 
 export class Drafts extends Store<Texts> {
   private storage: UserStorage | null = null;
-  /** Questions that the server hasn't taken yet, by run; what is kept begins with them. */
+  /** Questions that the server hasn't accepted yet, by run; the stored draft begins with them. */
   private readonly untaken = new Map<string, { name: string; text: string }>();
 
   constructor() {
@@ -43,19 +43,19 @@ export class Drafts extends Store<Texts> {
     this.write(name, "");
   }
 
-  /** The server has taken a question, or won't. */
+  /** The server has accepted or refused a question. */
   settle(runId: string): void {
     const { name } = this.untaken.get(runId) ?? {};
     this.untaken.delete(runId);
     if (name !== undefined) this.keep(name);
   }
 
-  /** Put back what the server wouldn't have, unless something else is written by now. */
+  /** Restore the text of a refused question, unless another text was written meanwhile. */
   giveBack(name: string, text: string): void {
     this.write(name, this.textOf(name) || text);
   }
 
-  /** Take the draft of a conversation that never began along into a new one. */
+  /** Move the draft of a conversation that never began into a new one. */
   moveOn(name: string): void {
     const text = this.textOf(name);
     if (text === "" || this.textOf(NEW) !== "") return;

@@ -1,4 +1,4 @@
-/** What the user must hear of once: refusals, and what happened behind their back. */
+/** Notices that the user sees once: refusals, and changes by other devices. */
 import { Store } from "./store";
 
 export interface Notice {

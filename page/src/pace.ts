@@ -1,5 +1,5 @@
 /**
- * Gathers what streams in and hands it over in batches, so that drawing never falls behind: the
+ * Collects streamed entries and passes them on in batches, so that drawing never falls behind. The
  * next batch waits twice as long as the last one took to draw.
  */
 export const SHORTEST_MS = 32;
@@ -17,7 +17,7 @@ export class Pace<T> {
     this.timer ??= setTimeout(() => this.flush(), this.waitMs);
   }
 
-  /** Hand over what waits, now. */
+  /** Pass the waiting entries on now. */
   flush(): void {
     clearTimeout(this.timer);
     this.timer = undefined;
@@ -30,7 +30,7 @@ export class Pace<T> {
     setTimeout(() => this.measure(performance.now() - since));
   }
 
-  /** Forget what waits. */
+  /** Drop the waiting entries. */
   clear(): void {
     clearTimeout(this.timer);
     this.timer = undefined;

@@ -1,4 +1,4 @@
-/** Where the user is signed in: loaded when they ask, and ended one by one. */
+/** The user's sessions, which are loaded on request and ended one by one. */
 import * as api from "./api";
 import { Problem } from "./api";
 import { nameOf } from "./devices";
@@ -7,9 +7,9 @@ import type { Session } from "./wire";
 
 interface ListState {
   sessions: readonly Session[];
-  /** When they were loaded; 0 as long as they weren't. */
+  /** Time of the load; 0 before it. */
   loadedAt: number;
-  /** What was done, for those who don't see it. */
+  /** The last action, for screen readers. */
   news: string;
 }
 

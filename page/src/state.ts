@@ -1,4 +1,4 @@
-/** What the page knows, and how it begins. */
+/** The state of the page, and its first value. */
 import type { State as Link, StateDetails } from "@isolane/client";
 import { newId } from "./ids";
 import { EMPTY } from "./transcript";
@@ -15,13 +15,13 @@ export interface ChatState {
   farewell: string | null;
   link: Link;
   details: StateDetails;
-  /** How many entries came after the last reconnect; told for a while. */
+  /** Number of entries that came after the last reconnect, shown for a while. */
   caughtUp: number | null;
   threadId: string;
   phase: Phase;
   transcript: Transcript;
   turns: readonly Turn[];
-  /** The run that was told to stop and hasn't yet. */
+  /** The run that was told to stop and has not ended. */
   stoppingId: string | null;
 }
 

@@ -1,5 +1,5 @@
 /**
- * This browser keeps two things of a user until they sign out: drafts, and what agents asked.
+ * Data that this browser keeps until a user signs out: drafts, and settled questions of agents.
  *
  * Each user has keys of their own. Where there is no storage, or no room, nothing is kept and
  * nothing fails.
@@ -12,11 +12,11 @@ export class UserStorage {
   private readonly user: string;
 
   constructor(userId: string) {
-    // Encoded, for else the keys of `ada` would begin as those of `ada x` do.
+    // Encoded, because otherwise keys of `ada x` would begin like keys of `ada`.
     this.user = encodeURIComponent(userId);
   }
 
-  /** Keep `text`; nothing is kept of an empty one. */
+  /** Keep `text`; an empty text removes the entry. */
   set(kind: Kind, name: string, text: string): void {
     const key = this.prefix(kind) + name;
     try {
@@ -31,7 +31,7 @@ export class UserStorage {
     return this.load(kind).get(name) ?? null;
   }
 
-  /** Return all that is kept of a kind, by name. */
+  /** Return all entries of a kind, by name. */
   load(kind: Kind): ReadonlyMap<string, string> {
     const prefix = this.prefix(kind);
     try {
@@ -56,7 +56,7 @@ export class UserStorage {
     }
   }
 
-  /** Another gateway may stand at another path of the same origin. */
+  /** The same origin may have another gateway at another path. */
   private prefix(kind: Kind): string {
     return `isolane.${kind} ${resolve("")} ${this.user} `;
   }

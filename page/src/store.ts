@@ -1,4 +1,4 @@
-/** One value that is replaced, never changed, and who wants to know. */
+/** One value that is replaced and never changed, with its listeners. */
 import { useSyncExternalStore } from "react";
 
 export class Store<T extends object> {
@@ -19,7 +19,7 @@ export class Store<T extends object> {
   };
 }
 
-/** Return one part of a store's value, and draw again when that part is another one. */
+/** Return a part of a store's value, and draw again when that part changes. */
 export function useStore<T extends object, V>(store: Store<T>, pick: (value: T) => V): V {
   return useSyncExternalStore(store.subscribe, () => pick(store.get()));
 }

@@ -1,4 +1,4 @@
-/** The list of the user's threads: loaded page by page, kept current by what the server tells. */
+/** The list of the user's threads, loaded page by page and updated by `thread` frames. */
 import type { ThreadFrame } from "@isolane/client";
 import * as api from "./api";
 import { Store } from "./store";
@@ -10,13 +10,13 @@ interface ListState {
   isLoaded: boolean;
 }
 
-/** More changes than that during one load are told by the next. */
+/** Most changes that are kept during one load; further ones come with the next load. */
 const TOLD_MAX = 100;
 
 const EMPTY: ListState = { threads: [], nextCursor: null, isLoaded: false };
 
 export class ThreadList extends Store<ListState> {
-  /** What was told since the last load began, which may not know of it. */
+  /** Changes since the start of the last load, which may lack them. */
   private told: ThreadFrame[] = [];
   private isOf = Symbol("user");
 
@@ -24,7 +24,7 @@ export class ThreadList extends Store<ListState> {
     super(EMPTY);
   }
 
-  /** Forget the list; what is still on its way is another user's by now. */
+  /** Clear the list; answers that are still on the way belong to the earlier user. */
   clear(): void {
     this.isOf = Symbol("user");
     this.set(EMPTY);
@@ -53,7 +53,7 @@ export class ThreadList extends Store<ListState> {
     });
   }
 
-  /** Take in a thread's change; return whether it was deleted. */
+  /** Apply a thread's change; return whether the thread was deleted. */
   take(frame: ThreadFrame): boolean {
     this.told = [...this.told, frame].slice(-TOLD_MAX);
     this.apply(frame);
@@ -98,7 +98,7 @@ export class ThreadList extends Store<ListState> {
   }
 }
 
-/** The newest change first, each thread once: a page may hold what a frame has told already. */
+/** The latest change first, each thread once, because a page may repeat a frame's change. */
 function sorted(threads: readonly ThreadSummary[]): ThreadSummary[] {
   const byId = new Map<string, ThreadSummary>();
   for (const thread of threads) if (!byId.has(thread.threadId)) byId.set(thread.threadId, thread);

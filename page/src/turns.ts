@@ -28,9 +28,9 @@ export type Part =
 export interface Question {
   role: "user";
   id: string;
-  /** Its words alone. */
+  /** The text of the question. */
   text: string;
-  /** What it has beside its words, such as `image`. */
+  /** The kinds of its other parts, such as `image`. */
   attachments: readonly string[];
   isPending: boolean;
   sources: readonly unknown[];
@@ -44,7 +44,7 @@ export interface Answer {
   sources: readonly unknown[];
 }
 
-/** What an agent asked before it went on, and what it was answered. */
+/** A question of an agent, and its answer. */
 export interface AskedTurn {
   role: "asked";
   id: string;
@@ -108,13 +108,13 @@ function* plan(transcript: Transcript): Generator<Plan> {
   }
 }
 
-/** The one question that stands in the conversation already: it waits for nobody. */
+/** The one question that is in the conversation already and doesn't wait. */
 function inlineQuestion({ pending, activeRunId }: Transcript): Pending | undefined {
   if (activeRunId !== null) return undefined;
   return pending.find((one) => one.position === undefined && !one.isTakenBack);
 }
 
-/** Return the questions that wait for the run under way, in order. */
+/** Return the questions that wait for the active run, in order. */
 export function waiting(transcript: Transcript): readonly Pending[] {
   const inline = inlineQuestion(transcript);
   return transcript.pending.filter((one) => one !== inline && !one.isTakenBack);
@@ -127,7 +127,7 @@ function rewound(messages: readonly Message[], messageId: string | undefined) {
 
 const toAsked = new WeakMap<Pending, Run>();
 
-/** Return the run that a question will be, as one that says nothing yet. */
+/** Return an empty run for a question whose run has not begun. */
 function asked(pending: Pending): Run {
   const run = toAsked.get(pending) ?? { runId: pending.runId, state: "running", base: 0 };
   toAsked.set(pending, run);
@@ -138,14 +138,14 @@ function isWorthShowing(run: Run | undefined): run is Run {
   return run !== undefined && run.state !== "done";
 }
 
-/** The newest run, when it left no message at all and yet has something to tell. */
+/** The newest run, when it has no message but an end to show. */
 function silentRuns({ runs, messages }: Transcript, shown: ReadonlySet<string>): Run[] {
   const newest = [...runs.values()].at(-1);
   if (newest?.base !== messages.length || shown.has(newest.runId)) return [];
   return isWorthShowing(newest) ? [newest] : [];
 }
 
-/** Return what was asked and is settled, by the message behind which it stands. */
+/** Return the settled questions by the message that they follow. */
 function askedByPlace(transcript: Transcript): ReadonlyMap<string, Asked[]> {
   const open = openInterrupts(transcript.runs);
   const settled = transcript.asked.filter((one) => !isAbout(one, open));
@@ -248,18 +248,18 @@ export function textOf(message: Message): string {
     .join("\n");
 }
 
-/** Return the words of a message alone. */
+/** Return only the text of a message. */
 export function wordsOf(message: Message): string {
   const texts = partsOf(message.content).filter(({ type }) => type === "text");
   return texts.map(({ text }) => text ?? "").join("\n");
 }
 
-/** Return what a message has beside its words: the kind of each such part. */
+/** Return the kinds of a message's other parts. */
 function attachmentsOf(message: Message): string[] {
   return partsOf(message.content).flatMap(({ type }) => (type === "text" ? [] : [type]));
 }
 
-/** Return `content` with other words, and with all else that it has, in its order. */
+/** Return `content` with another text; the other parts stay in their order. */
 export function reword(content: unknown, words: string): string | readonly ContentPart[] {
   const parts = partsOf(content);
   if (parts.every(({ type }) => type === "text")) return words;

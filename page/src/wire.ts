@@ -1,4 +1,4 @@
-/** The shapes that cross the wire, as the page reads them. */
+/** The wire's shapes as the page reads them. */
 import type { AGUIEvent, EventType, Interrupt, Message } from "@ag-ui/core";
 
 export type { Interrupt, Message, ToolMessage } from "@ag-ui/core";
@@ -17,7 +17,7 @@ export interface Entry {
   readonly runId: string;
 }
 
-/** What the list knows of a thread. Times are milliseconds since 1970. */
+/** A thread in the list. Times are milliseconds since 1970. */
 export interface ThreadSummary {
   threadId: string;
   title: string;
@@ -34,10 +34,10 @@ export interface ThreadPage {
 /** A thread with a page of the messages of its finished runs; its log goes on after `head`. */
 export interface Thread extends ThreadSummary {
   messages: Message[];
-  /** Asks for the page of the older ones; null when there are none. */
+  /** Cursor of the page with older messages; null when there are none. */
   before: string | null;
   head: string;
-  /** What the last run asks, as long as nobody answered. */
+  /** Open questions of the last run. */
   interrupts: Interrupt[];
 }
 
@@ -47,17 +47,17 @@ export interface Account {
   username?: string;
 }
 
-/** How people may sign in here. */
+/** The ways to sign in here. */
 export interface Ways {
-  /** With the name and password of a local account. */
+  /** True when people may sign in with a local account. */
   password: boolean;
   providers: { name: string; label: string; href: string }[];
 }
 
-/** One place where the user is signed in. Times are milliseconds since 1970. */
+/** One session of the user. Times are milliseconds since 1970. */
 export interface Session {
   sessionId: string;
-  /** What its browser calls itself. */
+  /** Name of the browser, from its own header. */
   device: string;
   createdAt: number;
   lastSeenAt: number;

@@ -25,7 +25,7 @@ interface Thread {
 
 const ENDS: readonly string[] = [EventType.RUN_FINISHED, EventType.RUN_ERROR];
 
-/** AG-UI's HttpAgent for a gateway's `/agui`. It can rejoin its thread, and its stop really stops. */
+/** HttpAgent for a gateway's `/agui`. It can rejoin its thread, and its stop really stops. */
 export class HttpAgent extends PublishedHttpAgent {
   // No `#names`, because a clone is made without its constructor and would lack them.
   private runId?: string | undefined;

@@ -10,7 +10,7 @@ const WORDS = {
   waiting: "The agent asks for your answer.",
 } as const;
 
-/** Tells those who don't see the page what an answer does; its words they read at their own pace. */
+/** Tells screen readers that an answer begins or ends; its words are read in the page itself. */
 export function Announcer() {
   const state = useChat(({ turns }) => newest(turns)?.run?.state);
   const [words, setWords] = useState("");

@@ -41,7 +41,7 @@ function Working({ turn }: { turn: Answer }) {
   );
 }
 
-/** How the run ended, where that isn't by having said everything. */
+/** The end of a run that didn't succeed. */
 function End({ run, isLast }: { run: Run; isLast: boolean }) {
   if (run.state === "stopped") {
     return (

@@ -1,4 +1,4 @@
-/** What an agent needs to know before it goes on, and what it was told. */
+/** A question of an agent, and its answer. */
 import { MessagePrimitive, useAuiState } from "@assistant-ui/react";
 import { useEffect, useRef, useState } from "react";
 import type { KeyboardEvent } from "react";
@@ -9,7 +9,7 @@ import type { AskedTurn } from "../turns";
 import type { Interrupt } from "../wire";
 import { Icon } from "./icons";
 
-/** The second tap of a double one lands on what came under the finger meanwhile: not on a yes. */
+/** Time for which a new question ignores taps, because a double tap may hit its yes. */
 const ARMED_AFTER_MS = 800;
 
 /** Asks. Nothing here has the focus by itself, and an Enter without words says nothing. */
@@ -99,7 +99,7 @@ const WORDS: Readonly<Record<Reply["kind"], string>> = {
   elsewhere: "Answered on another device.",
 };
 
-/** What was asked, and what was answered. */
+/** A settled question and its answer. */
 export function AskedView() {
   const turn = useAuiState((state) => state.message.metadata.custom["turn"]) as AskedTurn;
   const { texts, reply } = turn.asked;

@@ -9,7 +9,7 @@ const WORDS = {
   offline: "Offline",
 } as const;
 
-/** What the connection does, and what came after it was lost. */
+/** The state of the connection, and the number of entries after a reconnect. */
 export function Connection() {
   const link = useChat((state) => state.link);
   const details = useChat((state) => state.details);

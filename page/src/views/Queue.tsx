@@ -3,7 +3,7 @@ import { useActor, useChat } from "../context";
 import { textOf, waiting } from "../turns";
 import { Icon } from "./icons";
 
-/** The questions that wait for the answer under way. */
+/** The questions that wait for the active answer. */
 export function Queue() {
   const chat = useActor();
   const transcript = useChat((state) => state.transcript);

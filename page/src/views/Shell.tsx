@@ -7,7 +7,7 @@ import { Conversation } from "./Conversation";
 import { Icon } from "./icons";
 import { Sidebar } from "./Sidebar";
 
-/** The page of who is signed in: the list of threads, and one of them. */
+/** The page of a signed-in user: the list of threads, and the open thread. */
 export function Shell() {
   const chat = useActor();
   const threadId = useChat((state) => state.threadId);

@@ -38,7 +38,7 @@ export function SignIn() {
   );
 }
 
-/** Return how people sign in here, null until that is known. */
+/** Return the ways to sign in, null before they are known. */
 function useWays(): Ways | null {
   const [ways, setWays] = useState<Ways | null>(null);
   useEffect(() => {

@@ -1,4 +1,4 @@
-/** What an answer has besides its words: thoughts, tool calls, activities. */
+/** The other parts of an answer: thoughts, tool calls, activities. */
 import { useAuiState } from "@assistant-ui/react";
 import type {
   DataMessagePartProps,
