@@ -105,6 +105,11 @@ class Client:
     followers: dict[str, Follower] = field(default_factory=dict)
     welcome: Frame | None = None
 
+    async def greet(self) -> None:
+        """Say hello and keep the welcome."""
+        await self.send({"type": "hello", "v": 1})
+        self.welcome = await self.until_type("welcome")
+
     async def send(self, frame: Mapping[str, object] | str | bytes) -> None:
         """Send a frame; text and bytes go out as they are."""
         await self.socket.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
@@ -115,7 +120,7 @@ class Client:
             while True:
                 text = await self.socket.recv()
                 assert isinstance(text, str), "the server never sends binary"
-                frame: Frame = json.loads(text)
+                frame = self._read(text)
                 if frame != {"type": "ping"}:
                     return self._note(frame)
 
@@ -153,8 +158,7 @@ class Client:
     async def until_end(self, run_id: str, *, timeout_s: float = RECV_TIMEOUT_S) -> Frame:
         """Return the run's terminal envelope."""
         frames = await self.until(
-            lambda f: f.get("runId") == run_id and "chunk" in f and f["chunk"]["type"] in TERMINAL,
-            timeout_s=timeout_s,
+            lambda f: f.get("runId") == run_id and is_terminal(f), timeout_s=timeout_s
         )
         return frames[-1]
 
@@ -201,6 +205,10 @@ class Client:
         assert answer["recovered"] is True, answer
         return str(answer["head"])
 
+    def _read(self, text: str) -> Frame:
+        frame: Frame = json.loads(text)
+        return frame
+
     def _note(self, frame: Frame) -> Frame:
         if "chunk" in frame and frame["threadId"] in self.followers:
             self.followers[frame["threadId"]].apply(frame)
@@ -210,6 +218,16 @@ class Client:
 def is_event(frame: Frame, kind: str) -> bool:
     """Say whether a frame is an envelope with an event of that type."""
     return "chunk" in frame and frame["chunk"]["type"] == kind
+
+
+def is_terminal(frame: Frame) -> bool:
+    """Say whether a frame is the envelope of a run's end."""
+    return "chunk" in frame and frame["chunk"]["type"] in TERMINAL
+
+
+def outcome_of(end: Frame) -> str:
+    """Return how a run ended, by its terminal event: the type of its outcome, or its code."""
+    return str(end["code"] if end["type"] == "RUN_ERROR" else end["outcome"]["type"])
 
 
 def run_frame(thread_id: str, run_id: str, text: str, **fields: object) -> Frame:
@@ -233,23 +251,28 @@ async def connect(url: str, token: str | None, *, hello: bool = True) -> AsyncIt
 
     Without a token nothing is offered as a credential; without `hello` only data frames come.
     """
-    offered = [SUBPROTOCOL, *([Subprotocol(f"bearer.{token}")] if token else [])]
-    async with open_websocket(
+    offered = [f"bearer.{token}"] if token else []
+    async with open_socket(url, *offered) as socket:
+        yield await begin(socket, hello=hello)
+
+
+def open_socket(url: str, *offered: str, **headers: str) -> open_websocket:
+    """Open a socket of `agui.v1`, to be awaited or entered, which offers these subprotocols too."""
+    return open_websocket(
         url,
-        subprotocols=offered,
+        subprotocols=[SUBPROTOCOL, *map(Subprotocol, offered)],
+        additional_headers=headers,
         compression=None,
         max_size=None,
         proxy=None,
         ping_interval=None,
         close_timeout=2.0,
-    ) as socket:
-        yield await begin(socket, hello=hello)
+    )
 
 
 async def begin(socket: ClientConnection, *, hello: bool) -> Client:
     """Return a client on an open socket, greeted if so wanted."""
     client = Client(socket)
     if hello:
-        await client.send({"type": "hello", "v": 1})
-        client.welcome = await client.until_type("welcome")
+        await client.greet()
     return client

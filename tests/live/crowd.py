@@ -15,10 +15,12 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple, Self, cast
 
 from tests.live.client import Frame
+from tests.live.framing import TEXT
+from tests.live.framing import frame as masked_frame
 from tests.live.server import LOOPBACK
 from tests.live.stage import Lane
+from tests.live.tcp import shrink_buffers
 
-TEXT = 1
 SHORT = 126
 """What a frame's length byte says when two bytes of length follow; above, eight do."""
 OPEN_TIMEOUT_S = 20.0
@@ -59,9 +61,7 @@ class Member(asyncio.Protocol):
         own = socket.socket()
         own.setblocking(False)  # noqa: FBT003 - the socket module's own
         if is_deaf:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            # The server's buffer grows with what a segment may hold; loopback's hold 64 KiB.
-            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+            shrink_buffers(own)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(own, (LOOPBACK, lane.server.port))
         _, member = await loop.create_connection(lambda: cls(lane), sock=own)
@@ -74,7 +74,7 @@ class Member(asyncio.Protocol):
         """Send a frame, masked by zeros."""
         text = json.dumps(frame).encode()
         assert self._transport is not None
-        self._transport.write(b"\x81\xff" + len(text).to_bytes(8, "big") + bytes(4) + text)
+        self._transport.write(masked_frame(TEXT, text, mask=bytes(4)))
 
     async def subscribe(self, thread_id: str) -> None:
         """Follow a thread from the start of its log."""

@@ -40,7 +40,7 @@ _ACCEPT: Final = base64.b64encode(
 
 def frame(
     opcode: int,
-    payload: bytes = b"",
+    payload: bytes | str = b"",
     *,
     fin: bool = True,
     rsv: int = 0,
@@ -53,13 +53,14 @@ def frame(
     `length` is what it says its length is, when that is a lie; `length_bits` (7, 16 or 64) is the
     form of the length, when it isn't the shortest.
     """
-    size = len(payload) if length is None else length
+    data = payload.encode() if isinstance(payload, str) else payload
+    size = len(data) if length is None else length
     bits = length_bits or (7 if size < 126 else 16 if size < 1 << 16 else 64)
     short = {7: size, 16: 126, 64: 127}[bits]
     head = bytes([fin << 7 | rsv << 4 | opcode, (mask is not None) << 7 | short])
     if bits > 7:
         head += size.to_bytes(bits // 8)
-    return head + payload if mask is None else head + mask + masked(payload, mask)
+    return head + data if mask is None else head + mask + masked(data, mask)
 
 
 def masked(payload: bytes, mask: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Markers: words that one user says and nobody else, and the search for them in everything."""
+"""Markers: words that only one user says, and the search for them in everything."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-_MARKER: Final = re.compile(rb"mark-[0-9a-f]{16}")
+_MARKER: Final = re.compile(rb"mark\.[\w-]+\.")
 OWNER: Final = "user_id"
-"""The column that says whose a row is."""
+"""Column that names the user of a row."""
+
+
+def marker_of(name: str) -> str:
+    """Return the marker of a name, which has only letters, digits, `_` and `-`."""
+    return f"mark.{name}."
 
 
 def new_marker() -> str:
     """Return a marker that nobody has."""
-    return f"mark-{secrets.token_hex(8)}"
+    return marker_of(secrets.token_hex(8))
 
 
-def find_markers(found: str | bytes) -> set[str]:
-    """Return every marker, whoever's it is, that stands in what was found."""
+def find_markers(found: str | bytes) -> list[str]:
+    """Return every marker in a text or in bytes, each as often as it occurs."""
     data = found.encode() if isinstance(found, str) else found
-    return {marker.decode() for marker in _MARKER.findall(data)}
+    return [marker.decode() for marker in _MARKER.findall(data)]
 
 
 def owners_of_markers(database: Path) -> dict[str, set[str | None]]:
-    """Return whose the rows are that hold each marker; None where a table doesn't say it."""
+    """Return the users of the rows with each marker; None for a table without a user column."""
     owners: defaultdict[str, set[str | None]] = defaultdict(set)
     for row in _rows(database):
         for marker in find_markers(b"\0".join(map(_bytes, row.values()))):
@@ -37,13 +42,13 @@ def owners_of_markers(database: Path) -> dict[str, set[str | None]]:
 
 
 def addresses(database: Path) -> set[tuple[str, str]]:
-    """Return whose threads have rows in any table: pairs of user and thread."""
+    """Return the threads with rows in any table, as pairs of user and thread."""
     names = {OWNER, "thread_id"}
     return {(row[OWNER], row["thread_id"]) for row in _rows(database) if row.keys() >= names}
 
 
 def _rows(database: Path) -> Iterator[dict[str, Any]]:
-    """Yield each row of each table, whatever tables there are."""
+    """Yield each row of each table."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

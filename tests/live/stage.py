@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import jwt
 import pytest
 import pytest_asyncio
-from tests.live.client import TERMINAL, Client, Follower, Frame, connect, parse_id
+from tests.live.client import Client, Follower, Frame, connect, is_terminal, parse_id
 from tests.live.server import Server, running_server
 from tests.live.untold import note
 from websockets.exceptions import ConnectionClosed
@@ -137,11 +137,6 @@ async def settled(client: Client) -> list[Frame]:
         for frame in frames
         if frame.get("threadId") != fence and frame.get("type") != "thread"
     ]
-
-
-def is_terminal(frame: Frame) -> bool:
-    """Say whether a frame is the envelope of a run's end."""
-    return "chunk" in frame and frame["chunk"]["type"] in TERMINAL
 
 
 def text_of(events: list[Frame]) -> str:

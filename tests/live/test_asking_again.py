@@ -15,14 +15,13 @@ import httpx
 import pytest
 import pytest_asyncio
 from tests.live.agui import AguiClient, Heard, agui_client
-from tests.live.client import Frame, run_frame
+from tests.live.client import Frame, is_terminal, run_frame
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     caught_up,
     envelopes,
-    is_terminal,
     own_server,
     read_to_close,
     shared_server,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.live.client import Client
+from tests.live.client import Client, is_terminal
 from tests.live.protocol_agents import FOLDER
 from tests.live.server import LOOPBACK, Server
-from tests.live.stage import SCRIPT, Lane, is_terminal, own_server, steps, text_of
+from tests.live.stage import SCRIPT, Lane, own_server, steps, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

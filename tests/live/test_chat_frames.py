@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from tests.live.aisdk import AIPage, ai_page
 from tests.live.client import run_frame
-from tests.live.hostile.wire import TEXT, Wire, frame, wire_to
+from tests.live.framing import TEXT
+from tests.live.hostile.wire import Wire, frame, wire_to
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, shared_server, steps
 from tests.live.test_aisdk_socket import (

@@ -13,14 +13,13 @@ from typing import Final
 import httpx
 import pytest
 import pytest_asyncio
-from tests.live.client import RECV_TIMEOUT_S, Frame, parse_id, run_frame
+from tests.live.client import RECV_TIMEOUT_S, Frame, is_terminal, parse_id, run_frame
 from tests.live.event_stream import EventStream, open_stream
 from tests.live.server import POLL_S, Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     caught_up,
-    is_terminal,
     kept_events,
     own_server,
     settled,

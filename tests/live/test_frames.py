@@ -12,13 +12,12 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from tests.live.client import Client, Frame, run_frame
+from tests.live.client import Client, Frame, is_terminal, run_frame
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     envelopes,
-    is_terminal,
     mint,
     own_server,
     read_to_close,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.live.client import is_terminal
 from tests.live.crowd import Member, crowd
 from tests.live.server import Server
-from tests.live.stage import SCRIPT, Lane, is_terminal, shared_server, text_of
+from tests.live.stage import SCRIPT, Lane, shared_server, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,13 +9,12 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import pytest
-from tests.live.client import Frame, run_frame
+from tests.live.client import Frame, is_terminal, run_frame
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     envelopes,
-    is_terminal,
     read_to_close,
     settled,
     shared_server,

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 from tests.live.agents import numbered
-from tests.live.client import RECV_TIMEOUT_S, Client, Follower, Frame, connect, parse_id
+from tests.live.client import (
+    RECV_TIMEOUT_S,
+    Client,
+    Follower,
+    Frame,
+    connect,
+    is_terminal,
+    parse_id,
+)
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     caught_up,
     envelopes,
-    is_terminal,
     kept_events,
     own_server,
     read_to_close,

@@ -18,7 +18,15 @@ from ag_ui.core import RunAgentInput
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
-from tests.live.client import RECV_TIMEOUT_S, Client, Frame, connect, parse_id, run_frame
+from tests.live.client import (
+    RECV_TIMEOUT_S,
+    Client,
+    Frame,
+    connect,
+    is_terminal,
+    parse_id,
+    run_frame,
+)
 from tests.live.matrix import (
     ENDING,
     PRIVATE,
@@ -32,7 +40,7 @@ from tests.live.matrix import (
 )
 from tests.live.people import COOKIE, add_user, signed_in
 from tests.live.server import POLL_S, Server
-from tests.live.stage import SCRIPT, Lane, caught_up, is_terminal, mint, shared_server, steps
+from tests.live.stage import SCRIPT, Lane, caught_up, mint, shared_server, steps
 from tests.live.test_connecting import AGUI, knock
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed

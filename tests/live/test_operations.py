@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
-from tests.live.client import connect
+from tests.live.client import connect, is_terminal
 from tests.live.server import (
     GAUGES,
     LIVE_FOLDER,
@@ -29,7 +29,6 @@ from tests.live.stage import (
     SCRIPT,
     SECRET_KEY,
     Lane,
-    is_terminal,
     mint,
     own_server,
     settled,

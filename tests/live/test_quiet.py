@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.live.client import Client
 from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, kept_events, own_server, steps
+from tests.live.tcp import drop
 
 pytestmark = pytest.mark.alone
 
@@ -121,16 +119,7 @@ async def cycle(server: Server, number: int) -> None:
         else:
             await client.until_end(run_id)
         if number % 3 == 0:
-            drop(client, is_reset=number // 16 % 2 == 0)
-
-
-def drop(client: Client, *, is_reset: bool) -> None:
-    """Let go of a socket without a close frame: by a bare end of the stream, or by a reset."""
-    transport = client.socket.transport
-    if is_reset:
-        peer: socket.socket = transport.get_extra_info("socket")
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+            drop(client.socket.transport, is_reset=number // 16 % 2 == 0)
 
 
 # --- a crowd -------------------------------------------------------------------------------------

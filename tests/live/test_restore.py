@@ -6,17 +6,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.live.client import parse_id
+from tests.live.client import is_terminal, parse_id
 from tests.live.server import Server
-from tests.live.stage import (
-    SCRIPT,
-    Lane,
-    envelopes,
-    is_terminal,
-    own_server,
-    read_to_close,
-    text_of,
-)
+from tests.live.stage import SCRIPT, Lane, envelopes, own_server, read_to_close, text_of
 from tests.live.test_operations import Ended, isolane
 
 

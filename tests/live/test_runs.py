@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import pytest
 from tests.live.agents import SECRET
-from tests.live.client import Frame, parse_id
+from tests.live.client import Frame, is_terminal, parse_id
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     envelopes,
-    is_terminal,
     own_server,
     settled,
     shared_server,

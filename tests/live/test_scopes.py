@@ -9,18 +9,10 @@ from typing import Any, Final, NamedTuple
 import httpx
 import pytest
 from starlette.routing import BaseRoute, Route
-from tests.live.client import Client, connect, run_frame
+from tests.live.client import Client, connect, is_terminal, run_frame
 from tests.live.people import new_person
 from tests.live.server import Server
-from tests.live.stage import (
-    SCRIPT,
-    Lane,
-    is_terminal,
-    mint,
-    read_to_close,
-    shared_server,
-    steps,
-)
+from tests.live.stage import SCRIPT, Lane, mint, read_to_close, shared_server, steps
 
 from isolane.app import create_app
 from isolane.settings import Settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,69 +11,16 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 import pytest
 from tests.live.client import Client, Frame, parse_id
 from tests.live.crowd import Member, crowd
-from tests.live.server import LOOPBACK, POLL_S, Server
 from tests.live.stage import SCRIPT, Lane, own_server, steps
+from tests.live.tcp import held_for, small_socket, wait_until_let_go
 from websockets.asyncio.client import connect as open_websocket
 
 pytestmark = pytest.mark.alone
-
-# --- what the kernel still holds -----------------------------------------------------------------
-
-ENDED_STATES: Final = {"05", "06", "07"}
-"""FIN_WAIT2, TIME_WAIT and CLOSE, as the kernel's table writes them: nothing is owed any more."""
-
-
-class Row(NamedTuple):
-    """One TCP socket in the kernel's table, whether or not a process still has it."""
-
-    port: int
-    peer_port: int
-    state: str
-    unsent: int
-
-    @classmethod
-    def parse(cls, line: str) -> Row:
-        """Read a line of `/proc/net/tcp`."""
-        _, local, remote, state, queues, *_ = line.split()
-        port, peer_port = (int(address.rpartition(":")[2], 16) for address in (local, remote))
-        return cls(port, peer_port, state, int(queues.partition(":")[0], 16))
-
-
-def held_for(server: Server, peer_port: int) -> list[Row]:
-    """Return the server's ends of a connection that still owe something."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    rows = [Row.parse(line) for line in lines]
-    return [
-        row
-        for row in rows
-        if (row.port, row.peer_port) == (server.port, peer_port)
-        and (row.state not in ENDED_STATES or row.unsent)
-    ]
-
-
-async def wait_until_let_go(server: Server, peer_port: int, *, within_s: float) -> None:
-    """Return once the kernel holds nothing for a peer; raise TimeoutError with what it holds."""
-    deadline = monotonic() + within_s
-    while left := held_for(server, peer_port):
-        if monotonic() > deadline:
-            raise TimeoutError(f"after {within_s} s still held: {left}")
-        await asyncio.sleep(POLL_S)
-
-
-def small_socket(port: int) -> socket.socket:
-    """Connect with buffers that are soon full, on both sides; loopback's own take megabytes."""
-    own = socket.socket()
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    own.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
-    own.connect((LOOPBACK, port))
-    own.settimeout(0)
-    return own
-
 
 # --- one reader ----------------------------------------------------------------------------------
 

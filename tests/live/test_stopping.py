@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.live.client import Client, Frame
+from tests.live.client import Client, Frame, is_terminal
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     envelopes,
-    is_terminal,
     own_server,
     settled,
     shared_server,

@@ -17,10 +17,10 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 import pytest
-from tests.live.client import Client, Follower, parse_id, run_frame
+from tests.live.client import Client, Follower, is_terminal, parse_id, run_frame
 from tests.live.crowd import Member, crowd
 from tests.live.server import Server
-from tests.live.stage import SCRIPT, Lane, is_terminal, own_server, steps
+from tests.live.stage import SCRIPT, Lane, own_server, steps
 
 from isolane.log.feed import QUIET_S
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.live.client import Client, Frame, run_frame
+from tests.live.client import Client, Frame, is_terminal, run_frame
 from tests.live.server import Server
 from tests.live.stage import (
     SCRIPT,
     Lane,
     envelopes,
-    is_terminal,
     own_server,
     settled,
     shared_server,

@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 from tests.live.server import Looks, Server
 from tests.live.stage import SCRIPT, Lane, own_server
+from tests.live.tcp import small_socket
 from tests.live.test_pages import write_thread
-from tests.live.test_slow_readers import small_socket
 
 UNREAD: Final = "isolane_answers_unread_bytes"
 MOST_BYTES: Final = 4 << 20

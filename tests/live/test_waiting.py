@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.live.client import RECV_TIMEOUT_S, Client, Frame
+from tests.live.client import RECV_TIMEOUT_S, Client, Frame, is_terminal
 from tests.live.server import Looks, Server
-from tests.live.stage import Lane, envelopes, is_terminal, mint, shared_server, types_of
+from tests.live.stage import Lane, envelopes, mint, shared_server, types_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

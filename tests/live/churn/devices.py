@@ -14,9 +14,8 @@ from typing import Any, Final
 import httpx
 from tests.live.churn.rounds import Round
 from tests.live.churn.world import BUSY, Busy, Ear, Person
-from tests.live.client import Frame
+from tests.live.client import Frame, is_terminal
 from tests.live.event_stream import Entry, EventStream
-from tests.live.stage import is_terminal
 from websockets.exceptions import ConnectionClosed
 
 CLOSE_NORMAL: Final = 1000

@@ -15,13 +15,12 @@ from itertools import count
 from typing import Final
 
 from tests.live.churn.world import World
-from tests.live.client import connect, run_frame
+from tests.live.client import connect, is_terminal, run_frame
 from tests.live.crowd import Member
 from tests.live.server import LOOPBACK
-from tests.live.stage import Lane, is_terminal, mint, read_to_close
+from tests.live.stage import Lane, mint, read_to_close
+from tests.live.tcp import drop, wait_until_let_go
 from tests.live.test_frames import INVALID_FRAMES
-from tests.live.test_quiet import drop
-from tests.live.test_slow_readers import wait_until_let_go
 from websockets.exceptions import ConnectionClosed
 
 Fault = Callable[[World], Awaitable[None]]
@@ -104,7 +103,7 @@ async def look_in(lane: Lane, number: int) -> None:
         assert client.welcome["activeRuns"] == []
         assert (await client.subscribe("t-0")).envelopes == []
         if number % 3:
-            drop(client, is_reset=number % 3 == 1)
+            drop(client.socket.transport, is_reset=number % 3 == 1)
 
 
 async def handshakes_without_end(world: World) -> None:
@@ -144,7 +143,7 @@ async def half_open(world: World) -> None:
         port = client.socket.local_address[1]
         client.socket.transport.pause_reading()  # nothing is answered, no ping either
         await wait_until_let_go(world.server, port, within_s=LET_GO_WITHIN_S)
-        drop(client, is_reset=True)
+        drop(client.socket.transport, is_reset=True)
 
 
 # --- guests who mean no good ---------------------------------------------------------------------

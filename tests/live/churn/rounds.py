@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from tests.live.agents import numbered
-from tests.live.client import TERMINAL, Frame, run_frame
+from tests.live.client import TERMINAL, Frame, outcome_of, run_frame
 from tests.live.stage import text_of
 
 Manner = Literal["talk", "blob", "raise", "wait", "deaf"]
@@ -100,8 +100,3 @@ def judge_run(ask: Ask, events: list[Frame], outcomes: set[str]) -> str:
     if outcome in {"success", "agent_error"}:
         assert text == ask.text, (ask, text)
     return outcome
-
-
-def outcome_of(end: Frame) -> str:
-    """Return how a run ended, by its terminal event."""
-    return str(end["code"] if end["type"] == "RUN_ERROR" else end["outcome"]["type"])

@@ -11,9 +11,8 @@ from typing import Final, Literal
 
 from tests.live.churn.rounds import Round
 from tests.live.churn.world import BUSY, LOST, Busy, Ear, Person
-from tests.live.client import Follower, Frame
-from tests.live.stage import is_terminal
-from tests.live.test_quiet import drop
+from tests.live.client import Follower, Frame, is_terminal
+from tests.live.tcp import drop
 from websockets.exceptions import ConnectionClosed
 
 LOOK_S: Final = 0.5
@@ -99,7 +98,7 @@ class Tab:
         """Let go: with a goodbye, by a bare end of the stream, or by a reset."""
         if self._client is not None and how != "goodbye":
             with suppress(OSError):  # the line was cut since
-                drop(self._client, is_reset=how == "reset")
+                drop(self._client.socket.transport, is_reset=how == "reset")
         await self._offline()
 
     async def _persist(self, attempt: Callable[[], Awaitable[bool]]) -> None:

@@ -7,8 +7,6 @@ is sought in everything that the others are given.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,12 +19,12 @@ from typing import Final
 import httpx
 from tests.live.churn.agents import SECRET
 from tests.live.client import RECV_TIMEOUT_S, Client, Frame, connect
+from tests.live.markers import find_markers, marker_of
 from tests.live.proxy import Proxy
 from tests.live.server import Server
 from tests.live.stage import Lane, mint
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-MARK: Final = re.compile(r"mark\.([\w-]+)\.")
 GAPS: Final = "gaps told"
 MISPLACED: Final = "events missing, doubled or out of order"
 BUSY: Final = "unavailable"
@@ -89,7 +87,7 @@ class Person:
     @property
     def mark(self) -> str:
         """What only this user says."""
-        return f"mark.{self.lane.user}."
+        return marker_of(self.lane.user)
 
     @cached_property
     def http(self) -> httpx.AsyncClient:
@@ -114,8 +112,8 @@ class Person:
 
     def search(self, text: str) -> str:
         """Look for what is not this user's, and return the text."""
-        marks = MARK.findall(text)
-        assert set(marks) <= {self.lane.user}, f"{self.lane.user} was given {text[:2000]}"
+        marks = find_markers(text)
+        assert set(marks) <= {self.mark}, f"{self.lane.user} was given {text[:2000]}"
         assert SECRET not in text, text[:2000]
         self.count("characters searched for others' marks", len(text))
         self.count("own marks found", len(marks))
@@ -161,8 +159,7 @@ class Person:
         async with connect(url, self.lane.token, hello=False) as client:
             ear = Ear(client.socket, person=self)
             if hello:
-                await ear.send({"type": "hello", "v": 1})
-                ear.welcome = await ear.until_type("welcome")
+                await ear.greet()
             yield ear
 
     def _note_loss(self, error: BaseException) -> None:
@@ -181,16 +178,9 @@ class Ear(Client):
 
     person: Person | None = None
 
-    async def recv(self, *, timeout_s: float = RECV_TIMEOUT_S) -> Frame:
-        """Return the next frame that is no ping. Raises ConnectionClosed once the socket is."""
+    def _read(self, text: str) -> Frame:
         assert self.person is not None
-        async with asyncio.timeout(timeout_s):
-            while True:
-                text = await self.socket.recv()
-                assert isinstance(text, str), "the server never sends binary"
-                frame: Frame = json.loads(self.person.search(text))
-                if frame != {"type": "ping"}:
-                    return self._note(frame)
+        return super()._read(self.person.search(text))
 
     def _note(self, frame: Frame) -> Frame:
         assert self.person is not None

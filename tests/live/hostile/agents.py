@@ -8,20 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from tests.live.client import Frame
+from tests.live.client import is_terminal, outcome_of
 from tests.live.hostile.attack import Scene, attack
 from tests.live.server import LIVE_FOLDER, START_TIMEOUT_S
-from tests.live.stage import Lane, is_terminal, steps
+from tests.live.stage import Lane, steps
 from tests.live.test_runs import NONSENSE, RAISED
 
 RUNS: Final = 4
 """Of each user at once."""
-
-
-def word_of(end: Frame) -> str:
-    """Return how a run ended."""
-    outcome = end.get("outcome") or {}
-    return str(end.get("code") or outcome.get("type") or end["type"])
 
 
 async def play_all(lane: Lane, texts: Sequence[str], *, agent: str | None = None) -> set[str]:
@@ -31,7 +25,7 @@ async def play_all(lane: Lane, texts: Sequence[str], *, agent: str | None = None
     async def one(number: int, text: str) -> str:
         async with places:
             events = await lane.play(f"t-{number}", f"r-{number}", text, agent=agent)
-        return word_of(events[-1])
+        return outcome_of(events[-1])
 
     return set(await asyncio.gather(*(one(*each) for each in enumerate(texts))))
 
@@ -44,7 +38,7 @@ async def stop(lane: Lane, text: str, *, agent: str | None = None) -> str:
         await client.abort("r")
         end = (await client.until_end("r"))["chunk"]
     assert is_terminal((await lane.load_log("t")).envelopes[-1])
-    return word_of(end)
+    return outcome_of(end)
 
 
 @attack("agents/raise")

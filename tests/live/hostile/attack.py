@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, TypeAlias
 
-from tests.live.hostile.wire import HELLO, TEXT, Wire, frame, wire_to
+from tests.live.framing import TEXT
+from tests.live.hostile.wire import HELLO, Wire, frame, wire_to
 from tests.live.issuer import IssuerServer
 from tests.live.people import Browser
 from tests.live.server import Server

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from tests.live.framing import TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import TEXT, Wire, frame
+from tests.live.hostile.wire import Wire, frame
 from tests.live.stage import Lane, steps
 
 from isolane.settings import Settings

@@ -10,7 +10,7 @@ from tests.live.hostile.attack import Scene, at_once, attack
 from tests.live.hostile.wire import UPGRADE, Wire, request
 from tests.live.people import COOKIE
 from tests.live.server import LOOPBACK
-from tests.live.test_slow_readers import wait_until_let_go
+from tests.live.tcp import wait_until_let_go
 
 from isolane.settings import Settings
 

@@ -7,16 +7,9 @@ import zlib
 from functools import cache
 from time import monotonic
 
+from tests.live.framing import BINARY, CONT, PING, RSV1, TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import (
-    BINARY,
-    CONT,
-    FIN,
-    PING,
-    RSV1,
-    TEXT,
-    frame,
-)
+from tests.live.hostile.wire import frame
 
 DEAF_S = 1.0
 FRAME_BYTES = 1 << 20
@@ -31,7 +24,7 @@ def ping_of(size: int) -> str:
 
 @attack("frames/unmasked")
 async def unmasked(scene: Scene) -> set[str]:
-    return await scene.say(frame(TEXT, A_PING, is_masked=False))
+    return await scene.say(frame(TEXT, A_PING, mask=None))
 
 
 @attack("frames/reserved-opcodes")
@@ -44,14 +37,14 @@ async def reserved_opcodes(scene: Scene) -> set[str]:
 
 @attack("frames/endless-fragments")
 async def endless_fragments(scene: Scene) -> set[str]:
-    small = frame(TEXT, "[", flags=0) + frame(CONT, "1", flags=0) * 5000
-    large = frame(TEXT, "[", flags=0) + frame(CONT, b"1" * 8192, flags=0) * 400
+    small = frame(TEXT, "[", fin=False) + frame(CONT, "1", fin=False) * 5000
+    large = frame(TEXT, "[", fin=False) + frame(CONT, b"1" * 8192, fin=False) * 400
     return await scene.say(small, sockets=4) | await scene.say(large, sockets=2)
 
 
 @attack("frames/empty-fragments")
 async def empty_fragments(scene: Scene) -> set[str]:
-    return await scene.say(frame(TEXT, flags=0) + frame(CONT, flags=0) * 1_000_000, sockets=2)
+    return await scene.say(frame(TEXT, fin=False) + frame(CONT, fin=False) * 1_000_000, sockets=2)
 
 
 @attack("frames/invalid-utf8")
@@ -60,7 +53,7 @@ async def invalid_utf8(scene: Scene) -> set[str]:
     for text in (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"):
         whole = frame(TEXT, b'{"type":"' + text + b'"}')
         answers |= await scene.say(whole, sockets=2)
-    parts = frame(TEXT, b'"\xe2\x82', flags=0) + frame(CONT, b'"')
+    parts = frame(TEXT, b'"\xe2\x82', fin=False) + frame(CONT, b'"')
     return answers | await scene.say(parts, sockets=2)
 
 
@@ -109,13 +102,13 @@ async def compression_bomb(scene: Scene) -> set[str]:
     return {
         answer
         for bomb in (big_bomb(), deflated(ping_of(FRAME_BYTES + 1).encode()))
-        for answer in await say_deflated(scene, frame(TEXT, bomb, flags=FIN | RSV1))
+        for answer in await say_deflated(scene, frame(TEXT, bomb, rsv=RSV1))
     }
 
 
 @attack("frames/compression-unasked")
 async def compression_unasked(scene: Scene) -> set[str]:
-    return await say_deflated(scene, frame(TEXT, deflated(A_PING.encode()), flags=FIN | RSV1))
+    return await say_deflated(scene, frame(TEXT, deflated(A_PING.encode()), rsv=RSV1))
 
 
 async def say_deflated(scene: Scene, data: bytes) -> set[str]:

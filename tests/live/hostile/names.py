@@ -9,8 +9,9 @@ from typing import Final
 from urllib.parse import quote
 
 from tests.live.client import run_frame
+from tests.live.framing import TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import TEXT, frame
+from tests.live.hostile.wire import frame
 from tests.live.stage import Lane
 
 NAMES: Final[Mapping[str, Sequence[str]]] = {

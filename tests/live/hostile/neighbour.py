@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from tests.live.client import Client, connect
+from tests.live.client import Client, connect, outcome_of
 
 EVERY_S: Final = 0.02
 VISIT_EVERY_S: Final = 0.4
@@ -132,7 +132,7 @@ class Honest:
         async with connect(self._url, token) as client:
             await client.run("visits", run_id, "hi")
             end = (await client.until_end(run_id))["chunk"]
-            if end.get("outcome") != {"type": "success"}:
+            if outcome_of(end) != "success":
                 self._troubles.append(json.dumps(end))
 
     async def _stay(self, token: str) -> None:

@@ -8,19 +8,14 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
+from tests.live import framing
+from tests.live.framing import CLOSE, FULL_TAIL, PING, PONG, RSV1, TEXT
 from tests.live.server import LOOPBACK
-from tests.live.test_slow_readers import small_socket
+from tests.live.tcp import small_socket
 
-CONT: Final = 0x0
-TEXT: Final = 0x1
-BINARY: Final = 0x2
-CLOSE: Final = 0x8
-PING: Final = 0x9
-PONG: Final = 0xA
-FIN: Final = 0x80
-RSV1: Final = 0x40
 SHORT: Final = 126
 """What a length byte says when two bytes of length follow; above it eight do."""
 END_WITHIN_S: Final = 15.0
@@ -34,26 +29,8 @@ UPGRADE: Final = (
 HELLO: Final = '{"type":"hello","v":1}'
 
 
-def frame(
-    opcode: int,
-    payload: bytes | str = b"",
-    *,
-    flags: int = FIN,
-    length: int | None = None,
-    is_masked: bool = True,
-) -> bytes:
-    """Return a frame, masked by zeros; `length` is what it says of itself when that isn't true."""
-    data = payload.encode() if isinstance(payload, str) else payload
-    said = len(data) if length is None else length
-    mask = 0x80 if is_masked else 0
-    head = bytes([flags | opcode])
-    if said < SHORT:
-        head += bytes([mask | said])
-    elif said < 1 << 16:
-        head += bytes([mask | SHORT]) + said.to_bytes(2, "big")
-    else:
-        head += bytes([mask | 127]) + said.to_bytes(8, "big")
-    return head + (bytes(4) if is_masked else b"") + data
+frame: Final = partial(framing.frame, mask=bytes(4))
+"""Returns a frame under a mask of zeros, so that its payload can be read in what a server gets."""
 
 
 def request(first: str, *headers: str, host: str = "localhost", body: bytes = b"") -> bytes:
@@ -148,8 +125,8 @@ class Wire:
             width = 2 if length == SHORT else 8
             length = int.from_bytes(await self.reader.readexactly(width), "big")
         payload = await self.reader.readexactly(length)
-        if first & RSV1:
-            payload = self._inflater.decompress(payload + b"\x00\x00\xff\xff")
+        if first >> 4 & RSV1:
+            payload = self._inflater.decompress(payload + FULL_TAIL)
         return first & 0x0F, payload
 
 

@@ -10,8 +10,9 @@ from itertools import cycle, islice
 from typing import Any, Final
 
 from tests.live.client import run_frame
+from tests.live.framing import TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import TEXT, frame
+from tests.live.hostile.wire import frame
 
 from isolane.doors.schema import frame_schema
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, NamedTuple, TypeAlias
 
-from tests.live.client import TERMINAL, Frame, parse_id
+from tests.live.client import TERMINAL, Frame, outcome_of, parse_id
 
 End: TypeAlias = tuple[int | None, str]
 """Close code and reason of a socket; no code is the end of an event stream."""
@@ -54,10 +54,8 @@ def to_entry(frame: Frame, *, run_id: str) -> Entry:
             detail = chunk["delta"]
         case "RUN_STARTED":
             detail = "".join(message["content"] for message in chunk["input"]["messages"])
-        case "RUN_FINISHED":
-            detail = chunk["outcome"]["type"]
-        case "RUN_ERROR":
-            detail = chunk["code"]
+        case "RUN_FINISHED" | "RUN_ERROR":
+            detail = outcome_of(chunk)
         case _:
             detail = ""
     named = frame.get("runId", chunk.get("runId", run_id))

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
-from tests.live.client import SUBPROTOCOL, Frame, run_frame
+from tests.live.client import Frame, open_socket, run_frame
 from tests.live.lanes.desk import STATUS, Desk
 from tests.live.lanes.dues import Device, Kind
 from tests.live.lanes.ledger import DEVICES
@@ -17,8 +17,6 @@ from tests.live.lanes.thread import Run
 from tests.live.lanes.venue import Venue
 from tests.live.lanes.watch import Watch
 from tests.live.stage import mint
-from websockets.asyncio.client import connect as open_websocket
-from websockets.typing import Subprotocol
 
 Deed: TypeAlias = Coroutine[object, object, None]
 
@@ -47,21 +45,15 @@ class Guest:
             await self.greet(on)
 
     async def _open_socket(self, key: str, **query: str) -> Line:
-        token, offered, headers = mint(self.name), [SUBPROTOCOL], {}
+        token, offered, headers = mint(self.name), [], {}
         if key == "header":
             headers["Authorization"] = f"Bearer {token}"
         elif key == "subprotocol":
-            offered.append(Subprotocol(f"bearer.{token}"))
+            offered.append(f"bearer.{token}")
         else:
             query["ticket"] = (await self.desk.request("POST", "/api/tickets")).json()["ticket"]
-        socket = await open_websocket(
-            f"{self._venue.server.websocket_url()}?{urlencode(query)}",
-            subprotocols=offered,
-            additional_headers=headers,
-            compression=None,
-            proxy=None,
-            ping_interval=None,
-        )
+        url = f"{self._venue.server.websocket_url()}?{urlencode(query)}"
+        socket = await open_socket(url, *offered, **headers)
         assert socket.response is not None
         self.watch.check_own(str(socket.response.headers))
         return SocketLine(socket, self._venue.moved)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import struct
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
@@ -14,12 +12,11 @@ from typing import Final
 import httpx
 from tests.live.client import Frame
 from tests.live.lanes.dues import OVER, End
+from tests.live.tcp import drop
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 BROKEN: Final[End] = (1006, "")
-_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER on, 0 s: closing resets the connection and drops what was not read."""
 
 
 class Line(ABC):
@@ -84,10 +81,7 @@ class SocketLine(Line):
             await (await self._websocket.ping())
 
     def reset(self) -> None:
-        raw: socket.socket = self._websocket.transport.get_extra_info("socket")
-        if raw.fileno() >= 0:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-        self._websocket.transport.abort()
+        drop(self._websocket.transport, is_reset=True)
 
     async def _hang_up(self) -> None:
         await self._websocket.close()

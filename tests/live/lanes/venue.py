@@ -13,8 +13,8 @@ from typing import Final
 
 import httpx
 from tests.live.client import RECV_TIMEOUT_S, run_frame
-from tests.live.lanes.markers import addresses, find_markers, owners_of_markers
-from tests.live.server import GAUGES, Looks, Server
+from tests.live.markers import addresses, find_markers, owners_of_markers
+from tests.live.server import Looks, Server
 from tests.live.stage import mint, steps
 
 QUIET_WITHIN_S: Final = 5.0
@@ -56,7 +56,7 @@ class Venue:
 
     async def open(self) -> None:
         """Learn what a server is like that has nothing to do."""
-        self._gauges = dict(_gauges(await self._load_metrics()))
+        self._gauges = await self.server.gauges()
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -154,7 +154,7 @@ class Venue:
         """Return once so many runs are under way; fail when they don't become so many."""
         active = -1.0
         async for _ in Looks(QUIET_WITHIN_S):
-            active = _gauges(await self._load_metrics())["isolane_runs_active"]
+            active = (await self.server.gauges())["isolane_runs_active"]
             if active == count:
                 return
         raise AssertionError(f"{active} runs under way instead of {count}")
@@ -162,20 +162,7 @@ class Venue:
     async def check_quiet(self, users: AbstractSet[str]) -> None:
         """Fail unless all counts fall to where they began, and metrics name nobody."""
         await self.request(KEEPER, "DELETE", f"/api/threads/{GATES}")
-        gauges: dict[str, float] = {}
-        async for _ in Looks(QUIET_WITHIN_S):
-            metrics = await self._load_metrics()
-            assert not find_markers(metrics)
-            assert not [user for user in users if user in metrics]
-            gauges = _gauges(metrics)
-            if gauges == self._gauges:
-                return
-        raise AssertionError(f"{gauges} instead of {self._gauges}")
-
-    async def _load_metrics(self) -> str:
-        return (await self._http.get("/metrics")).raise_for_status().text
-
-
-def _gauges(metrics: str) -> dict[str, float]:
-    samples = (line.rpartition(" ") for line in metrics.splitlines())
-    return {name: float(value) for name, _, value in samples if name in GAUGES}
+        metrics = (await self._http.get("/metrics")).raise_for_status().text
+        assert not find_markers(metrics)
+        assert not [user for user in users if user in metrics]
+        await self.server.wait_for_gauges(self._gauges, within_s=QUIET_WITHIN_S)

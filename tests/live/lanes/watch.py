@@ -8,8 +8,8 @@ from tests.live.client import Frame, parse_id
 from tests.live.lanes.dues import Device, Kind
 from tests.live.lanes.ledger import Ledger
 from tests.live.lanes.lines import Line
-from tests.live.lanes.markers import find_markers, new_marker
 from tests.live.lanes.venue import Venue
+from tests.live.markers import find_markers, new_marker
 
 
 class Watch:
@@ -61,7 +61,7 @@ class Watch:
 
     def check_own(self, text: str) -> None:
         """Fail when something that the user got holds another's marker."""
-        assert find_markers(text) <= {self.marker}, f"{self.name} got {text}"
+        assert set(find_markers(text)) <= {self.marker}, f"{self.name} got {text}"
 
     def _check_place(self, frame: Frame) -> None:
         """Fail when an id is of another's numbering, or names another event than it did before."""
