@@ -97,6 +97,7 @@ class LargeAnswer(Response):
 
         Raises:
             LimitExceeded: The user leaves too many bytes unread. Nothing was sent.
+            IsolaneError: `load` raised it. Nothing was sent.
         """
         del receive
         self._unread.check(self._user_id)

@@ -11,6 +11,8 @@ from tests.live.agents import numbered
 from tests.live.client import TERMINAL, Frame, outcome_of, run_frame
 from tests.live.stage import text_of
 
+from isolane.events.event import PROTOCOL_VERSION
+
 Manner = Literal["talk", "blob", "raise", "wait", "deaf"]
 NEVER_ENDING: Final = frozenset({"wait", "deaf"})
 
@@ -32,7 +34,11 @@ class Ask:
         """Return the run frame."""
         said = {"mark": self.mark, "words": self.words, "every_s": self.every_s}
         text = json.dumps(said | {"manner": self.manner})
-        return run_frame(thread_id, self.run_id, text, forwardedProps={"policy": self.policy})
+        props = {"policy": self.policy}
+        # Without a version, an answer over HTTP would lack the outcome `cancelled` of its log.
+        return run_frame(
+            thread_id, self.run_id, text, forwardedProps=props, protocolVersion=PROTOCOL_VERSION
+        )
 
     @property
     def text(self) -> str:
