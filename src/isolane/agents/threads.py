@@ -146,8 +146,7 @@ class _Crossing:
         self._error: BaseException | None = None
         self._ended = asyncio.Event()
 
-    # --- on the gateway's loop
-    # ---------------------------------------------------------------------
+    # --- on the gateway's loop -------------------------------------------------------------------
 
     def begin(self, agent: Agent, run_input: RunAgentInput, context: UserExecutionContext) -> None:
         """Start the agent on its own loop."""
@@ -208,8 +207,7 @@ class _Crossing:
         with suppress(RuntimeError):  # the agent's loop is closed, because the process ends
             self._away.call_soon_threadsafe(callback)
 
-    # --- on the agent's loop
-    # -----------------------------------------------------------------------
+    # --- on the agent's loop ---------------------------------------------------------------------
 
     async def _drive(
         self, agent: Agent, run_input: RunAgentInput, context: UserExecutionContext

@@ -59,7 +59,7 @@ class Finding:
     verdict: Verdict
     took_ms: float
     note: str
-    """What held and was measured, why the layer was skipped, or what broke."""
+    """Text about the result: the measurement, the reason of a skip, or the fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def _is_said(frame: Frame) -> bool:
     return is_envelope(frame) and frame["chunk"]["type"] == "TEXT_MESSAGE_CONTENT"
 
 
-# --- frames without a request ---------------------------------------------------------------------
+# --- frames without a request --------------------------------------------------------------------
 
 
 async def _seek(walk: Walk, other: Lane, eve: Socket, secret: Secret) -> int:
@@ -141,7 +141,7 @@ def _check_absent(marks: Sequence[str], text: str, place: str) -> None:
         )
 
 
-# --- frames with a request ------------------------------------------------------------------------
+# --- frames with a request -----------------------------------------------------------------------
 
 
 async def _try_ids(other: Lane, eve: Socket, secret: Secret) -> int:

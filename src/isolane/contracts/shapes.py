@@ -40,7 +40,7 @@ class ConnectionHealth:
 
 
 class Disposition(StrEnum):
-    """What the service did with a run frame."""
+    """Result of accepting a run frame."""
 
     STARTED = "started"
     QUEUED = "queued"
@@ -91,7 +91,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a thread begins with its first run. Doors set it; a client's input can't."""
+    """The first content of a new thread. Doors set it; a client's input can't."""
 
     kind: ThreadKind = ThreadKind.CHAT
     """Purpose of a new thread. A thread that exists keeps its own kind."""
@@ -119,7 +119,7 @@ class RunDraft:
     is_forgotten: bool = False
     """True when the user had the run's id deleted. Its messages stay in the thread."""
     opening: Opening | None = None
-    """How the thread begins with this run. The store doesn't keep this field."""
+    """Opening of a thread that begins with this run. The store doesn't keep this field."""
     must_add: bool = False
     """True when the run is refused unless it adds a message. Such a run brings only results of
     tools, and another device may bring the same results at the same time."""
@@ -135,7 +135,7 @@ NO_DRAFT: Final = RunDraft("", (), None, {})
 
 
 class StoppedBy(StrEnum):
-    """What finally ended a stopped run."""
+    """Cause of the end of a stopped run."""
 
     GATEWAY = "gateway"
     """The gateway ended the run before its agent began."""
@@ -149,7 +149,7 @@ class StoppedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunStop:
-    """How a run was stopped. `requested_at` is in milliseconds since 1970, `took_ms` a duration."""
+    """The stop of a run. `requested_at` is in milliseconds since 1970, `took_ms` a duration."""
 
     requested_at: int
     took_ms: int
@@ -158,7 +158,7 @@ class RunStop:
 
 @dataclass(frozen=True, slots=True)
 class KnownMessage:
-    """What a thread knows about one message id."""
+    """Knowledge of a thread about one message id."""
 
     message: Message | None
     """The message. None when it was taken back long ago, because only its id is kept then."""
@@ -222,7 +222,7 @@ class BegunRun:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended. It is committed together with the run's terminal event."""
+    """The end of a run. It is committed together with the run's terminal event."""
 
     run_id: str
     outcome: str

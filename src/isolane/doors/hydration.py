@@ -59,7 +59,7 @@ class Pending(BaseModel):
 
 
 class HistoryPage(BaseModel):
-    """Whether there are older messages, and the cursor for them, to be sent as `before`."""
+    """A flag for older messages, and the cursor for them, to be sent as `before`."""
 
     truncated: bool
     cursor: str | None = None

@@ -126,8 +126,7 @@ class Outside:
         self._place(seen, word.prefix)
         return seen
 
-    # --- proxies
-    # ------------------------------------------------------------------------------------
+    # --- proxies ---------------------------------------------------------------------------------
 
     def _hear(self, scope: Scope) -> _Word | None:
         """Return a proxy's word; None when the proxy isn't trusted."""
@@ -166,8 +165,7 @@ class Outside:
             self._told.add(name)
             _log.warning(event, **fields)
 
-    # --- paths
-    # --------------------------------------------------------------------------------------
+    # --- paths -----------------------------------------------------------------------------------
 
     def _place(self, seen: Scope, said_prefix: str | None) -> None:
         """Set the path that the visitor sees, and its part below the prefix."""

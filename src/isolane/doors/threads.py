@@ -74,7 +74,7 @@ class Rename(BaseModel):
 
 
 class StopOut(BaseModel):
-    """How a run was stopped: the time of the request, the duration, and what ended the run."""
+    """The stop of a run: the time of the request, the duration, and what ended the run."""
 
     requestedAt: int
     tookMs: int

@@ -153,8 +153,7 @@ class RunGrammar:
         yield event
         self._note(kind, event)
 
-    # --- checks, which change nothing
-    # --------------------------------------------------------------
+    # --- checks, which change nothing ------------------------------------------------------------
 
     def _check(self, kind: str, event: Event) -> None:
         if kind in _OPENS:
@@ -227,8 +226,7 @@ class RunGrammar:
             return "toolCall"
         return "message" if ("message", event["entityId"]) in self._owners else "reasoning"
 
-    # --- notes of accepted events
-    # -------------------------------------------------------------------
+    # --- notes of accepted events ----------------------------------------------------------------
 
     def _note(self, kind: str, event: Event) -> None:
         if kind in _OPENS:

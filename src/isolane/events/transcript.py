@@ -183,8 +183,7 @@ class Transcript:
             place += 1
         self._put(result, place)
 
-    # --- whole messages
-    # -----------------------------------------------------------------------------
+    # --- whole messages --------------------------------------------------------------------------
 
     def _set_activity(self, event: Event) -> None:
         draft = self._by_id.get(event["messageId"])
@@ -250,8 +249,7 @@ class Transcript:
         if target is not None and target.get("role") != "activity":
             target["encryptedValue"] = event["encryptedValue"]
 
-    # --- places
-    # -------------------------------------------------------------------------------------
+    # --- places ----------------------------------------------------------------------------------
 
     def _put(self, message: Message, place: int | None = None) -> _Draft:
         draft = _Draft(message)

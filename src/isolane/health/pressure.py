@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Step(IntEnum):
-    """What gives way. Each step includes the steps before it."""
+    """A step against a shortage. Each step includes the steps before it."""
 
     NOTHING = 0
     IDLE_SOCKETS = 1

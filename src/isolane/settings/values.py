@@ -60,7 +60,7 @@ class Settings(BaseSettings):
 
     data: Path = Path("isolane-data")
     database_url: str = ""
-    """Where data is kept. Empty means one SQLite file in `data`; `sqlite://` means memory only."""
+    """Address of the database. Empty means a SQLite file in `data`, `sqlite://` only memory."""
     secret_key: SecretStr | None = None
     """Key that signs the local issuer's tokens, of 32 bytes or more. By default a file in
     `data`."""

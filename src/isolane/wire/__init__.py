@@ -1,1 +1,1 @@
-"""What clients send and are sent, ours and those of others, as values. Pure."""
+"""The formats of our own clients and of published ones, as values. Pure."""

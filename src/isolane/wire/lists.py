@@ -128,7 +128,7 @@ _text_decoder: Final = msgspec.json.Decoder(str)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the thread knows already, so that a list needn't bring it."""
+    """Messages and answers that the thread has, so that a list needn't bring them."""
 
     ids: Collection[str] = frozenset()
     """Ids of messages that the thread has."""

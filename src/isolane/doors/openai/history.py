@@ -45,7 +45,7 @@ class Place:
     thread_id: str
     messages: Sequence[Message]
     opening: Opening | None = None
-    """How its thread begins with the run; None for a thread that goes on."""
+    """Opening of a thread that begins with the run; None for a thread that goes on."""
     instructions: str | None = None
     """Instructions for the agent in this run only."""
     policy: str | None = None

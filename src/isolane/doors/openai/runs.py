@@ -142,7 +142,7 @@ class Wanted:
     messages: Sequence[Message]
     """Messages that the run adds to its thread."""
     opening: Opening | None = None
-    """How the thread begins with the run; None for a thread that may exist."""
+    """Opening of a thread that begins with the run; None for a thread that may exist."""
     instructions: str | None = None
     """Instructions for the agent in this run only."""
     policy: str | None = None

@@ -165,8 +165,7 @@ class UIMessageFold:
         if part is not None:
             part["state"] = "output-denied"
 
-    # --- whole parts
-    # --------------------------------------------------------------------------------
+    # --- whole parts -----------------------------------------------------------------------------
 
     def _set_data(self, chunk: Chunk) -> None:
         own = chunk.get("id")

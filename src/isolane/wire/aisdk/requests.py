@@ -168,7 +168,7 @@ def _read_message(path: str, message: Any) -> tuple[str, Sequence[Any]]:  # noqa
     return message["role"], message["parts"]
 
 
-# --- the user's messages ------------------------------------------------------------------------
+# --- the user's messages -------------------------------------------------------------------------
 
 
 def _to_message(path: str, message: Mapping[str, Any], *, has_data: bool) -> Message:
@@ -226,7 +226,7 @@ def _source_of(path: str, url: object) -> dict[str, str]:
     raise InvalidInput(path, "must be a base64 data URL, or start with http:// or https://")
 
 
-# --- answers ------------------------------------------------------------------------------------
+# --- answers -------------------------------------------------------------------------------------
 
 
 def _read_answer(
