@@ -25,7 +25,7 @@ from isolane.wire.frames import (
 )
 
 MALFORMED_MAX: Final = 20
-"""Malformed frames that a connection may send per window; one more closes it."""
+"""Malformed frames per window at which a connection is closed."""
 MALFORMED_WINDOW_MS: Final = 10_000
 """Length of that window, in milliseconds."""
 

@@ -10,20 +10,17 @@ from typing import Any, Final
 
 from tests.live.framing import TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import Wire, frame
+from tests.live.hostile.wire import FRAME_BYTES, Wire, frame
 from tests.live.stage import Lane, steps
 
 from isolane.settings import Settings
 from isolane.wire.frames import VALUES_MAX
 
-FRAME_BYTES: Final = Settings().limit_frame_bytes
 CHAT_BYTES: Final = Settings().limit_chat_frame_bytes
 CHATS: Final = 1000
 RUNS: Final = Settings().limit_runs_per_user
 SOCKETS: Final = 20
 USERS: Final = 4
-FORGIVEN: Final = 19
-"""Malformed frames in 10 s; one more ends the connection."""
 ENDS: Final = ("end", "no-active", "limit_exceeded", "invalid_input", "invalid_frame", "too_large")
 
 

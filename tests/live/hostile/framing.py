@@ -9,10 +9,9 @@ from time import monotonic
 
 from tests.live.framing import BINARY, CONT, PING, RSV1, TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import frame
+from tests.live.hostile.wire import FRAME_BYTES, frame
 
 DEAF_S = 1.0
-FRAME_BYTES = 1 << 20
 A_PING = '{"type":"ping"}'
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 

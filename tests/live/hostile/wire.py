@@ -16,9 +16,15 @@ from tests.live.framing import CLOSE, FULL_TAIL, PING, PONG, RSV1, TEXT
 from tests.live.server import LOOPBACK
 from tests.live.tcp import small_socket
 
+from isolane.settings import Settings
+from isolane.wire.dialogue import MALFORMED_MAX
+
 SHORT: Final = 126
 """What a length byte says when two bytes of length follow; above it eight do."""
 END_WITHIN_S: Final = 15.0
+FORGIVEN: Final = MALFORMED_MAX - 1
+"""Malformed frames in 10 s that a connection survives; one more closes it."""
+FRAME_BYTES: Final = Settings().limit_frame_bytes
 CLOSED: Final = "closed"
 """The line ended without a word."""
 RESET: Final = "reset"

@@ -12,12 +12,10 @@ from typing import Any, Final
 from tests.live.client import run_frame
 from tests.live.framing import TEXT
 from tests.live.hostile.attack import Scene, attack
-from tests.live.hostile.wire import frame
+from tests.live.hostile.wire import FORGIVEN, frame
 
 from isolane.doors.schema import frame_schema
 
-FORGIVEN: Final = 19
-"""Malformed frames in 10 s; one more ends the connection."""
 USERS: Final = 4
 TEXTS: Final[Mapping[str, Sequence[str]]] = {
     "json/empty": ["", " ", "\n\t", "{}"],
