@@ -36,7 +36,7 @@ PING_EVERY_S = 0.02
 SENT_BYTES_S = 8_000_000
 """What a user may send each second of what the thread has, before the next list has to wait."""
 NEIGHBOUR_MAX_S = 0.25
-"""Most seconds at p99, as `docs/guarantees.md` promises."""
+"""Maximum seconds at p99, as `docs/guarantees.md` promises."""
 STARTED = b"RUN_STARTED"
 
 

@@ -23,7 +23,7 @@ from target import Target, serve_bare, serve_isolane
 CONNECTIONS = 50
 RATE = 20.0
 LIMIT_MS = 100.0
-"""Most milliseconds that p99 may have at the highest rate."""
+"""Maximum milliseconds that p99 may have at the highest rate."""
 
 
 @dataclass(frozen=True, slots=True)

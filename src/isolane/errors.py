@@ -32,9 +32,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 SHOWN_CHARACTERS: Final = 128
-"""Most characters of a refused id that its error repeats; no valid id has more."""
+"""Maximum characters of a refused id that its error repeats; no valid id has more."""
 CHAIN_MAX: Final = 20
-"""Most errors of a chain that are logged; each one is the cause of the one before."""
+"""Maximum number of errors of a chain that are logged; each one is the cause of the one before."""
 
 
 class IsolaneError(Exception):

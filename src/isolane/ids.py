@@ -15,15 +15,15 @@ from uuid import UUID, uuid4, uuid5
 from isolane.errors import InvalidContext
 
 ID_MAX_CHARACTERS: Final = 128
-"""Most characters of an id of a thread, run, message or request."""
+"""Maximum characters of an id of a thread, run, message or request."""
 USER_ID_MAX_CHARACTERS: Final = 1024
-"""Most characters of a user id. An OpenID Connect subject has at most 255 ASCII characters; 798
+"""Maximum characters of a user id. An OpenID Connect subject has at most 255 ASCII characters; 798
 with percent-encoding and the provider's name in front."""
 NAME_WRITTEN_MAX: Final = 4 * USER_ID_MAX_CHARACTERS
-"""Most characters of a name before it is normalised. The time to normalise grows with the square of
-the accents behind one letter, and an attacker may send many."""
+"""Maximum characters of a name before it is normalised. The time to normalise grows with the square
+of the accents behind one letter, and an attacker may send many."""
 ENVELOPE_BYTES: Final = 512
-"""Most bytes that an envelope adds to its event: the longest ids, the keys, and a reserve."""
+"""Maximum bytes that an envelope adds to its event: the longest ids, the keys, and a reserve."""
 WIRE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _REQUEST_ID: Final = re.compile(
     r"req_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"

@@ -24,9 +24,9 @@ NAME: Final = "check"
 SCOPE: Final = "check"
 """Scope that a token needs to run the agent."""
 STEPS_MAX: Final = 20
-"""Most steps of one message."""
+"""Maximum number of steps of one message."""
 COUNT_MAX: Final = 1000
-"""Most numbers of one step `count`."""
+"""Maximum of the step `count`."""
 PAUSE_MAX_MS: Final = 1000
 """Longest pause between two numbers, in milliseconds."""
 REMEMBERED_THREADS_MAX: Final = 1000

@@ -16,7 +16,7 @@ from isolane.errors import AgentRefused, IsolaneError
 DEFAULT_NAME: Final = "default"
 """Name of the one agent whose spec names none."""
 REASON_MAX_CHARACTERS: Final = 300
-"""Most characters of a module's own error that our error repeats."""
+"""Maximum characters of a module's own error that our error repeats."""
 
 _INSTALLED: Final = tuple(sysconfig.get_paths().values())
 """Folders of installed packages, whose code isn't the user's own."""

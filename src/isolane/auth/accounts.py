@@ -28,7 +28,7 @@ T = TypeVar("T")
 PASSWORD_MIN_CHARACTERS: Final = 8
 """Fewest characters of a password."""
 PASSWORD_MAX_BYTES: Final = 1024
-"""Most bytes of a password, so that hashing one is cheap."""
+"""Maximum bytes of a password, so that hashing one is cheap."""
 HASHING_THREADS: Final = 2
 """Threads that hash passwords. argon2id takes about 64 MiB and 50 ms per password, so more threads
 would starve everything else."""

@@ -22,8 +22,8 @@ from isolane.tasks import TaskOwner
 TIMEOUT_S: Final = 10.0
 """Seconds after which an authenticator without an answer counts as unavailable."""
 PENDING_MAX: Final = 6_000
-"""Most questions to the authenticator without an answer. Thousands of clients may come back at
-once, and all their questions begin before the first answer."""
+"""Maximum number of questions to the authenticator without an answer. Thousands of clients may come
+back at once, and all their questions begin before the first answer."""
 
 
 class Judge:

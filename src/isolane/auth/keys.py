@@ -19,16 +19,16 @@ from isolane.wire.frames import decode_object
 
 ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 FETCH_INTERVAL_MS: Final = 30_000
-"""Least milliseconds between two fetches, whatever key ids arrive."""
+"""Minimum milliseconds between two fetches, whatever key ids arrive."""
 REFRESH_MS: Final = 15 * 60_000
 """Age in milliseconds after which keys are fetched again while they are in use. It bounds the time
 for which a withdrawn key works."""
 KEYS_MAX: Final = 100
-"""Most keys of a provider."""
+"""Maximum number of keys of a provider."""
 DOCUMENT_MAX_BYTES: Final = 256 << 10
-"""Most bytes of the JWKS document."""
+"""Maximum bytes of the JWKS document."""
 RSA_BITS_MIN: Final = 2048
-"""Least bits of an RSA key (RFC 7518, 3.3)."""
+"""Minimum bits of an RSA key (RFC 7518, 3.3)."""
 
 Fetch = Callable[[], Awaitable[bytes]]
 """Returns the JWKS document; raises `Unavailable`."""

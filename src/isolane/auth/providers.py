@@ -29,9 +29,9 @@ from isolane.wire.frames import decode_object
 TIMEOUT_S: Final = 5.0
 """Seconds after which a request to a provider is given up."""
 WHY_CHARACTERS: Final = 256
-"""Most characters of the reason why an address can't be reached."""
+"""Maximum characters of the reason why an address can't be reached."""
 RETRY_MS: Final = 5_000
-"""Least milliseconds between two failed requests. Anybody who opens a sign-in address causes
+"""Minimum milliseconds between two failed requests. Anybody who opens a sign-in address causes
 one."""
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 """Path of the discovery document (OpenID Connect Discovery 1.0, 4)."""

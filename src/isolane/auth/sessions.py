@@ -23,11 +23,13 @@ from isolane.tasks import TaskOwner
 TOUCH_MS: Final = 60_000
 """Precision of `last_seen_at`, in milliseconds. A write per request would cost too much."""
 TOUCHES_PER_LIFE: Final = 8
-"""Least writes of `last_seen_at` per idle time, so that short sessions are written more often."""
+"""Minimum number of writes of `last_seen_at` per idle time, so that short sessions are written more
+often."""
 DEVICE_MAX_CHARACTERS: Final = 200
-"""Most characters of a device's name."""
+"""Maximum characters of a device's name."""
 SESSIONS_MAX: Final = 100
-"""Most live sessions of one user. Nobody has that many browsers, and a list of them stays cheap."""
+"""Maximum number of live sessions of one user. Nobody has that many browsers, and a list of them
+stays cheap."""
 ENDED_AT_ONCE: Final = 50
 """Sessions above that bound that one sign-in ends. An old folder may have thousands of them."""
 

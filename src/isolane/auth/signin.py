@@ -26,7 +26,7 @@ from isolane.wire.frames import decode_object
 LIFETIME_MS: Final = 10 * 60_000
 """Milliseconds after which an unfinished sign-in expires."""
 PENDING_MAX: Final = 1000
-"""Most unfinished sign-ins that are kept."""
+"""Maximum number of unfinished sign-ins that are kept."""
 SURPLUS_AT_ONCE: Final = 100
 """Sign-ins above that bound that one new sign-in removes."""
 

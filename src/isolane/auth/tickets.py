@@ -20,7 +20,7 @@ from isolane.ids import new_ticket
 LIFETIME_MS: Final = 30_000
 """Milliseconds after which an unused ticket expires."""
 TICKETS_PER_USER: Final = 100
-"""Most unused tickets of one user."""
+"""Maximum number of unused tickets of one user."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from isolane.ids import check_user_id, to_user_id
 from isolane.wire.frames import decode_object
 
 TOKEN_MAX_BYTES: Final = 16 << 10
-"""Most bytes of a token."""
+"""Maximum bytes of a token."""
 KEY_ID_MAX_CHARACTERS: Final = 256
-"""Most characters of a key id."""
+"""Maximum characters of a key id."""
 EXPIRY_MAX_S: Final = 253_402_300_799  # the last second of the year 9999
 
 _PART: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

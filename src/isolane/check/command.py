@@ -17,7 +17,7 @@ from isolane.check.walk import Request
 HELD: Final = 0
 BROKE: Final = 1
 TOKENS_MAX: Final = 2
-"""Most tokens: one per user, and two users for isolation."""
+"""Maximum number of tokens: one per user, and two users for isolation."""
 
 
 def check(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 SHOWN_CHARACTERS: Final = 600
-"""Most characters of a sent or received text in the evidence."""
+"""Maximum characters of a sent or received text in the evidence."""
 
 
 class Broken(Exception):

@@ -35,7 +35,7 @@ Layer = Callable[[Walk], Awaitable[str]]
 """Returns what held; raises `Broken`, or `Skipped` when the layer can't be tried."""
 
 LAYER_S: Final = 60.0
-"""Most seconds that one layer may take."""
+"""Maximum seconds that one layer may take."""
 
 
 async def clean_up(walk: Walk) -> str:

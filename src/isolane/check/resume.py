@@ -16,11 +16,11 @@ from isolane.check.wire import Socket
 
 _NUMBERS: Final = 80
 _PAUSES_MS: Final = (10, 80)
-"""Least and most milliseconds between two numbers; a far server gets a longer run."""
+"""Minimum and maximum milliseconds between two numbers; a far server gets a longer run."""
 _PIECE: Final = 15
 """Events that are read before a cut."""
 _MISSED: Final = 5
-"""Least events that the run makes while no socket is open."""
+"""Minimum number of events that the run makes while no socket is open."""
 _FROM_START: Final = "-1"
 
 

@@ -26,7 +26,7 @@ AGENT: Final = "check"
 SOCKET_PATH: Final = f"/ws/{AGENT}"
 SUBPROTOCOL: Final = "agui.v1"
 PATIENCE_S: Final = 10.0
-"""Most seconds that one answer may take."""
+"""Maximum seconds that one answer may take."""
 _CLOSE_S: Final = 2.0
 _RESET: Final = struct.pack("ii", 1, 0)
 """Value for SO_LINGER that drops unsent bytes and resets the connection."""

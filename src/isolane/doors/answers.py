@@ -16,7 +16,7 @@ from isolane.doors.transport import get_abort
 from isolane.errors import LimitExceeded, SlowConsumer
 
 UNREAD_BYTES: Final = 4 << 20
-"""Most bytes of large answers that one user may leave unread. A single answer may have more."""
+"""Maximum bytes of large answers that one user may leave unread. A single answer may have more."""
 PIECE_BYTES: Final = 1 << 16
 """Bytes that are given to the server at once, because it copies what the socket doesn't take."""
 

@@ -96,7 +96,7 @@ class Body:
     content: bytearray
     request: Request
     frame_bytes: int
-    """Most bytes of the body that may be new."""
+    """Maximum bytes of the body that may be new."""
     _hall: AsyncExitStack
 
     @property

@@ -28,7 +28,8 @@ from isolane.wire.tanstack import UiMessage, to_ui_messages
 router = APIRouter(route_class=UserRoute, tags=["agui"])
 
 MESSAGES_MAX: Final = 200
-"""Most messages of a page, and their number without a `limit`. A page has whole runs."""
+"""Maximum number of messages of a page, and their number without a `limit`. A page has whole
+runs."""
 FROM_START: Final = "-1"
 """The offset before a run's first event."""
 

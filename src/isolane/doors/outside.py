@@ -36,7 +36,7 @@ SIGN_IN_PATH: Final = "/signin"
 UNHEARD_KEY: Final = "isolane.unheard"
 """Key of the scope for the address whose `X-Forwarded-*` headers were not believed."""
 TOLD_MAX: Final = 64
-"""Most addresses that are logged, so that a flood of them can't fill a disk."""
+"""Maximum number of addresses that are logged, so that a flood of them can't fill a disk."""
 _IGNORED: Final = "forwarded_headers_ignored"
 _ADVICE_FOR_PROXIES: Final = "if this address is your proxy, name it in ISOLANE_TRUSTED_PROXIES"
 _TAKEN: Final = "forwarded_headers_taken_by_server"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 ROOM_BYTES: Final = 4 << 20
-"""Most bytes per user at once, a handful of the largest bodies. Further ones wait unread."""
+"""Maximum bytes per user at once, a handful of the largest bodies. Further ones wait unread."""
 SMALL_BYTES: Final = 64 * 1024
 """Bodies and frames up to this many bytes need no room; other limits bound their number."""
 _ALL: Final = "all users"

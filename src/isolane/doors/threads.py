@@ -21,7 +21,7 @@ router = APIRouter(prefix="/api", tags=["threads"], route_class=UserRoute)
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 200
 MESSAGES_MAX: Final = 200
-"""Most messages of a page, and their number without a `limit`."""
+"""Maximum number of messages of a page, and their number without a `limit`."""
 TITLE_MAX_CHARACTERS: Final = 200
 
 # ruff: noqa: N815 - the fields below are the wire's names

@@ -28,7 +28,7 @@ _ENDS: Final = {
     "REASONING_MESSAGE_END": "REASONING_MESSAGE_CONTENT",
 }
 CHARACTER_MAX_BYTES: Final = 6
-r"""Most bytes that one character takes in JSON: `\u0000`."""
+r"""Maximum bytes that one character takes in JSON: `\u0000`."""
 NAME_MAX_CHARACTERS: Final = 20
 """More characters than the name of any text field has."""
 _COUNT_MAX: Final = 10**15

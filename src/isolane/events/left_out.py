@@ -10,7 +10,7 @@ from isolane.errors import shorten
 from isolane.events.surrogates import mend_text
 
 NAMES_MAX: Final = 20
-"""Most names in one run's warning; under further names things are only counted."""
+"""Maximum number of names in one run's warning; under further names things are only counted."""
 
 
 class Kind(StrEnum):

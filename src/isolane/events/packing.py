@@ -13,8 +13,8 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 LEAST_BYTES: Final = 1 << 14
-"""Least bytes of an attachment. A frame of 1 MiB has at most 64 of this size, which take the writer
-5 ms. Smaller ones would be more numerous and save little."""
+"""Minimum bytes of an attachment. A frame of 1 MiB has at most 64 of this size, which take the
+writer 5 ms. Smaller ones would be more numerous and save little."""
 _MARK: Final = b"\0"
 _COUNT: Final = struct.Struct(">I")
 _REFERENCE: Final = struct.Struct(">II32s")

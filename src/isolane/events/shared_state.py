@@ -24,7 +24,8 @@ _log = structlog.get_logger(__name__)
 ROOM: Final = 4
 """Factor by which a state may exceed its limit while a delta is applied."""
 MEASURES_MAX: Final = 8
-"""Most measurements of the state during one delta; each costs as much as encoding it."""
+"""Maximum number of measurements of the state during one delta; each costs as much as encoding
+it."""
 
 
 def is_sent(state: object) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Final, TextIO, cast
 import structlog
 
 WAITING_MAX_BYTES: Final = 4 << 20
-"""Most bytes per stream that wait for a reader. Above that the older half of the lines is
+"""Maximum bytes per stream that wait for a reader. Above that the older half of the lines is
 dropped."""
 LINE_MAX_CHARACTERS: Final = 1 << 16
 """Characters of an unfinished line that are kept. A longer line is passed on without its end."""

@@ -23,7 +23,7 @@ seconds: when the whole machine stalls, the watchdog stalls too, and blames nobo
 CALM_S: Final = 1.0
 """Seconds that a loop must run freely before it counts as healthy again."""
 FRAMES_MAX: Final = 40
-"""Most frames of a reported stack."""
+"""Maximum number of frames of a reported stack."""
 
 _log = structlog.get_logger(__name__)
 

@@ -17,13 +17,13 @@ HEAD_S: Final = 10.0
 """Seconds for a request's line and headers, from the connection or from the first byte of a later
 request."""
 HEADERS_MAX: Final = 64 * 1024
-"""Most bytes of a request's line and headers."""
+"""Maximum bytes of a request's line and headers."""
 CHUNKS_MAX: Final = 2048
 CHUNK_BYTES: Final = 64
 """Bounds on the chunks of a body. A body may have 2,048 line ends, and one more per 64 bytes,
 because each chunk has two."""
 UNWANTED_BYTES: Final = 1 << 20
-"""Most bytes of an answered body that are read and dropped. Simple clients send their whole body
+"""Maximum bytes of an answered body that are read and dropped. Simple clients send their whole body
 before they read, and so still get their answer."""
 
 

@@ -23,15 +23,16 @@ from isolane.serving.endings import LINGER_S, RULES, end, let_go, refusal, reset
 from isolane.serving.watch import PROGRESS_S, SLICE, Progress
 
 FRAGMENTS_MAX: Final = 1024
-"""Most fragments of one message. 1 MiB in pieces of a network packet (1,300 bytes) has 807."""
+"""Maximum number of fragments of one message. 1 MiB in pieces of a network packet (1,300 bytes) has
+807."""
 CONTROLS_MAX: Final = 100
 CONTROLS_S: Final = 10.0
-"""Most pings and pongs of a peer, and the seconds over which they are counted. Clients send one in
-ten seconds or fewer."""
+"""Maximum number of pings and pongs of a peer, and the seconds over which they are counted. Clients
+send one in ten seconds or fewer."""
 TEXT_WHOLE: Final = 0x81
 """First byte of a frame that is a whole text message."""
 LINE_MAX: Final = 64 * 1024
-"""Most bytes of one line of an upgrade's head. A token may have 16 KiB; websockets stops at 8
+"""Maximum bytes of one line of an upgrade's head. A token may have 16 KiB; websockets stops at 8
 KiB."""
 
 

@@ -15,10 +15,10 @@ import structlog
 
 PREFIX: Final = "ISOLANE_"
 TYPO_CUTOFF: Final = 0.75
-"""Least share of equal characters for a typo. One wrong letter in the shortest name, `data`, is
+"""Minimum share of equal characters for a typo. One wrong letter in the shortest name, `data`, is
 exactly this share."""
 HINT_CUTOFF: Final = 0.5
-"""Least share of equal characters for a hint beside an unknown name in a file."""
+"""Minimum share of equal characters for a hint beside an unknown name in a file."""
 
 _ELSEWHERE: Final = {
     **{name: f"the option --{name}" for name in ("agent", "config", "demo", "host", "port")},

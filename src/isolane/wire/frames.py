@@ -37,12 +37,13 @@ from isolane.ids import check_wire_id
 from isolane.wire.said import mend_said
 
 DEPTH_MAX: Final = 64
-"""Most levels of lists and objects in a frame."""
+"""Maximum levels of lists and objects in a frame."""
 NUMBER_MAX_DIGITS: Final = 100
-"""Most digits of a number; reading longer ones takes a time that grows with the square."""
+"""Maximum digits of a number; reading longer ones takes a time that grows with the square."""
 VALUES_MAX: Final = 100_000
-"""Most numbers, texts, lists and objects in one frame. Reading that many takes about 50 ms. A frame
-of 1 MiB could hold five times as many, and would block the event loop for half a second."""
+"""Maximum number of numbers, texts, lists and objects in one frame. Reading that many takes about
+50 ms. A frame of 1 MiB could hold five times as many, and would block the event loop for half a
+second."""
 SUBPROTOCOL: Final = "agui.v1"
 """Name of the WebSocket subprotocol that speaks these frames."""
 VERSION: Final = 1

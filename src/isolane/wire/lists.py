@@ -36,12 +36,13 @@ from isolane.wire.frames import (
 )
 
 MESSAGES_MAX: Final = 100_000
-"""Most messages in one list, known ones included. Each costs some microseconds."""
+"""Maximum number of messages in one list, known ones included. Each costs some microseconds."""
 MARKS_MAX: Final = 80 * VALUES_MAX
-"""Most commas, opening brackets and backslashes in one body, those inside texts included. A body of
-only such characters would hold the interpreter five times as long as one of words."""
+"""Maximum number of commas, opening brackets and backslashes in one body, those inside texts
+included. A body of only such characters would hold the interpreter five times as long as one of
+words."""
 ID_BYTES_MAX: Final = 4096
-"""Most bytes of an id or role that is looked up. A message with a longer one counts as new."""
+"""Maximum bytes of an id or role that is looked up. A message with a longer one counts as new."""
 STEP_BYTES: Final = 1 << 20
 """Bytes per step of a scan, between which other threads may run."""
 _MISSING: Final = msgspec.Raw(b"null")

@@ -15,7 +15,7 @@ from isolane.agents.guide.words import find_content_words
 
 FOUND_MAX: Final = 4
 COVERAGE_MIN: Final = 0.5
-"""Least share of a query's weight that a found passage covers; rare words weigh more. A word that
+"""Minimum share of a query's weight that a found passage covers; rare words weigh more. A word that
 no page has weighs the most, because the question is then about something else."""
 
 _HEADING: Final = re.compile(r"(#{1,3}) +(.+)")

@@ -32,10 +32,10 @@ from isolane.wire.frames import read_run, to_run_input
 from isolane.wire.lists import Known
 
 STEP_RECORDS: Final = 1000
-"""Most records that are read at once from an ended turn."""
+"""Maximum number of records that are read at once from an ended turn."""
 STEP_BYTES: Final = 1 << 20
 PAGE_BYTES: Final = 4 << 20
-"""Most bytes of events that one page of messages is made from."""
+"""Maximum bytes of events that one page of messages is made from."""
 _OF_ANSWERS: Final = tuple(
     b'{"type":"%b"' % kind for kind in (b"RUN_STARTED", b"TOOL_CALL_START", b"TOOL_CALL_RESULT")
 )

@@ -34,7 +34,7 @@ from isolane.wire.openai.response import ID_PREFIX, ResponseFold
 
 READ_RECORDS: Final = 256
 READ_BYTES: Final = 1 << 20
-"""Most records, and bytes of records, that are folded before other tasks run."""
+"""Maximum number of records, and bytes of records, that are folded before other tasks run."""
 SEED_ROLES: Final = frozenset({"user", "assistant", "tool", "system", "developer"})
 
 

@@ -21,7 +21,8 @@ from isolane.wire.openai.words import Said
 
 REFERENCE: Final = "item_reference"
 RESPONSES_MAX: Final = 1000
-"""Most responses whose items one request may name, because each is read from its log."""
+"""Maximum number of responses whose items one request may name, because each is read from its
+log."""
 
 
 _Place = tuple[str, int]

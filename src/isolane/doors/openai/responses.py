@@ -56,7 +56,7 @@ END_PATIENCE_S: Final = 5.0
 
 StartingAfter = Annotated[int, Query(ge=0, le=2**53)]
 ITEMS_MAX: Final = 100
-"""Most input items of one page, as in OpenAI's own API."""
+"""Maximum number of input items of one page, as in OpenAI's own API."""
 
 
 @router.post("", responses=EITHER_ANSWER, openapi_extra=JSON_BODY)
