@@ -317,6 +317,7 @@ ACTS: Final[dict[str, Act]] = {
     "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),
     "Feed.load_bounds_for": lambda scene: scene.house.feed.load_bounds_for(key_of(), None),
     "Feed.open_tail": open_tail,
+    "Feed.read": lambda scene: scene.house.feed.read(key_of(), after=START, limit=1, max_bytes=1),
     "Feed.reading": read_tail,
     "Feed.trim": lambda scene: scene.house.feed.trim(older_than=scene.house.clock.now + 1),
     "Gate.enter": enter,
