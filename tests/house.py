@@ -36,6 +36,7 @@ from isolane.runs import AgentService
 from isolane.settings import Settings
 from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
+from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
 from isolane.tasks import TaskOwner
 from isolane.testing import ScriptedSocket
@@ -150,12 +151,15 @@ class House:
     feed: Feed
     limits: LocalLimits
     service: AgentService
+    sockets: Sockets
     factory: WebSocketManagerFactory
     resumer: Resumer
     settings: Settings
     notices: list[Mapping[str, object]] = field(default_factory=list)
     epoch: str = ""
     """The numbering of the thread that a test begins with, where it needs to know."""
+    held: dict[WebSocketConnection, AsyncExitStack] = field(default_factory=dict)
+    """What the sockets hold that were let in."""
 
     @property
     def tasks(self) -> TaskOwner:
@@ -166,6 +170,26 @@ class House:
     def clock(self) -> ManualClock:
         """The time that everything goes by."""
         return self.ground.clock
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many sockets, managers and followers there are."""
+        factory = self.factory
+        return self.sockets.connection_count, factory.manager_count, factory.follower_count
+
+    async def let_in(self, connection: WebSocketConnection) -> None:
+        """Own a socket, in a slot of its user; raises what `Sockets.reserve` raises."""
+        async with AsyncExitStack() as held:
+            slot = await held.enter_async_context(self.sockets.reserve(connection.user_id))
+            self.sockets.own(slot, connection)
+            self.held[connection] = held.pop_all()
+
+    async def let_go(self, connection: WebSocketConnection) -> None:
+        """Let a socket go as the door does. Idempotent."""
+        try:
+            await self.factory.release(connection)
+        finally:
+            await self.held.pop(connection, AsyncExitStack()).aclose()
 
     async def events(
         self, context: UserExecutionContext, *, after: EventId | None = None
@@ -217,23 +241,23 @@ async def open_house(
             feed=feed,
             store=store,
             queue=LocalRunQueue(),
-            limits=limits,
             settings=chosen,
             tasks=ground.tasks,
             clock=ground.clock,
             notify=lambda _user, frame: parts["house"].notices.append(frame),
         )
         resumer = Resumer(feed, store)
+        sockets = Sockets(limits, tasks=ground.tasks)
         factory = WebSocketManagerFactory(
             feed,
-            limits,
+            sockets,
             tasks=ground.tasks,
             emit=service.emit,
             on_gap=resumer.on_gap,
             threads_per_user=chosen.limit_threads_per_user,
             sweep_interval_s=sweep_interval_s,
         )
-        house = House(ground, own_bell, feed, limits, service, factory, resumer, chosen)
+        house = House(ground, own_bell, feed, limits, service, sockets, factory, resumer, chosen)
         parts["house"] = house
         stack.push_async_callback(factory.shutdown)
         yield house

@@ -11,12 +11,9 @@ from isolane.contracts import (
 from isolane.errors import IsolaneError
 from isolane.runs import AgentService
 from isolane.sockets.connection import WebSocketConnection
-from isolane.sockets.factory import (
-    WebSocketManagerFactory,
-    create_websocket_manager,
-    get_websocket_manager_factory,
-)
+from isolane.sockets.factory import WebSocketManagerFactory
 from isolane.sockets.manager import IsolatedWebSocketManager
+from isolane.sockets.running import create_websocket_manager, get_websocket_manager_factory
 
 __all__ = [
     "AgentService",

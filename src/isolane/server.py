@@ -170,9 +170,8 @@ def _to_sentence(error: Exception) -> str:
 async def drain(gateway: Gateway) -> None:
     """Take nothing new, let runs go on for as long as the settings say, then close with 1001."""
     timeout_s = gateway.settings.drain_timeout_s
-    gateway.state = "draining"
     _log.info("draining", timeout_s=timeout_s, runs=gateway.service.active_count)
-    gateway.factory.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
+    gateway.sockets.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
     try:
         await gateway.service.drain(timeout_s=timeout_s)
     except Exception as error:  # noqa: BLE001 - whatever it is, sockets are still to be closed

@@ -83,7 +83,7 @@ async def _remove_requests(gateway: Gateway) -> None:
 
 def _list_relief(gateway: Gateway) -> ReliefActions:
     return ReliefActions(
-        shed_sockets=gateway.factory.shed_idle,
+        shed_sockets=gateway.sockets.shed_idle,
         shrink_windows=partial(gateway.feed.resize_windows, SMALL_WINDOW),
         restore_windows=partial(gateway.feed.resize_windows, FULL_WINDOW),
         give_back_memory=give_back_memory,

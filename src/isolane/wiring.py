@@ -47,8 +47,10 @@ from isolane.identity import HostUsers, make_credentials, make_sign_in, open_pro
 from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
-from isolane.sockets.factory import WebSocketManagerFactory, close_factory, open_factory
+from isolane.sockets.factory import WebSocketManagerFactory
+from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
+from isolane.sockets.running import close_factory, open_factory
 from isolane.tasks import TaskOwner
 from isolane.upkeep import start_upkeep
 
@@ -91,7 +93,7 @@ async def open_gateway(
         await gateway.enforce_revocations()
         start_upkeep(gateway)
         stack.callback(ground.watchdog.watch("gateway"))
-        gateway.state = "ready"
+        gateway.is_open = True
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
         yield gateway
 
@@ -154,30 +156,37 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     )
     feed = Feed(storage.log, ensure(LocalBell(), Bell))
     limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
+    sockets = Sockets(limits, tasks=tasks)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
     service = AgentService(
         agents,
         feed=feed,
         store=storage.store,
         queue=ensure(LocalRunQueue(), RunQueue),
-        limits=limits,
         settings=settings,
         tasks=tasks,
         clock=clock.now_ms,
         timer=clock.monotonic_ms,
-        # The service and the factory know each other through these few calls only.
-        notify=lambda user_id, frame: factory.post_to_user(user_id, frame),  # noqa: PLW0108 - made below
-        is_followed=lambda key, run_id: factory.is_followed(key, run_id),  # noqa: PLW0108 - as above
+        notify=sockets.post_to_user,
+        is_followed=sockets.is_followed,
         check_room=health.pressure.check_room,
         subjects=credentials.subjects,
     )
-    factory = _make_factory(ground, feed, limits, service, resumer)
+    factory = WebSocketManagerFactory(
+        feed,
+        sockets,
+        tasks=tasks,
+        emit=service.emit,
+        on_gap=resumer.on_gap,
+        threads_per_user=settings.limit_threads_per_user,
+    )
     return Gateway(
         settings=settings,
         clock=clock.now_ms,
         tasks=tasks,
         limits=limits,
         service=ensure(service, AgentServiceProtocol),
+        sockets=sockets,
         factory=factory,
         feed=feed,
         resumer=resumer,
@@ -186,19 +195,6 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         sign_in=make_sign_in(ground.database, ground.providers),
         intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
         health=health,
-    )
-
-
-def _make_factory(
-    ground: _Ground, feed: Feed, limits: Limits, service: AgentService, resumer: Resumer
-) -> WebSocketManagerFactory:
-    return WebSocketManagerFactory(
-        feed,
-        limits,
-        tasks=ground.tasks,
-        emit=service.emit,
-        on_gap=resumer.on_gap,
-        threads_per_user=ground.settings.limit_threads_per_user,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from itertools import count
 from typing import Any
 
@@ -105,17 +105,19 @@ class Device:
         connection, self.connection = self.connection, None
         self.threads.clear()
         if connection is not None:
-            await asyncio.gather(*(self._factory.release(connection) for _ in range(2)))
+            await asyncio.gather(*(self._house.let_go(connection) for _ in range(2)))
 
     async def _connect(self) -> None:
-        self._factory.reserve(self.user_id)
-        await self._loop.pause()  # the upgrade
-        self.peer = Peer(self._loop)
-        self.connection = connect(
-            self.peer, self._house.tasks, connection_id=next(self._names), user_id=self.user_id
-        )
-        self.connection.has_greeted = True
-        self._factory.own(self.connection)
+        async with AsyncExitStack() as held:
+            slot = await held.enter_async_context(self._house.sockets.reserve(self.user_id))
+            await self._loop.pause()  # the upgrade
+            self.peer = Peer(self._loop)
+            self.connection = connect(
+                self.peer, self._house.tasks, connection_id=next(self._names), user_id=self.user_id
+            )
+            self.connection.has_greeted = True
+            self._house.sockets.own(slot, self.connection)
+            self._house.held[self.connection] = held.pop_all()
 
     async def _follow(self, connection: WebSocketConnection) -> None:
         for _ in range(self._loop.chance.randrange(STEPS_MAX)):
@@ -237,7 +239,7 @@ async def assert_as_told(house: House, devices: list[Device]) -> None:
     """Say that the factory holds what the devices were told, no more and no less."""
     factory, here = house.factory, [device for device in devices if device.connection is not None]
     followed = [(device, thread_id) for device in here for thread_id in device.threads]
-    assert factory.connection_count == len(here)
+    assert house.sockets.connection_count == len(here)
     assert house.limits._held == Counter((d.user_id, "connectionsPerUser") for d in here)
     assert factory.follower_count == len(followed)
     assert factory.manager_count == len({(d.user_id, thread_id) for d, thread_id in followed})
@@ -247,8 +249,7 @@ async def assert_as_told(house: House, devices: list[Device]) -> None:
 
 
 async def assert_nothing_is_left(house: House) -> None:
-    factory = house.factory
-    assert (factory.connection_count, factory.manager_count, factory.follower_count) == (0, 0, 0)
+    assert house.counts == (0, 0, 0)
     assert not house.bell._listeners
     assert not house.feed._tails
     assert not house.limits._held
@@ -258,13 +259,12 @@ async def assert_nothing_is_left(house: House) -> None:
 async def assert_nobody_is_locked_out(house: House) -> None:
     """Say that each user may have again all that the limits grant."""
     for user_id in (ALICE, "bob"):
-        for _ in range(SOCKETS_MAX):
-            house.factory.reserve(user_id)
-        for thread_id in THREADS[:THREADS_MAX]:
-            context = context_of(user_id=user_id, thread_id=thread_id)
-            await house.factory.discard(await house.factory.create_manager(context), context)
-        for _ in range(SOCKETS_MAX):
-            house.factory.release_slot(user_id)
+        async with AsyncExitStack() as held:
+            for _ in range(SOCKETS_MAX):
+                await held.enter_async_context(house.sockets.reserve(user_id))
+            for thread_id in THREADS[:THREADS_MAX]:
+                context = context_of(user_id=user_id, thread_id=thread_id)
+                await house.factory.discard(await house.factory.create_manager(context), context)
     await assert_nothing_is_left(house)
 
 

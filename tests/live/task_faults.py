@@ -18,7 +18,7 @@ from ag_ui.core import RunAgentInput
 from isolane import upkeep
 from isolane.auth.judge import Judge
 from isolane.auth.revocations import Revocations
-from isolane.doors import sse
+from isolane.doors import event_stream
 from isolane.doors.aisdk.chats import Numbered
 from isolane.doors.aisdk.socket import ChatSession
 from isolane.doors.conversation import AguiConversation
@@ -45,8 +45,8 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "commits": (DatabaseEventLog, "_write"),
     "deletion": (Feed, "delete"),
     "drain": (AgentService, "_drain"),
-    "event stream": (sse.Followed, "_check_credential"),
-    "event stream's reader": (sse.EventStream, "listen_for_disconnect"),
+    "event stream": (event_stream.Followed, "_check_credential"),
+    "event stream's reader": (event_stream.EventStream, "listen_for_disconnect"),
     "farewell": (WebSocketConnection, "close"),
     "follower": (WebSocketConnection, "deliver"),
     "line": (Line, "take"),

@@ -358,8 +358,8 @@ def mistake(file: str, right: str, wrong: str) -> Mistake:
 SELECTION: Final = "return self.spoken if self.spoken in self.offered else None"
 RUN_OWNER: Final = "return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)"
 STOPS: Final = "service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
-OWN_SOCKETS: Final = "self._sockets_of(user_id)"
-ALL_SOCKETS: Final = "[one for name in self._sockets for one in self._sockets_of(name)]"
+OWN_SOCKETS: Final = "self.get_sockets(user_id)"
+ALL_SOCKETS: Final = "self._all_sockets()"
 NEWS: Final = f"for connection in {OWN_SOCKETS}:\n            if connection.has_greeted:"
 PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "selects what it does not speak": (
@@ -383,7 +383,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "manager",
         "internal",
         mistake(
-            "sockets/factory.py",
+            "sockets/running.py",
             "await chosen.create_manager(context)",
             "chosen.create_manager(context)",
         ),
@@ -405,7 +405,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "tells everybody of a thread": (
         "isolation",
         "reached frames on the second user's socket",
-        mistake("sockets/factory.py", NEWS, NEWS.replace(OWN_SOCKETS, ALL_SOCKETS)),
+        mistake("sockets/registry.py", NEWS, NEWS.replace(OWN_SOCKETS, ALL_SOCKETS)),
     ),
     "forgets whose run it is": (
         "isolation",
@@ -434,7 +434,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "keeps its connections": (
         "clean-up",
         "gauges don't return",
-        mistake("doors/websocket.py", "await factory.release(connection)", "pass"),
+        mistake("doors/websocket.py", "await self.gateway.factory.release(connection)", "pass"),
     ),
 }
 

@@ -18,11 +18,12 @@ from tests.live.stage import SCRIPT, SECRET_KEY, Lane, own_server, read_to_close
 from isolane.sockets.factory import WebSocketManagerFactory
 
 FACTORY: Final = "sockets/factory.py"
+RUNNING: Final = "sockets/running.py"
 FORGOTTEN: Final = Mistake(
-    FACTORY, "await chosen.create_manager(context)", "chosen.create_manager(context)"
+    RUNNING, "await chosen.create_manager(context)", "chosen.create_manager(context)"
 )
 UNCHECKED: Final = Mistake(
-    FACTORY, "return ensure(manager, WebSocketManagerProtocol)", "return manager"
+    RUNNING, "return ensure(manager, WebSocketManagerProtocol)", "return manager"
 )
 
 

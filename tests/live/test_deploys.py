@@ -19,7 +19,7 @@ from tests.live.server import Server
 from tests.live.stage import SCRIPT, Lane, own_server, steps
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from isolane.sockets.factory import BYE_PAUSE_S
+from isolane.sockets.registry import BYE_PAUSE_S
 
 PATIENT: Final = {"ISOLANE_DRAIN_TIMEOUT_S": "50"}
 

@@ -34,7 +34,7 @@ from isolane.doors.gateway import Gateway
 from isolane.errors import ContractError
 from isolane.server import Server, make_config
 from isolane.settings import Settings
-from isolane.sockets.factory import get_websocket_manager_factory
+from isolane.sockets.running import get_websocket_manager_factory
 
 if TYPE_CHECKING:
     from ag_ui.core import RunAgentInput
@@ -173,7 +173,7 @@ async def live(data: Path, followers: dict[str, Follower], number: int) -> Gatew
         clients = [await ask(stack, life, user, followers[user], f"run-{number}") for user in USERS]
         clients.append(await stack.enter_async_context(life.connect("ann", hello=False)))
         stream = await stack.enter_async_context(life.events("ann", followers["ann"].cursor))
-        await until(lambda: life.gateway.factory.connection_count == len(clients))
+        await until(lambda: life.gateway.sockets.connection_count == len(clients))
         assert look().listening == 1
         assert not life.serving.done()  # else nobody would take the signal
         signal.raise_signal(signal.SIGTERM)
@@ -200,7 +200,7 @@ async def ask(
 def assert_let_go(gateway: Gateway) -> None:
     """Fail when a gateway that was stopped holds anything, or can be found."""
     factory = gateway.factory
-    held = (factory.connection_count, factory.manager_count, factory.follower_count)
+    held = (gateway.sockets.connection_count, factory.manager_count, factory.follower_count)
     assert (held, len(gateway.tasks), gateway.feed.readers) == ((0, 0, 0), 0, 0)
     assert gateway.service.active_count == 0
     with pytest.raises(ContractError):

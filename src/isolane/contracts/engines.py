@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 from ag_ui.core import RunAgentInput
@@ -386,17 +387,18 @@ class RunQueue(Protocol):
 
 @runtime_checkable
 class Limits(Protocol):
-    """Counts what each user holds, by the published names of the limits.
+    """Counts what each user holds, by the published names of the limits."""
 
-    Plain throughout: taking and counting is one step, with no await between.
-    """
+    def take(self, user_id: str, limit: str) -> AbstractAsyncContextManager[None]:
+        """Hold one of the user's places for the time of the block.
 
-    def take(self, user_id: str, limit: str) -> None:
-        """Count one more; raises `LimitExceeded` when the user holds all there is."""
-        ...
+        Looking and counting is one step, however many ask at once. Entering raises:
 
-    def give_back(self, user_id: str, limit: str) -> None:
-        """Count one less; what was never taken stays at nothing."""
+        - `LimitExceeded`: the user holds all places that there are. Nothing more is held then.
+
+        Safe to cancel: a caller that is cancelled on entering holds nothing, and one that is
+        cancelled on leaving has given the place back.
+        """
         ...
 
     def hit(self, user_id: str, limit: str) -> None:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from isolane.doors.gateway import Gateway
+from isolane.doors.rate import pace
 from isolane.doors.room import SMALL_BYTES, Hall
 from isolane.errors import InvalidFrame, InvalidInput, TooLarge, Unavailable
 from isolane.tasks import end_task
@@ -134,7 +135,7 @@ async def reading(
     async with AsyncExitStack() as room, AsyncExitStack() as hall:
         body = Body(bytearray(), request, frame_bytes, hall)
         if announced is not None and announced > frame_bytes:
-            await gateway.factory.pace(user_id, announced // sent_per_new)
+            await pace(gateway, user_id, announced // sent_per_new)
         if announced is None or announced > SMALL_BYTES:
             size = frame_bytes if announced is None else min(announced, frame_bytes)
             await room.enter_async_context(gateway.intake.room.hold(user_id, size))
@@ -143,8 +144,8 @@ async def reading(
         if announced is None and not await _read(request.receive, body.content, frame_bytes):
             await hall.enter_async_context(gateway.intake.hall.hold(user_id, most))
             await _read_in_time(request.receive, body.content, gateway.intake.hall)
-            pace = gateway.factory.pace(user_id, len(body.content) // sent_per_new)
-            await _outlast(request.receive, pace)
+            size = len(body.content) // sent_per_new
+            await _outlast(request.receive, pace(gateway, user_id, size))
         elif announced is not None:
             await _read_in_time(request.receive, body.content, gateway.intake.hall)
         yield body
@@ -170,7 +171,7 @@ async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -
     if body.is_small:
         return decode_object(bytes(body.content))
     if len(body.content) <= body.frame_bytes:
-        await _outlast(body.request.receive, gateway.factory.pace(user_id, len(body.content)))
+        await _outlast(body.request.receive, pace(gateway, user_id, len(body.content)))
         return await gateway.intake.read_beside(decode_object, bytes(body.content))
     most = body.frame_bytes
     try:
@@ -208,7 +209,7 @@ async def read_new(
     new = await gateway.intake.read_beside(pick, whole, known)
     del whole
     await body.drop()
-    await _outlast(body.request.receive, gateway.factory.pace(user_id, len(new.text)))
+    await _outlast(body.request.receive, pace(gateway, user_id, len(new.text)))
     return await gateway.intake.read_beside(new.read)
 
 

@@ -14,6 +14,7 @@ from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
 from isolane.doors.line import Line, find_urgent
 from isolane.doors.problems import POLICY_CLOSE, close_code_of, report
+from isolane.doors.rate import check_rate, pace
 from isolane.doors.session_use import SessionUse
 from isolane.errors import (
     CursorExpired,
@@ -29,7 +30,7 @@ from isolane.errors import (
 )
 from isolane.events.left_out import LeftOut
 from isolane.sockets.connection import CLOSE_NORMAL, WebSocketConnection
-from isolane.sockets.factory import create_websocket_manager
+from isolane.sockets.running import create_websocket_manager
 from isolane.tasks import end_task
 from isolane.wire.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
 from isolane.wire.frames import (
@@ -180,7 +181,7 @@ class AguiConversation:
         try:
             size = self._check_size(text)
             await self._check_rate(message)
-            await self._gateway.factory.pace(self._connection.user_id, size)
+            await pace(self._gateway, self._connection.user_id, size)
             commands = self._dialogue.receive(text, now_ms=self._gateway.clock())
         except TooLarge as error:
             self._hang_up(error)
@@ -195,7 +196,7 @@ class AguiConversation:
     async def _check_rate(self, message: Message) -> None:
         """Count a frame. Above the rate it waits a little, and only what stops a run goes on."""
         try:
-            self._gateway.factory.check_rate(self._connection.user_id)
+            check_rate(self._gateway, self._connection.user_id)
         except LimitExceeded:
             self._refused += 1
             await self._slow_down(min(self._refused * REFUSED_STEP_S, REFUSED_MAX_S))
@@ -276,8 +277,8 @@ class AguiConversation:
         connection, settings = self._connection, self._gateway.settings
         active = self._gateway.service.get_active_runs(connection.user_id)
         heads = [self._gateway.service.get_head(run) for run in active]
-        connection.has_greeted = True
-        connection.post(
+        self._gateway.sockets.greet(
+            connection,
             welcome(
                 connection_id=connection.id,
                 user_id=connection.user_id,
@@ -292,9 +293,8 @@ class AguiConversation:
                     }
                     for run, head in zip(active, heads, strict=True)
                 ],
-            )
+            ),
         )
-        self._gateway.factory.tell_drain(connection)
         self._woken.set()
 
     def _answer_ping(self, t: object) -> None:

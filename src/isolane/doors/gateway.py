@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
 from isolane.clock import Clock
-from isolane.contracts import Identity, Limits
+from isolane.contracts import Limits
 from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
 from isolane.doors.parts import Credentials, Health, Intake, SignInDesk, Storage
 from isolane.errors import GoingAway, IsolaneError, NotFound, Unavailable
@@ -18,20 +18,11 @@ from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
 from isolane.sockets.factory import WebSocketManagerFactory
+from isolane.sockets.registry import Member, Slot, Sockets
 from isolane.sockets.resume import Resumer
 from isolane.tasks import TaskOwner
 
 STATE_KEY: Final = "isolane"
-
-
-class Stream(Protocol):
-    """An answer that goes on for as long as its credential counts."""
-
-    identity: Identity
-
-    def revoke(self) -> None:
-        """End it: its credential counts no more."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +34,8 @@ class Gateway:
     tasks: TaskOwner
     limits: Limits
     service: AgentService
+    sockets: Sockets
+    """Who is connected: sockets and event streams."""
     factory: WebSocketManagerFactory
     feed: Feed
     resumer: Resumer
@@ -55,12 +48,17 @@ class Gateway:
     """Those of sockets that want to be opened."""
     unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     """What users haven't read yet of large answers."""
-    streams: set[Stream] = field(default_factory=set)
-    """The event streams that are open; sockets are the factory's."""
-    state: str = "starting"
-    """`starting`, `ready` or `draining`."""
+    is_open: bool = False
+    """Whether the gateway has recovered what an earlier process left."""
     dropped_keys: int = 0
     """How often a key of the local issuer was gone when somebody looked last."""
+
+    @property
+    def state(self) -> str:
+        """`starting`, `ready` or `draining`."""
+        if self.sockets.is_draining:
+            return "draining"
+        return "ready" if self.is_open else "starting"
 
     def answer_largely(self, user_id: str, load: Load) -> LargeAnswer:
         """Return an answer of what `load` reads; it counts for the user until it is sent."""
@@ -80,6 +78,15 @@ class Gateway:
             return GoingAway("the gateway closed before the run ended")
         return NotFound("the run was deleted with its thread")
 
+    def own(self, slot: Slot, member: Member) -> None:
+        """Keep a socket or stream in its slot.
+
+        It ends at once when its credential was revoked while it was opened.
+        """
+        self.sockets.own(slot, member)
+        if self.credentials.is_revoked(member.identity):
+            member.revoke()
+
     async def enforce_revocations(self) -> None:
         """Close what was opened with credentials that were revoked since, by any process.
 
@@ -91,10 +98,7 @@ class Gateway:
         if not found and dropped == self.dropped_keys:
             return
         self.dropped_keys = dropped
-        self.factory.revoke(credentials.is_revoked)
-        for stream in tuple(self.streams):
-            if credentials.is_revoked(stream.identity):
-                stream.revoke()
+        self.sockets.revoke(credentials.is_revoked)
         if self.settings.revoked_runs == "abort":
             for row in found:
                 self.service.abort_all(row.user_id, until=row.revoked_at)

@@ -34,7 +34,7 @@ def make_registry(gateway: Gateway, kept: Kept | None) -> CollectorRegistry:
     registry = CollectorRegistry()
     factory = gateway.factory
     gauges: dict[str, tuple[str, Callable[[], float]]] = {
-        "isolane_connections": ("Open sockets", lambda: factory.connection_count),
+        "isolane_connections": ("Open sockets", lambda: gateway.sockets.connection_count),
         "isolane_managers": ("Threads followed on this node", lambda: factory.manager_count),
         "isolane_followers": (
             "Follower tasks",
@@ -94,7 +94,7 @@ class _Counters(Collector):
             CounterMetricFamily(
                 "isolane_sockets_shed",
                 "Idle sockets closed because memory was short",
-                value=self._gateway.factory.shed_count,
+                value=self._gateway.sockets.shed_count,
             ),
             CounterMetricFamily(
                 "isolane_managers_swept", "Managers that nobody came for", value=sweeper.closed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
 
@@ -55,38 +56,30 @@ async def _count(
     gateway: Gateway, user_id: str, answer: Callable[[], Coroutine[Any, Any, Response]]
 ) -> Response:
     """Return the answer to a counted request, or refuse the request."""
-    limits = gateway.limits
-    try:
-        limits.take(user_id, LIMIT)
-    except LimitExceeded:
-        await asyncio.sleep(REFUSED_PAUSE_S)  # the pause slows a flood down
-        raise
-    release = partial(limits.give_back, user_id, LIMIT)
-    try:
+    async with AsyncExitStack() as held:
+        try:
+            await held.enter_async_context(gateway.limits.take(user_id, LIMIT))
+        except LimitExceeded:
+            await asyncio.sleep(REFUSED_PAUSE_S)  # the pause slows a flood down
+            raise
         await gateway.turns.take(user_id)  # each pass of the event loop begins one request
         response = await answer()
-    except BaseException:
-        release()
-        raise
-    if getattr(response, "is_connection", False):
-        release()
-        return response
-    return _Counted(response, release)
+        if getattr(response, "is_connection", False):
+            return response
+        return _Counted(response, held.pop_all())
 
 
 class _Counted(Response):
     """An answer whose request counts until it is sent."""
 
-    def __init__(self, response: Response, release: Callable[[], None]) -> None:
+    def __init__(self, response: Response, held: AsyncExitStack) -> None:
         super().__init__()
         self._response = response
-        self._release = release
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        async with self._held:
             await self._response(scope, receive, send)
-        finally:
-            self._release()
 
 
 def _asks_for_identity(dependant: Dependant) -> bool:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
 
 from isolane.agents import check
-from isolane.context import EventId, ThreadKey, UserExecutionContext
+from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity
 from isolane.doors.bodies import read_new, reading
 from isolane.doors.credentials import (
@@ -25,18 +24,18 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
+from isolane.doors.event_stream import EventStream, Followed, open_stream
 from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of, in_pieces
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
+from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
 from isolane.doors.schema import run_input_schema
-from isolane.doors.transport import get_abort
-from isolane.errors import NotFound, SlowConsumer, Unauthenticated
+from isolane.errors import NotFound
 from isolane.events.event import Record
 from isolane.events.left_out import LeftOut
 from isolane.events.older import to_older
 from isolane.runs.readers import HttpReader
-from isolane.tasks import end_task
 from isolane.wire.frames import Run, read_run, run_error, speaks_agui_1, to_run_input
 from isolane.wire.lists import Known, WholeList
 
@@ -46,9 +45,6 @@ _log = structlog.get_logger(__name__)
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 LONG_LIST: Final = 1000
 """Messages that are gone through on the event loop, in some milliseconds."""
-HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
-
-
 STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
 EITHER_STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {SERVER_SENT.media_type: {}, JSON_LINES.media_type: {}}}
@@ -68,120 +64,6 @@ Dress = Callable[[Record], bytes]
 """Returns a record's event as its reader can read it."""
 
 
-T = TypeVar("T")
-
-
-class Followed(Generic[T]):
-    """The batches that a stream tells, mostly records of a log, while its reader may hear them."""
-
-    def __init__(
-        self, gateway: Gateway, identity: Identity, batches: AsyncGenerator[T, None]
-    ) -> None:
-        """Take over `batches`, which end with the stream."""
-        self.gateway = gateway
-        self.identity = identity
-        self._batches = batches
-        self._ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-
-    def end(self, error: Exception) -> None:
-        """End the stream with an error, of which its reader is told. The first one counts."""
-        if not self._ended.done():
-            self._ended.set_result(error)
-
-    async def with_beats(self) -> AsyncGenerator[T | None, None]:
-        """Yield batches, and None at each quiet heartbeat. Raises why the stream has to end."""
-        beats = _with_beats(self._batches, self.gateway.settings.heartbeat_s, self._ended)
-        # The inner one first: while it waits for a batch, the batches can't be closed.
-        async with aclosing(self._batches), aclosing(beats):
-            async for batch in beats:
-                self._check_credential()
-                yield batch
-
-    def _check_credential(self) -> None:
-        """Raise why a stream has to end: mostly its credential counts no more."""
-        if self._ended.done():
-            raise self._ended.result()
-        expires_at = self.identity.expires_at
-        if expires_at is not None and self.gateway.clock() >= expires_at:
-            raise Unauthenticated("expired", "the credential behind the stream expired")
-
-
-Tell = Callable[[Followed[T]], AsyncGenerator[bytes, None]]
-"""Makes the bytes of a stream of its records; whatever happens, its reader is told."""
-
-
-class EventStream(StreamingResponse):
-    """A stream of records that ends with its reader, and lets its follower go then."""
-
-    is_connection = True
-    """It counts as a connection, not as a request."""
-
-    def __init__(
-        self,
-        followed: Followed[T],
-        tell: Tell[T],
-        *,
-        reader: HttpReader,
-        media_type: str = SERVER_SENT.media_type,
-        headers: Mapping[str, str] = HEADERS,
-    ) -> None:
-        """Send what `tell` makes of the records; takes over a slot that was reserved.
-
-        `reader` is who counts as reading until the stream has ended.
-        """
-        self._followed = followed
-        super().__init__(tell(followed), headers=headers, media_type=media_type)
-        self._reader = reader
-        self._gateway = followed.gateway
-        self.identity = followed.identity
-
-    def revoke(self) -> None:
-        """End the stream with an error that says so: its credential counts no more."""
-        error = Unauthenticated("revoked", "the credential behind the stream was revoked")
-        self._followed.end(error)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
-        tasks, patience_s = self._gateway.tasks, self._gateway.settings.send_timeout_s
-
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(patience_s):
-                await send(message)
-
-        abort = get_abort(scope)
-        self._gateway.streams.add(self)
-        if self._gateway.credentials.is_revoked(self.identity):  # while the stream was being opened
-            self.revoke()
-        stream = tasks.start(self._stream(send_in_time, abort), name="event stream")
-        gone = tasks.start(self._listen(receive), name="event stream's reader")
-        try:
-            await asyncio.wait({stream, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._gateway.service.leave(self._reader)  # first: the next question may be here
-            await end_task(stream)
-            await end_task(gone)
-            self._gateway.streams.discard(self)
-            self._gateway.factory.release_slot(self.identity.user_id)
-
-    async def _listen(self, receive: Receive) -> None:
-        """Return when the reader has gone. Where that can't be found out the stream ends."""
-        try:
-            await self.listen_for_disconnect(receive)
-        except Exception as error:  # noqa: BLE001 - the top of the task that waits for the reader
-            self._followed.end(error)
-            await asyncio.Event().wait()  # until the error is sent, and this is cancelled
-
-    async def _stream(self, send: Send, abort: Callable[[], None] | None) -> None:
-        try:
-            await self.stream_response(send)
-        except TimeoutError:
-            if abort is not None:
-                abort()
-            _log.info(
-                "event_stream_abandoned", code=SlowConsumer.code, user_id=self.identity.user_id
-            )
-
-
 def _as_it_is(record: Record) -> bytes:
     return record.payload
 
@@ -189,28 +71,6 @@ def _as_it_is(record: Record) -> bytes:
 def _to_older_bytes(record: Record) -> bytes:
     """Return a record's event for clients that know neither `cancelled` nor all else of 1.0."""
     return to_older(record.payload)
-
-
-Open = Callable[[HttpReader], Awaitable[EventStream]]
-"""Starts what a stream tells; it may send its reader to another run of the thread."""
-
-
-async def open_stream(
-    gateway: Gateway, identity: Identity, key: ThreadKey, start: Open, *, run_id: str | None = None
-) -> EventStream:
-    """Return a stream that counts as one of the user's connections.
-
-    The slot is reserved before anything is started, so nothing is started for one too many. So is
-    the reader.
-    """
-    gateway.factory.reserve(identity.user_id)
-    reader = gateway.service.enter(key, run_id)
-    try:
-        return await start(reader)
-    except BaseException:
-        gateway.service.leave(reader)
-        gateway.factory.release_slot(identity.user_id)
-        raise
 
 
 async def _encode(
@@ -234,29 +94,6 @@ async def _encode(
             known, error_id = report(error, user_id=followed.identity.user_id)
             event = msgspec.json.encode(run_error(known, error_id, run_id=run_id))
             yield framing.frame(None, event)
-
-
-async def _with_beats(
-    batches: AsyncGenerator[T, None], heartbeat_s: float, ended: asyncio.Future[Exception]
-) -> AsyncGenerator[T | None, None]:
-    """Yield batches, and None whenever none came for a heartbeat, or the stream is to end."""
-    waiting: asyncio.Task[T] | None = None
-    try:
-        while True:
-            waiting = waiting or asyncio.ensure_future(anext(batches))
-            first: set[asyncio.Future[Any]] = {waiting, ended}
-            await asyncio.wait(first, timeout=heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                yield None
-                continue
-            try:
-                yield waiting.result()
-            except StopAsyncIteration:
-                return
-            waiting = None
-    finally:
-        if waiting is not None:
-            await end_task(waiting)
 
 
 @router.get(
@@ -356,7 +193,7 @@ async def _run(
     agent: str | None,
     last_event_id: str | None,
 ) -> EventStream:
-    gateway.factory.check_rate(identity.user_id)
+    check_rate(gateway, identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
     load_known = partial(_load_known, gateway, identity, request)

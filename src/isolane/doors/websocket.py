@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,7 @@ from isolane.doors.transport import get_abort, get_write_texts, take_large
 from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
 from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.registry import Slot
 from isolane.wire.frames import SUBPROTOCOL
 
 _log = structlog.get_logger(__name__)
@@ -82,20 +83,34 @@ class WebSocketDoor:
         """Serve one socket from its upgrade to its end."""
         await receive()
         handshake = read_handshake(scope, spoken=self._spoken)
-        try:
-            gateway = get_gateway(scope)
-            identity = await _identify(gateway, scope, handshake)
-            agent = gateway.service.check_agent(handshake.agent)
-            require(identity, Rights.READ)
-            if agent == check.NAME:
-                require_agent(identity, agent)
-            gateway.factory.reserve(identity.user_id)
-            await _wait_for_turn(gateway, identity.user_id)
-        except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
-            known, error_id = report(error, agent=handshake.agent)
-            with suppress(OSError, RuntimeError):
-                await refuse(scope, send, handshake, known, error_id)
-            return
+        async with AsyncExitStack() as held:
+            try:
+                upgrade = await self._let_in(scope, send, handshake, held)
+            except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
+                await held.aclose()  # a client that takes no answer holds no slot
+                known, error_id = report(error, agent=handshake.agent)
+                with suppress(OSError, RuntimeError):
+                    await refuse(scope, send, handshake, known, error_id)
+                return
+            await upgrade.serve(receive, converse=self._converse)
+
+    async def _let_in(
+        self, scope: Scope, send: Send, handshake: Handshake, held: AsyncExitStack
+    ) -> _Upgrade:
+        """Return an upgrade that may be accepted, with a slot that `held` gives back.
+
+        Raises why the upgrade is refused. Users of whom fewer wait go first; whoever waits for that
+        has a slot already.
+        """
+        gateway = get_gateway(scope)
+        identity = await _identify(gateway, scope, handshake)
+        agent = gateway.service.check_agent(handshake.agent)
+        require(identity, Rights.READ)
+        if agent == check.NAME:
+            require_agent(identity, agent)
+        slot = await held.enter_async_context(gateway.sockets.reserve(identity.user_id))
+        await gateway.turns.take(identity.user_id)
+        gateway.check_ready()
         if self._takes_large:
             settings = gateway.settings
             take_large(
@@ -103,8 +118,7 @@ class WebSocketDoor:
                 most_bytes=settings.limit_chat_frame_bytes,
                 large_bytes=settings.limit_frame_bytes,
             )
-        upgrade = _Upgrade(gateway, scope, send, handshake, identity)
-        await upgrade.serve(receive, agent=agent, converse=self._converse)
+        return _Upgrade(gateway, scope, send, handshake, identity, slot, agent)
 
 
 async def _identify(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identity:
@@ -131,16 +145,6 @@ async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identi
     return await judge_cookie(gateway, scope, is_write=True)
 
 
-async def _wait_for_turn(gateway: Gateway, user_id: str) -> None:
-    """Let those of other users go first of whom fewer wait: who has reserved a slot keeps it."""
-    try:
-        await gateway.turns.take(user_id)
-        gateway.check_ready()
-    except BaseException:
-        gateway.factory.release_slot(user_id)
-        raise
-
-
 @dataclass(frozen=True, slots=True)
 class _Upgrade:
     """An upgrade that was let in: its slot is reserved, its socket not yet accepted."""
@@ -150,36 +154,31 @@ class _Upgrade:
     send: Send
     handshake: Handshake
     identity: Identity
+    slot: Slot
+    agent: str
 
-    async def serve(self, receive: Receive, *, agent: str, converse: Converse) -> None:
-        """Accept the socket and serve it; whatever happens, the slot comes back."""
-        factory = self.gateway.factory
-        try:
-            subprotocol = self.handshake.subprotocol
-            await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
-            connection = self._connect()
-        except BaseException:
-            factory.release_slot(self.identity.user_id)
-            raise
-        factory.own(connection)
-        if self.gateway.credentials.is_revoked(self.identity):  # while the socket was being opened
-            factory.revoke(self.gateway.credentials.is_revoked)
+    async def serve(self, receive: Receive, *, converse: Converse) -> None:
+        """Accept the socket, and serve it until it ends."""
+        subprotocol = self.handshake.subprotocol
+        await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
+        connection = self._connect()
+        self.gateway.own(self.slot, connection)
         names = {"connection_id": connection.id, "user_id": connection.user_id}
         context = connection.context
         _log.info(
             "connected",
-            agent=agent,
+            agent=self.agent,
             spoken=self.handshake.spoken,
             replay=self.handshake.replay is not None,
             request_id=context.request_id,
             parent_request_id=context.parent_request_id,
             **names,
         )
-        conversation = converse(self.gateway, connection, self.handshake, agent)
+        conversation = converse(self.gateway, connection, self.handshake, self.agent)
         try:
             reason = await conversation.serve(receive)
         finally:
-            await factory.release(connection)
+            await self.gateway.factory.release(connection)
         _log.info("disconnected", reason=reason, **names)
 
     def _connect(self) -> WebSocketConnection:

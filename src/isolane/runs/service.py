@@ -30,7 +30,6 @@ from isolane.contracts import (
     BegunRun,
     Disposition,
     KnownMessage,
-    Limits,
     RunDraft,
     RunQueue,
     RunState,
@@ -98,7 +97,6 @@ class AgentService:
         feed: Feed,
         store: Store,
         queue: RunQueue,
-        limits: Limits,
         settings: Settings,
         tasks: TaskOwner,
         clock: Clock,
@@ -119,7 +117,8 @@ class AgentService:
         self._feed = feed
         self._store = store
         self._queue = queue
-        self._limits = limits
+        self._slots = Counter[str]()
+        """Runs that each user has at once, waiting ones among them."""
         self._settings = settings
         self._tasks = tasks
         self._clock = clock
@@ -744,16 +743,19 @@ class AgentService:
     def _enter(self, run: Run, *, is_next: bool) -> int:
         """Take a slot and a place for the run; raises `LimitExceeded` and then holds neither."""
         user_id, most = run.context.user_id, self._settings.limit_queued_runs_per_thread
-        self._limits.take(user_id, "runsPerUser")
-        try:
-            key = run.context.thread_key
-            position = self._queue.enter(key, run.run_id, most=most, is_next=is_next)
-        except LimitExceeded:
-            self._limits.give_back(user_id, "runsPerUser")
-            raise
+        if self._slots[user_id] >= self._settings.limit_runs_per_user:
+            raise LimitExceeded("runsPerUser", self._settings.limit_runs_per_user)
+        key = run.context.thread_key
+        position = self._queue.enter(key, run.run_id, most=most, is_next=is_next)
+        self._slots[user_id] += 1
         run.has_slot = True
         self._hold(run)
         return position
+
+    def _release_slot(self, user_id: str) -> None:
+        self._slots[user_id] -= 1
+        if not self._slots[user_id]:
+            del self._slots[user_id]
 
     def _hold(self, run: Run) -> None:
         """Keep a run until it is over."""
@@ -880,7 +882,7 @@ class AgentService:
         if not of_thread:
             self._of_thread.pop(key, None)
         if run.has_slot:
-            self._limits.give_back(run.context.user_id, "runsPerUser")
+            self._release_slot(run.context.user_id)
         next_id = self._queue.leave(key, run.run_id)
         following = self._runs.get(RunKey(key.user_id, next_id)) if next_id else None
         if following is not None and not self._is_draining:

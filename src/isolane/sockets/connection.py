@@ -9,17 +9,19 @@ from typing import Any, Final
 
 import structlog
 
-from isolane.context import EventId, UserExecutionContext
+from isolane.context import UserExecutionContext
 from isolane.contracts import Identity, Verdict
 from isolane.errors import (
     ConnectionFailed,
     IsolaneError,
     SlowConsumer,
+    Unauthenticated,
     chain_of,
     traceback_of,
 )
 from isolane.events.event import Record
 from isolane.ids import new_error_id
+from isolane.sockets.interest import Interest
 from isolane.tasks import TaskOwner, end_task
 from isolane.wire.frames import encode_frame, error_frame
 
@@ -54,61 +56,6 @@ class _Batch:
     def settle(self, verdict: Verdict) -> None:
         if self.done is not None and not self.done.done():
             self.done.set_result(verdict)
-
-
-class Interest:
-    """Which of a thread's records a connection wants: all of them, or those of some runs."""
-
-    __slots__ = ("_runs", "has_all")
-
-    def __init__(self) -> None:
-        """Begin with no run and not all."""
-        self.has_all = False
-        self._runs: dict[str, int] = {}
-
-    def __bool__(self) -> bool:
-        """Say whether anything is wanted still."""
-        return self.has_all or bool(self._runs)
-
-    def want_all(self) -> None:
-        """Want every record from here on."""
-        self.has_all = True
-        self._runs.clear()
-
-    def want_nothing(self) -> None:
-        """Want nothing more."""
-        self.has_all = False
-        self._runs.clear()
-
-    def run_ids(self) -> tuple[str, ...]:
-        """Return the runs that are wanted one by one."""
-        return tuple(self._runs)
-
-    def want_run(self, run_id: str, *, after: EventId) -> bool:
-        """Want a run's records after `after`; False when they come already."""
-        if self.has_all or run_id in self._runs:
-            return False
-        self._runs[run_id] = after.seq
-        return True
-
-    def resume_seq(self) -> int | None:
-        """Return the place from which a follower must read so that no wanted run misses any."""
-        return None if self.has_all else min(self._runs.values(), default=None)
-
-    def select(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Return those of `records` that are wanted and did not come before; remember them."""
-        if self.has_all:
-            return records
-        return [record for record in records if self._is_next(record)]
-
-    def _is_next(self, record: Record) -> bool:
-        seen = self._runs.get(record.run_id)
-        if seen is None or record.id.seq <= seen:
-            return False
-        self._runs[record.run_id] = record.id.seq
-        if record.is_end:
-            del self._runs[record.run_id]
-        return True
 
 
 class WebSocketConnection:
@@ -250,6 +197,10 @@ class WebSocketConnection:
             self._close = (code, reason)
         self._is_open = False
         self._filled.set()
+
+    def revoke(self) -> None:
+        """Close the socket, because its credential counts no more. Doesn't wait."""
+        self.request_close(Unauthenticated.close_code or CLOSE_NORMAL, "revoked")
 
     def give_up(self, error: IsolaneError) -> None:
         """End a socket that takes nothing: nothing more can be said to it. Doesn't wait."""

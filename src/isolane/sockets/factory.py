@@ -1,59 +1,30 @@
-"""Makes managers, one for each key, and owns every socket of every user from the upgrade on."""
+"""Makes managers, one for each thread that is followed, finds them, and lets them go."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
-from unicodedata import normalize
-
-import structlog
 
 from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import Delivery, Identity, Limits, WebSocketManagerProtocol, ensure
-from isolane.errors import (
-    ContractError,
-    GoingAway,
-    LimitExceeded,
-    Unauthenticated,
-    Unavailable,
-    chain_of,
-)
-from isolane.ids import new_error_id
+from isolane.contracts import Delivery, WebSocketManagerProtocol
+from isolane.errors import LimitExceeded
 from isolane.log.feed import Feed
-from isolane.sockets.connection import (
-    CLOSE_GRACE_S,
-    CLOSE_NORMAL,
-    GOING_AWAY,
-    WebSocketConnection,
-)
-from isolane.sockets.manager import (
-    Emit,
-    IsolatedWebSocketManager,
-    OnGap,
-    send_to_each,
-)
+from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.manager import Emit, IsolatedWebSocketManager, OnGap
+from isolane.sockets.registry import Sockets
 from isolane.sockets.sweeper import Sweeper, SweeperHealth
 from isolane.tasks import TaskOwner
-from isolane.wire.frames import error_frame
 
 SWEEP_INTERVAL_S: Final = 30.0
-"""A manager that nobody comes for lives one to two of these."""
-SHED_RETRY_MS: Final = 15_000
-"""Who wants nothing may stay away for longer than who is refused something."""
-
-_log = structlog.get_logger(__name__)
-
-LARGE_BYTES: Final = 64 * 1024
-"""A frame above this is one of those that take long to read."""
-BYE_BATCH: Final = 100
-BYE_PAUSE_S: Final = 0.2
+"""Seconds between two looks of the sweeper. A manager that nobody comes for lives for one to two
+of these."""
 
 
 class WebSocketManagerFactory:
-    """Makes, finds, limits and shuts down managers; owns sockets, slots and drain.
+    """Makes, finds, limits and shuts down managers. The sockets themselves are those of `Sockets`.
 
     One per app. The same key gives the same live manager.
     """
@@ -61,7 +32,7 @@ class WebSocketManagerFactory:
     def __init__(
         self,
         feed: Feed,
-        limits: Limits,
+        sockets: Sockets,
         *,
         tasks: TaskOwner,
         emit: Emit,
@@ -71,7 +42,7 @@ class WebSocketManagerFactory:
     ) -> None:
         """Make managers that read through `feed`; see `IsolatedWebSocketManager` for the hooks."""
         self._feed = feed
-        self._limits = limits
+        self._sockets = sockets
         self._tasks = tasks
         self._emit = emit
         self._on_gap = on_gap
@@ -82,24 +53,12 @@ class WebSocketManagerFactory:
         """How many wait for a manager; who waits has it before anybody may let go of it."""
         self._unmanaged: Counter[str] = Counter()
         """Threads of each user that are followed without a manager."""
-        self._sockets: defaultdict[str, dict[str, WebSocketConnection]] = defaultdict(dict)
         self._sweeper = Sweeper(self._all_managers, tasks=tasks, interval_s=sweep_interval_s)
-        self._is_draining = False
-        self._is_shut = False
-        self._farewell: dict[str, object] | None = None
-        """What is told to whoever greets from now on: that the gateway drains, and until when."""
-        self.shed_count = 0
-        """Idle sockets so far that were closed because memory was short."""
 
     @property
     def sweeper_health(self) -> SweeperHealth:
         """How the sweeper does."""
         return self._sweeper.health
-
-    @property
-    def connection_count(self) -> int:
-        """How many sockets are owned, of all users."""
-        return sum(len(sockets) for sockets in self._sockets.values())
 
     @property
     def manager_count(self) -> int:
@@ -111,76 +70,34 @@ class WebSocketManagerFactory:
         """How many followers run in all managers."""
         return sum(manager.follower_count for manager in self._all_managers())
 
-    def reserve(self, user_id: str) -> None:
-        """Take a connection's slot before the upgrade; `release_slot` or `release` gives it back.
+    @asynccontextmanager
+    async def hold_thread(self, user_id: str) -> AsyncGenerator[None, None]:
+        """Count a thread that is followed without a manager, for the time of the block.
 
-        When the user has all, the slot of a socket that has ended and is not yet released counts
-        as free. Raises `LimitExceeded`, and `Unavailable` while draining.
-        """
-        if self._is_draining:
-            raise Unavailable("the gateway is draining")
-        try:
-            self._limits.take(user_id, "connectionsPerUser")
-        except LimitExceeded:
-            if not self._let_go_of_closed(user_id):
-                raise
-            self._limits.take(user_id, "connectionsPerUser")
+        Entering raises:
 
-    def release_slot(self, user_id: str) -> None:
-        """Give back a slot that no socket came to use."""
-        self._limits.give_back(user_id, "connectionsPerUser")
+        - `LimitExceeded`: the user follows as many threads as the limit says.
 
-    async def take_thread(self, user_id: str) -> None:
-        """Count a thread that is followed without a manager, until `give_back_thread`.
-
-        Raises `LimitExceeded` when the user follows as many as the limit says. Safe to cancel.
+        Safe to cancel: the thread counts no more then.
         """
         await self._make_room(user_id)
         self._check_threads(user_id)
         self._unmanaged[user_id] += 1
-
-    def give_back_thread(self, user_id: str) -> None:
-        """Count a thread no longer that `take_thread` has counted."""
-        self._unmanaged[user_id] -= 1
-        if not self._unmanaged[user_id]:
-            del self._unmanaged[user_id]
-
-    def check_rate(self, user_id: str) -> None:
-        """Count one frame of the user's; raises `LimitExceeded` with when to come back."""
-        self._limits.hit(user_id, "framesPerMinute")
-
-    async def pace(self, user_id: str, size: int) -> None:
-        """Wait until a large frame of the user's may be read. Cancelled, it isn't counted."""
-        while size > LARGE_BYTES and (wait_s := self._limits.weigh(user_id, size)):  # noqa: ASYNC110 - a pace
-            await asyncio.sleep(wait_s)  # the pace that is asked of the user
-
-    def own(self, connection: WebSocketConnection) -> None:
-        """Take over a socket whose slot was reserved; one that comes after the end is closed."""
-        self._sockets[connection.user_id][connection.id] = connection
-        if self._is_shut:
-            connection.request_close(GOING_AWAY, GoingAway.code)
-
-    def is_followed(self, key: ThreadKey, run_id: str) -> bool:
-        """Say whether an open socket of the user follows a run, alone or with its thread."""
-        return any(
-            socket.is_open and socket.wants_run(key.thread_id, run_id)
-            for socket in self._sockets_of(key.user_id)
-        )
-
-    def tell_drain(self, connection: WebSocketConnection) -> None:
-        """Tell a socket that has just greeted until when runs go on, if the gateway drains."""
-        if self._farewell is not None:
-            connection.post(self._farewell)
+        try:
+            yield
+        finally:
+            self._unmanaged[user_id] -= 1
+            if not self._unmanaged[user_id]:
+                del self._unmanaged[user_id]
 
     async def release(self, connection: WebSocketConnection) -> None:
-        """Let a socket go: out of every manager, its writer ended, its slot given back."""
+        """Let a socket go: out of every manager, and its writer ended. Idempotent."""
         try:
             for manager in self._managers_of(connection.user_id):
                 if not manager.is_closed:
                     await manager.remove_connection(connection.id)
-            await connection.dispose()
         finally:
-            self._disown(connection)
+            await connection.dispose()
 
     async def create_manager(self, context: UserExecutionContext) -> IsolatedWebSocketManager:
         """Return the live manager of the context's thread, made if there is none.
@@ -194,7 +111,7 @@ class WebSocketManagerFactory:
             manager = self.get_manager(context) or await self._obtain(context.thread_key)
             if not manager.is_closed:  # as when it was let go of before this task had its turn
                 break
-        connection = self._sockets.get(context.user_id, {}).get(context.connection_id or "")
+        connection = self._sockets.get_socket(context.user_id, context.connection_id)
         if connection is not None:
             manager.expect(connection)
         return manager
@@ -215,7 +132,7 @@ class WebSocketManagerFactory:
 
     async def close_thread(self, key: ThreadKey) -> None:
         """Let everybody who follows a thread go: it was deleted."""
-        for connection in self._sockets_of(key.user_id):
+        for connection in self._sockets.get_sockets(key.user_id):
             if connection.is_replay and connection.wants(key.thread_id):
                 connection.request_close()  # it was opened for this, and can't be told
             connection.lose_interest(key.thread_id)
@@ -224,84 +141,23 @@ class WebSocketManagerFactory:
             await manager.close()
 
     async def send_to_user(self, user_id: str, message: Mapping[str, object]) -> Delivery:
-        """Send a control frame to all greeted sockets of the user, wherever they follow."""
-        return await send_to_each(self._sockets_of(normalize("NFC", user_id)), message)
+        """Send a control frame to all greeted sockets of the user, wherever they follow.
 
-    def revoke(self, is_revoked: Callable[[Identity], bool]) -> None:
-        """Close the sockets whose credential counts no more; a renewed one's is the newer."""
-        for user_id in tuple(self._sockets):
-            for connection in self._sockets_of(user_id):
-                if is_revoked(connection.identity):
-                    connection.request_close(Unauthenticated.close_code or CLOSE_NORMAL, "revoked")
-
-    def shed_idle(self, most: int) -> int:
-        """Close up to `most` sockets that want nothing, for memory is short; return how many."""
-        sockets = (socket for own in self._sockets.values() for socket in own.values())
-        idle = list(islice((socket for socket in sockets if socket.is_idle), most))
-        for socket in idle:
-            _shed(socket)
-        self.shed_count += len(idle)
-        return len(idle)
-
-    def post_to_user(self, user_id: str, message: Mapping[str, object]) -> None:
-        """Put a control frame in line at all greeted sockets of the user, without waiting."""
-        for connection in self._sockets_of(user_id):
-            if connection.has_greeted:
-                connection.post(message)
-
-    def begin_drain(self, *, deadline_ms: int) -> None:
-        """Take nothing new, and tell who is here until when runs go on."""
-        self._is_draining = True
-        self._farewell = {"type": "draining", "deadlineMs": deadline_ms}
-        for user_id in tuple(self._sockets):
-            self.post_to_user(user_id, self._farewell)
+        Returns a verdict for each; see `Sockets.send_to_user`.
+        """
+        return await self._sockets.send_to_user(user_id, message)
 
     async def shutdown(self, *, spread_s: float = 0.0) -> None:
         """Close every socket with 1001 and every manager, and wait for it. Idempotent.
 
-        Sockets close in batches of 100, spread over `spread_s` at most: their clients come back as
-        they went. One that takes nothing is reset after 2 s; so this ends, whoever doesn't read.
-        A socket that was accepted meanwhile is closed too.
+        The sockets close as `Sockets.shutdown` says, spread over `spread_s` seconds at most.
         """
-        self._is_draining = self._is_shut = True
+        await self._sockets.shutdown(spread_s=spread_s)
         if self._making:
             await asyncio.wait(tuple(self._making.values()))
-        while sockets := [one for user_id in self._sockets for one in self._sockets_of(user_id)]:
-            await self._close_all(sockets, spread_s=spread_s)
-            for socket in sockets:
-                await self.release(socket)
         for manager in self._all_managers():
             await manager.close()
         self._sweeper.stop()
-
-    async def _close_all(self, sockets: list[WebSocketConnection], *, spread_s: float) -> None:
-        batches = [
-            sockets[start : start + BYE_BATCH] for start in range(0, len(sockets), BYE_BATCH)
-        ]
-        closing: list[asyncio.Task[None]] = []
-        for batch in batches:
-            if closing:
-                await asyncio.sleep(min(spread_s / len(batches), BYE_PAUSE_S))  # the point of it
-            closing += [self._tasks.start(_close_one(socket), name="bye") for socket in batch]
-        await asyncio.wait(closing)
-
-    def _let_go_of_closed(self, user_id: str) -> bool:
-        """Take the slot of the oldest socket that has ended already; False when there is none."""
-        for socket in self._sockets_of(user_id):
-            if not socket.is_open:
-                self._disown(socket)
-                return True
-        return False
-
-    def _disown(self, connection: WebSocketConnection) -> None:
-        sockets = self._sockets.get(connection.user_id, {})
-        if sockets.pop(connection.id, None) is not None:
-            self.release_slot(connection.user_id)
-        if not sockets:
-            self._sockets.pop(connection.user_id, None)
-
-    def _sockets_of(self, user_id: str) -> Iterable[WebSocketConnection]:
-        return tuple(self._sockets.get(user_id, {}).values())
 
     def _find(self, key: ThreadKey) -> IsolatedWebSocketManager | None:
         return self._managers.get(key.user_id, {}).get(key.thread_id)
@@ -343,8 +199,7 @@ class WebSocketManagerFactory:
         return len(self._managers_of(user_id)) + making + self._unmanaged[user_id]
 
     def _check_room(self, user_id: str) -> None:
-        if self._is_draining:
-            raise Unavailable("the gateway is draining")
+        self._sockets.check_open()
         self._check_threads(user_id)
 
     def _check_threads(self, user_id: str) -> None:
@@ -375,75 +230,3 @@ class WebSocketManagerFactory:
             self._managers.pop(user_id, None)
         if not self._managers:
             self._sweeper.stop()
-
-
-async def _close_one(socket: WebSocketConnection) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_GRACE_S):
-            await socket.close(GOING_AWAY, GoingAway.code)
-    except TimeoutError:
-        socket.give_up(GoingAway("the gateway shuts down, and the socket takes nothing"))
-    except Exception as error:  # noqa: BLE001 - the top of the task that closes a socket
-        _log.error("close_failed", connection_id=socket.id, chain=chain_of(error))
-        socket.give_up(GoingAway("the gateway shuts down, and the socket can't be closed"))
-
-
-def _shed(socket: WebSocketConnection) -> None:
-    """Close an idle socket and tell it why, and when to come back."""
-    error, error_id = Unavailable("memory is short"), new_error_id()
-    error.retry_after_ms = SHED_RETRY_MS
-    _log.info("socket_shed", error_id=error_id, connection_id=socket.id, user_id=socket.user_id)
-    socket.say_goodbye(error_frame(error, error_id))
-    socket.request_close(error.close_code or CLOSE_NORMAL, error.code)
-
-
-_open_factories: list[WebSocketManagerFactory] = []
-
-
-def open_factory(factory: WebSocketManagerFactory) -> None:
-    """Make `factory` the one that is found; the app's lifespan calls this."""
-    _open_factories.append(factory)
-
-
-def close_factory(factory: WebSocketManagerFactory) -> None:
-    """Take `factory` back. Idempotent."""
-    if factory in _open_factories:
-        _open_factories.remove(factory)
-
-
-def get_websocket_manager_factory() -> WebSocketManagerFactory:
-    """Return the factory of the running app. Plain, not async: there is nothing to wait for.
-
-    Raises `ContractError` when no app is running, and when several are: one app's factory knows
-    nothing of another's users.
-    """
-    if not _open_factories:
-        raise ContractError(
-            "no WebSocketManagerFactory is open; it opens with the app's lifespan, so run the app "
-            "(or enter its lifespan) before you ask for managers"
-        )
-    if len(_open_factories) > 1:
-        raise ContractError(
-            f"{len(_open_factories)} apps are open in this process, so none is the running one; "
-            "write create_websocket_manager(context, factory=…) with the factory that is meant"
-        )
-    return _open_factories[0]
-
-
-async def create_websocket_manager(
-    context: UserExecutionContext, *, factory: WebSocketManagerFactory | None = None
-) -> WebSocketManagerProtocol:
-    """Return the live manager of the context's thread. Await it.
-
-    `factory` is the running app's unless another is given. Raises `ContractError` when `context` is
-    no context, when the factory's product doesn't keep `WebSocketManagerProtocol`, or when no app
-    is running; `InvalidContext` when the context names no thread; `LimitExceeded` and `Unavailable`
-    as the factory does. Safe to cancel.
-    """
-    if not isinstance(context, UserExecutionContext):
-        raise ContractError(
-            f"create_websocket_manager wants a UserExecutionContext, got {type(context).__name__}"
-        )
-    chosen = get_websocket_manager_factory() if factory is None else factory
-    manager = await chosen.create_manager(context)
-    return ensure(manager, WebSocketManagerProtocol)

@@ -23,6 +23,7 @@ from isolane.errors import (
 from isolane.ids import is_same_user
 from isolane.log.tail import Tail
 from isolane.sockets.connection import GOING_AWAY, WebSocketConnection
+from isolane.sockets.registry import send_to_each
 from isolane.tasks import TaskOwner, end_task
 
 Emit = Callable[[ThreadKey, str, Mapping[str, object]], Awaitable[EventId]]
@@ -281,12 +282,3 @@ class _Follower:
 
     connection: WebSocketConnection
     position: EventId | None
-
-
-async def send_to_each(
-    connections: Iterable[WebSocketConnection], message: Mapping[str, object]
-) -> Delivery:
-    """Send `message` to every greeted connection at once; one that hangs delays no other's."""
-    greeted = [connection for connection in connections if connection.has_greeted]
-    verdicts = await asyncio.gather(*(connection.send(message) for connection in greeted))
-    return {connection.id: verdict for connection, verdict in zip(greeted, verdicts, strict=True)}

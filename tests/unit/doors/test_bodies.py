@@ -34,17 +34,19 @@ class Paces:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    async def pace(self, user_id: str, size: int) -> None:
+    async def pace(self, _gateway: object, user_id: str, size: int) -> None:
         assert user_id == "alice"
         self.sizes.append(size)
 
 
 @pytest.fixture
-def gateway() -> Iterator[Any]:
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """As much of a gateway as bodies need."""
     intake = Intake(hall=Hall(MOST))
     settings = SimpleNamespace(limit_frame_bytes=FRAME_BYTES)
-    yield SimpleNamespace(settings=settings, factory=Paces(), intake=intake)
+    paces = Paces()
+    monkeypatch.setattr(bodies, "pace", paces.pace)
+    yield SimpleNamespace(settings=settings, paces=paces, intake=intake)
     intake.close()
 
 
@@ -103,7 +105,7 @@ async def test_pace_counts_what_is_new_and_a_sixteenth_of_what_is_sent(
         assert gateway.intake.hall.get_held() == 0  # others may come before the run is taken on
         assert gateway.intake.room.get_held("alice") == FRAME_BYTES
     assert read["messages"][1]["content"] == "y" * 70_000
-    sent, said = gateway.factory.sizes
+    sent, said = gateway.paces.sizes
     assert sent == len(content) // SENT_PER_NEW
     assert abs(said - new) < 100  # what is old left commas and brackets behind at most
 
@@ -112,8 +114,8 @@ async def test_body_below_a_frame_counts_what_is_new_alone(gateway: Any) -> None
     async with taken(whole(frame_of(80_000, 10)), gateway) as body:
         assert gateway.intake.hall.get_held() == 0
         await read_new(body, gateway, "alice", load_known)
-    assert len(gateway.factory.sizes) == 1
-    assert gateway.factory.sizes[0] < 200
+    assert len(gateway.paces.sizes) == 1
+    assert gateway.paces.sizes[0] < 200
 
 
 async def test_small_body_is_read_as_it_is_and_nobody_looks_anything_up(
@@ -125,7 +127,7 @@ async def test_small_body_is_read_as_it_is_and_nobody_looks_anything_up(
     async with taken(whole(frame_of(10, 10)), gateway) as body:
         read = await read_new(body, gateway, "alice", never)
     assert [one["id"] for one in read["messages"]] == ["old", "new"]
-    assert gateway.factory.sizes == []
+    assert gateway.paces.sizes == []
 
 
 @pytest.mark.parametrize("is_announced", [True, False])
@@ -160,7 +162,7 @@ async def test_body_that_says_it_is_too_large_waits_for_nothing(
             async with reading(request_of(announced=MOST + 1), gateway, "alice"):
                 raise AssertionError
     assert refused.value.status_code == 413
-    assert gateway.factory.sizes == []
+    assert gateway.paces.sizes == []
 
 
 async def test_body_that_trickles_makes_room_when_others_wait(

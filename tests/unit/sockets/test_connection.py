@@ -16,7 +16,8 @@ from tests.interleaving.scheduler import ShuffledLoop
 from isolane.context import EventId
 from isolane.contracts import Verdict
 from isolane.events.event import Record
-from isolane.sockets.connection import OUTBOX_MAX, Interest, WebSocketConnection
+from isolane.sockets.connection import OUTBOX_MAX, WebSocketConnection
+from isolane.sockets.interest import Interest
 from isolane.tasks import TaskOwner
 
 

@@ -417,7 +417,7 @@ async def test_a_user_may_be_named_with_accents_apart(house: House) -> None:
     manager = await house.factory.create_manager(context)
     connection = connect(Socket(), house.tasks, user_id=composed)
     connection.has_greeted = True
-    house.factory.own(connection)
+    await house.let_in(connection)
     await manager.add_connection(connection)
     for name in (composed, apart):
         assert manager.get_user_connections(name) == {"conn"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -112,24 +111,24 @@ class History:
     async def take(self, step: Step) -> None:
         kind, place, user_id, thread_id = step
         if kind == "connect":
-            self._connect(user_id)
+            await self._connect(user_id)
         elif kind == "ask alone":
             await self._ask(UserExecutionContext(user_id=user_id).for_thread(thread_id))
         elif self.connections:
             connection = self.connections[place % len(self.connections)]
             await self._act(kind, connection, thread_id)
 
-    def _connect(self, user_id: str) -> None:
+    async def _connect(self, user_id: str) -> None:
         socket_id = f"conn-{len(self.connections)}"
-        factory = self.house.factory
-        if not self.oracle.connect(user_id, socket_id):
-            with contextlib.suppress(LimitExceeded):
-                factory.reserve(user_id)
-                raise AssertionError("one socket too many was let in")
-            return
-        factory.reserve(user_id)
+        is_let = self.oracle.connect(user_id, socket_id)
         connection = connect(Socket(), self.house.tasks, connection_id=socket_id, user_id=user_id)
-        factory.own(connection)
+        try:
+            await self.house.let_in(connection)
+        except LimitExceeded:
+            assert not is_let
+            await connection.dispose()
+            return
+        assert is_let
         self.connections.append(connection)
 
     async def _act(self, kind: str, connection: WebSocketConnection, thread_id: str) -> None:
@@ -137,7 +136,7 @@ class History:
         factory, oracle = self.house.factory, self.oracle
         manager = factory.get_manager(context)
         if kind == "release":
-            await factory.release(connection)
+            await self.house.let_go(connection)
             oracle.release(connection.id)
         elif kind == "end":
             connection.request_close()
@@ -171,10 +170,10 @@ class History:
 
     def compare(self) -> None:
         """Every figure is the oracle's, and looking twice shows the same."""
-        factory, oracle = self.house.factory, self.oracle
+        oracle = self.oracle
         members = sum(len(held.members) for held in oracle.managers.values())
         for _ in range(2):
-            assert (factory.connection_count, factory.manager_count, factory.follower_count) == (
+            assert self.house.counts == (
                 len(oracle.sockets), len(oracle.managers), members,
             )  # fmt: skip
             for key, held in oracle.managers.items():
@@ -219,6 +218,6 @@ async def test_every_count_is_the_oracles_after_each_step(history: list[Step]) -
             await told.take(step)
             told.compare()
         for connection in told.connections:
-            await house.factory.release(connection)
-        assert house.factory.connection_count == house.factory.follower_count == 0
+            await house.let_go(connection)
+        assert house.sockets.connection_count == house.factory.follower_count == 0
         assert not house.limits._held

@@ -16,6 +16,7 @@ from isolane.doors.aisdk.chats import load_known
 from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, LOOK_S, SENT_PER_NEW
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive
+from isolane.doors.rate import pace
 from isolane.doors.room import SMALL_BYTES
 from isolane.doors.transport import CONTENT, LARGE
 from isolane.errors import TooLarge, Unavailable
@@ -93,10 +94,10 @@ class ChatFrames:
         """
         user_id, content = self._connection.user_id, message.get(CONTENT)
         if content is not None:
-            await self._gateway.factory.pace(user_id, len(content) // SENT_PER_NEW)
+            await pace(self._gateway, user_id, len(content) // SENT_PER_NEW)
         else:
             text = message["text"]
-            await self._gateway.factory.pace(user_id, _size_of(text))
+            await pace(self._gateway, user_id, _size_of(text))
             if len(text) <= SMALL_BYTES:
                 return decode_object(text)
             content = text.encode()
@@ -123,7 +124,7 @@ class ChatFrames:
         del whole  # the list is large, and its place is free for others
         if message.pop(CONTENT, None) is not None:
             await message[PLACE].hall.aclose()
-            await self._gateway.factory.pace(self._connection.user_id, len(new.text))
+            await pace(self._gateway, self._connection.user_id, len(new.text))
         return await self._gateway.intake.read_beside(new.read)
 
     async def find_request_id(self, message: Message) -> str | None:

@@ -36,11 +36,13 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
+from isolane.doors.event_stream import EventStream, Followed, open_stream
 from isolane.doors.framing import SERVER_SENT, in_pieces
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
+from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
-from isolane.doors.sse import EventStream, Followed, LastEventId, open_stream
+from isolane.doors.sse import LastEventId
 from isolane.errors import InvalidInput, NotFound
 from isolane.events.event import one_line
 from isolane.runs.readers import HttpReader
@@ -123,7 +125,7 @@ async def send_turn(
     Only new messages count. When the client leaves, the run goes on, unless the header
     `X-Isolane-On-Disconnect` is `stop`.
     """
-    gateway.factory.check_rate(identity.user_id)
+    check_rate(gateway, identity.user_id)
     chosen = gateway.service.check_agent(agent)
     require_agent(identity, chosen)
     whose = make_context(identity, request.scope)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
-from isolane.context import RunKey
+from isolane.context import RunKey, ThreadKey
 from isolane.contracts import Scope, Verdict
 from isolane.doors.aisdk.chats import Told, ask, find_turn, follow_run, follow_turn
 from isolane.doors.aisdk.frames import ChatFrames
@@ -24,6 +24,7 @@ from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Handshake, Message, Receive
 from isolane.doors.line import URGENT_CHARACTERS, Line
 from isolane.doors.problems import close_code_of, report
+from isolane.doors.rate import check_rate
 from isolane.doors.session_use import SessionUse
 from isolane.doors.transport import CONTENT
 from isolane.errors import (
@@ -35,7 +36,6 @@ from isolane.errors import (
     Unauthenticated,
     Unavailable,
 )
-from isolane.runs.readers import HttpReader
 from isolane.sockets.connection import WebSocketConnection
 from isolane.tasks import end_task
 from isolane.wire.aisdk.requests import read_chat
@@ -66,7 +66,8 @@ class _Request:
     key: RunKey | None = None
     """Its run, once that is known."""
     is_aborted: bool = False
-    reader: HttpReader | None = None
+    held: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """What it holds until it ends: a thread of its user's limit, and its place among readers."""
     task: asyncio.Task[None] | None = None
     head: str = field(init=False)
     """What each of its frames begins with, behind the type."""
@@ -178,7 +179,7 @@ class ChatSession:
             looked_at = await self._frames.look_at(message)
             # Before the rate: whoever asked has to be told.
             request_id = _read_request_id(looked_at)
-            self._gateway.factory.check_rate(self._connection.user_id)
+            check_rate(self._gateway, self._connection.user_id)
             frame = await self._frames.read(message, looked_at)
             await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
@@ -214,9 +215,10 @@ class ChatSession:
 
     async def _open(self, request: _Request, frame: Mapping[str, Any]) -> None:
         """Begin a request: it counts as a thread that is followed until it ends."""
-        await self._gateway.factory.take_thread(self._connection.user_id)
+        hold = self._gateway.factory.hold_thread(self._connection.user_id)
+        await request.held.enter_async_context(hold)
         if self._take_early_abort(request.request_id):  # since it was looked at
-            self._gateway.factory.give_back_thread(self._connection.user_id)
+            await request.held.aclose()
             return
         self._requests[request.request_id] = request
         self._connection.is_busy = True
@@ -224,10 +226,10 @@ class ChatSession:
             begin = self._resume(request) if request.is_resume else self._send(request, frame)
             told = await begin
         except BaseException:
-            self._forget(request)
+            await self._forget(request)
             raise
         if told is None or request.is_aborted:
-            self._forget(request)
+            await self._forget(request)
             return
         serve = self._serve(request, told)
         request.task = self._gateway.tasks.start(serve, name=f"chat on {self._connection.id}")
@@ -243,7 +245,7 @@ class ChatSession:
         request.key = ticket.context.run_key
         if request.is_aborted:  # while it was taken on
             self._stop(request)
-        request.reader = self._gateway.service.enter(context.thread_key, request.key.run_id)
+        self._enter(request, ticket.context.run_key, context.thread_key)
         return follow_run(self._gateway, ticket.context, after=ticket.after)
 
     async def _resume(self, request: _Request) -> AsyncGenerator[Sequence[Told], None] | None:
@@ -256,10 +258,15 @@ class ChatSession:
             self._tell(request, "no-active")
             return None
         request.key = RunKey(key.user_id, turn.runs[-1].run_id)
-        request.reader = self._gateway.service.enter(key, request.key.run_id)
+        self._enter(request, request.key, key)
         self._resumed[request.chat_id] = request
         self._tell(request, "start")
         return follow_turn(self._gateway, context, turn)
+
+    def _enter(self, request: _Request, run: RunKey, thread: ThreadKey) -> None:
+        """Count the request as a reader of its run, until it ends."""
+        reader = self._gateway.service.enter(thread, run.run_id)
+        request.held.callback(self._gateway.service.leave, reader)
 
     async def _renew(self, headers: object) -> None:
         """Go on with a newer token of the same user, where a frame carries one."""
@@ -289,7 +296,7 @@ class ChatSession:
             if not request.is_aborted:
                 self._tell_error(request.request_id, error)
         finally:
-            self._forget(request)
+            await self._forget(request)
 
     async def _send_chunks(self, request: _Request, chunks: Sequence[Told]) -> bool:
         """Send chunks; False when the socket is no more."""
@@ -353,18 +360,16 @@ class ChatSession:
         request.is_aborted = True
         if request.task is not None:
             await end_task(request.task)
-        self._forget(request)
+        await self._forget(request)
 
-    def _forget(self, request: _Request) -> None:
+    async def _forget(self, request: _Request) -> None:
         if self._requests.get(request.request_id) is not request:
             return
         del self._requests[request.request_id]
         if self._resumed.get(request.chat_id) is request:
             del self._resumed[request.chat_id]
-        self._gateway.factory.give_back_thread(self._connection.user_id)
-        if request.reader is not None:
-            self._gateway.service.leave(request.reader)
         self._connection.is_busy = bool(self._requests)
+        await request.held.aclose()
 
     # --- the credential --------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from isolane.agents import check
 from isolane.contracts import Identity, Scope
 from isolane.doors.credentials import Reader, WriteContext, Writer
+from isolane.doors.event_stream import HEADERS, EventStream, open_stream
 from isolane.doors.framing import SERVER_SENT
 from isolane.doors.gateway import OpenGateway
 from isolane.doors.openai.runs import (
@@ -29,7 +30,6 @@ from isolane.doors.openai.runs import (
 from isolane.doors.openai.stream import WholeAnswer, answer_completion, tell_completion
 from isolane.doors.openai_errors import REFUSED
 from isolane.doors.request import UserRoute
-from isolane.doors.sse import HEADERS, EventStream, open_stream
 from isolane.errors import InvalidInput, RunConflict
 from isolane.ids import check_wire_id
 from isolane.runs.readers import HttpReader, OnDisconnect

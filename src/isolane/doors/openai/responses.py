@@ -16,6 +16,7 @@ from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity, RunState, StoredRun
 from isolane.doors.answers import Load
 from isolane.doors.credentials import ReadContext, Reader, WriteContext, Writer
+from isolane.doors.event_stream import HEADERS, EventStream, Followed, open_stream
 from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.openai.completions import EITHER_ANSWER
 from isolane.doors.openai.history import (
@@ -40,7 +41,6 @@ from isolane.doors.openai.runs import (
 from isolane.doors.openai.stream import WholeAnswer, answer_response, tell_response
 from isolane.doors.openai_errors import REFUSED
 from isolane.doors.request import UserRoute
-from isolane.doors.sse import HEADERS, EventStream, Followed, open_stream
 from isolane.events.event import RUN_STARTED, decode_event
 from isolane.runs.readers import HttpReader, OnDisconnect
 from isolane.wire.openai.asking import ResponseAsked, read_response

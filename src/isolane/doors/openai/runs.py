@@ -14,8 +14,10 @@ from isolane.context import RunKey, UserExecutionContext
 from isolane.contracts import Identity, Opening, RunTicket, Seed, StoredRun, ThreadKind
 from isolane.doors.bodies import read_whole, reading
 from isolane.doors.credentials import require_agent
+from isolane.doors.event_stream import Followed
 from isolane.doors.gateway import Gateway
-from isolane.doors.sse import Followed, Records
+from isolane.doors.rate import check_rate
+from isolane.doors.sse import Records
 from isolane.errors import RunConflict
 from isolane.events.transcript import Message, fingerprint
 from isolane.ids import new_message_id, new_run_id
@@ -102,7 +104,7 @@ async def read_asked(
     `name` is the name of the list in the body. Errors are those of `reading`, `read_whole`, `fill`
     and `read`.
     """
-    gateway.factory.check_rate(identity.user_id)
+    check_rate(gateway, identity.user_id)
     user_id = identity.user_id
     async with reading(request, gateway, user_id, sent_per_new=SENT_PER_NEW) as body:
         given: Mapping[str, Json] = await read_whole(body, gateway, user_id, name=name)

@@ -12,10 +12,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Send
 
 from isolane.doors.answers import PIECE_BYTES
+from isolane.doors.event_stream import EventStream, Followed
 from isolane.doors.framing import SERVER_SENT, in_pieces
 from isolane.doors.openai_errors import get_status, to_error_object, to_headers
 from isolane.doors.problems import report
-from isolane.doors.sse import EventStream, Followed, Records
+from isolane.doors.sse import Records
 from isolane.errors import AgentTimeout
 from isolane.events.event import Event, decode_event, one_line
 from isolane.runs.readers import HttpReader

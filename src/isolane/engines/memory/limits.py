@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 from isolane.clock import Clock
@@ -12,8 +13,8 @@ from isolane.errors import LimitExceeded
 
 WEIGHT_BYTES: Final = 4 << 20
 WEIGHT_S: Final = 8
-"""Frames of so many bytes in so many seconds are read at once: a handful of the largest. More are
-read as slowly, half a megabyte a second, for it is everybody's time in which they are."""
+"""Seconds in which a user's first `WEIGHT_BYTES` of frames are read at once. Above that, a user's
+frames are read at 0.5 MiB/s, because parsing them blocks the event loop."""
 
 
 class LocalLimits:
@@ -26,18 +27,19 @@ class LocalLimits:
         self._events = SlidingWindow(MINUTE_MS, timer=clock)
         self._bytes = SlidingWindow(WEIGHT_S * 1000, timer=clock)
 
-    def take(self, user_id: str, limit: str) -> None:
-        """Count one more; raises `LimitExceeded` when the user holds all there is."""
+    @asynccontextmanager
+    async def take(self, user_id: str, limit: str) -> AsyncGenerator[None, None]:
+        """Hold one of the user's places for the block's time; see `Limits`."""
         most = self._most[limit]
         if self._held[user_id, limit] >= most:
             raise LimitExceeded(limit, most)
         self._held[user_id, limit] += 1
-
-    def give_back(self, user_id: str, limit: str) -> None:
-        """Count one less."""
-        self._held[user_id, limit] -= 1
-        if self._held[user_id, limit] <= 0:
-            del self._held[user_id, limit]
+        try:
+            yield
+        finally:
+            self._held[user_id, limit] -= 1
+            if not self._held[user_id, limit]:
+                del self._held[user_id, limit]
 
     def hit(self, user_id: str, limit: str) -> None:
         """Count one event of the minute; raises `LimitExceeded` with when to come back."""

@@ -1,0 +1,29 @@
+"""How fast the frames and bodies of a user are read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from isolane.doors.gateway import Gateway
+
+LARGE_BYTES: Final = 64 * 1024
+"""Bytes of the largest frame that is read without asking for the user's pace."""
+
+
+def check_rate(gateway: Gateway, user_id: str) -> None:
+    """Count one frame or request that runs an agent.
+
+    Raises:
+    - `LimitExceeded`: the user had all of this minute. It says when to come back.
+    """
+    gateway.limits.hit(user_id, "framesPerMinute")
+
+
+async def pace(gateway: Gateway, user_id: str, size: int) -> None:
+    """Wait until a large frame of the user, of `size` bytes, may be read.
+
+    Safe to cancel: the frame isn't counted then.
+    """
+    while size > LARGE_BYTES and (wait_s := gateway.limits.weigh(user_id, size)):  # noqa: ASYNC110 - a pace
+        await asyncio.sleep(wait_s)  # the pace that is asked of the user
