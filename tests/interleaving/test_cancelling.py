@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from types import coroutine
+from types import SimpleNamespace, coroutine
 from typing import Any, Final
 
 import pytest
@@ -33,8 +33,10 @@ from isolane.auth.revocations import Revocations
 from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
-from isolane.context import RunKey
+from isolane.context import EventId, RunKey
 from isolane.contracts import Identity
+from isolane.doors.following import Following
+from isolane.doors.handshake import Replay
 from isolane.doors.room import Room
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import WEIGHT_BYTES, LocalLimits
@@ -62,6 +64,7 @@ PUBLIC: Final = (
     DatabaseEventLog,
     DatabaseStore,
     Feed,
+    Following,
     Gate,
     GuessGuard,
     IsolatedWebSocketManager,
@@ -225,6 +228,25 @@ async def take_room(scene: Scene) -> None:
     scene.room.give_back(ALICE, 10)
 
 
+def following_of(scene: Scene) -> Following:
+    house = scene.house
+    gateway: Any = SimpleNamespace(
+        factory=house.factory, feed=house.feed, resumer=house.resumer, service=house.service
+    )
+    return Following(gateway, scene.connection)
+
+
+async def follow_other(scene: Scene) -> object:
+    """Follow a run of another thread, whose start takes a while."""
+    following, context = following_of(scene), context_of("run", thread_id="other")
+
+    async def begin() -> EventId | None:
+        await asyncio.sleep(1)
+        return following.want_run(context, START)
+
+    return await following.follow(context, begin)
+
+
 async def take_turn(scene: Scene) -> None:
     await scene.turns.take("bob")
     await scene.turns.take(ALICE)
@@ -371,6 +393,10 @@ ACTS: Final[dict[str, Act]] = {
     "Feed.read": lambda scene: scene.house.feed.read(key_of(), after=START, limit=1, max_bytes=1),
     "Feed.reading": read_tail,
     "Feed.trim": lambda scene: scene.house.feed.trim(older_than=scene.house.clock.now + 1),
+    "Following.follow": follow_other,
+    "Following.replay": lambda scene: following_of(scene).replay(Replay("live", "-1")),
+    "Following.subscribe": lambda scene: following_of(scene).subscribe("other", None),
+    "Following.unsubscribe": lambda scene: following_of(scene).unsubscribe("live"),
     "Gate.enter": enter,
     "IsolatedWebSocketManager.add_connection": (
         lambda scene: scene.manager.add_connection(scene.connection, after=START)

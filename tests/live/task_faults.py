@@ -20,9 +20,8 @@ from isolane.auth.judge import Judge
 from isolane.auth.revocations import Revocations
 from isolane.doors import event_stream
 from isolane.doors.aisdk.chats import Numbered
-from isolane.doors.aisdk.socket import ChatSession
-from isolane.doors.conversation import AguiConversation
 from isolane.doors.line import Line
+from isolane.doors.pulse import Pulse
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.health.pressure import Pressure
@@ -41,7 +40,6 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "agent": (RunLife, "_take"),
     "authentication": (Judge, "_catch"),
     "chat": (Numbered, "tell"),
-    "chat's credential": (ChatSession, "_until_expiry"),
     "commits": (DatabaseEventLog, "_write"),
     "deletion": (Feed, "delete"),
     "drain": (AgentService, "_drain"),
@@ -53,7 +51,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "manager": (Feed, "open_tail"),
     "news": (DatabaseStore, "load_thread"),
     "pressure": (Pressure, "look"),
-    "pulse": (AguiConversation, "_until_expiry_s"),
+    "pulse": (Pulse, "_until_expiry_s"),
     "recovery": (recovery, "_go_on"),
     "requests": (DatabaseStore, "load_ended_requests"),
     "retention": (Feed, "trim"),

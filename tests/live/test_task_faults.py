@@ -33,7 +33,6 @@ KINDS: Final[dict[str, str]] = {
     "authentication": "authentication",
     "bye": "farewell",
     "chat on ": "chat",
-    "credential of ": "chat's credential",
     "deletion of ": "deletion",
     "drain": "drain",
     "event stream": "event stream",
@@ -183,7 +182,7 @@ async def test_chat_that_is_served_by_it_ends_with_an_error_and_the_others_go_on
 
 
 async def test_chats_whose_credential_is_watched_by_it_come_back(lane: Lane, fault: Fault) -> None:
-    fault.plant("chat's credential")
+    fault.plant("pulse")
     async with knock(lane) as socket:
         with pytest.raises(ConnectionClosed):
             await hear(socket)

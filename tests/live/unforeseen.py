@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final
 
 from isolane.context import EventId
-from isolane.doors.conversation import AguiConversation
+from isolane.doors.pulse import Pulse
 from isolane.errors import InvalidCursor
 from isolane.log.tail import Tail
 
 WORDS: Final = ("one ", "two ", "three")
 _broken: Final[Counter[str]] = Counter()
 _follow: Final = Tail.follow
-_until_expiry_s: Final = AguiConversation._until_expiry_s
+_until_expiry_s: Final = Pulse._until_expiry_s
 
 
 def _break(name: str, error: Exception) -> None:
@@ -40,7 +40,7 @@ async def _follow_or_break(self: Tail, after: EventId) -> AsyncGenerator[list[An
             yield batch[1:]
 
 
-def _until_expiry_or_break(self: AguiConversation) -> float:
+def _until_expiry_or_break(self: Pulse) -> float:
     """Tell when a credential dies; of a user who is called so, nobody can the first time."""
     if self._connection.has_greeted and self._connection.user_id.startswith("timeless"):
         _break(self._connection.user_id, KeyError("nobody foresaw this"))
@@ -48,7 +48,7 @@ def _until_expiry_or_break(self: AguiConversation) -> float:
 
 
 Tail.follow = _follow_or_break  # type: ignore[method-assign]
-AguiConversation._until_expiry_s = _until_expiry_or_break  # type: ignore[method-assign]
+Pulse._until_expiry_s = _until_expiry_or_break  # type: ignore[method-assign]
 
 
 async def teller(input: object) -> AsyncIterator[str]:  # noqa: A002  # AG-UI's name for it

@@ -51,10 +51,7 @@ BLAMED_MAX: Final = 10
 
 def receive(text: str, *, has_greeted: bool) -> Command | IsolaneError:
     """Return the command that a frame is, or the error that answers it; no other may be raised."""
-    dialogue = Dialogue()
-    if has_greeted:
-        dialogue.receive(HELLO, now_ms=0)
-    (command,) = dialogue.receive(text, now_ms=0)
+    (command,) = Dialogue().receive(text, now_ms=0, has_greeted=has_greeted)
     if isinstance(command, Refuse):
         return command.error
     if isinstance(command, Run):

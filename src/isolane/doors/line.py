@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from isolane.doors.handshake import Message
+from isolane.doors.gateway import Gateway
+from isolane.doors.handshake import Message, Receive
 from isolane.doors.room import SMALL_BYTES, Room
 from isolane.errors import IsolaneError
+from isolane.sockets.connection import WebSocketConnection
+from isolane.tasks import end_task
 from isolane.wire.frames import Abort, Ping, Run, decode_frame
 
+TURN_FRAMES: Final = 8
+"""So many frames that wait are taken in a row; then others have their turn."""
 WAITING_MAX: Final = 64
 """So many frames of a socket may wait; nothing more is read of it while they do."""
 URGENT_CHARACTERS: Final = 1024
@@ -134,6 +140,69 @@ class Line:
     async def _wait(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+class FrameWorker:
+    """Carries out the frames of one socket one after the other, while more of them are read."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        connection: WebSocketConnection,
+        *,
+        carry_out: Callable[[Message], Awaitable[None]],
+        finish: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Begin with nothing read.
+
+        `carry_out` does what a frame asks for. `finish` comes after it, also where the socket was
+        closed meanwhile and the frame wasn't carried out.
+        """
+        self._gateway = gateway
+        self._connection = connection
+        self._carry_out = carry_out
+        self._finish = finish
+        self.line = Line(
+            gateway.settings.limit_frame_bytes, room=gateway.intake.room, user_id=connection.user_id
+        )
+
+    async def run(self, listen: Callable[[Receive], Awaitable[str]], receive: Receive) -> str:
+        """Carry out what `listen` puts in line; return what it returns, once all is carried out.
+
+        Raises what `listen` raises. Safe to cancel: what waits in line isn't carried out then.
+        """
+        name = f"frames {self._connection.id}"
+        worker = self._gateway.tasks.start(self._work(), name=name)
+        try:
+            reason = await listen(receive)
+            self.line.end()
+            await asyncio.wait({worker})  # what came before the end counts
+            return reason
+        finally:
+            await end_task(worker)
+            self.line.close()
+
+    async def _work(self) -> None:
+        """Carry out what waits in line. Where that breaks the socket ends, and nothing waits on."""
+        try:
+            await self._work_through()
+        except Exception as error:  # noqa: BLE001 - the top of the task that carries out frames
+            self._connection.fail("what waits in line", error)
+            self.line.close()
+
+    async def _work_through(self) -> None:
+        taken = 0
+        while (message := await self.line.take()) is not None:
+            taken += 1
+            if taken % TURN_FRAMES == 0:
+                await asyncio.sleep(0)
+            try:
+                if not self._connection.is_closing:
+                    await self._carry_out(message)
+            except Exception as error:  # noqa: BLE001 - what still waits has to be taken
+                self._connection.fail("a frame", error)
+            self.line.finish()
+            await self._finish(message)
 
 
 def find_urgent(message: Message) -> Abort | Ping | None:

@@ -177,6 +177,10 @@ class _Upgrade:
         conversation = converse(self.gateway, connection, self.handshake, self.agent)
         try:
             reason = await conversation.serve(receive)
+        except Exception as error:  # noqa: BLE001 - the top of the task that serves a socket
+            connection.fail("what comes in", error)
+            await connection.close()
+            reason = "internal"
         finally:
             await self.gateway.factory.release(connection)
         _log.info("disconnected", reason=reason, **names)

@@ -59,21 +59,20 @@ class Dialogue:
     """The state of one connection that decides which frame may come next."""
 
     def __init__(self) -> None:
-        """Begin before hello, when only data frames are allowed."""
-        self.has_greeted = False
+        """Begin without a malformed frame."""
         self._malformed_at: deque[int] = deque(maxlen=MALFORMED_MAX)
 
-    def receive(self, text: str, *, now_ms: int) -> list[Command]:
-        """Return the commands for one text frame that came at `now_ms`."""
+    def receive(self, text: str, *, now_ms: int, has_greeted: bool) -> list[Command]:
+        """Return the commands for one text frame that came at `now_ms`, in milliseconds.
+
+        Before a connection `has_greeted`, only hello and data frames are allowed.
+        """
         try:
             frame = decode_frame(text)
-            self._check_order(frame)
+            _check_order(frame, has_greeted=has_greeted)
         except (InvalidFrame, InvalidInput, InvalidCursor) as error:
             return self.blame(error, now_ms=now_ms)
-        if isinstance(frame, Hello):
-            self.has_greeted = True
-            return [Welcome()]
-        return [frame]
+        return [Welcome() if isinstance(frame, Hello) else frame]
 
     def blame(
         self,
@@ -92,7 +91,7 @@ class Dialogue:
             return [refusal, HangUp("too many malformed frames")]
         return [refusal]
 
-    def _check_order(self, frame: ClientFrame) -> None:
-        if self.has_greeted or isinstance(frame, Hello | Run | Abort):
-            return
+
+def _check_order(frame: ClientFrame, *, has_greeted: bool) -> None:
+    if not (has_greeted or isinstance(frame, Hello | Run | Abort)):
         raise InvalidFrame("say hello first: control frames come after it")

@@ -1,0 +1,146 @@
+"""What one socket follows: threads, runs that it starts, and runs that it replays."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from isolane.context import EventId, UserExecutionContext
+from isolane.contracts import WebSocketManagerProtocol
+from isolane.doors.gateway import Gateway
+from isolane.doors.handshake import Replay
+from isolane.doors.problems import POLICY_CLOSE, report
+from isolane.doors.replies import tell
+from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, ManagerClosed, NotFound
+from isolane.sockets.connection import CLOSE_NORMAL, WebSocketConnection
+from isolane.sockets.running import create_websocket_manager
+
+FROM_START: Final = "-1"
+"""Offset of a replay that begins with the run's first event."""
+
+Begin = Callable[[], Awaitable[EventId | None]]
+"""Does what comes before the first record, and returns the id behind which records are wanted.
+None says that the socket is to follow nothing more than it does."""
+
+
+class Following:
+    """Lets one socket follow threads of its user, each behind the last id that its client has."""
+
+    def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
+        """Begin with an accepted socket that follows nothing."""
+        self._gateway = gateway
+        self._connection = connection
+
+    async def follow(self, context: UserExecutionContext, begin: Begin) -> bool:
+        """Follow the context's thread behind the id that `begin` returns; False when it is None.
+
+        The thread's manager is there before `begin` is asked: what one follower had to read of the
+        thread is there for the next, and a user who follows too much starts nothing. Raises what
+        `begin` raises, `LimitExceeded` and `Unavailable`. Safe to cancel: nothing is followed then.
+        """
+        manager = await self._open_manager(context)
+        try:
+            after = await begin()
+        except BaseException:
+            await self._gateway.factory.discard(manager, context)
+            raise
+        if after is None:
+            await self._gateway.factory.discard(manager, context)
+            return False
+        await self._join(context, manager, after)
+        return True
+
+    async def subscribe(self, thread_id: str, after: EventId | None) -> None:
+        """Follow a thread behind `after`; without it from where the thread's log begins.
+
+        Where a frame can't hold what was missed, the client reads the thread over HTTP, and
+        subscribes anew after that. Raises `InvalidCursor` and what `follow` raises.
+        """
+        connection = self._connection
+        context = connection.context.for_thread(thread_id)
+
+        async def begin() -> EventId | None:
+            resume = await self._gateway.resumer.load(context.thread_key, after)
+            interest = connection.renew_interest(thread_id)
+            connection.post(resume.to_frame(thread_id))
+            if not resume.can_go_on:
+                return None
+            interest.want_all()
+            return resume.start
+
+        if not await self.follow(context, begin):
+            await self._leave(thread_id)
+
+    async def unsubscribe(self, thread_id: str) -> None:
+        """Follow a thread no longer, and say so."""
+        await self._leave(thread_id)
+        self._connection.post({"type": "unsubscribed", "threadId": thread_id})
+
+    def want_run(self, context: UserExecutionContext, after: EventId) -> EventId | None:
+        """Want the records of the context's run behind `after`, beside others of its thread.
+
+        Returns the id behind which a follower has to read, so that no run misses a record. None
+        when the run's records come already.
+        """
+        interest = self._connection.get_interest(context.thread_key.thread_id)
+        if not interest.want_run(context.run_key.run_id, after=after):
+            return None
+        return EventId(after.epoch, interest.resume_seq() or 0)
+
+    async def replay(self, replay: Replay) -> None:
+        """Follow the one run for which the socket was opened; close where that can't be."""
+        connection = self._connection
+        connection.is_replay = True
+        try:
+            await self._follow_replay(replay)
+        except (NotFound, InvalidInput) as error:
+            report(error, connection_id=connection.id)
+            connection.request_close(POLICY_CLOSE, "unknown run")
+        except CursorExpired:
+            self._gateway.resumer.tell_expired(connection, replay.run_id)
+            connection.request_close(CLOSE_NORMAL)
+        except InvalidCursor as error:
+            tell(connection, error, run_id=replay.run_id)
+            connection.request_close(POLICY_CLOSE, error.code)
+        except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
+            connection.fail("a replay", error)
+
+    async def _follow_replay(self, replay: Replay) -> None:
+        gateway, own = self._gateway, self._connection.context
+        stored = await gateway.service.load_run(own, replay.run_id)
+        context = own.for_thread(stored.thread_id).for_run(stored.run_id)
+        start = await gateway.service.load_start(context)
+        if replay.offset != FROM_START:
+            after = EventId.parse(replay.offset)
+            (await gateway.feed.load_bounds(context.thread_key)).check_cursor(after)
+            start = max(start, after, key=lambda place: place.seq)
+        if stored.last_seq is not None and start.seq >= stored.last_seq:
+            self._connection.request_close(CLOSE_NORMAL)
+            return
+
+        async def begin() -> EventId | None:
+            return self.want_run(context, start)
+
+        await self.follow(context, begin)
+
+    async def _leave(self, thread_id: str) -> None:
+        connection = self._connection
+        manager = self._gateway.factory.get_manager(connection.context.for_thread(thread_id))
+        connection.lose_interest(thread_id)
+        if manager is not None:
+            await manager.remove_connection(connection.id)
+
+    async def _open_manager(self, context: UserExecutionContext) -> WebSocketManagerProtocol:
+        return await create_websocket_manager(context, factory=self._gateway.factory)
+
+    async def _join(
+        self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId
+    ) -> None:
+        """Join the manager; when its last connection just took it along, join the next one."""
+        while True:
+            try:
+                await manager.add_connection(self._connection, after=after)
+            except ManagerClosed:
+                manager = await self._open_manager(context)
+            else:
+                return

@@ -1,0 +1,136 @@
+"""The credential behind one socket: watched for its end, renewed, and kept alive by use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from isolane.contracts import Scope
+from isolane.doors.credentials import judge_token, require
+from isolane.doors.gateway import Gateway
+from isolane.doors.problems import close_code_of
+from isolane.doors.replies import tell
+from isolane.doors.session_use import SessionUse
+from isolane.errors import IdentityMismatch, Unauthenticated
+from isolane.sockets.connection import WebSocketConnection
+from isolane.tasks import end_task
+
+EXPIRY_WARNING_MS: Final = 60_000
+"""Milliseconds before the end of a credential at which its client is warned."""
+LONGEST_SLEEP_S: Final = 3600.0
+
+
+class Pulse:
+    """Pings a socket at each heartbeat, warns it before its credential ends, and closes it then.
+
+    A quiet socket gets neither ping nor warning, because its peer knows no such frame.
+    """
+
+    def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
+        """Begin with an accepted socket."""
+        self._gateway = gateway
+        self._connection = connection
+        self._woken = asyncio.Event()
+        self._is_warned = False
+        self._use = SessionUse(gateway, connection, self._note_expiry)
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncGenerator[None, None]:
+        """Watch the credential for the time of the block. Safe to cancel."""
+        pulse = self._gateway.tasks.start(self._keep_time(), name=f"pulse {self._connection.id}")
+        try:
+            yield
+        finally:
+            await end_task(pulse)
+
+    def wake(self) -> None:
+        """Look anew at what is due, as when the socket has greeted. Doesn't wait."""
+        self._woken.set()
+
+    def note_use(self) -> None:
+        """Note that the user does something, which keeps the session alive. Doesn't wait."""
+        self._use.note()
+
+    async def renew(self, token: str) -> None:
+        """Go on with a newer token of the same user.
+
+        Raises:
+        - `Unauthenticated`, `Unavailable`: the token is bad, or can't be judged now.
+        - `IdentityMismatch`: the token is another user's.
+        - `MissingScope`: its holder may not read. What the socket follows goes on, so the newer
+          token needs the scope that the upgrade needed.
+
+        Nothing changes then. Safe to cancel.
+        """
+        connection = self._connection
+        identity = await judge_token(self._gateway, token)
+        if identity.user_id != connection.user_id:
+            raise IdentityMismatch
+        require(identity, Scope.READ)
+        connection.identity = identity
+        self._note_expiry()
+
+    def _note_expiry(self) -> None:
+        """Look anew when the credential ends, for it is another one or lives longer."""
+        self._is_warned = False
+        self._woken.set()
+
+    async def _keep_time(self) -> None:
+        try:
+            await self._beat()
+        except Exception as error:  # noqa: BLE001 - the top of the task that watches a credential
+            self._connection.fail("its heartbeat", error)
+
+    async def _beat(self) -> None:
+        heartbeat_s = float("inf")
+        if not self._connection.is_quiet:
+            heartbeat_s = self._gateway.settings.heartbeat_s
+        loop = asyncio.get_running_loop()
+        next_ping = loop.time() + heartbeat_s
+        while True:
+            await self._sleep(min(next_ping - loop.time(), self._until_expiry_s()))
+            if self._is_expired():
+                return
+            if loop.time() >= next_ping:
+                self._connection.post({"type": "ping"})
+                next_ping += heartbeat_s
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but for no longer than until something about the credential changes."""
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(min(max(seconds, 0), LONGEST_SLEEP_S)):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    def _until_expiry_s(self) -> float:
+        expires_at = self._connection.identity.expires_at
+        if expires_at is None:
+            return float("inf")
+        is_warning_due = self._connection.has_greeted and not self._is_warned
+        due = expires_at - EXPIRY_WARNING_MS if is_warning_due else expires_at
+        return max(due - self._gateway.clock(), 0) / 1000
+
+    def _is_expired(self) -> bool:
+        """Say whether the credential has ended, and close then; warn when it is about to."""
+        connection, now = self._connection, self._gateway.clock()
+        expires_at = connection.identity.expires_at
+        if expires_at is None:
+            return False
+        if now >= expires_at:
+            self._end_expired()
+            return True
+        is_near = now >= expires_at - EXPIRY_WARNING_MS
+        if is_near and connection.has_greeted and not self._is_warned:
+            self._is_warned = True
+            connection.post({"type": "auth_expiring", "expiresAt": expires_at})
+        return False
+
+    def _end_expired(self) -> None:
+        error = Unauthenticated("expired", "the credential behind the socket expired")
+        if self._connection.has_greeted:
+            tell(self._connection, error)
+        self._connection.request_close(close_code_of(error), error.reason)

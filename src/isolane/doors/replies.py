@@ -1,0 +1,90 @@
+"""What the door of `agui.v1` says: welcomes, acceptances, pongs and errors."""
+
+from __future__ import annotations
+
+from isolane.context import UserExecutionContext
+from isolane.contracts import RunTicket
+from isolane.doors.gateway import Gateway
+from isolane.doors.problems import close_code_of, report
+from isolane.errors import IsolaneError, TooLarge
+from isolane.sockets.connection import WebSocketConnection
+from isolane.wire.frames import encode_frame, error_frame, run_error, welcome
+
+
+def greet(gateway: Gateway, connection: WebSocketConnection) -> None:
+    """Answer hello: with the limits, the runs under way, and when the credential ends."""
+    active = gateway.service.get_active_runs(connection.user_id)
+    heads = [gateway.service.get_head(run) for run in active]
+    frame = welcome(
+        connection_id=connection.id,
+        user_id=connection.user_id,
+        heartbeat_ms=gateway.settings.heartbeat_ms,
+        limits=gateway.settings.published_limits,
+        token_expires_at=connection.identity.expires_at,
+        active_runs=[
+            {
+                "threadId": run.thread_key.thread_id,
+                "runId": run.run_key.run_id,
+                "head": str(head),
+            }
+            for run, head in zip(active, heads, strict=True)
+        ],
+    )
+    gateway.sockets.greet(connection, frame)
+
+
+def answer_ping(connection: WebSocketConnection, t: object, *, frame_max_bytes: int) -> None:
+    """Answer a ping with what it carried.
+
+    Raises:
+    - `TooLarge`: the pong would have more than `frame_max_bytes`. A number may be written with
+      more characters than the client wrote it with.
+    """
+    frame: dict[str, object] = {"type": "pong"} if t is None else {"type": "pong", "t": t}
+    if isinstance(t, dict | list):
+        size = len(encode_frame(frame).encode())
+        if size > frame_max_bytes:
+            raise TooLarge(f"t: the pong has {size} bytes, and a frame may have {frame_max_bytes}")
+    connection.post(frame)
+
+
+def accept(
+    connection: WebSocketConnection, context: UserExecutionContext, ticket: RunTicket
+) -> None:
+    """Tell a client that has greeted what became of the run that it asked for in `context`."""
+    if not connection.has_greeted:
+        return
+    accepted: dict[str, object] = {
+        "type": "accepted",
+        "threadId": context.thread_id,
+        "runId": context.run_id,
+        "requestId": context.request_id,
+        "disposition": ticket.disposition,
+    }
+    if ticket.position is not None:
+        accepted["position"] = ticket.position
+    if ticket.context.run_id != context.run_id:
+        accepted["attachedTo"] = ticket.context.run_id
+    connection.post(accepted)
+
+
+def tell(
+    connection: WebSocketConnection,
+    error: IsolaneError,
+    *,
+    thread_id: str | None = None,
+    run_id: str | None = None,
+) -> None:
+    """Tell a client of an error: as a control frame when it has greeted, else as a run's error."""
+    known, error_id = report(error, connection_id=connection.id, run_id=run_id)
+    if connection.has_greeted:
+        connection.post(error_frame(known, error_id, threadId=thread_id, runId=run_id))
+    else:
+        connection.post(run_error(known, error_id, run_id=run_id))
+
+
+def hang_up(connection: WebSocketConnection, error: BaseException) -> None:
+    """Tell a client of an error that ends its connection, then close. Doesn't wait."""
+    known, error_id = report(error, connection_id=connection.id)
+    connection.post(error_frame(known, error_id))
+    connection.request_close(close_code_of(known), known.code)
