@@ -32,6 +32,7 @@ from isolane.runs.run import RunLife, Stop
 from isolane.runs.service import AgentService
 from isolane.runs.writer import RunWriter
 from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.writer import SocketWriter
 
 VARIABLE: Final = "TASK_FAULT"
 UNFORESEEN: Final = "nobody foresaw this"
@@ -62,7 +63,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "sweep of the log": (DatabaseEventLog, "sweep"),
     "watchdog": (Watchdog, "_judge"),
     "writer of a run": (RunWriter, "_commit_batch"),
-    "writer of a socket": (WebSocketConnection, "_write_batch"),
+    "writer of a socket": (SocketWriter, "_write_batch"),
 }
 """What breaks, inside of the task that it stands for."""
 

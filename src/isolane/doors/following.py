@@ -12,8 +12,9 @@ from isolane.doors.handshake import Replay
 from isolane.doors.problems import POLICY_CLOSE, report
 from isolane.doors.replies import tell
 from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, ManagerClosed, NotFound
-from isolane.sockets.connection import CLOSE_NORMAL, WebSocketConnection
+from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.running import create_websocket_manager
+from isolane.sockets.writer import CLOSE_NORMAL
 
 FROM_START: Final = "-1"
 """Offset of a replay that begins with the run's first event."""

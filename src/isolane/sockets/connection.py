@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import structlog
 
@@ -14,7 +13,6 @@ from isolane.contracts import Identity, Verdict
 from isolane.errors import (
     ConnectionFailed,
     IsolaneError,
-    SlowConsumer,
     Unauthenticated,
     chain_of,
     traceback_of,
@@ -22,40 +20,14 @@ from isolane.errors import (
 from isolane.events.event import Record
 from isolane.ids import new_error_id
 from isolane.sockets.interest import Interest
-from isolane.tasks import TaskOwner, end_task
+from isolane.sockets.writer import CLOSE_NORMAL, Send, SocketWriter
+from isolane.tasks import TaskOwner
 from isolane.wire.frames import encode_frame, error_frame
 
-OUTBOX_MAX: Final = 256
-"""Batches that may wait for the socket. Followers and the door wait for theirs, so only what the
-server says unasked can pile up; who lets that happen is a slow consumer."""
-
-PATIENCE_STEPS: Final = 8
-"""A peer that takes frames has its time begin anew, in steps: setting the clock costs some."""
-
 NEWCOMER_S: Final = 2.0
-"""Who has just come hasn't had the time to say what it wants."""
-
-CLOSE_NORMAL: Final = 1000
-GOING_AWAY: Final = 1001
-CLOSE_GRACE_S: Final = 2.0
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+"""Seconds in which a new socket is not idle: its client had no time yet to ask for anything."""
 
 _log = structlog.get_logger(__name__)
-
-
-class _Batch:
-    """Frames that go out together, and who waits to hear what became of them."""
-
-    __slots__ = ("done", "texts")
-
-    def __init__(self, texts: Sequence[str], done: asyncio.Future[Verdict] | None) -> None:
-        self.texts = texts
-        self.done = done
-
-    def settle(self, verdict: Verdict) -> None:
-        if self.done is not None and not self.done.done():
-            self.done.set_result(verdict)
 
 
 class WebSocketConnection:
@@ -86,6 +58,7 @@ class WebSocketConnection:
         self.context = context
         self.identity = identity
         self.has_greeted = False
+        """Whether its peer has said hello. Only such a peer is sent control frames unasked."""
         self.is_quiet = False
         """Whether its peer knows no frame but the answers to its own requests."""
         self.is_replay = False
@@ -93,18 +66,16 @@ class WebSocketConnection:
         self.is_busy = False
         """Whether a frame of it is being carried out."""
         self._interests: dict[str, Interest] = {}
-        self._send = send
-        self._abort = abort
-        self._write_texts = write_texts
-        self._send_timeout_s = send_timeout_s
         self._loop = asyncio.get_running_loop()
         self._opened_at_s = self._loop.time()
-        self._outbox: deque[_Batch] = deque()
-        self._filled = asyncio.Event()
-        self._is_open = True
-        self._close: tuple[int, str] | None = None
-        self._closed = asyncio.Event()
-        self._writer = tasks.start(self._write(), name=f"writer {self.id}")
+        self._writer = SocketWriter(
+            self.id,
+            send,
+            tasks=tasks,
+            send_timeout_s=send_timeout_s,
+            abort=abort,
+            write_texts=write_texts,
+        )
 
     def __repr__(self) -> str:
         """Name the socket and its user."""
@@ -118,12 +89,12 @@ class WebSocketConnection:
     @property
     def is_open(self) -> bool:
         """Say whether frames still go out."""
-        return self._is_open
+        return self._writer.is_open
 
     @property
     def is_closing(self) -> bool:
         """Say whether we have ended it: what its peer has asked for meanwhile is not done."""
-        return self._close is not None
+        return self._writer.is_closing
 
     @property
     def is_idle(self) -> bool:
@@ -131,7 +102,7 @@ class WebSocketConnection:
         if self._loop.time() - self._opened_at_s < NEWCOMER_S:
             return False
         has_work = self.is_busy or self.is_replay or any(self._interests.values())
-        return self._is_open and not has_work
+        return self.is_open and not has_work
 
     def get_interest(self, thread_id: str) -> Interest:
         """Return what this connection wants of a thread; nothing, to begin with."""
@@ -159,16 +130,12 @@ class WebSocketConnection:
 
     async def send(self, frame: Mapping[str, object]) -> Verdict:
         """Send a frame and wait until the socket has taken it. Cancelling doesn't take it back."""
-        return await self._put([encode_frame(frame)])
+        return await self._writer.put([encode_frame(frame)])
 
     def post(self, frame: Mapping[str, object]) -> None:
         """Put a frame in line without waiting; what finds the line full closes the socket."""
-        if not self._is_open:
-            return
-        if len(self._outbox) >= OUTBOX_MAX:
-            self.give_up(SlowConsumer("more frames wait than a living client lets wait"))
-            return
-        self._enqueue(_Batch([encode_frame(frame)], None))
+        if self.is_open:
+            self._writer.post(encode_frame(frame))
 
     def say_goodbye(self, frame: Mapping[str, object]) -> None:
         """Put the frame in line that says why the socket ends, where its peer knows it."""
@@ -177,26 +144,22 @@ class WebSocketConnection:
 
     async def send_texts(self, texts: Sequence[str]) -> Verdict:
         """Send frames that are text already; as `send`."""
-        return await self._put(texts)
+        return await self._writer.put(texts)
 
     async def deliver(self, interest: Interest, records: Sequence[Record]) -> Verdict:
         """Send those of `records` that `interest` selects, each in its envelope."""
         wanted = interest.select(records)
         if not wanted:
-            return Verdict.DELIVERED if self._is_open else Verdict.CLOSED
-        return await self._put([record.envelope for record in wanted])
+            return Verdict.DELIVERED if self.is_open else Verdict.CLOSED
+        return await self._writer.put([record.envelope for record in wanted])
 
     async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
         """Send what waits, close, and return when the socket is closed. The first call counts."""
-        self.request_close(code, reason)
-        await self._closed.wait()
+        await self._writer.close(code, reason)
 
     def request_close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
         """Close after what waits now, without waiting for it."""
-        if self._close is None:
-            self._close = (code, reason)
-        self._is_open = False
-        self._filled.set()
+        self._writer.request_close(code, reason)
 
     def revoke(self) -> None:
         """Close the socket, because its credential counts no more. Doesn't wait."""
@@ -204,11 +167,7 @@ class WebSocketConnection:
 
     def give_up(self, error: IsolaneError) -> None:
         """End a socket that takes nothing: nothing more can be said to it. Doesn't wait."""
-        _log.info("connection_abandoned", connection_id=self.id, code=error.code)
-        self._drop_outbox(Verdict.FAILED)
-        self.request_close(error.close_code or CLOSE_NORMAL, error.code)
-        if self._abort is not None:
-            self._abort()
+        self._writer.give_up(error)
 
     def fail(self, served: str, cause: Exception) -> None:
         """End the socket for what nobody foresaw, so that its client comes back and resumes.
@@ -231,92 +190,4 @@ class WebSocketConnection:
 
     async def dispose(self) -> None:
         """Let everything go, for the peer is gone. Idempotent."""
-        self._is_open = False
-        await end_task(self._writer)
-        self._drop_outbox(Verdict.CLOSED)
-        self._closed.set()
-
-    async def _put(self, texts: Sequence[str]) -> Verdict:
-        if not self._is_open:
-            return Verdict.CLOSED
-        done: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Batch(texts, done))
-        return await done
-
-    def _enqueue(self, batch: _Batch) -> None:
-        self._outbox.append(batch)
-        self._filled.set()
-
-    def _drop_outbox(self, verdict: Verdict) -> None:
-        while self._outbox:
-            self._outbox.popleft().settle(verdict)
-
-    async def _write(self) -> None:
-        try:
-            await self._write_until_closed()
-        except Exception as error:  # noqa: BLE001 - the top of the task that writes to a socket
-            _log.error(
-                "socket_failed",
-                connection_id=self.id,
-                chain=chain_of(error),
-                exception=traceback_of(error),
-            )
-            await self._write_close(ConnectionFailed.close_code or CLOSE_NORMAL, "internal")
-        finally:
-            self._is_open = False
-            self._drop_outbox(Verdict.CLOSED)
-            self._closed.set()
-
-    async def _write_until_closed(self) -> None:
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            while self._outbox:
-                if not await self._write_batch(self._outbox.popleft()):
-                    return
-            if self._close is not None:
-                await self._write_close(*self._close)
-                return
-
-    async def _write_batch(self, batch: _Batch) -> bool:
-        """Hand a batch to the socket; False when the socket is no more."""
-        verdict = Verdict.FAILED
-        try:
-            async with asyncio.timeout(self._send_timeout_s) as patience:
-                began = self._loop.time()
-                place = 0
-                while place < len(batch.texts):
-                    if self._write_texts is not None:
-                        place += self._write_texts(batch.texts, place)
-                    if place < len(batch.texts):
-                        await self._send({"type": "websocket.send", "text": batch.texts[place]})
-                        place += 1
-                    now = self._loop.time()
-                    if now - began > self._send_timeout_s / PATIENCE_STEPS:
-                        patience.reschedule(now + self._send_timeout_s)
-                        began = now
-            verdict = Verdict.DELIVERED
-        except TimeoutError:
-            batch.settle(verdict)  # who waits for it need not wait for the close as well
-            self.give_up(SlowConsumer("nothing could be sent in time"))
-            await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
-        except (OSError, RuntimeError):  # what servers raise on a dead socket, each its own
-            self._is_open = False
-        except Exception as error:  # noqa: BLE001 - a socket that may live on, and takes nothing
-            _log.error("socket_failed", connection_id=self.id, exception=traceback_of(error))
-            self.give_up(ConnectionFailed(f"connection {self.id} can't be written to"))
-            await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
-        finally:
-            batch.settle(verdict)
-        return verdict is Verdict.DELIVERED
-
-    async def _write_close(self, code: int, reason: str) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_GRACE_S):
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except (OSError, RuntimeError, TimeoutError):  # the peer is gone, or takes nothing
-            return
-        except Exception as error:  # noqa: BLE001 - a peer that wasn't told may stay for ever
-            _log.error("close_failed", connection_id=self.id, exception=traceback_of(error))
-            if self._abort is not None:
-                self._abort()
+        await self._writer.dispose()

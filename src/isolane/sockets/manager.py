@@ -22,8 +22,9 @@ from isolane.errors import (
 )
 from isolane.ids import is_same_user
 from isolane.log.tail import Tail
-from isolane.sockets.connection import GOING_AWAY, WebSocketConnection
+from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.registry import send_to_each
+from isolane.sockets.writer import GOING_AWAY
 from isolane.tasks import TaskOwner, end_task
 
 Emit = Callable[[ThreadKey, str, Mapping[str, object]], Awaitable[EventId]]

@@ -16,12 +16,8 @@ from isolane.context import ThreadKey
 from isolane.contracts import Delivery, Identity, Limits
 from isolane.errors import GoingAway, LimitExceeded, Unavailable, chain_of
 from isolane.ids import new_error_id
-from isolane.sockets.connection import (
-    CLOSE_GRACE_S,
-    CLOSE_NORMAL,
-    GOING_AWAY,
-    WebSocketConnection,
-)
+from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.writer import CLOSE_GRACE_S, CLOSE_NORMAL, GOING_AWAY
 from isolane.tasks import TaskOwner
 from isolane.wire.frames import error_frame
 

@@ -16,8 +16,9 @@ from tests.interleaving.scheduler import ShuffledLoop
 from isolane.context import EventId
 from isolane.contracts import Verdict
 from isolane.events.event import Record
-from isolane.sockets.connection import OUTBOX_MAX, WebSocketConnection
+from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.interest import Interest
+from isolane.sockets.writer import OUTBOX_MAX
 from isolane.tasks import TaskOwner
 
 
@@ -152,7 +153,7 @@ def test_a_slow_socket_that_takes_a_little_is_kept() -> None:
 
     async def scenario(loop: ShuffledLoop) -> None:
         connection = connect(Socket(), TaskOwner(), send_timeout_s=1.0)
-        connection._send = slowly
+        connection._writer._send = slowly
         interest = connection.get_interest("thread")
         interest.want_all()
         records = [record(n) for n in range(1, 9)]
@@ -176,7 +177,7 @@ async def test_a_full_line_ends_a_slow_consumer_not_the_server(tasks: TaskOwner)
     connection.post(frame(-1))
     assert not connection.is_open
     assert socket.aborted == 1
-    assert not connection._outbox
+    assert not connection._writer._outbox
     await connection.dispose()
 
 

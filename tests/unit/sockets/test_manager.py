@@ -287,7 +287,7 @@ async def test_closing_during_a_send_loses_no_frame_of_it(house: House) -> None:
     await manager.add_connection(connection)
     socket.is_taking.clear()
     sending = asyncio.create_task(manager.send_to_user(ALICE, {"type": "x"}))
-    await until(lambda: not connection._outbox)  # the writer has it
+    await until(lambda: not connection._writer._outbox)  # the writer has it
     closing = asyncio.create_task(manager.close())
     await until(lambda: manager.is_closed)
     socket.is_taking.set()
