@@ -172,14 +172,6 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         check_room=health.pressure.check_room,
         subjects=credentials.subjects,
     )
-    factory = WebSocketManagerFactory(
-        feed,
-        sockets,
-        tasks=tasks,
-        emit=service.emit,
-        on_gap=resumer.on_gap,
-        threads_per_user=settings.limit_threads_per_user,
-    )
     return Gateway(
         settings=settings,
         clock=clock.now_ms,
@@ -187,7 +179,7 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         limits=limits,
         service=ensure(service, AgentServiceProtocol),
         sockets=sockets,
-        factory=factory,
+        factory=_make_factory(ground, feed, sockets, service, resumer),
         feed=feed,
         resumer=resumer,
         storage=storage,
@@ -195,6 +187,19 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         sign_in=make_sign_in(ground.database, ground.providers),
         intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
         health=health,
+    )
+
+
+def _make_factory(
+    ground: _Ground, feed: Feed, sockets: Sockets, service: AgentService, resumer: Resumer
+) -> WebSocketManagerFactory:
+    return WebSocketManagerFactory(
+        feed,
+        sockets,
+        tasks=ground.tasks,
+        emit=service.emit,
+        on_gap=resumer.on_gap,
+        threads_per_user=ground.settings.limit_threads_per_user,
     )
 
 

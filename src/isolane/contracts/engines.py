@@ -392,12 +392,12 @@ class Limits(Protocol):
     def take(self, user_id: str, limit: str) -> AbstractAsyncContextManager[None]:
         """Hold one of the user's places for the time of the block.
 
-        Looking and counting is one step, however many ask at once. Entering raises:
+        Looking and counting is one step, however many ask at once. Safe to cancel: a caller that
+        is cancelled on entering holds nothing, and one that is cancelled on leaving has given the
+        place back.
 
-        - `LimitExceeded`: the user holds all places that there are. Nothing more is held then.
-
-        Safe to cancel: a caller that is cancelled on entering holds nothing, and one that is
-        cancelled on leaving has given the place back.
+        Raises:
+            LimitExceeded: On entering, the user holds all places that there are.
         """
         ...
 

@@ -35,9 +35,13 @@ class Following:
     async def follow(self, context: UserExecutionContext, begin: Begin) -> bool:
         """Follow the context's thread behind the id that `begin` returns; False when it is None.
 
-        The thread's manager is there before `begin` is asked: what one follower had to read of the
-        thread is there for the next, and a user who follows too much starts nothing. Raises what
-        `begin` raises, `LimitExceeded` and `Unavailable`. Safe to cancel: nothing is followed then.
+        The thread's manager is there before `begin` is asked. So what one follower had to read of
+        the thread is there for the next, and a user who follows too much starts nothing. Raises
+        also what `begin` raises. Safe to cancel: nothing is followed then.
+
+        Raises:
+            LimitExceeded: The user follows as many threads as the limit says.
+            Unavailable: The gateway is draining, or the log can't be read now.
         """
         manager = await self._open_manager(context)
         try:
@@ -55,7 +59,10 @@ class Following:
         """Follow a thread behind `after`; without it from where the thread's log begins.
 
         Where a frame can't hold what was missed, the client reads the thread over HTTP, and
-        subscribes anew after that. Raises `InvalidCursor` and what `follow` raises.
+        subscribes anew after that. Raises also what `follow` raises.
+
+        Raises:
+            InvalidCursor: The cursor is ahead of the log.
         """
         connection = self._connection
         context = connection.context.for_thread(thread_id)

@@ -54,15 +54,16 @@ class Pulse:
         self._use.note()
 
     async def renew(self, token: str) -> None:
-        """Go on with a newer token of the same user.
+        """Go on with a newer token of the same user. Safe to cancel.
+
+        After an error the older credential still counts.
 
         Raises:
-        - `Unauthenticated`, `Unavailable`: the token is bad, or can't be judged now.
-        - `IdentityMismatch`: the token is another user's.
-        - `MissingScope`: its holder may not read. What the socket follows goes on, so the newer
-          token needs the scope that the upgrade needed.
-
-        Nothing changes then. Safe to cancel.
+            Unauthenticated: The token is bad.
+            Unavailable: The token can't be judged now.
+            IdentityMismatch: The token is another user's.
+            MissingScope: Its holder may not read. What the socket follows goes on, so the newer
+                token needs the scope that the upgrade needed.
         """
         connection = self._connection
         identity = await judge_token(self._gateway, token)

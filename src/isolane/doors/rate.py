@@ -15,7 +15,7 @@ def check_rate(gateway: Gateway, user_id: str) -> None:
     """Count one frame or request that runs an agent.
 
     Raises:
-    - `LimitExceeded`: the user had all of this minute. It says when to come back.
+        LimitExceeded: The user had all of this minute. The error says when to come back.
     """
     gateway.limits.hit(user_id, "framesPerMinute")
 

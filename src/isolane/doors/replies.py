@@ -37,8 +37,8 @@ def answer_ping(connection: WebSocketConnection, t: object, *, frame_max_bytes: 
     """Answer a ping with what it carried.
 
     Raises:
-    - `TooLarge`: the pong would have more than `frame_max_bytes`. A number may be written with
-      more characters than the client wrote it with.
+        TooLarge: The pong would have more than `frame_max_bytes`. A number may be written with
+            more characters than the client wrote it with.
     """
     frame: dict[str, object] = {"type": "pong"} if t is None else {"type": "pong", "t": t}
     if isinstance(t, dict | list):

@@ -263,7 +263,12 @@ async def join_run(
     """Return the events of the context's run, from its start or strictly after an id, and live.
 
     Whoever joins by an address has said no version of the protocol, so `cancelled` is left out.
-    Raises `NotFound`, `CursorExpired`, `InvalidCursor`, `LimitExceeded`.
+
+    Raises:
+        NotFound: The user has no such run.
+        CursorExpired: The place is no longer kept.
+        InvalidCursor: The place is ahead of the log.
+        LimitExceeded: The user has as many connections as the limit says.
     """
     key = context.thread_key
 

@@ -74,11 +74,10 @@ class WebSocketManagerFactory:
     async def hold_thread(self, user_id: str) -> AsyncGenerator[None, None]:
         """Count a thread that is followed without a manager, for the time of the block.
 
-        Entering raises:
-
-        - `LimitExceeded`: the user follows as many threads as the limit says.
-
         Safe to cancel: the thread counts no more then.
+
+        Raises:
+            LimitExceeded: On entering, the user follows as many threads as the limit says.
         """
         await self._make_room(user_id)
         self._check_threads(user_id)
@@ -104,8 +103,11 @@ class WebSocketManagerFactory:
 
         When the context names one of the user's open sockets, the manager stays for it until it is
         added or discarded; else it stays until the sweeper has seen it twice without a socket.
-        Raises `LimitExceeded` when the user has as many threads open as allowed and all of them
-        have sockets, `Unavailable` while draining. Safe to cancel.
+        Safe to cancel.
+
+        Raises:
+            LimitExceeded: The user has as many threads open as allowed, and all have sockets.
+            Unavailable: The gateway is draining.
         """
         while True:
             manager = self.get_manager(context) or await self._obtain(context.thread_key)

@@ -108,13 +108,12 @@ class Sockets:
     async def reserve(self, user_id: str) -> AsyncGenerator[Slot, None]:
         """Hold a slot for the time of the block: from before the upgrade to the end of the socket.
 
-        When the user has all, the slot of a connection that has ended counts as free. Entering
-        raises:
+        When the user has all, the slot of a connection that has ended counts as free. Safe to
+        cancel: the slot comes back.
 
-        - `LimitExceeded`: the user has as many connections as the limit says.
-        - `Unavailable`: the gateway is draining.
-
-        Safe to cancel: the slot comes back.
+        Raises:
+            LimitExceeded: On entering, the user has as many connections as the limit says.
+            Unavailable: On entering, the gateway is draining.
         """
         self.check_open()
         slot = await self._take_slot(user_id)
@@ -124,7 +123,11 @@ class Sockets:
             await self._release(slot)
 
     def check_open(self) -> None:
-        """Raise `Unavailable` while the gateway drains."""
+        """Return while the gateway takes new connections.
+
+        Raises:
+            Unavailable: The gateway is draining.
+        """
         if self.is_draining:
             raise Unavailable("the gateway is draining")
 

@@ -56,7 +56,11 @@ class Resumer:
         self._messages_max_bytes = frame_max_bytes - ENVELOPE_BYTES
 
     async def load(self, key: ThreadKey, after: EventId | None) -> Resume:
-        """Return how to go on from `after`; raises `InvalidCursor` when it is ahead of the log."""
+        """Return how to go on from `after`.
+
+        Raises:
+            InvalidCursor: `after` is ahead of the log.
+        """
         bounds = await self._feed.load_bounds_for(key, after)
         start = EventId(bounds.head.epoch, 0) if after is None else after
         try:

@@ -24,8 +24,9 @@ def close_factory(factory: WebSocketManagerFactory) -> None:
 def get_websocket_manager_factory() -> WebSocketManagerFactory:
     """Return the factory of the running app. Plain, not async: there is nothing to wait for.
 
-    Raises `ContractError` when no app is running, and when several are: one app's factory knows
-    nothing of another's users.
+    Raises:
+        ContractError: No app is running, or several are. One app's factory knows nothing of
+            another's users, so none of several is the right one.
     """
     if not _open_factories:
         raise ContractError(
@@ -45,10 +46,14 @@ async def create_websocket_manager(
 ) -> WebSocketManagerProtocol:
     """Return the live manager of the context's thread. Await it.
 
-    `factory` is the running app's unless another is given. Raises `ContractError` when `context` is
-    no context, when the factory's product doesn't keep `WebSocketManagerProtocol`, or when no app
-    is running; `InvalidContext` when the context names no thread; `LimitExceeded` and `Unavailable`
-    as the factory does. Safe to cancel.
+    `factory` is the running app's unless another is given. Safe to cancel.
+
+    Raises:
+        ContractError: `context` is no context, the factory's product doesn't keep
+            `WebSocketManagerProtocol`, or no app is running.
+        InvalidContext: The context names no thread.
+        LimitExceeded: The user has as many threads open as allowed, and all have sockets.
+        Unavailable: The gateway is draining.
     """
     if not isinstance(context, UserExecutionContext):
         raise ContractError(

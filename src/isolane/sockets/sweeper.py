@@ -55,7 +55,11 @@ class Sweeper:
         return SweeperHealth(self._timer is not None, self._looks, self._closed, self._errors)
 
     def start(self) -> None:
-        """Look from now on. Idempotent. Raises `RuntimeError` without a running loop."""
+        """Look from now on. Idempotent.
+
+        Raises:
+            RuntimeError: No event loop runs.
+        """
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._look)
 

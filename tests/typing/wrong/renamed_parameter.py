@@ -4,13 +4,14 @@
 Type checkers let the names of positional parameters differ between a Protocol and who keeps it.
 """
 
+from contextlib import AbstractAsyncContextManager, nullcontext
+
 from isolane.contracts import Limits, ensure
 
 
 class OtherLimits:
-    def take(self, user_id: str, name: str) -> None: ...
-
-    def give_back(self, user_id: str, name: str) -> None: ...
+    def take(self, user_id: str, name: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def hit(self, user_id: str, name: str) -> None: ...
 

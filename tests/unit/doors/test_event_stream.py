@@ -33,7 +33,7 @@ def gateway_of(house: House, *, revoked: bool = False) -> Any:  # noqa: ANN401 -
         service=house.service,
         tasks=house.tasks,
         settings=SimpleNamespace(heartbeat_s=60.0, send_timeout_s=10.0),
-        is_revoked=lambda _identity: revoked,
+        credentials=SimpleNamespace(is_revoked=lambda _identity: revoked),
     )
     gateway.own = partial(Gateway.own, gateway)
     return gateway

@@ -92,7 +92,11 @@ def find_abort(text: str) -> str | None:
 
 
 def read_request_id(frame: Mapping[str, Any]) -> str:
-    """Return the `requestId` of a frame; raises `InvalidFrame` when it has none."""
+    """Return the `requestId` of a frame.
+
+    Raises:
+        InvalidFrame: The frame has none, or one that is too long.
+    """
     given = frame.get("requestId")
     if not isinstance(given, str) or not 1 <= len(given) <= REQUEST_ID_MAX:
         raise InvalidFrame(f"a frame needs a requestId of 1 to {REQUEST_ID_MAX} characters")
@@ -100,7 +104,11 @@ def read_request_id(frame: Mapping[str, Any]) -> str:
 
 
 def body_of(frame: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a page added of its own; raises `InvalidInput` when that is no object."""
+    """Return what a page added of its own.
+
+    Raises:
+        InvalidInput: That is no object.
+    """
     body = frame.get("body", {})
     if not isinstance(body, dict):
         raise InvalidInput("body", "must be an object")
@@ -109,7 +117,11 @@ def body_of(frame: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_request(frame: Mapping[str, Any], request_id: str) -> ChatRequest:
-    """Return what a `send` or `resume` frame asks for; raises `InvalidInput` for a wrong field."""
+    """Return what a `send` or `resume` frame asks for.
+
+    Raises:
+        InvalidInput: A field has a wrong value.
+    """
     chat_id, body = frame.get("id"), body_of(frame)
     if not isinstance(chat_id, str):
         raise InvalidInput("id", "must be the id of a chat")

@@ -31,12 +31,7 @@ from isolane.doors.problems import close_code_of, report
 from isolane.doors.pulse import Pulse
 from isolane.doors.rate import check_rate
 from isolane.doors.transport import CONTENT
-from isolane.errors import (
-    InvalidFrame,
-    InvalidInput,
-    TooLarge,
-    Unavailable,
-)
+from isolane.errors import InvalidFrame, InvalidInput, TooLarge, Unavailable
 from isolane.sockets.connection import WebSocketConnection
 from isolane.tasks import end_task
 from isolane.wire.aisdk.requests import read_chat
