@@ -13,7 +13,6 @@ import msgspec
 
 from isolane.contracts import RunDraft
 from isolane.engines.sqlite.file import open_database
-from isolane.engines.sqlite.log import create_seed
 from isolane.settings import DATABASE_NAME
 
 USER = "u1"
@@ -27,26 +26,36 @@ WITH RECURSIVE numbers (n) AS (
 )
 """
 _THREADS = """
-INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, title, created_at, updated_at)
-SELECT :user, :prefix || n, :epoch, 0, 'Thread ' || n, :now + n, :now + n FROM numbers
+INSERT INTO threads (thread_no, user_id, thread_id, epoch, title, created_at, updated_at)
+SELECT :threads + n, :user, :prefix || n, :epoch, 'Thread ' || n, :now + n, :now + n FROM numbers
+"""
+_HEADS = """
+INSERT INTO heads (thread_no, head_seq) SELECT :threads + n, :runs * :entries FROM numbers
 """
 _RUNS = """
-INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
-    started_at, ended_at, outcome, is_logged)
-SELECT :user, :prefix || n, :prefix || (n / :runs), 'ended', :draft, n % :runs * :entries + 1,
-    (n % :runs + 1) * :entries, :now, :now, :now, 'success', 1 FROM numbers
+INSERT INTO runs (run_no, user_id, run_id, thread_no, state, draft, first_seq, last_seq,
+    created_at, started_at, ended_at, outcome, is_logged)
+SELECT :first_run + n, :user, :prefix || n, :threads + n / :runs, 'ended', :draft,
+    n % :runs * :entries + 1, (n % :runs + 1) * :entries, :now, :now, :now, 'success', 1
+FROM numbers
 """
 _ENTRIES = """
-INSERT INTO events (user_id, thread_id, seq, run_id, payload)
-SELECT :user, :prefix || (n / (:runs * :entries)), n % (:runs * :entries) + 1,
-    :prefix || (n / :entries), :event FROM numbers
+INSERT INTO events (thread_no, seq, run_no, payload)
+SELECT :threads + n / (:runs * :entries), n % (:runs * :entries) + 1,
+    :first_run + n / :entries, :event FROM numbers
 """
 _MESSAGES = """
-INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
-SELECT :user, :prefix || (n / (:runs * :messages)), 'm-' || n, :prefix || (n / :messages),
+INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq)
+SELECT :threads + n / (:runs * :messages), 'm-' || n, :first_run + n / :messages,
     CAST(json_object('id', 'm-' || n, 'role', 'user', 'content', :words) AS BLOB),
     n / :messages % :runs * :entries + 1 FROM numbers
 """
+
+_FIRST = {
+    "threads": "SELECT coalesce(max(thread_no), 0) + 1 FROM threads",
+    "first_run": "SELECT coalesce(max(run_no), 0) + 1 FROM runs",
+}
+"""The numbers that new rows begin with."""
 
 
 def make_database(data: Path) -> None:
@@ -57,7 +66,6 @@ def make_database(data: Path) -> None:
 
 async def _make(url: str) -> None:
     database = await open_database(url)
-    await database.write(create_seed)
     await database.close()
 
 
@@ -74,7 +82,7 @@ def add_threads(
     All messages are of the user, and say `words`.
     """
     runs, entries, messages = holds
-    values = {
+    values: dict[str, object] = {
         "user": USER,
         "prefix": prefix,
         "epoch": EPOCH,
@@ -87,8 +95,10 @@ def add_threads(
         "words": words,
     }
     with _opened(data) as connection:
+        values |= {name: connection.execute(query).fetchone()[0] for name, query in _FIRST.items()}
         for statement, rows in (
             (_THREADS, count),
+            (_HEADS, count),
             (_RUNS, count * runs),
             (_ENTRIES, count * runs * entries),
             (_MESSAGES, count * runs * messages),

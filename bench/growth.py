@@ -86,15 +86,15 @@ class Place:
     async def append_some(self) -> None:
         """Commit events of a run that no agent speaks in, and end it."""
         run = self.new_run()
-        key, run_id = run.thread_key, run.run_key.run_id
-        await self.gateway.storage.store.begin_run(run, RunDraft("default", (), None, {}))
-        append = partial(self.gateway.feed.append, key, run_id)
+        begun = await self.gateway.storage.store.begin_run(run, RunDraft("default", (), None, {}))
+        append = partial(self.gateway.feed.append, begun.lease)
         # Untimed: the start of the run before it has read the whole history, which is freed now.
-        await append([b'{"type":"RUN_STARTED"}'])
-        for _ in range(APPENDS):
-            await self.time("append", partial(append, [b'{"type":"CUSTOM","name":"said"}']))
-        end = RunEnd(run_id, "success", None, (), round(time.time() * 1000))
-        await append([b'{"type":"RUN_FINISHED"}'], end=end)
+        await append([b'{"type":"RUN_STARTED"}'], batch=1)
+        said = [b'{"type":"CUSTOM","name":"said"}']
+        for batch in range(2, APPENDS + 2):
+            await self.time("append", partial(append, said, batch=batch))
+        end = RunEnd(run.run_key.run_id, "success", None, (), round(time.time() * 1000))
+        await append([b'{"type":"RUN_FINISHED"}'], batch=APPENDS + 2, end=end)
 
     def new_run(self) -> UserExecutionContext:
         """Return the context of another run."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,15 +20,16 @@ from sqlalchemy import Connection
 
 from isolane.agents.function import adapt_function
 from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import Agent, Identity, RunDraft, Store
+from isolane.contracts import Agent, EventLog, Identity, RunDraft, RunEnd, RunLease, Store
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, open_database
-from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds
+from isolane.engines.sqlite.lanes import HOUSE
+from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.store import DatabaseStore
-from isolane.engines.sqlite.threads import erase
 from isolane.engines.sqlite.usage import Quotas
+from isolane.errors import Unavailable
 from isolane.events.event import Event, Record, decode_event
 from isolane.events.packing import references_of
 from isolane.log.feed import QUIET_S, Feed
@@ -48,30 +49,33 @@ MEMORY = "sqlite://"
 ALICE = "alice"
 START = EventId("0", 0)
 COUNT_KEPT = """
-SELECT user_id, sum(threads), sum(size) FROM (
+WITH owners AS (
+    SELECT thread_no, user_id FROM threads UNION ALL SELECT thread_no, user_id FROM removals
+), kept AS (
     SELECT user_id, 1 AS threads, 100 AS size FROM threads
-    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM events
-    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM messages
-    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM states
+    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM events JOIN owners USING (thread_no)
+    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM messages JOIN owners USING (thread_no)
+    UNION ALL SELECT user_id, 0, 100 + length(payload) FROM states JOIN owners USING (thread_no)
     UNION ALL SELECT user_id, 0, 100 + length(bytes)
-        FROM attachments JOIN attachment_bytes USING (number)
+        FROM attachments JOIN attachment_bytes USING (number) JOIN owners USING (thread_no)
     UNION ALL SELECT user_id, 0, 100 + length(draft) + ifnull(length(asked), 0)
         + ifnull(length(interrupts), 0) + ifnull(length(agent_message), 0) FROM runs
-) GROUP BY user_id
+)
+SELECT user_id, sum(threads), sum(size) FROM kept GROUP BY user_id
 """
 """Counts what each user keeps by a walk over everything: threads and bytes."""
 _PAYLOADS = (
-    "SELECT user_id, thread_id, payload FROM events",
-    "SELECT user_id, thread_id, payload FROM messages",
-    "SELECT user_id, thread_id, payload FROM states",
-    "SELECT user_id, thread_id, draft FROM runs",
+    "SELECT thread_no, payload FROM events",
+    "SELECT thread_no, payload FROM messages",
+    "SELECT thread_no, payload FROM states",
+    "SELECT thread_no, draft FROM runs",
 )
-_DELETED = "SELECT user_id, thread_id FROM removals"
+_DELETED = "SELECT thread_no FROM removals"
 _ATTACHMENTS = """
-SELECT user_id, thread_id, digest, uses FROM attachments JOIN attachment_bytes USING (number)
+SELECT thread_no, digest, uses FROM attachments JOIN attachment_bytes USING (number)
 """
-Attached = dict[tuple[str, str, bytes], int]
-"""Attachments by user, name of their thread's rows and digest; the number counts references."""
+Attached = dict[tuple[int, bytes], int]
+"""Attachments by the number of their thread and digest; the value counts references."""
 
 
 def count_attachments(connection: Connection) -> tuple[Attached, Attached]:
@@ -79,20 +83,20 @@ def count_attachments(connection: Connection) -> tuple[Attached, Attached]:
 
     Deleted threads are left out, for they lose both step by step.
     """
-    deleted = {tuple(row) for row in connection.exec_driver_sql(_DELETED)}
+    deleted = {row[0] for row in connection.exec_driver_sql(_DELETED)}
     referred = Counter(
-        (user_id, thread_id, each.digest)
+        (thread_no, each.digest)
         for query in _PAYLOADS
-        for user_id, thread_id, payload in connection.exec_driver_sql(query)
+        for thread_no, payload in connection.exec_driver_sql(query)
         for each in references_of(payload)
     )
     kept = {
-        (user, name, dig): uses
-        for user, name, dig, uses in connection.exec_driver_sql(_ATTACHMENTS)
+        (thread_no, digest): uses
+        for thread_no, digest, uses in connection.exec_driver_sql(_ATTACHMENTS)
     }
     return (
-        {key: uses for key, uses in referred.items() if key[:2] not in deleted},
-        {key: uses for key, uses in kept.items() if key[:2] not in deleted},
+        {key: uses for key, uses in referred.items() if key[0] not in deleted},
+        {key: uses for key, uses in kept.items() if key[0] not in deleted},
     )
 
 
@@ -131,11 +135,8 @@ async def open_ground(
     tasks = TaskOwner()
     database = await open_at(url)
     try:
-        await database.write(create_seed)
-        store = DatabaseStore(database, load_bounds=load_bounds, clock=time, quotas=quotas)
-        log = DatabaseEventLog(
-            database, settle=store.settle, erase=erase, tasks=tasks, max_events=max_events
-        )
+        store = DatabaseStore(database, clock=time, quotas=quotas)
+        log = DatabaseEventLog(database, tasks=tasks, max_events=max_events)
         yield Ground(database, store, log, tasks, time)
     finally:
         await tasks.close()
@@ -156,8 +157,8 @@ class House:
     resumer: Resumer
     settings: Settings
     notices: list[Mapping[str, object]] = field(default_factory=list)
-    epoch: str = ""
-    """The numbering of the thread that a test begins with, where it needs to know."""
+    lease: RunLease | None = None
+    """That of the run that a test begins with, where it needs to know."""
     held: dict[WebSocketConnection, AsyncExitStack] = field(default_factory=dict)
     """What the sockets hold that were let in."""
 
@@ -263,6 +264,33 @@ async def open_house(
         yield house
 
 
+@dataclass
+class Pen:
+    """Appends as the writer of a run does: by one lease, its batches counted."""
+
+    log: EventLog | Feed
+    lease: RunLease
+    batch: int = 0
+
+    async def append(self, *payloads: bytes) -> list[Record]:
+        """Append the next batch."""
+        self.batch += 1
+        return await self.log.append(self.lease, payloads, batch=self.batch)
+
+
+async def append_to(
+    log: EventLog | Feed,
+    key: ThreadKey,
+    run_id: str,
+    payloads: Sequence[bytes],
+    *,
+    end: RunEnd | None = None,
+) -> list[Record]:
+    """Append as the writer of a run does that has just taken it over."""
+    lease = await log.take_over(key, run_id)
+    return await log.append(lease, payloads, batch=1, end=end)
+
+
 async def open_older(url: str, revision: str, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Open a new database with the tables of an earlier version: those of that revision."""
     upgrade = command.upgrade
@@ -335,6 +363,23 @@ async def refuse_writes(database: Database, *, while_refused: bool = True) -> No
     """Let a database in memory refuse what writes, as a disk does that went read-only."""
     pragma = f"PRAGMA query_only={int(while_refused)}"
     await database.read(lambda connection: connection.exec_driver_sql(pragma))
+
+
+@contextmanager
+def losing_answers(database: Database) -> Iterator[None]:
+    """Let what is written be committed, and each answer get lost."""
+    hidden: Any = database
+    write = database.write
+
+    async def lose(work: Callable[[Connection], object], *, lane: str = HOUSE) -> None:
+        await write(work, lane=lane)
+        raise Unavailable("the answer was lost")
+
+    hidden.write = lose
+    try:
+        yield
+    finally:
+        hidden.write = write
 
 
 def sqlite_url(folder: Path) -> str:

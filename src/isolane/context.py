@@ -77,6 +77,11 @@ class EventId(NamedTuple):
         return cls(found[1], int(found[2]))
 
 
+START: Final = EventId("0", 0)
+"""The place before the first entry of any log. Number 0 goes with every epoch, so this is also
+where the log of a thread ends that nobody has used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserExecutionContext:
     """The verified user, and the thread and run that the work is for.

@@ -9,6 +9,7 @@ too; otherwise the client reads only `public_message`.
       Unauthenticated, Forbidden, IdentityMismatch     the user
         Forbidden: MissingScope
       NotFound, UnknownResponse, UnknownAgent          no such thing
+        NotFound: Fenced
       InvalidFrame, InvalidInput, InvalidCursor        a wrong frame or field
         InvalidInput: InvalidContext
       CursorExpired                                    the log no longer keeps it
@@ -93,6 +94,10 @@ class NotFound(IsolaneError):
 
     code, close_code, http_status, retryable = "not_found", None, 404, False
     public_message = "There is no such thread or run."
+
+
+class Fenced(NotFound):
+    """Another writer has taken the run over, or its end is written. Internal: no client is told."""
 
 
 class UnknownResponse(IsolaneError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import secrets
 import unicodedata
-from hashlib import blake2b
 from threading import Lock
 from time import time_ns
 from typing import Final
@@ -108,21 +107,9 @@ def new_ticket() -> str:
     return secrets.token_urlsafe(32)
 
 
-def new_seed() -> bytes:
-    """Return the secret from which a data folder derives its epochs (256 bits)."""
-    return secrets.token_bytes(32)
-
-
-def derive_epoch(seed: bytes, user_id: str, thread_id: str, generation: int) -> str:
-    """Return the epoch of a thread's `generation`-th numbering; it is known before the first event.
-
-    The hash has a secret key, so an epoch tells a reader nothing. The parts are hashed one by one,
-    so that `("a:b", "c")` and `("a", "b:c")` differ.
-    """
-    digest = blake2b(key=seed, digest_size=8)
-    for part in (user_id, thread_id, str(generation)):
-        digest.update(blake2b(part.encode(), digest_size=16).digest())
-    return digest.hexdigest()
+def new_epoch() -> str:
+    """Return the epoch of a thread's numbering: random (64 bits), so that it tells nothing."""
+    return secrets.token_hex(8)
 
 
 def check_wire_id(field: str, value: object) -> str:

@@ -33,9 +33,9 @@ from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
-from isolane.engines.sqlite.log import DatabaseEventLog, create_seed, load_bounds, renumber
+from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.store import DatabaseStore
-from isolane.engines.sqlite.threads import erase
+from isolane.engines.sqlite.threads import renumber
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import Unavailable
@@ -105,7 +105,6 @@ async def _open_ground(
     stack.enter_context(lock_database(settings.sqlalchemy_url))
     database = await open_database(settings.sqlalchemy_url)
     stack.push_async_callback(database.close)
-    await database.write(create_seed)
     watchdog = Watchdog()
     watchdog.start()
     stack.callback(watchdog.close)
@@ -141,7 +140,6 @@ async def renumber_logs(settings: Settings) -> int:
     with lock_database(settings.sqlalchemy_url):
         database = await open_database(settings.sqlalchemy_url)
         try:
-            await database.write(create_seed)
             return await database.write(renumber)
         finally:
             await database.close()
@@ -207,15 +205,12 @@ def _make_storage(ground: _Ground) -> Storage:
     settings, database = ground.settings, ground.database
     store = DatabaseStore(
         database,
-        load_bounds=load_bounds,
         clock=clock.now_ms,
         quotas=Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user),
         check_question=partial(_check_question, settings),
     )
     log = DatabaseEventLog(
         database,
-        settle=store.settle,
-        erase=erase,
         tasks=ground.tasks,
         max_events=settings.log_max_events,
     )

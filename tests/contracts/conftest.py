@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from sqlalchemy import event
 from tests.house import MEMORY, Ground, ManualClock, draft_of, open_ground, sqlite_url
 
 from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import EventLog, RunEnd, RunStop, Store, TurnBook
+from isolane.contracts import EventLog, RunEnd, RunLease, RunStop, Store, TurnBook
 from isolane.engines.sqlite.turns import DatabaseTurnBook
+from isolane.errors import DatabaseFailed
 from isolane.events.event import Record
 from isolane.events.interrupts import Interrupt
 from isolane.events.transcript import Message
@@ -33,10 +35,31 @@ class Engines:
     """Ends this life and begins another on the same place; None where nothing outlives a life."""
     _ground: Ground
     transactions: list[int] = field(default_factory=lambda: [0])
+    _leases: dict[tuple[ThreadKey, str], RunLease] = field(default_factory=dict)
+    _newest: dict[ThreadKey, str] = field(default_factory=dict)
+    _batches: Counter[RunLease] = field(default_factory=Counter)
 
-    async def begin(self, context: UserExecutionContext, *texts: str) -> None:
-        """Begin a run that asks `texts`."""
-        await self.store.begin_run(context, draft_of(*texts))
+    async def begin(self, context: UserExecutionContext, *texts: str) -> RunLease:
+        """Begin a run that asks `texts`, and return its lease."""
+        begun = await self.store.begin_run(context, draft_of(*texts))
+        self._leases[context.thread_key, context.run_key.run_id] = begun.lease
+        self._newest[context.thread_key] = context.run_key.run_id
+        return begun.lease
+
+    async def write(
+        self, key: ThreadKey, run_id: str, payloads: Sequence[bytes], *, end: RunEnd | None = None
+    ) -> list[Record]:
+        """Append as a run's writer does: by its lease, the next batch."""
+        lease = self._leases.get((key, run_id)) or await self.log.take_over(key, run_id)
+        self._leases[key, run_id] = lease
+        self._batches[lease] += 1
+        if end is not None:  # the next run of that id has another one
+            del self._leases[key, run_id]
+        try:
+            return await self.log.append(lease, payloads, batch=self._batches[lease], end=end)
+        except DatabaseFailed:  # it was not written, so its number is free
+            self._batches[lease] -= 1
+            raise
 
     async def end(
         self,
@@ -61,18 +84,21 @@ class Engines:
             state,
         )
         payload = b'{"type":"RUN_FINISHED"}'
-        return await self.log.append(context.thread_key, context.run_key.run_id, [payload], end=end)
+        return await self.write(context.thread_key, context.run_key.run_id, [payload], end=end)
 
     async def run(self, context: UserExecutionContext, *, events: int) -> None:
         """Live a whole run of so many events, its end included."""
         await self.begin(context)
         key = context.thread_key
-        await self.log.append(key, context.run_key.run_id, [b"{}"] * (events - 1))
+        await self.write(key, context.run_key.run_id, [b"{}"] * (events - 1))
         await self.end(context)
 
-    async def append(self, key: ThreadKey, count: int = 1, *, run_id: str = "r") -> list[Record]:
-        """Append so many events."""
-        return await self.log.append(key, run_id, [b"%d" % number for number in range(count)])
+    async def append(
+        self, key: ThreadKey, count: int = 1, *, run_id: str | None = None
+    ) -> list[Record]:
+        """Append so many events, of the run that was begun last unless another is named."""
+        run_id = run_id or self._newest.get(key, "r")
+        return await self.write(key, run_id, [b"%d" % number for number in range(count)])
 
 
 @pytest.fixture(params=["sqlite file", "sqlite memory"])

@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from tests.contracts.conftest import Engines
-from tests.house import START, context_of, draft_of, key_of
+from tests.house import START, context_of, draft_of, key_of, losing_answers
 
 from isolane.context import EventId
 from isolane.contracts import EventLog, RunEnd, ensure
-from isolane.errors import CursorExpired, DatabaseFailed, InvalidCursor, NotFound
+from isolane.engines.sqlite.heads import new_fence
+from isolane.errors import (
+    CursorExpired,
+    DatabaseFailed,
+    Fenced,
+    InvalidCursor,
+    NotFound,
+    Unavailable,
+)
 
 KEY = key_of()
 
@@ -89,16 +97,20 @@ async def test_a_cursor_of_another_numbering_is_expired(engines: Engines) -> Non
         await read(engines, EventId("other", 1))
 
 
-async def test_an_unused_log_is_empty_and_has_its_epoch_already(engines: Engines) -> None:
+async def test_an_unused_log_is_empty_and_one_goes_on_from_its_end(engines: Engines) -> None:
     unused = key_of("unused")
     before = await engines.log.load_bounds(unused)
-    assert (before.head.seq, before.trimmed_seq) == (0, 0)
+    assert (before.head, before.trimmed_seq) == (START, 0)
     assert await engines.log.read(unused, after=before.head, limit=10) == []
     with pytest.raises(InvalidCursor):
         await engines.log.read(unused, after=EventId(before.head.epoch, 1), limit=10)
+    with pytest.raises(CursorExpired):
+        await engines.log.read(unused, after=EventId("other", 1), limit=10)
     await engines.begin(context_of("other", thread_id="unused"))
-    (record,) = await engines.append(unused)
-    assert record.id == EventId(before.head.epoch, 1)
+    (record,) = await engines.append(unused, run_id="other")
+    assert record.id.seq == 1
+    read_on = await engines.log.read(unused, after=before.head, limit=10)
+    assert [one.id for one in read_on] == [record.id]
     assert (await engines.log.load_bounds(unused)).head == record.id
 
 
@@ -115,7 +127,7 @@ async def test_logs_of_two_users_never_meet(engines: Engines) -> None:
 
 async def test_any_bytes_come_back_as_they_went(engines: Engines) -> None:
     payloads = [b'{"a":"\xc3\xa4\xf0\x9f\x98\x80"}', b"{}", b'{"x":"%s"}' % (b"y" * 1_000_000)]
-    await engines.log.append(KEY, "r", payloads)
+    await engines.write(KEY, "r", payloads)
     stored = await engines.log.read(KEY, after=START, limit=10)
     assert [record.payload for record in stored] == payloads
 
@@ -164,8 +176,12 @@ async def test_a_commit_that_fails_leaves_no_gap(engines: Engines) -> None:
 
     database = engines._ground.database
     await database.write(spoil)
+    keys = [KEY, key_of("1"), key_of("2")]
+    for key in keys[1:]:
+        await engines.begin(context_of(f"r{key.thread_id}", thread_id=key.thread_id))
     outcomes = await asyncio.gather(
-        *(engines.append(KEY, 2) for _ in range(3)), return_exceptions=True
+        *(engines.append(key, 2) for key in keys),
+        return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [DatabaseFailed] * 3
     await database.write(lambda connection: connection.execute(sa.text("DROP TRIGGER spoil")))
@@ -185,10 +201,114 @@ async def test_an_end_is_written_with_its_event_or_not_at_all(engines: Engines) 
     assert (stored.state, stored.outcome, stored.error_id) == ("ended", "cancelled", "err_1")
     assert (stored.last_seq, stored.ended_at) == (last.id.seq, engines.clock())
     assert await engines.store.load_messages_before(KEY, last.id.seq + 1) == [message]
-    unknown = RunEnd("no such run", "success", None, [], 0)
-    with pytest.raises(Exception, match="row"):
-        await engines.log.append(KEY, "no such run", [b"{}"], end=unknown)
     assert await read(engines, last.id) == []
+
+
+# --- leases --------------------------------------------------------------------------------------
+
+
+async def test_the_same_batch_sent_twice_counts_once(engines: Engines) -> None:
+    lease = await engines.begin(context_of("one"))
+    first = await engines.log.append(lease, [b"1", b"2"], batch=1)
+    again = await engines.log.append(lease, [b"1", b"2"], batch=1)
+    assert [(one.id, one.payload) for one in again] == [(one.id, one.payload) for one in first]
+    assert seqs(await engines.log.append(lease, [b"3"], batch=2)) == [3]
+    assert await read(engines) == [1, 2, 3]
+
+
+async def test_a_batch_that_comes_after_a_later_one_is_refused(engines: Engines) -> None:
+    lease = await engines.begin(context_of("one"))
+    for batch in (1, 2):
+        await engines.log.append(lease, [b"{}"], batch=batch)
+    for batch in (1, 4):  # a copy that was late, and one with a hole before it
+        with pytest.raises(Fenced):
+            await engines.log.append(lease, [b"{}"], batch=batch)
+    assert await read(engines) == [1, 2]
+
+
+async def test_an_answer_that_got_lost_is_had_again(engines: Engines) -> None:
+    lease = await engines.begin(context_of("one"))
+    with losing_answers(engines._ground.database), pytest.raises(Unavailable):
+        await engines.log.append(lease, [b"1"], batch=1)
+    assert seqs(await engines.log.append(lease, [b"1"], batch=1)) == [1]
+    with losing_answers(engines._ground.database):
+        outcomes = await asyncio.gather(
+            engines.log.append(lease, [b"2", b"3"], batch=2),
+            engines.append(KEY),  # of a lease that was taken over
+            return_exceptions=True,
+        )
+    assert [type(each) for each in outcomes] == [Unavailable, Unavailable]
+    # The first copy comes after the retry.
+    retried, late = await asyncio.gather(
+        engines.log.append(lease, [b"2", b"3"], batch=2),
+        engines.log.append(lease, [b"2", b"3"], batch=2),
+    )
+    assert seqs(retried) == seqs(late) == [2, 3]
+    assert await read(engines) == [1, 2, 3]
+
+
+async def test_an_end_whose_answer_got_lost_is_written_once(engines: Engines) -> None:
+    context = context_of("one")
+    lease = await engines.begin(context)
+    message = {"id": "m", "role": "assistant", "content": "x"}
+    end = RunEnd("one", "success", None, [message], engines.clock())
+    with losing_answers(engines._ground.database), pytest.raises(Unavailable):
+        await engines.log.append(lease, [b"1", b"2"], batch=1, end=end)
+    assert seqs(await engines.log.append(lease, [b"1", b"2"], batch=1, end=end)) == [1, 2]
+    assert await engines.store.load_messages_before(KEY, 100) == [message]
+    assert await read(engines) == [1, 2]
+
+
+async def test_nothing_is_written_after_the_end(engines: Engines) -> None:
+    lease = await engines.begin(context_of("one"))
+    end = RunEnd("one", "success", None, [], engines.clock())
+    await engines.log.append(lease, [b"{}"], batch=1, end=end)
+    with pytest.raises(Fenced):
+        await engines.log.append(lease, [b"{}"], batch=2)
+    with pytest.raises(NotFound):
+        await engines.log.take_over(KEY, "one")
+    assert await read(engines) == [1]
+
+
+async def test_who_takes_a_run_over_writes_on_and_the_other_no_more(engines: Engines) -> None:
+    old = await engines.begin(context_of("one"))
+    await engines.log.append(old, [b"{}"], batch=1)
+    new = await engines.log.take_over(KEY, "one")
+    assert (new.run_no, new.thread_no, new.epoch) == (old.run_no, old.thread_no, old.epoch)
+    assert new.fence != old.fence
+    for batch in (1, 2):  # also the batch that was written: whose it was isn't known any more
+        with pytest.raises(Fenced):
+            await engines.log.append(old, [b"{}"], batch=batch)
+    end = RunEnd("one", "success", None, [], engines.clock())
+    assert seqs(await engines.log.append(new, [b"{}"], batch=1, end=end)) == [2]
+
+
+async def test_the_next_run_of_a_thread_ends_the_lease_of_the_last(engines: Engines) -> None:
+    old = await engines.begin(context_of("one"))
+    new = await engines.begin(context_of("two"))
+    with pytest.raises(Fenced):
+        await engines.log.append(old, [b"{}"], batch=1)
+    assert seqs(await engines.log.append(new, [b"{}"], batch=1)) == [1]
+
+
+async def test_a_run_is_taken_over_on_its_own_thread_only(engines: Engines) -> None:
+    await engines.begin(context_of("mine", thread_id="mine"))
+    await engines.begin(context_of("theirs", user_id="bob"))
+    for key, run_id in (
+        (KEY, "mine"),
+        (key_of("nobody"), "mine"),
+        (KEY, "theirs"),
+        (key_of("mine", user_id="bob"), "mine"),
+    ):
+        with pytest.raises(NotFound):
+            await engines.log.take_over(key, run_id)
+
+
+def test_fences_of_leases_are_random_and_fit_into_63_bits() -> None:
+    fences = {new_fence() for _ in range(1000)}
+    assert len(fences) == 1000
+    assert max(fences) < 2**63
+    assert sum(fence >> 62 for fence in fences) in range(300, 700)
 
 
 # --- retention -----------------------------------------------------------------------------------
@@ -271,14 +391,15 @@ async def test_a_deleted_thread_takes_no_append_and_has_another_epoch(engines: E
 
 
 async def test_a_run_of_an_earlier_life_writes_nothing_into_the_next(engines: Engines) -> None:
-    (record,) = await engines.append(KEY)
-    old = record.id.epoch
-    await engines.log.append(KEY, "r", [b"{}"], epoch=old)
+    old = await engines.begin(context_of("old"))
+    await engines.log.append(old, [b"{}"], batch=1)
     await engines.log.delete(KEY)
-    await engines.begin(context_of("r"))
-    with pytest.raises(NotFound):
-        await engines.log.append(KEY, "r", [b"{}"], epoch=old)
-    assert seqs(await engines.append(KEY)) == [1]
+    await engines.begin(context_of("old"))
+    for batch in (1, 2):
+        with pytest.raises(NotFound):
+            await engines.log.append(old, [b"{}"], batch=batch)
+    assert await read(engines) == []
+    assert seqs(await engines.append(KEY, run_id="old")) == [1]
 
 
 async def test_each_life_of_a_thread_numbers_apart(engines: Engines) -> None:
@@ -307,13 +428,11 @@ async def test_ids_and_epoch_outlive_a_restart(engines: Engines) -> None:
     if engines.reopen is None:
         return  # nothing outlives this engine's life
     written = await engines.append(KEY, 3)
-    unused = await engines.log.load_bounds(key_of("unused"))
     reborn = await engines.reopen()
     stored = await reborn.log.read(KEY, after=START, limit=10)
     assert [(one.id, one.payload) for one in stored] == [(one.id, one.payload) for one in written]
     (record,) = await reborn.append(KEY)
     assert record.id == EventId(written[0].id.epoch, 4)
-    assert await reborn.log.load_bounds(key_of("unused")) == unused
 
 
 async def test_two_places_number_apart(engines: Engines, small_engines: Engines) -> None:
@@ -325,7 +444,7 @@ async def test_two_places_number_apart(engines: Engines, small_engines: Engines)
 async def test_a_read_ends_with_the_record_that_reaches_its_bytes(engines: Engines) -> None:
     await engines.begin(context_of("r"))
     key = key_of()
-    await engines.log.append(key, "r", [b"x" * 10] * 6)
+    await engines.write(key, "r", [b"x" * 10] * 6)
 
     async def sizes(max_bytes: int) -> list[int]:
         records = await engines.log.read(key, after=START, limit=5, max_bytes=max_bytes)

@@ -34,7 +34,7 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
 from isolane.context import EventId, RunKey
-from isolane.contracts import Identity
+from isolane.contracts import Identity, RunLease
 from isolane.doors.following import Following
 from isolane.doors.handshake import Replay
 from isolane.doors.room import Room
@@ -107,6 +107,8 @@ class Scene:
     turns: Turns
     room: Room
     gate: Gate
+    lease: RunLease
+    """Of a run that no agent speaks in."""
 
 
 Act = Callable[[Scene], Coroutine[Any, Any, object]]
@@ -325,7 +327,7 @@ ACTS: Final[dict[str, Act]] = {
     "Database.read": lambda scene: scene.house.ground.database.read(lambda _: None, lane=ALICE),
     "Database.write": lambda scene: scene.house.ground.database.write(lambda _: None, lane=ALICE),
     "DatabaseEventLog.append": lambda scene: scene.house.ground.log.append(
-        key_of("open"), "open", [b"{}"]
+        scene.lease, [b"{}"], batch=1
     ),
     "DatabaseEventLog.delete": lambda scene: scene.house.ground.log.delete(key_of()),
     "DatabaseEventLog.load_bounds": lambda scene: scene.house.ground.log.load_bounds(key_of()),
@@ -333,6 +335,9 @@ ACTS: Final[dict[str, Act]] = {
         key_of(), after=START, limit=10
     ),
     "DatabaseEventLog.sweep": lambda scene: scene.house.ground.log.sweep(),
+    "DatabaseEventLog.take_over": lambda scene: scene.house.ground.log.take_over(
+        key_of("open"), "open"
+    ),
     "DatabaseEventLog.trim": lambda scene: scene.house.ground.log.trim(
         older_than=scene.house.clock.now + 1
     ),
@@ -381,7 +386,7 @@ ACTS: Final[dict[str, Act]] = {
         ALICE, before=None, limit=5
     ),
     "DatabaseStore.set_title": lambda scene: scene.house.ground.store.set_title(key_of(), "Name"),
-    "Feed.append": lambda scene: scene.house.feed.append(key_of("open"), "open", [b"{}"]),
+    "Feed.append": lambda scene: scene.house.feed.append(scene.lease, [b"{}"], batch=1),
     "Feed.delete": lambda scene: scene.house.feed.delete(key_of()),
     "Feed.follow": lambda scene: consume(scene.house.feed.follow(key_of(), after=START)),
     "Feed.follow_batches": lambda scene: consume(
@@ -392,6 +397,7 @@ ACTS: Final[dict[str, Act]] = {
     "Feed.open_tail": open_tail,
     "Feed.read": lambda scene: scene.house.feed.read(key_of(), after=START, limit=1, max_bytes=1),
     "Feed.reading": read_tail,
+    "Feed.take_over": lambda scene: scene.house.feed.take_over(key_of("open"), "open"),
     "Feed.trim": lambda scene: scene.house.feed.trim(older_than=scene.house.clock.now + 1),
     "Following.follow": follow_other,
     "Following.replay": lambda scene: following_of(scene).replay(Replay("live", "-1")),
@@ -539,14 +545,14 @@ async def opened(*, has_run: bool) -> AsyncIterator[Scene]:
     async with open_house(AGENTS, open_at=open_empty, run_timeout_s=8.0) as house:
         await house.service.start(context_of("old"), ask(context_of("old"), "Hi"), agent="talker")
         await house.events(context_of("old"))
-        await house.ground.store.begin_run(context_of("open", thread_id="open"), draft_of())
+        begun = await house.ground.store.begin_run(context_of("open", thread_id="open"), draft_of())
         await house.ground.store.add_run(context_of("queued", thread_id="open"), draft_of("Hi"))
         if has_run:
             await house.service.start(live, ask(live, "Hi"), agent="heeder")
-        yield await furnished(house)
+        yield await furnished(house, begun.lease)
 
 
-async def furnished(house: House) -> Scene:
+async def furnished(house: House, lease: RunLease) -> Scene:
     connection = connect(Socket(), house.tasks, connection_id="socket")
     connection.has_greeted = True
     await house.let_in(connection)
@@ -569,6 +575,7 @@ async def furnished(house: House) -> Scene:
         turns,
         room,
         gate,
+        lease,
     )
     await crowd(scene)
     return scene

@@ -9,7 +9,7 @@ from random import Random
 from unittest.mock import patch
 
 import pytest
-from tests.house import START, Ground, context_of, draft_of, key_of, open_ground
+from tests.house import START, Ground, Pen, context_of, draft_of, key_of, open_ground
 from tests.interleaving.explorer import SEEDS, Scenario, every_seed, explore
 from tests.interleaving.place import open_empty
 from tests.interleaving.scheduler import ShuffledLoop
@@ -111,10 +111,10 @@ class Follower:
         await self.follow(feed, until=until)
 
 
-async def write(feed: Feed, loop: ShuffledLoop, batches: list[list[bytes]]) -> None:
+async def write(pen: Pen, loop: ShuffledLoop, batches: list[list[bytes]]) -> None:
     for batch in batches:
         await loop.pause()
-        await feed.append(key_of(), "r", batch)
+        await pen.append(*batch)
 
 
 async def play(loop: ShuffledLoop, feed: Feed, log: EventLog, *, within_s: float) -> None:
@@ -123,9 +123,8 @@ async def play(loop: ShuffledLoop, feed: Feed, log: EventLog, *, within_s: float
     total = sum(map(len, batches))
     followers = [Follower() for _ in range(FOLLOWERS)]
     following = [loop.create_task(one.live(feed, loop, until=total)) for one in followers]
-    await asyncio.gather(
-        *(write(feed, loop, batches[number::WRITERS]) for number in range(WRITERS))
-    )
+    pen = Pen(feed, await feed.take_over(key_of(), "r"))
+    await asyncio.gather(*(write(pen, loop, batches[number::WRITERS]) for number in range(WRITERS)))
     async with asyncio.timeout(within_s):
         await asyncio.gather(*following)
     kept = await log.read(key_of(), after=START, limit=total + 1)

@@ -13,6 +13,7 @@ from typing import Any
 from tests.house import (
     ALICE,
     House,
+    Pen,
     Socket,
     connect,
     context_of,
@@ -179,12 +180,13 @@ class Device:
 
 
 async def write(house: House, loop: ShuffledLoop, key: ThreadKey) -> None:
-    await house.ground.store.begin_run(
-        context_of("r", user_id=key.user_id, thread_id=key.thread_id), draft_of()
-    )
+    run_id, thread_id = f"run-of-{key.thread_id}", key.thread_id
+    context = context_of(run_id, user_id=key.user_id, thread_id=thread_id)
+    begun = await house.ground.store.begin_run(context, draft_of())
+    pen = Pen(house.feed, begun.lease)
     for _ in range(APPENDS):
         await loop.pause()
-        await house.feed.append(key, "r", [b"{}"])
+        await pen.append(b"{}")
 
 
 async def sockets(loop: ShuffledLoop) -> None:

@@ -75,19 +75,17 @@ async def test_seen_ids_and_the_epoch_survive_a_restart(tmp_path: Path) -> None:
     assert before.text == "one two "
 
 
-async def test_unused_thread_is_an_empty_one_with_its_epoch(lane: Lane) -> None:
-    async with lane.connect() as client:
+async def test_unused_thread_is_an_empty_one_from_whose_end_one_goes_on(lane: Lane) -> None:
+    async with lane.connect() as client, lane.connect() as later:
         await client.send({"type": "subscribe", "threadId": "new"})
         answer = await client.recv()
-        epoch = parse_id(answer["head"])[0]
-        assert answer == {
-            "type": "subscribed",
-            "threadId": "new",
-            "head": f"{epoch}-0",
-            "recovered": True,
-        }
+        head = answer.pop("head")
+        assert re.fullmatch(r"[a-z0-9]{1,32}-0", head)
+        assert answer == {"type": "subscribed", "threadId": "new", "recovered": True}
         await client.run("new", "r-1", "hi")
-        assert (await client.until_event("RUN_STARTED"))["id"] == f"{epoch}-1"
+        started = await client.until_event("RUN_STARTED")
+        assert parse_id(started["id"])[1] == 1
+        assert (await caught_up(later, "new", head)).envelopes[0] == started
 
 
 # --- following -----------------------------------------------------------------------------------

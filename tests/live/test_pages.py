@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from tests.house import open_ground
+from tests.house import append_to, open_ground
 from tests.live.stage import SCRIPT, Lane, own_server
 
 from isolane.context import UserExecutionContext
@@ -33,7 +33,7 @@ async def write_thread(data: Path, user: str, *, runs: int, answers: int, size: 
             await ground.store.begin_run(run, RunDraft("script", [question], None, {}))
             end = RunEnd(run.run_key.run_id, "success", None, said, ground.clock())
             key, run_id = run.thread_key, run.run_key.run_id
-            await ground.log.append(key, run_id, [b'{"type":"RUN_FINISHED"}'], end=end)
+            await append_to(ground.log, key, run_id, [b'{"type":"RUN_FINISHED"}'], end=end)
 
 
 async def load_all(http: httpx.AsyncClient, **params: int) -> list[httpx.Response]:

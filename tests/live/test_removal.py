@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from tests.house import open_ground
+from tests.house import append_to, open_ground
 from tests.live.server import Looks, Server
 from tests.live.stage import SCRIPT, Lane, own_server, text_of
 
@@ -26,9 +26,9 @@ async def write_log(data: Path, user: str) -> None:
     async with open_ground(f"sqlite:///{data / DATABASE_NAME}") as ground:
         await ground.store.begin_run(run, RunDraft("script", [], None, {}))
         payload = b'{"type":"CUSTOM","name":"old","value":"%b"}' % (b"x" * EVENT_BYTES)
-        await ground.log.append(run.thread_key, "old", [payload] * EVENTS)
+        await append_to(ground.log, run.thread_key, "old", [payload] * EVENTS)
         end = RunEnd("old", "success", None, [], ground.clock())
-        await ground.log.append(run.thread_key, "old", [b'{"type":"RUN_FINISHED"}'], end=end)
+        await append_to(ground.log, run.thread_key, "old", [b'{"type":"RUN_FINISHED"}'], end=end)
 
 
 def old_rows(server: Server) -> int:

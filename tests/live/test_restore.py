@@ -56,17 +56,24 @@ async def test_an_id_from_before_matches_no_number_from_after(tmp_path: Path) ->
         assert (error["code"], close[0]) == ("resume_expired", 1000)
 
 
-async def test_numbers_of_threads_to_come_change_too(tmp_path: Path) -> None:
+async def test_thread_that_the_backup_did_not_have_numbers_apart(tmp_path: Path) -> None:
     async with own_server(tmp_path / "data", SCRIPT) as server:
         lane = Lane(server)
-        async with lane.connect() as client:
-            before = (await client.subscribe("unused")).after
+        back_up(server, tmp_path / "backup.db")
+        await lane.play("t", "r-1", "lost with the disk")
+        before = (await lane.load_log("t")).cursor
         await server.stop()
+        put_back(server, tmp_path / "backup.db")
         await renumber(server)
         await server.start()
-        async with lane.connect() as client:
-            after = (await client.subscribe("unused")).after
-        assert parse_id(before)[0] != parse_id(after)[0]
+        for text in ("", "a few words more than there were before it"):
+            if text:  # the thread is made anew, under the same id
+                await lane.play("t", "r-1", text)
+            async with lane.connect() as client:
+                await client.send({"type": "subscribe", "threadId": "t", "after": before})
+                answer = await client.until_type("subscribed")
+            assert answer["recovered"] is False
+            assert parse_id(answer["head"])[0] != parse_id(before)[0]
 
 
 async def test_a_folder_that_is_served_is_left_alone(tmp_path: Path) -> None:

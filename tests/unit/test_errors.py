@@ -16,6 +16,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.Unauthenticated: ("unauthenticated", 4401, 401, False),
     errors.Forbidden: ("forbidden", 4403, 403, False),
     errors.NotFound: ("not_found", None, 404, False),
+    errors.Fenced: ("not_found", None, 404, False),
     errors.UnknownResponse: ("previous_response_not_found", None, 404, False),
     errors.UnknownAgent: ("not_found", 1008, 404, False),
     errors.InvalidFrame: ("invalid_frame", None, 400, False),

@@ -11,6 +11,8 @@ from sqlalchemy import Connection
 from tests.house import ALICE, START, Ground, context_of, draft_of, key_of, open_ground
 
 from isolane.context import RunKey
+from isolane.contracts import RunLease
+from isolane.engines.sqlite.heads import claim
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 
 FEW, MANY = 60, 3_000
@@ -20,18 +22,19 @@ EVERY = 10
 
 QUIET = (
     """
-    INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, title, created_at, updated_at)
-    VALUES ('alice', 't-' || ?, '0', 0, '', 0, ?)
+    INSERT INTO threads (thread_no, user_id, thread_id, epoch, title, created_at, updated_at)
+    VALUES (? + 1, 'alice', 't-' || ?, '0', '', 0, ?)
     """,
+    "INSERT INTO heads (thread_no, head_seq) VALUES (? + 1, 1)",
     """
-    INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
-        ended_at, is_logged)
-    VALUES ('alice', 'r-' || ?, 't-' || ?, 'ended', x'', 1, 1, 0, 1, 1)
+    INSERT INTO runs (run_no, user_id, run_id, thread_no, state, draft, first_seq, last_seq,
+        created_at, ended_at, is_logged)
+    VALUES (? + 1, 'alice', 'r-' || ?, ? + 1, 'ended', x'', 1, 1, 0, 1, 1)
     """,
-    "INSERT INTO events VALUES ('alice', 't-' || ?, 1, 'r-' || ?, x'7b7d')",
+    "INSERT INTO events VALUES (? + 1, 1, ? + 1, x'7b7d')",
     """
-    INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
-    VALUES ('alice', 't-' || ?, 'm', 'r-' || ?, CAST('{"id":"m","role":"user"}' AS BLOB), 1)
+    INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq)
+    VALUES (? + 1, 'm', ? + 1, CAST('{"id":"m","role":"user"}' AS BLOB), 1)
     """,
 )
 
@@ -41,6 +44,16 @@ Work = Callable[[Ground], Awaitable[object]]
 def turns_of(ground: Ground) -> DatabaseTurnBook:
     """Return the book of turns on a database."""
     return DatabaseTurnBook(ground.database)
+
+
+async def append_to(ground: Ground, thread_id: str, run_id: str, run_no: int) -> None:
+    """Append to a run as if it went on."""
+
+    def claim_run(connection: Connection) -> RunLease:
+        return claim(connection, key_of(thread_id), run_id, run_no)
+
+    lease = await ground.database.write(claim_run)
+    assert await ground.log.append(lease, [b"{}"], batch=1)
 
 
 WORKS: dict[str, Work] = {
@@ -55,7 +68,7 @@ WORKS: dict[str, Work] = {
     "one run": lambda ground: ground.store.load_run(RunKey(ALICE, "r-1")),
     "bounds of a log": lambda ground: ground.log.load_bounds(key_of("t-1")),
     "entries of a log": lambda ground: ground.log.read(key_of("t-1"), after=START, limit=10),
-    "append": lambda ground: ground.log.append(key_of("t-1"), "r-1", [b"{}"]),
+    "append": lambda ground: append_to(ground, "t-1", "r-1", 2),
     "start of a run": lambda ground: ground.store.begin_run(
         context_of("another", thread_id="t-1"), draft_of("Well?")
     ),
@@ -80,7 +93,8 @@ async def add_threads(ground: Ground, first: int, last: int) -> None:
 
     def add(connection: Connection) -> None:
         for statement in QUIET:
-            connection.exec_driver_sql(statement, [(n, n) for n in range(first, last)])
+            count = statement.count("?")
+            connection.exec_driver_sql(statement, [(n,) * count for n in range(first, last)])
 
     await ground.database.write(add)
 
@@ -108,13 +122,14 @@ async def test_work_takes_as_many_steps_beside_many_threads_as_beside_few(
     ground: Ground, name: str
 ) -> None:
     async def count_once() -> int:
-        if name == "start of a run":  # each begins a run that is not there yet
+        steps = await count_steps(ground, WORKS[name])
+        if name == "start of a run":  # the next one begins a run that isn't there yet
             await ground.database.write(
                 lambda connection: connection.exec_driver_sql(
                     "DELETE FROM runs WHERE run_id = 'another'"
                 )
             )
-        return await count_steps(ground, WORKS[name])
+        return steps
 
     await add_threads(ground, 0, FEW)
     await count_once()  # the first time is of caches
@@ -127,15 +142,16 @@ async def test_work_takes_as_many_steps_beside_many_threads_as_beside_few(
 
 OF_ONE_THREAD = (
     """
-    INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
-        ended_at, is_logged)
-    VALUES ('alice', 'run-' || ?, 't-0', 'ended', x'', ?, ?, 0, 1, 1)
+    INSERT INTO runs (run_no, user_id, run_id, thread_no, state, draft, first_seq, last_seq,
+        created_at, ended_at, is_logged)
+    VALUES (? + 10000, 'alice', 'run-' || ?, 1, 'ended', x'', ?, ?, 0, 1, 1)
     """,
-    "INSERT INTO events VALUES ('alice', 't-0', ?, 'run-' || ?, x'7b7d')",
+    "INSERT INTO events VALUES (1, ?, ? + 10000, x'7b7d')",
     """
-    INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq)
-    VALUES ('alice', 't-0', 'm-' || ?, 'run-' || ?, CAST('{"id":"m","role":"user"}' AS BLOB), ?)
+    INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq)
+    VALUES (1, 'm-' || ?, ? + 10000, CAST('{"id":"m","role":"user"}' AS BLOB), ?)
     """,
+    "UPDATE heads SET head_seq = ? WHERE thread_no = 1",
 )
 
 WORKS_IN_IT: dict[str, Work] = {
@@ -152,7 +168,7 @@ WORKS_IN_IT: dict[str, Work] = {
     ),
     "run": lambda ground: ground.store.load_run(RunKey(ALICE, "run-9")),
     "bounds of its log": lambda ground: ground.log.load_bounds(key_of("t-0")),
-    "append": lambda ground: ground.log.append(key_of("t-0"), "run-9", [b"{}"]),
+    "append": lambda ground: append_to(ground, "t-0", "run-9", 10_009),
     "turn": lambda ground: turns_of(ground).load_turn(key_of("t-0"), "run-9"),
     "last turn": lambda ground: turns_of(ground).load_last_turn(key_of("t-0")),
     "open turn": lambda ground: turns_of(ground).load_open_turn(key_of("t-0")),

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.house import context_of, draft_of, key_of, open_ground, sqlite_url, user_message
+from tests.house import (
+    append_to,
+    context_of,
+    draft_of,
+    key_of,
+    open_ground,
+    sqlite_url,
+    user_message,
+)
 
 from isolane.contracts import RunEnd
 
@@ -41,12 +49,12 @@ async def test_question_is_kept_as_a_message_and_in_the_log_alone(
         begun = await store.begin_run(context, draft)
         assert list(begun.added) == draft.messages
         assert await places_of(tmp_path) == 1
-        await ground.log.append(key_of(), "r", [b'{"input":"%s"}' % LARGE.encode()])
+        await append_to(ground.log, key_of(), "r", [b'{"input":"%s"}' % LARGE.encode()])
         assert await places_of(tmp_path) == 2
         (stored,) = await store.load_open_runs()
         assert stored.draft == draft
         end = RunEnd("r", "success", None, [], ground.clock())
-        await ground.log.append(key_of(), "r", [b"over"], end=end)
+        await append_to(ground.log, key_of(), "r", [b"over"], end=end)
         assert await places_of(tmp_path) == 2
         await ground.log.trim(older_than=ground.clock() + 1)
         assert await places_of(tmp_path) == 1

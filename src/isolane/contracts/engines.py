@@ -20,6 +20,7 @@ from isolane.contracts.shapes import (
     LogBounds,
     RunDraft,
     RunEnd,
+    RunLease,
     StoredRun,
     ThreadPage,
     ThreadSnapshot,
@@ -40,20 +41,36 @@ class EventLog(Protocol):
 
     async def append(
         self,
-        key: ThreadKey,
-        run_id: str,
+        lease: RunLease,
         payloads: Sequence[bytes],
         *,
-        epoch: str | None = None,
+        batch: int,
         end: RunEnd | None = None,
     ) -> list[Record]:
         """Commit `payloads` in order and return their records.
 
         Calls commit in the order in which they were made. With `end`, the run's row and messages
-        are written in the same transaction. `epoch` says which numbering the run began in. Raises
-        `NotFound` when the thread was deleted, also when there is a new one of its id;
-        `Unavailable` when nothing can be written; nothing is in the log then. Cancelling
-        doesn't take it back: who is cancelled doesn't know whether it was committed.
+        are written in the same transaction, and the lease ends. `batch` counts the batches of a
+        lease from 1. A batch that comes twice is written once: the second call returns the records
+        of the first. So after `Unavailable`, which leaves open whether the batch was written, send
+        the same batch again.
+
+        Cancelling doesn't take it back: who is cancelled doesn't know whether it was committed.
+
+        Raises:
+        - `NotFound` when the thread was deleted, also when there is a new one of its id.
+        - `Fenced` when somebody else has the lease, when it has ended, or when `batch` isn't the
+          next one of the lease. Nothing was written.
+        - `Unavailable` when nothing can be written now.
+        - `DatabaseFailed` when these payloads can never be written. Nothing was written.
+        """
+        ...
+
+    async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
+        """Return a new lease of a run that hasn't ended; whoever had one before writes no more.
+
+        `begin_run` gives a run its first lease. Cancelling doesn't take it back. Raises `NotFound`
+        when the thread has no such run, or the run has ended.
         """
         ...
 
@@ -69,7 +86,7 @@ class EventLog(Protocol):
         ...
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
-        """Return what the log holds now; an unused one has its epoch already, and head 0.
+        """Return what the log holds now; that of a thread which nobody has used ends at `START`.
 
         Safe to cancel.
         """
@@ -161,6 +178,7 @@ class Store(Protocol):
         edited away is new only to a run that rewinds itself. Thread and run have random ids for the
         agent, made with them and kept as long as they are; a parent that the user has no run of is
         told by an id that no run has. The seed that a run brings stands before its messages.
+        The run gets a lease, and whoever had one of that thread writes no more.
 
         Raises what `add_run` raises, and `RunConflict` when the run asks a question again that
         isn't the thread's last one now, or brings a seed to a thread that has a run.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from isolane.context import EventId, RunIds, RunKey, UserExecutionContext
+from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
 from isolane.errors import AgentFailed, CursorExpired, InvalidCursor
 from isolane.events.interrupts import Interrupt
 from isolane.events.transcript import Message
@@ -202,12 +202,35 @@ class StoredRun:
 
 
 @dataclass(frozen=True, slots=True)
+class RunLease:
+    """The right to write one run into the log of its thread, until somebody else takes it."""
+
+    key: ThreadKey
+    run_id: str
+    epoch: str
+    """The numbering that its entries get."""
+    fence: int
+    """Random token of 63 bits, new for each lease. It is compared for equality only."""
+    thread_no: int
+    """Number of the thread in the database."""
+    run_no: int
+    """Number of the run in the database."""
+
+    @property
+    def run_key(self) -> RunKey:
+        """The address of the run."""
+        return RunKey(self.key.user_id, self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
 class BegunRun:
     """A run that starts now: its new messages, the agent's history, and its place in the log."""
 
     added: Sequence[Message]
     history: Sequence[Message]
     after: EventId
+    lease: RunLease
+    """The right to write its events."""
     agent_ids: RunIds
     """Ids by which the agent knows the thread, the run and its parent. No other user has them."""
     rewound: frozenset[str] = frozenset()

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import Bell, EventLog, LogBounds, RunEnd
+from isolane.contracts import Bell, EventLog, LogBounds, RunEnd, RunLease
 from isolane.events.event import Record
 from isolane.health.fairness import Turns
 from isolane.log.tail import Tail
@@ -46,22 +46,25 @@ class Feed:
 
     async def append(
         self,
-        key: ThreadKey,
-        run_id: str,
+        lease: RunLease,
         payloads: Sequence[bytes],
         *,
-        epoch: str | None = None,
+        batch: int,
         end: RunEnd | None = None,
     ) -> list[Record]:
         """Commit, then ring: nobody hears of what could still be lost. See `EventLog.append`."""
         try:
-            records = await self._log.append(key, run_id, payloads, epoch=epoch, end=end)
+            records = await self._log.append(lease, payloads, batch=batch, end=end)
         finally:
             if end is not None:  # with it the oldest runs may have gone
-                self._note_trim(key)
+                self._note_trim(lease.key)
         self.appended += len(records)
-        self._bell.ring(key, records)
+        self._bell.ring(lease.key, records)
         return records
+
+    async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
+        """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
+        return await self._log.take_over(key, run_id)
 
     async def open_tail(self, key: ThreadKey) -> Tail:
         """Return a tail that hears the bell already; its owner closes it."""

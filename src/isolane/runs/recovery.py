@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from isolane.context import EventId
-from isolane.contracts import Store, StoredRun
+from isolane.contracts import RunLease, Store, StoredRun
 from isolane.errors import (
     AgentLost,
     DatabaseFailed,
@@ -26,8 +26,8 @@ from isolane.log.feed import Feed
 from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Ending, Run, end_run
 from isolane.runs.writer import RunWriter, Share
 
-OpenWriter = Callable[[Iterable[str], SharedState | None], RunWriter]
-"""Opens the run's writer; takes the ids of the messages that its thread had, and its state."""
+OpenWriter = Callable[[RunLease | None, Iterable[str], SharedState | None], RunWriter]
+"""Opens the run's writer; takes its lease, the ids of its thread's messages, and its state."""
 
 _LOST: Final = AgentLost("the process died under the run")
 _log = structlog.get_logger(__name__)
@@ -42,27 +42,29 @@ async def end_lost_run(
     end when the database refuses even that for good.
     """
     try:
-        known_ids, state, written = await _load(run, stored, feed, store)
-        return await _go_on(run, open_writer(known_ids, state), written)
+        lease, known_ids, state, written = await _load(run, stored, feed, store)
+        return await _go_on(run, open_writer(lease, known_ids, state), written)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
-        return await _end_lost(run, open_writer((), None), error)
+        return await _end_lost(run, open_writer(None, (), None), error)
 
 
 async def _load(
     run: Run, stored: StoredRun, feed: Feed, store: Store
-) -> tuple[Iterable[str], SharedState, Sequence[Event]]:
-    """Return the ids of the thread's messages, its state, and what the log has of the run.
+) -> tuple[RunLease, Iterable[str], SharedState, Sequence[Event]]:
+    """Take the run over; return its lease, ids of messages, state, and what the log has of it.
 
-    What can't be read now is tried again.
+    The ids are those of the thread's messages. What can't be read now is tried again.
     """
     wait_s = RETRY_FIRST_S
     while True:
         try:
+            # First, so that nobody else writes what isn't read here.
+            lease = await feed.take_over(run.context.thread_key, run.run_id)
             known_ids = await store.load_known_ids(run.context.thread_key)
             kept = await store.load_state(run.context.thread_key)
             before = None if kept is None else decode_state(kept)
             state = SharedState.of(stored.draft.request.get("state"), kept=before)
-            return known_ids, state, [event async for event in _written(run, stored, feed)]
+            return lease, known_ids, state, [event async for event in _written(run, stored, feed)]
         except Unavailable as error:
             _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
             await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk

@@ -23,7 +23,7 @@ import structlog
 from ag_ui.core import RunAgentInput
 
 from isolane.clock import Clock
-from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.context import START, EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import (
     NO_DRAFT,
     Agent,
@@ -31,6 +31,7 @@ from isolane.contracts import (
     Disposition,
     KnownMessage,
     RunDraft,
+    RunLease,
     RunQueue,
     RunState,
     RunTicket,
@@ -138,6 +139,8 @@ class AgentService:
         self._early_aborts = RecentRuns(timer or clock)
         self._deleted_runs = RecentRuns(timer or clock)
         self._burying = asyncio.Semaphore(BURIALS_AT_ONCE)
+        self._ending: dict[ThreadKey, asyncio.Event] = {}
+        """Threads of which a lost run is being ended."""
         self._is_draining = False
         self._hurried = asyncio.Event()
         self.abandoned_count = 0
@@ -307,7 +310,7 @@ class AgentService:
         self, context: UserExecutionContext, *, after: EventId | None = None
     ) -> AsyncGenerator[Sequence[Record], None]:
         """Yield the same records, as many at once as are there already. None is empty."""
-        start, run_id = after or EventId("0", 0), context.run_id
+        start, run_id = after or START, context.run_id
         # Listens first: a deletion that comes while the place is looked up ends this as well.
         async with self._feed.reading(context.thread_key) as tail:
             if context.run_id is not None:
@@ -779,7 +782,7 @@ class AgentService:
             begun = replace(begun, history=history)
             known_ids = begun.rewound.union(message["id"] for message in begun.history)
             state = SharedState.of(run.draft.request.get("state"), kept=begun.state)
-            run.writer = self._open_writer(run, begun.after.epoch, known_ids, state)
+            run.writer = self._open_writer(run, begun.lease, known_ids, state)
             life = RunLife(
                 run,
                 begun,
@@ -803,7 +806,7 @@ class AgentService:
     async def _end_broken(self, run: Run, begun: BegunRun, error: Exception) -> None:
         """End a run that nobody could drive, as far as it came."""
         if run.writer is None:
-            end = await end_unbegun(run, self._open_writer(run, begun.after.epoch, ()), error)
+            end = await end_unbegun(run, self._open_writer(run, begun.lease, ()), error)
         else:
             broken = IsolaneError("the run broke")
             broken.__cause__ = error
@@ -850,7 +853,7 @@ class AgentService:
     def _open_writer(
         self,
         run: Run,
-        epoch: str | None,
+        lease: RunLease | None,
         known_ids: Iterable[str],
         state: SharedState | None = None,
     ) -> RunWriter:
@@ -858,7 +861,7 @@ class AgentService:
             self._feed,
             run.context.thread_key,
             run.run_id,
-            epoch=epoch,
+            lease=lease,
             known_ids=known_ids,
             state=state,
             event_max_bytes=self._settings.event_max_bytes,
@@ -885,7 +888,8 @@ class AgentService:
             self._release_slot(run.context.user_id)
         next_id = self._queue.leave(key, run.run_id)
         following = self._runs.get(RunKey(key.user_id, next_id)) if next_id else None
-        if following is not None and not self._is_draining:
+        # A lost run is being ended already.
+        if following is not None and not (following.is_lost or self._is_draining):
             self._tasks.detach(self._take_turn(following), name=f"run {following.run_id}")
 
     async def _announce(self, context: UserExecutionContext, *, active: str | None) -> None:
@@ -923,8 +927,9 @@ class AgentService:
 
     async def _bury(self, run: Run, stored: StoredRun) -> None:
         try:
-            async with self._burying:
-                open_writer = partial(self._open_writer, run, None)
+            # Of two lost runs of a thread, each has the lease until its end is written.
+            async with _alone(self._ending, run.context.thread_key), self._burying:
+                open_writer = partial(self._open_writer, run)
                 end = await end_lost_run(run, stored, open_writer, self._feed, self._store)
                 self._tell_unwritten(run, end)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from functools import partial
 from typing import Final
@@ -13,10 +14,11 @@ import structlog
 
 from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import RunEnd, RunStop
+from isolane.contracts import RunEnd, RunLease, RunStop
 from isolane.errors import (
     AgentFailed,
     AgentProtocolError,
+    DatabaseFailed,
     IsolaneError,
     NoActiveRun,
     NotFound,
@@ -66,7 +68,7 @@ class RunWriter:
         key: ThreadKey,
         run_id: str,
         *,
-        epoch: str | None,
+        lease: RunLease | None,
         known_ids: Iterable[str],
         state: SharedState | None = None,
         event_max_bytes: int,
@@ -75,7 +77,7 @@ class RunWriter:
         tasks: TaskOwner,
         clock: Clock,
     ) -> None:
-        """Begin before RUN_STARTED in the numbering `epoch`, None for whichever the thread has.
+        """Begin before RUN_STARTED with `lease`; None takes the run over with the first write.
 
         `known_ids` are the messages that the thread had before, `state` is what the agent was given
         as its shared state.
@@ -83,7 +85,11 @@ class RunWriter:
         self._feed = feed
         self._key = key
         self._run_id = run_id
-        self._epoch = epoch
+        self._lease = lease
+        self._batch = 0
+        """Number of the last batch that is known to be committed."""
+        self._unsure = 0
+        """How many of the first events in `_pending` were sent, and may have been committed."""
         self._event_max_bytes = event_max_bytes
         self._room_bytes = run_max_bytes
         """Payload bytes that the run may still add to its log."""
@@ -208,6 +214,7 @@ class RunWriter:
         if not self._pump.done():
             await self._drained()
             await end_task(self._pump)
+        await self._settle_unsure()
         self._close_open()
         if share is Share.END:
             self._refuse(self._failure or NoActiveRun("the run is over"))
@@ -226,13 +233,7 @@ class RunWriter:
             failure,
         )
         payloads = [*(payload for payload, _ in rest), last]
-        try:
-            records = await self._feed.append(
-                self._key, self._run_id, payloads, epoch=self._epoch, end=end
-            )
-        except NotFound as error:
-            self._failure = error
-            raise
+        records = await self._append(payloads, end=end)
         _tell(rest, records)
 
     def _close_open(self) -> None:
@@ -291,15 +292,42 @@ class RunWriter:
             self._settled.set()
 
     async def _commit_batch(self, batch: list[Pending]) -> None:
-        records = await self._feed.append(
-            self._key, self._run_id, [payload for payload, _ in batch], epoch=self._epoch
-        )
+        records = await self._append([payload for payload, _ in batch])
         self.head = records[-1].id if records else self.head
         self._uncommitted -= len(batch)
         _tell(batch, records)
 
+    async def _append(
+        self, payloads: Sequence[bytes], *, end: RunEnd | None = None
+    ) -> list[Record]:
+        """Commit the next batch. After an answer that got lost, the same call is safe to repeat."""
+        try:
+            if self._lease is None:
+                self._lease = await self._feed.take_over(self._key, self._run_id)
+            batch = self._batch + 1
+            records = await self._feed.append(self._lease, payloads, batch=batch, end=end)
+        except NotFound as error:
+            self._failure = error
+            raise
+        self._batch = batch
+        return records
+
+    async def _settle_unsure(self) -> None:
+        """Send the batch again whose answer got lost, as it was: it may have been committed.
+
+        Only then is it known with which number the rest goes on.
+        """
+        if not self._unsure:
+            return
+        batch = self._pending[: self._unsure]
+        with suppress(DatabaseFailed):  # it isn't in the log, and goes along with the end
+            await self._commit_batch(batch)
+            del self._pending[: self._unsure]
+        self._unsure = 0
+
     def _fail(self, batch: list[Pending], error: Exception) -> None:
         """Keep what was not written: the run's end takes it along, so that no event is skipped."""
+        self._unsure = 0 if isinstance(error, DatabaseFailed) else len(batch)
         if not isinstance(error, IsolaneError):
             _log.error("run_write_failed", run_id=self._run_id, chain=chain_of(error))
         self._failure = error

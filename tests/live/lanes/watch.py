@@ -75,8 +75,13 @@ class Watch:
             assert frame["chunk"] == first, f"{self.name} got {frame}, and before {first}"
 
     def check_epoch(self, event_id: str, thread_id: str) -> None:
-        """Fail when an id is of another numbering than that of the thread."""
-        epoch, _ = parse_id(event_id)
+        """Fail when an id is of another numbering than that of the thread.
+
+        Number 0 goes with any: an unused thread has no numbering yet.
+        """
+        epoch, seq = parse_id(event_id)
+        if not seq:
+            return
         self._venue.check_address(epoch, self.name, thread_id)
         thread = self.ledger.threads.get(thread_id)
         if thread is not None:

@@ -7,12 +7,22 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 import pytest
-from tests.house import START, Ground, ManualClock, context_of, draft_of, key_of, open_ground, until
+from tests.house import (
+    START,
+    Ground,
+    ManualClock,
+    append_to,
+    context_of,
+    draft_of,
+    key_of,
+    open_ground,
+    until,
+)
 
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd
 from isolane.engines.memory.bell import LocalBell
-from isolane.errors import CursorExpired, InvalidCursor
+from isolane.errors import CursorExpired, InvalidCursor, NotFound
 from isolane.events.event import Record
 from isolane.log.feed import Feed
 from isolane.log.window import FULL_WINDOW, SMALL_WINDOW, WINDOW_BYTES, WINDOW_RECORDS
@@ -43,7 +53,7 @@ async def ground() -> AsyncIterator[Ground]:
 
 async def append(feed: Feed, count: int, *, size: int = 0) -> list[EventId]:
     payload = b'{"type":"CUSTOM","name":"%s"}' % (b"x" * size)
-    return [record.id for record in await feed.append(key_of(), "r", [payload] * count)]
+    return [record.id for record in await append_to(feed, key_of(), "r", [payload] * count)]
 
 
 async def take(feed: Feed, count: int, *, after: EventId = START) -> list[int]:
@@ -192,8 +202,12 @@ async def test_a_follower_that_is_overtaken_by_retention_is_told(ground: Ground)
     tail = await feed.open_tail(key_of())
     async with aclosing(tail.follow(first)) as batches:
         assert [record.id.seq for record in await anext(batches)] == [2]
-        await feed.append(
-            key_of(), "r", [b"{}", b"{}"], end=RunEnd("r", "success", None, [], ground.clock())
+        await append_to(
+            feed,
+            key_of(),
+            "r",
+            [b"{}", b"{}"],
+            end=RunEnd("r", "success", None, [], ground.clock()),
         )
         assert await ground.log.trim(older_than=ground.clock() + 1) == 4
         with pytest.raises(CursorExpired):
@@ -238,8 +252,10 @@ async def test_nobody_hears_of_what_was_not_committed(ground: Ground) -> None:
     def listener(records: Sequence[Record]) -> None:
         heard.extend(record.id for record in records)
 
-    await bell.listen(key_of("unused"), listener)
-    with pytest.raises(Exception, match="was deleted"):
-        await feed.append(key_of("unused"), "r", [b"{}"])
+    await bell.listen(key_of("deleted"), listener)
+    begun = await ground.store.begin_run(context_of("d", thread_id="deleted"), draft_of())
+    await ground.log.delete(key_of("deleted"))
+    with pytest.raises(NotFound, match="was deleted"):
+        await feed.append(begun.lease, [b"{}"], batch=1)
     assert heard == []
     assert feed.appended == 0

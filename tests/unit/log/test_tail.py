@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
-from tests.house import START, Ground, ManualClock, context_of, draft_of, key_of, open_ground, until
+from tests.house import (
+    START,
+    Ground,
+    ManualClock,
+    append_to,
+    context_of,
+    draft_of,
+    key_of,
+    open_ground,
+    until,
+)
 
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, RunEnd
@@ -63,7 +73,7 @@ def feed(ground: Ground) -> Feed:
 
 
 async def append(feed: Feed, count: int, *, size: int = 2) -> list[EventId]:
-    return [record.id for record in await feed.append(key_of(), "r", [b"x" * size] * count)]
+    return [record.id for record in await append_to(feed, key_of(), "r", [b"x" * size] * count)]
 
 
 async def take_to(tail: Tail, last: EventId, *, after: EventId) -> list[int]:
@@ -180,7 +190,7 @@ async def test_where_a_log_begins_is_known_anew_after_a_trim(ground: Ground, fee
     tail = await feed.open_tail(key_of())
     await come_back(tail, ids[-1], after=START)
     end = RunEnd("r", "success", None, [], ground.clock())
-    await feed.append(key_of(), "r", [b"{}"], end=end)
+    await append_to(feed, key_of(), "r", [b"{}"], end=end)
     assert (await tail.load_bounds(START)).trimmed_seq == 0
     assert await feed.trim(older_than=ground.clock() + 1) == 6
     bounds = await tail.load_bounds(START)
@@ -195,7 +205,7 @@ async def test_a_cursor_that_is_ahead_is_judged_by_the_log(ground: Ground, feed:
     await append(feed, 5)
     tail = await feed.open_tail(key_of())
     await tail.load_bounds(None)
-    (unrung,) = await ground.log.append(key_of(), "r", [b"{}"])
+    (unrung,) = await append_to(ground.log, key_of(), "r", [b"{}"])
     assert (await tail.load_bounds(None)).head.seq == 5
     assert (await tail.load_bounds(unrung.id)).head == unrung.id
     assert await take_to(tail, unrung.id, after=START) == [1, 2, 3, 4, 5, 6]

@@ -923,6 +923,44 @@ async def test_recovery_ends_what_another_life_left_open(tmp_path: Path) -> None
         await assert_quiet(house)
 
 
+async def test_recovery_ends_each_of_two_lost_runs_of_a_thread() -> None:
+    async with open_house({"default": says("x")}) as house:
+        for run_id in ("r-1", "r-2"):
+            await house.ground.store.begin_run(context_of(run_id), draft_of(run_id))
+        assert await house.service.recover() == 2
+        await until(lambda: not house.service._runs)
+        for run_id in ("r-1", "r-2"):
+            events = await house.events(context_of(run_id))
+            assert [event["type"] for event in events] == ["RUN_STARTED", "RUN_ERROR"]
+        assert await house.ground.store.load_open_runs() == []
+
+
+async def test_run_that_somebody_else_took_over_ends_without_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    go_on = asyncio.Event()
+
+    async def agent(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
+        yield "before"
+        await go_on.wait()
+        yield "after"
+
+    async with open_house({"default": agent}) as house:
+        context = context_of("r")
+        await house.service.start(context, ask(context, "hi"))
+        await until(lambda: house.feed.appended >= 3)
+        lease = await house.feed.take_over(context.thread_key, "r")
+        appended = house.feed.appended
+        go_on.set()
+        await until(lambda: not house.service.active_count)
+        assert house.feed.appended == appended
+        head = (await house.feed.load_bounds(context.thread_key)).head
+        assert head.seq == appended
+        (end,) = await house.feed.append(lease, [b'{"type":"RUN_FINISHED"}'], batch=1)
+        assert end.id.seq == appended + 1
+    assert "run_failed" not in capsys.readouterr().out
+
+
 async def test_recovery_ends_a_run_that_died_before_its_first_event() -> None:
     async with open_house({"default": echo}) as house:
         await house.ground.store.begin_run(context_of("r"), draft_of("hi"))

@@ -13,6 +13,7 @@ from tests.house import (
     context_of,
     draft_of,
     key_of,
+    losing_answers,
     open_house,
     refuse_writes,
     says,
@@ -23,6 +24,7 @@ from isolane.context import EventId
 from isolane.errors import (
     AgentProtocolError,
     EventTooLarge,
+    Fenced,
     NoActiveRun,
     NotFound,
     RunTooLarge,
@@ -40,7 +42,7 @@ BEGIN = run_started(thread_id="thread", run_id="r", messages=[], rewind_to=None)
 async def house() -> AsyncIterator[House]:
     async with open_house({"default": says()}) as opened:
         begun = await opened.ground.store.begin_run(context_of("r"), draft_of())
-        opened.epoch = begun.after.epoch
+        opened.lease = begun.lease
         yield opened
 
 
@@ -49,7 +51,7 @@ def writer_of(house: House, *, event_max_bytes: int = 1 << 20, **more: Any) -> R
         house.feed,
         key_of(),
         "r",
-        epoch=house.epoch,
+        lease=house.lease,
         known_ids=[],
         event_max_bytes=event_max_bytes,
         tasks=house.tasks,
@@ -208,6 +210,46 @@ async def test_what_could_not_be_written_is_written_before_the_end(house: House)
     await refuse_writes(house.ground.database, while_refused=False)
     await finish(writer)
     assert [event.get("name") for event in await written(house)] == [None, "held back", None]
+
+
+async def test_what_was_written_although_its_answer_got_lost_is_there_once(house: House) -> None:
+    writer = writer_of(house)
+    await writer.start(BEGIN)
+    await until(lambda: not writer._uncommitted)
+    with losing_answers(house.ground.database):
+        await writer.write(custom("held back"))
+        await until(lambda: writer._failure)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await finish(writer)
+    await finish(writer)
+    assert [event.get("name") for event in await written(house)] == [None, "held back", None]
+
+
+async def test_end_whose_answer_got_lost_is_there_once(house: House) -> None:
+    writer = writer_of(house)
+    await writer.start(BEGIN)
+    await until(lambda: not writer._uncommitted)
+    with losing_answers(house.ground.database), pytest.raises(Unavailable):
+        await finish(writer)
+    await finish(writer)
+    assert [event["type"] for event in await written(house)] == ["RUN_STARTED", "RUN_FINISHED"]
+
+
+async def test_writer_without_a_lease_takes_its_run_over(house: House) -> None:
+    old = writer_of(house)
+    await old.start(BEGIN)
+    await until(lambda: not old._uncommitted)
+    house.lease = None
+    new = writer_of(house)
+    await new.write(custom("new"))
+    await until(lambda: not new._uncommitted)
+    await old.write(custom("old"))
+    await until(lambda: old._failure)
+    with pytest.raises(Fenced):
+        await finish(old)
+    await finish(new)
+    assert [event.get("name") for event in await written(house)] == [None, "new", None]
 
 
 async def test_who_emits_while_nothing_can_be_written_is_told(house: House) -> None:

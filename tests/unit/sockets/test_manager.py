@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from tests.house import (
     ALICE,
     House,
+    Pen,
     Socket,
+    append_to,
     connect,
     context_of,
     draft_of,
@@ -42,13 +44,17 @@ async def begin(house: House, run_id: str = "r") -> None:
 
 async def append(house: House, *names: str, run_id: str = "r") -> list[EventId]:
     payloads = [json.dumps({"type": "CUSTOM", "name": name}).encode() for name in names]
-    return [record.id for record in await house.feed.append(key_of(), run_id, payloads)]
+    return [record.id for record in await append_to(house.feed, key_of(), run_id, payloads)]
 
 
 async def end(house: House, run_id: str) -> None:
     payload = b'{"type":"RUN_FINISHED"}'
-    await house.feed.append(
-        key_of(), run_id, [payload], end=RunEnd(run_id, "success", None, [], house.clock())
+    await append_to(
+        house.feed,
+        key_of(),
+        run_id,
+        [payload],
+        end=RunEnd(run_id, "success", None, [], house.clock()),
     )
 
 
@@ -92,7 +98,9 @@ async def test_each_record_comes_once_while_replay_and_live_meet(house: House) -
     manager = await manager_of(house)
     connection, socket = follower(house)
     await append(house, *map(str, range(300)))
-    writing = [asyncio.create_task(append(house, str(n))) for n in range(300, 400)]
+    pen = Pen(house.feed, await house.feed.take_over(key_of(), "r"))
+    said = [json.dumps({"type": "CUSTOM", "name": str(n)}).encode() for n in range(300, 400)]
+    writing = [asyncio.create_task(pen.append(event)) for event in said]
     await manager.add_connection(connection)
     await asyncio.gather(*writing)
     await until(lambda: len(names(socket)) >= 400)
@@ -213,6 +221,7 @@ async def test_a_connection_of_single_runs_leaves_after_the_last(house: House) -
     connection.get_interest("thread").want_run("r", after=EventId("0", 0))
     await manager.add_connection(connection)
     await append(house, "a")
+    await begin(house, "other")
     await append(house, "x", run_id="other")
     await end(house, "r")
     await until(lambda: manager.is_closed)

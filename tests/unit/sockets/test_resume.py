@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.house import Socket, connect, context_of, draft_of, key_of, open_ground
+from tests.house import Socket, append_to, connect, context_of, draft_of, key_of, open_ground
 
 from isolane.contracts import RunEnd
 from isolane.engines.memory.bell import LocalBell
@@ -23,7 +23,7 @@ async def test_gap_that_comes_unasked_fits_into_a_frame(frame_max_bytes: int) ->
             context = context_of(f"r-{number}")
             await ground.store.begin_run(context, draft_of(question))
             end = RunEnd(f"r-{number}", "success", None, [], ground.clock())
-            await ground.log.append(KEY, f"r-{number}", [b"{}"], end=end)
+            await append_to(ground.log, KEY, f"r-{number}", [b"{}"], end=end)
         resumer = Resumer(
             Feed(ground.log, LocalBell()), ground.store, frame_max_bytes=frame_max_bytes
         )

@@ -14,35 +14,34 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from isolane.context import ThreadKey
 from isolane.engines.sqlite import usage
-from isolane.engines.sqlite.deletion import delete_attachments, load_stored
+from isolane.engines.sqlite.address import StoredThread
+from isolane.engines.sqlite.deletion import delete_attachments
 from isolane.errors import DatabaseFailed
 from isolane.events.packing import LEAST_BYTES, is_packed, pack, references_of, unpack
 
 _USE: Final = """
-INSERT INTO attachments (user_id, thread_id, digest, uses) VALUES (?, ?, ?, ?)
-ON CONFLICT (user_id, thread_id, digest) DO UPDATE SET uses = uses + excluded.uses
+INSERT INTO attachments (thread_no, digest, uses) VALUES (?, ?, ?)
+ON CONFLICT (thread_no, digest) DO UPDATE SET uses = uses + excluded.uses
 RETURNING number, uses
 """
 # Apart from the count, because SQLite writes all of a row anew that changes.
 _KEEP: Final = "INSERT INTO attachment_bytes (number, bytes) VALUES (?, ?)"
 _LOAD: Final = """
 SELECT bytes FROM attachments JOIN attachment_bytes USING (number)
-WHERE user_id = ? AND thread_id = ? AND digest = ?
+WHERE thread_no = ? AND digest = ?
 """
 _RELEASE: Final = """
-UPDATE attachments SET uses = uses - ? WHERE user_id = ? AND thread_id = ? AND digest = ?
+UPDATE attachments SET uses = uses - ? WHERE thread_no = ? AND digest = ?
 RETURNING number, uses
 """
 _SIZE: Final = "SELECT length(bytes) FROM attachment_bytes WHERE number = ?"
 
 
-def keep(connection: Connection, stored: ThreadKey, payload: bytes) -> bytes:
+def keep(connection: Connection, stored: StoredThread, payload: bytes) -> bytes:
     """Keep the large attachments of JSON, and return it as it is to be written.
 
-    `stored` is the key of the thread's rows. Who deletes or replaces what was written calls
-    `release` with it.
+    Who deletes or replaces what was written calls `release` with it.
     """
     if len(payload) < LEAST_BYTES:  # as nearly all events: they cost no more than this look
         return payload
@@ -50,20 +49,20 @@ def keep(connection: Connection, stored: ThreadKey, payload: bytes) -> bytes:
     if not cut:
         return payload
     for digest, count in _count([packed]).items():
-        used = connection.exec_driver_sql(_USE, (*stored, digest, count)).one()
+        used = connection.exec_driver_sql(_USE, (stored.thread_no, digest, count)).one()
         if used.uses == count:  # it is new
             connection.exec_driver_sql(_KEEP, (used.number, cut[digest]))
             usage.add(connection, stored.user_id, size=usage.ROW_BYTES + len(cut[digest]))
     return packed
 
 
-def release(connection: Connection, stored: ThreadKey, payloads: Iterable[bytes | None]) -> None:
+def release(connection: Connection, stored: StoredThread, payloads: Iterable[bytes | None]) -> None:
     """Count the references of written payloads no longer; attachments without any go.
 
     What is no payload, or isn't packed, has none.
     """
     for digest, count in _count(payloads).items():
-        left = connection.exec_driver_sql(_RELEASE, (count, *stored, digest)).one_or_none()
+        left = connection.exec_driver_sql(_RELEASE, (count, stored.thread_no, digest)).one_or_none()
         if left is None or left.uses > 0:
             continue
         size = connection.exec_driver_sql(_SIZE, (left.number,)).scalar_one()
@@ -71,7 +70,7 @@ def release(connection: Connection, stored: ThreadKey, payloads: Iterable[bytes 
         delete_attachments(connection, [left.number])
 
 
-def replace(connection: Connection, stored: ThreadKey, old: bytes, payload: bytes) -> bytes:
+def replace(connection: Connection, stored: StoredThread, old: bytes, payload: bytes) -> bytes:
     """Keep JSON in the place of what was written before; what both have isn't written anew."""
     packed = keep(connection, stored, payload)
     release(connection, stored, [old])
@@ -82,19 +81,18 @@ def _count(payloads: Iterable[bytes | None]) -> Counter[bytes]:
     return Counter(each.digest for payload in payloads for each in references_of(payload or b""))
 
 
-def load_whole(connection: Connection, key: ThreadKey, payload: bytes) -> bytes:
+def load_whole(connection: Connection, stored: StoredThread, payload: bytes) -> bytes:
     """Return JSON as it was before `keep`, to the byte.
 
     Raises `DatabaseFailed` when an attachment is missing: the file is damaged.
     """
     if not is_packed(payload):
         return payload
-    stored = load_stored(connection, key)
     digests = {each.digest for each in references_of(payload)}
     loaded: dict[bytes, bytes] = {}
     for digest in digests:
-        data = connection.exec_driver_sql(_LOAD, (*stored, digest)).scalar_one_or_none()
+        data = connection.exec_driver_sql(_LOAD, (stored.thread_no, digest)).scalar_one_or_none()
         if data is None:
-            raise DatabaseFailed(f"an attachment of thread {key.thread_id} is missing")
+            raise DatabaseFailed(f"an attachment of thread number {stored.thread_no} is missing")
         loaded[digest] = data
     return unpack(payload, loaded)

@@ -9,9 +9,9 @@ import msgspec
 import structlog
 from sqlalchemy import Connection, Row
 
-from isolane.context import RunKey, ThreadKey
 from isolane.contracts import NO_DRAFT, RunDraft
 from isolane.engines.sqlite import attachments
+from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.messages import load_added
 from isolane.errors import DatabaseFailed
 from isolane.events.packing import bare
@@ -52,10 +52,10 @@ def encode_joined(draft: RunDraft, place: tuple[int, int] | None) -> bytes:
 def to_draft(row: Row[Any], connection: Connection) -> RunDraft:
     """Return what a run asks for; one run that is damaged must not hide the others."""
     try:
-        key = ThreadKey(row.user_id, row.thread_id)
-        written = attachments.load_whole(connection, key, row.draft)
+        stored = StoredThread(row.user_id, row.thread_no)
+        written = attachments.load_whole(connection, stored, row.draft)
         kept = msgspec.json.decode(written, type=KeptDraft)
-        found = kept.messages if kept.place is None else load_added(key, kept.place, connection)
+        found = kept.messages if kept.place is None else load_added(stored, kept.place, connection)
     except (msgspec.DecodeError, DatabaseFailed) as error:
         _log.error("draft_unreadable", run_id=row.run_id, reason=str(error))
         return NO_DRAFT
@@ -70,9 +70,9 @@ def to_draft(row: Row[Any], connection: Connection) -> RunDraft:
     )
 
 
-def load_kept(connection: Connection, key: RunKey, thread_id: str, draft: bytes) -> KeptDraft:
+def load_kept(connection: Connection, stored: StoredThread, draft: bytes) -> KeptDraft:
     """Return what a run's row has of its draft, whole."""
-    whole = attachments.load_whole(connection, ThreadKey(key.user_id, thread_id), draft)
+    whole = attachments.load_whole(connection, stored, draft)
     return msgspec.json.decode(whole, type=KeptDraft)
 
 

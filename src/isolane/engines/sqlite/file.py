@@ -42,7 +42,6 @@ from sqlalchemy import (
     make_url,
     select,
     text,
-    update,
 )
 from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.exc import DBAPIError
@@ -85,35 +84,23 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 metadata = MetaData()
 
-meta = Table(
-    "meta",
-    metadata,
-    Column("name", String, primary_key=True),
-    Column("value", LargeBinary, nullable=False),
-)
 threads = Table(
     "threads",
     metadata,
-    Column("user_id", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
+    # Names the thread in every other table. Never used again, also when the thread is deleted.
+    Column("thread_no", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", String, nullable=False),
+    Column("thread_id", String, nullable=False),
+    # Random, and made with the row: a thread that is deleted and made anew numbers apart.
     Column("epoch", String, nullable=False),
-    # Entries up to here are gone. It keeps the numbering when nothing else is left to count from.
-    Column("trimmed_seq", BigInteger, nullable=False, default=0),
-    # Of those, entries up to here are deleted from the disk, too.
-    Column("swept_seq", BigInteger, nullable=False, server_default="0"),
     Column("title", String, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     # By which its agent knows the thread: a random UUID that lives and dies with this row.
     Column("agent_thread_id", String),
-    Index(
-        "threads_to_sweep",
-        "user_id",
-        "thread_id",
-        sqlite_where=text("swept_seq < trimmed_seq"),
-    ),
     # What it is for: a `ThreadKind`.
     Column("kind", String, nullable=False, server_default="chat"),
+    Index("threads_by_address", "user_id", "thread_id", unique=True),
     Index(
         "threads_by_change",
         "user_id",
@@ -122,47 +109,48 @@ threads = Table(
         sqlite_where=text("kind = 'chat'"),
     ),
     Index("threads_of_requests", "updated_at", sqlite_where=text("kind = 'request'")),
+    sqlite_autoincrement=True,
 )
-# How often a user deleted a thread: what makes the next numbering of an id another epoch.
-deletions = Table(
-    "deletions",
+# Where each thread's log ends, and who may write on. Apart from `threads`, because every append
+# changes it: the row is narrow, and no index has what changes.
+heads = Table(
+    "heads",
     metadata,
-    Column("user_id", String, primary_key=True),
-    Column("generation", Integer, nullable=False),
+    Column("thread_no", Integer, primary_key=True, autoincrement=False),
+    Column("head_seq", BigInteger, nullable=False, server_default="0"),
+    # Entries up to here are gone.
+    Column("trimmed_seq", BigInteger, nullable=False, server_default="0"),
+    # Of those, entries up to here are deleted from the disk, too.
+    Column("swept_seq", BigInteger, nullable=False, server_default="0"),
+    # The run that may write, the token that its writer has, and how many batches that has written.
+    Column("run_no", Integer, nullable=False, server_default="0"),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("batch", BigInteger, nullable=False, server_default="0"),
+    Index("heads_to_sweep", "thread_no", sqlite_where=text("swept_seq < trimmed_seq")),
 )
-# Where a thread's rows are stored under another name than its id: see `deletion`.
-thread_names = Table(
-    "thread_names",
-    metadata,
-    Column("user_id", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
-    Column("stored_id", String, nullable=False),
-)
-# Deleted threads whose rows are still there, by the name of those rows.
+# Deleted threads whose rows are still there.
 removals = Table(
     "removals",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("thread_no", Integer, primary_key=True, autoincrement=False),
     Column("user_id", String, nullable=False),
-    Column("thread_id", String, nullable=False),
-    Index("removals_by_thread", "user_id", "thread_id"),
 )
 events = Table(
     "events",
     metadata,
-    Column("user_id", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
+    Column("thread_no", Integer, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
-    Column("run_id", String, nullable=False),
+    Column("run_no", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 runs = Table(
     "runs",
     metadata,
-    Column("user_id", String, primary_key=True),
-    Column("run_id", String, primary_key=True),
-    Column("thread_id", String, nullable=False),
+    Column("run_no", Integer, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("thread_no", Integer, nullable=False),
     Column("state", String, nullable=False),
     # Whole until the run ends; only its agent is left of it then.
     Column("draft", LargeBinary, nullable=False),
@@ -192,24 +180,13 @@ runs = Table(
     Column("turn_id", String),
     # Whether a rewind took back all that it said.
     Column("is_rewound", Integer, nullable=False, server_default="0"),
-    Index(
-        "runs_standing",
-        "user_id",
-        "thread_id",
-        "first_seq",
-        sqlite_where=text("is_rewound = 0"),
-    ),
-    Index(
-        "runs_waiting",
-        "user_id",
-        "thread_id",
-        "created_at",
-        sqlite_where=text("state = 'queued'"),
-    ),
-    Index("runs_logged", "ended_at", "user_id", "run_id", sqlite_where=text("is_logged")),
-    Index("runs_by_thread", "user_id", "thread_id", "first_seq"),
+    Index("runs_by_address", "user_id", "run_id", unique=True),
+    Index("runs_standing", "thread_no", "first_seq", sqlite_where=text("is_rewound = 0")),
+    Index("runs_waiting", "thread_no", "created_at", sqlite_where=text("state = 'queued'")),
+    Index("runs_logged", "ended_at", "run_no", sqlite_where=text("is_logged")),
+    Index("runs_by_thread", "thread_no", "first_seq"),
     Index("runs_by_state", "state"),
-    Index("runs_under_way", "user_id", "thread_id", sqlite_where=text("state = 'running'")),
+    Index("runs_under_way", "thread_no", sqlite_where=text("state = 'running'")),
 )
 # A message stands from the run that added it until a rewind drops it; both are kept as places in
 # the log, so that the messages as of any kept entry can be told.
@@ -217,25 +194,23 @@ messages = Table(
     "messages",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("user_id", String, nullable=False),
-    Column("thread_id", String, nullable=False),
+    Column("thread_no", Integer, nullable=False),
     Column("message_id", String, nullable=False),
-    # The run that added it; empty for a message that was there before the first run.
-    Column("run_id", String, nullable=False),
+    # The run that added it; 0 for a message that was there before the first run.
+    Column("run_no", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("since_seq", BigInteger, nullable=False),
     Column("until_seq", BigInteger),
     # Whether it is only a caller's word that it was said.
     Column("is_claimed", Integer, nullable=False, server_default="0"),
-    Index("messages_by_thread", "user_id", "thread_id", "number"),
-    Index("messages_by_id", "user_id", "thread_id", "message_id"),
-    Index("messages_by_run", "user_id", "thread_id", "run_id", "number", "until_seq"),
+    Index("messages_by_thread", "thread_no", "number"),
+    Index("messages_by_id", "thread_no", "message_id"),
+    Index("messages_by_run", "thread_no", "run_no", "number", "until_seq"),
     # For pages. It says which messages stood at a moment, so that no payload is read for others.
-    Index("messages_by_place", "user_id", "thread_id", "since_seq", "number", "until_seq"),
+    Index("messages_by_place", "thread_no", "since_seq", "number", "until_seq"),
     Index(
         "messages_dropped",
-        "user_id",
-        "thread_id",
+        "thread_no",
         "until_seq",
         sqlite_where=text("until_seq IS NOT NULL"),
     ),
@@ -246,24 +221,22 @@ messages = Table(
 states = Table(
     "states",
     metadata,
-    Column("user_id", String, primary_key=True),
-    Column("thread_id", String, primary_key=True),
+    Column("thread_no", Integer, primary_key=True),
     Column("since_seq", BigInteger, primary_key=True),
     Column("until_seq", BigInteger),
     Column("payload", LargeBinary, nullable=False),
 )
 
-# Large attachments of threads, by the name of a thread's rows, and how many references there are.
+# Large attachments of threads, and how many references there are.
 attachments = Table(
     "attachments",
     metadata,
     Column("number", Integer, primary_key=True),
-    Column("user_id", String, nullable=False),
-    Column("thread_id", String, nullable=False),
+    Column("thread_no", Integer, nullable=False),
     # SHA-256 of the bytes.
     Column("digest", LargeBinary, nullable=False),
     Column("uses", Integer, nullable=False),
-    Index("attachments_by_digest", "user_id", "thread_id", "digest", unique=True),
+    Index("attachments_by_digest", "thread_no", "digest", unique=True),
 )
 attachment_bytes = Table(
     "attachment_bytes",
@@ -372,7 +345,7 @@ def delete_dead(table: Table, now: int, connection: Connection) -> None:
 
 PRIVATE: Final = 0o600
 """The rights of the database's files: its owner's alone."""
-_TOUCH: Final = update(meta).where(meta.c.name == "seed").values(value=meta.c.value)
+_TOUCH: Final = text("UPDATE alembic_version SET version_num = version_num")
 """A write that changes nothing, and needs what any other needs."""
 
 

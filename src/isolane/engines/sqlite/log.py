@@ -8,178 +8,145 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection
 
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import LogBounds, RunEnd
-from isolane.engines.sqlite import attachments, retention, usage
-from isolane.engines.sqlite.deletion import (
-    Removal,
-    find_removal,
-    load_removal,
-    load_stored,
-    remove_some,
-    rows_of,
-    to_thread_id,
-)
-from isolane.engines.sqlite.file import Database, deletions, meta, threads
+from isolane.contracts import LogBounds, RunEnd, RunLease
+from isolane.engines.sqlite import attachments, heads, retention, usage
+from isolane.engines.sqlite.address import StoredThread, load_stored
+from isolane.engines.sqlite.deletion import load_removal, remove_some
+from isolane.engines.sqlite.endings import settle
+from isolane.engines.sqlite.file import Database
 from isolane.engines.sqlite.steps import PAUSE_S
+from isolane.engines.sqlite.threads import erase
 from isolane.errors import IsolaneError, NotFound
 from isolane.events.event import Record
-from isolane.ids import derive_epoch, new_seed
 from isolane.tasks import TaskOwner
 
-HEADS_MAX: Final = 10_000
 BATCH_MAX: Final = 2_000
 STEPS_AT_ONCE: Final = 16
 """Steps of a deletion before it is answered, 256 KiB each at most; the others follow beside."""
 
 _log = structlog.get_logger(__name__)
 
-Settle = Callable[[Connection, ThreadKey, RunEnd, int, int], None]
-"""Writes a run's end into the store, in the log's own transaction.
-
-The numbers are those of the first and the last entry that come with it.
-"""
-
-
-Erase = Callable[[Connection, ThreadKey], frozenset[str]]
-"""Deletes a thread in one transaction, and returns the runs that somebody may be about still."""
-
 
 @dataclass(slots=True)
 class _Append:
     """One call of `append` that waits for its commit."""
 
-    key: ThreadKey
-    run_id: str
+    lease: RunLease
     payloads: Sequence[bytes]
-    epoch: str | None
+    batch: int
     end: RunEnd | None
     done: asyncio.Future[list[Record]]
 
+    def to_records(self, first_seq: int) -> list[Record]:
+        """Return its records, the first of which has the number `first_seq`."""
+        lease = self.lease
+        return [
+            Record(lease.key, EventId(lease.epoch, seq), lease.run_id, payload)
+            for seq, payload in enumerate(self.payloads, first_seq)
+        ]
+
+
+_Outcome = list[Record] | NotFound
+"""What became of an append that harmed none of its neighbours."""
+
 
 class DatabaseEventLog:
-    """The logs of all threads, in the tables `threads` and `events`."""
+    """The logs of all threads, in the tables `heads` and `events`."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        settle: Settle,
-        erase: Erase,
-        tasks: TaskOwner,
-        max_events: int,
-    ) -> None:
-        """Write through `database`; `settle` and `erase` join the store to its transactions.
+    def __init__(self, database: Database, *, tasks: TaskOwner, max_events: int) -> None:
+        """Write through `database`.
 
         When a run ends and its thread holds more than `max_events`, its oldest runs go.
         """
         self._max_events = max_events
         self._database = database
-        self._settle = settle
-        self._erase = erase
         self._tasks = tasks
         self._waiting: list[_Append] = []
         self._batching: asyncio.Task[None] | None = None
         self._sweeping = asyncio.Lock()
         self._has_cut = False
         """Whether entries of a thread over its maximum were let go since the last sweep began."""
-        # The writing thread's own: where each log ends, so that an append reads nothing.
-        self._heads: OrderedDict[ThreadKey, _Head] = OrderedDict()
 
     async def append(
         self,
-        key: ThreadKey,
-        run_id: str,
+        lease: RunLease,
         payloads: Sequence[bytes],
         *,
-        epoch: str | None = None,
+        batch: int,
         end: RunEnd | None = None,
     ) -> list[Record]:
         """Commit `payloads` with the next batch; see `EventLog.append`."""
         done: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Append(key, run_id, payloads, epoch, end, done))
+        self._waiting.append(_Append(lease, payloads, batch, end, done))
         if self._batching is None or self._batching.done():
             self._batching = self._tasks.start(self._commit_batches(), name="log commits")
         return await done
+
+    async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
+        """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
+        return await self._database.write(partial(heads.take_over, key, run_id))
 
     async def _commit_batches(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
             try:
-                written = await self._commit(batch)
+                outcomes = await self._database.write(partial(self._write, batch))
             except Exception as error:  # noqa: BLE001 - every waiter must hear of it
                 await self._commit_singly(batch, error)
             else:
-                for append, records in zip(batch, written, strict=True):
-                    _resolve(append, records)
+                for append, outcome in zip(batch, outcomes, strict=True):
+                    _tell(append, outcome)
             if self._has_cut:
                 self._has_cut = False
                 self._tasks.detach(self._sweep_beside(), name="log sweep")
 
-    async def _commit(self, batch: Sequence[_Append]) -> list[list[Record]]:
-        try:
-            return await self._database.write(partial(self._write, batch))
-        except BaseException:
-            # Also when only the commit failed: what was numbered is not there, so nobody counts on.
-            for append in batch:
-                self._heads.pop(append.key, None)
-            raise
-
     async def _commit_singly(self, batch: list[_Append], error: Exception) -> None:
         """Give each append of a failed batch its own transaction: one that can't be is alone."""
         if len(batch) == 1:
-            _reject(batch[0], error)
+            _tell(batch[0], error)
             return
         for append in batch:
             try:
-                (records,) = await self._commit([append])
+                (outcome,) = await self._database.write(partial(self._write, [append]))
             except Exception as own_error:  # noqa: BLE001 - goes to the one who asked
-                _reject(append, own_error)
+                _tell(append, own_error)
             else:
-                _resolve(append, records)
+                _tell(append, outcome)
 
-    def _write(self, batch: Sequence[_Append], connection: Connection) -> list[list[Record]]:
-        numbered = [self._number(append, connection) for append in batch]
-        rows = [
-            _row(connection, stored, record) for stored, records in numbered for record in records
-        ]
+    def _write(self, batch: Sequence[_Append], connection: Connection) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        fresh: list[tuple[_Append, list[Record]]] = []
+        for append in batch:
+            outcome, is_new = _number(append, connection)
+            outcomes.append(outcome)
+            if is_new and isinstance(outcome, list):
+                fresh.append((append, outcome))
+        rows = [row for append, records in fresh for row in _to_rows(connection, append, records)]
         if rows:
-            connection.exec_driver_sql(_INSERT, rows)
-            usage.add_rows(connection, ((row[0], len(row[-1])) for row in rows))
-        for append, (stored, records) in zip(batch, numbered, strict=True):
+            connection.exec_driver_sql(_INSERT, [row for _, row in rows])
+            usage.add_rows(connection, ((user_id, len(row[-1])) for user_id, row in rows))
+        for append, records in fresh:
             if append.end is not None:
-                first, last = records[0].id.seq, records[-1].id.seq
-                self._settle(connection, append.key, append.end, first, last)
-                cut = retention.trim_thread(connection, stored, 0, self._max_events)
-                self._has_cut = self._has_cut or cut > 0
-        return [records for _, records in numbered]
+                self._end(connection, append.lease, append.end, records)
+        return outcomes
 
-    def _number(self, append: _Append, connection: Connection) -> tuple[ThreadKey, list[Record]]:
-        """Return the records of an append, and the key under which they are stored."""
-        head, stored = self._heads.get(append.key) or _load_head(connection, append.key)
-        if append.epoch not in {None, head.epoch}:
-            raise NotFound(f"thread {append.key.thread_id} was deleted, and made anew")
-        first = head.seq + 1
-        ids = [EventId(head.epoch, first + place) for place in range(len(append.payloads))]
-        if ids:
-            self._heads[append.key] = _Head(ids[-1], stored)
-            self._heads.move_to_end(append.key)
-        if len(self._heads) > HEADS_MAX:
-            self._heads.popitem(last=False)
-        return stored, [
-            Record(append.key, event_id, append.run_id, payload)
-            for event_id, payload in zip(ids, append.payloads, strict=True)
-        ]
+    def _end(
+        self, connection: Connection, lease: RunLease, end: RunEnd, records: Sequence[Record]
+    ) -> None:
+        first_seq, last_seq = records[0].id.seq, records[-1].id.seq
+        settle(connection, lease, end, first_seq=first_seq, last_seq=last_seq)
+        cut = retention.trim_thread(connection, lease.thread_no, 0, self._max_events)
+        self._has_cut = self._has_cut or cut > 0
 
     async def read(
         self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int = sys.maxsize
@@ -191,28 +158,25 @@ class DatabaseEventLog:
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
         """Return what the log holds now."""
-        return await self._database.read(partial(load_bounds, key), lane=key.user_id)
+        return await self._database.read(partial(heads.load_bounds, key), lane=key.user_id)
 
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""
-        run_ids, removal = await self._database.write(partial(self._delete, key), lane=key.user_id)
-        if not await self._remove_at_once(removal, key.user_id):
+        run_ids, stored = await self._database.write(
+            lambda connection: erase(connection, key), lane=key.user_id
+        )
+        if not await self._remove_at_once(stored):
             self._tasks.detach(self._sweep_beside(), name="log sweep")
         return run_ids
 
-    def _delete(self, key: ThreadKey, connection: Connection) -> tuple[frozenset[str], Removal]:
-        stored = load_stored(connection, key)
-        run_ids = self._erase(connection, key)
-        self._heads.pop(key, None)
-        return run_ids, find_removal(connection, stored)
-
-    async def _remove_at_once(self, removal: Removal, user_id: str) -> bool:
+    async def _remove_at_once(self, stored: StoredThread) -> bool:
         """Remove what a small thread has, so that its bytes count no more; say whether all went."""
         if self._sweeping.locked():
             return False
+        remove = partial(remove_some, stored)
         with suppress(IsolaneError):  # the thread is deleted, whatever becomes of its rows
             for _ in range(STEPS_AT_ONCE):
-                if not await self._database.write(partial(remove_some, removal), lane=user_id):
+                if not await self._database.write(remove, lane=stored.user_id):
                     return True
         return False
 
@@ -223,15 +187,15 @@ class DatabaseEventLog:
         gone, place = 0, retention.FIRST
         while due := await self._database.read(partial(retention.load_due, older_than, place)):
             place = due[-1].place
-            keys = {each.key for each in due}
+            thread_nos = {each.stored.thread_no for each in due}
             try:
                 gone += await self._database.write(
-                    partial(retention.trim_threads, keys, older_than, self._max_events)
+                    partial(retention.trim_threads, thread_nos, older_than, self._max_events)
                 )
             finally:
-                if told is not None:
-                    for user_id, stored in keys:
-                        told(ThreadKey(user_id, to_thread_id(stored)))
+                for key in {each.key for each in due}:
+                    if told is not None and key is not None:
+                        told(key)
             await asyncio.sleep(PAUSE_S)  # between two steps, for those who append
         await self.sweep()
         return gone
@@ -242,8 +206,8 @@ class DatabaseEventLog:
             while (removal := await self._database.read(load_removal)) is not None:
                 await self._database.write(partial(remove_some, removal))
                 await asyncio.sleep(PAUSE_S)  # between two steps, for those who append
-            while (key := await self._database.read(retention.load_swept_next)) is not None:
-                await self._database.write(partial(retention.sweep, key))
+            while (stored := await self._database.read(retention.load_swept_next)) is not None:
+                await self._database.write(partial(retention.sweep, stored))
                 await asyncio.sleep(PAUSE_S)  # between two steps, for those who append
 
     async def _sweep_beside(self) -> None:
@@ -253,117 +217,68 @@ class DatabaseEventLog:
             _log.warning("retention_postponed", reason=str(error))
 
 
-def _resolve(append: _Append, records: list[Record]) -> None:
-    if not append.done.done():
-        append.done.set_result(records)
+def _tell(append: _Append, outcome: list[Record] | Exception) -> None:
+    if append.done.done():  # its caller has gone
+        return
+    if isinstance(outcome, Exception):
+        append.done.set_exception(outcome)
+    else:
+        append.done.set_result(outcome)
 
 
-def _reject(append: _Append, error: Exception) -> None:
-    if not append.done.done():
-        append.done.set_exception(error)
+def _number(append: _Append, connection: Connection) -> tuple[_Outcome, bool]:
+    """Return the records of an append and whether they are to be written, or why it is refused."""
+    is_end = append.end is not None
+    try:
+        first_seq, is_new = heads.advance(
+            connection, append.lease, append.payloads, batch=append.batch, is_end=is_end
+        )
+    except NotFound as error:
+        return error, False
+    return append.to_records(first_seq), is_new
 
 
 # As text: this is what runs for every event and every read. SQLAlchemy's expressions cost as much
 # as the insert itself, and ten times as much as a look at where a log ends.
-_INSERT: Final = (
-    "INSERT INTO events (user_id, thread_id, seq, run_id, payload) VALUES (?, ?, ?, ?, ?)"
-)
+_INSERT: Final = "INSERT INTO events (thread_no, seq, run_no, payload) VALUES (?, ?, ?, ?)"
 _READ: Final = """
-SELECT seq, run_id, payload FROM events WHERE user_id = ? AND thread_id = ? AND seq > ?
-ORDER BY seq LIMIT ?
+SELECT seq, run_no, payload FROM events WHERE thread_no = ? AND seq > ? ORDER BY seq LIMIT ?
 """
-_BOUNDS: Final = """
-SELECT epoch, trimmed_seq, (
-    SELECT max(seq) FROM events
-    WHERE events.user_id = threads.user_id AND events.thread_id = threads.thread_id
-) FROM threads WHERE user_id = ? AND thread_id = ?
-"""
+_RUN_ID: Final = "SELECT run_id FROM runs WHERE run_no = ?"
+
+_Row = tuple[int, int, int, bytes]
 
 
-_KEYS: Final = select(threads.c.user_id, threads.c.thread_id)
-
-
-class _Head(NamedTuple):
-    """Where a log ends, and the key under which its rows are stored."""
-
-    id: EventId
-    stored: ThreadKey
-
-
-_Row = tuple[str, str, int, str, bytes]
-
-
-def _row(connection: Connection, stored: ThreadKey, record: Record) -> _Row:
-    payload = attachments.keep(connection, stored, record.payload)
-    return stored.user_id, stored.thread_id, record.id.seq, record.run_id, payload
-
-
-def _load_head(connection: Connection, key: ThreadKey) -> _Head:
-    bounds = _load_kept_bounds(key, connection)
-    if bounds is None:
-        raise NotFound(f"thread {key.thread_id} was deleted")
-    return _Head(bounds.head, load_stored(connection, key))
-
-
-def _load_kept_bounds(key: ThreadKey, connection: Connection) -> LogBounds | None:
-    stored = load_stored(connection, key)
-    row = connection.exec_driver_sql(_BOUNDS, stored).one_or_none()
-    if row is None:
-        return None
-    epoch, trimmed_seq, newest_seq = row
-    return LogBounds(trimmed_seq, EventId(epoch, max(trimmed_seq, newest_seq or 0)))
-
-
-def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
-    """Return the bounds of a log within a transaction; an unused log has its epoch already."""
-    kept = _load_kept_bounds(key, connection)
-    return kept or LogBounds(0, EventId(next_epoch(connection, key), 0))
-
-
-def next_epoch(connection: Connection, key: ThreadKey) -> str:
-    """Return the epoch that the thread has, or will have when it is used."""
-    seed = connection.execute(select(meta.c.value).where(meta.c.name == "seed")).scalar_one()
-    generation = connection.execute(
-        select(deletions.c.generation).where(deletions.c.user_id == key.user_id)
-    ).scalar_one_or_none()
-    return derive_epoch(seed, key.user_id, key.thread_id, generation or 0)
-
-
-def create_seed(connection: Connection) -> None:
-    """Give a new database the secret that its epochs come from."""
-    if connection.execute(select(meta).where(meta.c.name == "seed")).first() is None:
-        connection.execute(insert(meta).values(name="seed", value=new_seed()))
-
-
-def renumber(connection: Connection) -> int:
-    """Give every thread another epoch, also those to come; return how many there are.
-
-    For a database that was put back from a backup: it ends earlier than what clients have seen, and
-    would give the same ids to other events.
-    """
-    connection.execute(update(meta).where(meta.c.name == "seed").values(value=new_seed()))
-    keys = [ThreadKey(row[0], to_thread_id(row[1])) for row in connection.execute(_KEYS)]
-    for key in keys:
-        connection.execute(
-            update(threads).where(rows_of(threads, key)).values(epoch=next_epoch(connection, key))
-        )
-    return len(keys)
+def _to_rows(
+    connection: Connection, append: _Append, records: Sequence[Record]
+) -> Iterator[tuple[str, _Row]]:
+    """Yield the rows of an append, each with the user whom it counts for."""
+    lease = append.lease
+    stored = StoredThread(lease.key.user_id, lease.thread_no)
+    for record in records:
+        payload = attachments.keep(connection, stored, record.payload)
+        yield stored.user_id, (lease.thread_no, record.id.seq, lease.run_no, payload)
 
 
 def _read(
     key: ThreadKey, after: EventId, limit: int, max_bytes: int, connection: Connection
 ) -> list[Record]:
-    bounds = load_bounds(key, connection)
+    stored = load_stored(connection, key)
+    bounds = heads.load_bounds_of(connection, stored)
     bounds.check_cursor(after)
     epoch = bounds.head.epoch
+    run_ids: dict[int, str] = {}
     records: list[Record] = []
     size = 0
-    place = (*load_stored(connection, key), after.seq, limit)
+    place = (stored.thread_no, after.seq, limit)
     with connection.exec_driver_sql(_READ, place) as result:
         rows: Any = result.cursor  # the driver's own: SQLAlchemy's takes twice as long for a row
-        for seq, run_id, written in rows:
-            payload = attachments.load_whole(connection, key, written)
-            records.append(Record(key, EventId(epoch, seq), run_id, payload))
+        for seq, run_no, written in rows:
+            if run_no not in run_ids:  # a page has few runs
+                named = connection.exec_driver_sql(_RUN_ID, (run_no,))
+                run_ids[run_no] = named.scalar_one()
+            payload = attachments.load_whole(connection, stored, written)
+            records.append(Record(key, EventId(epoch, seq), run_ids[run_no], payload))
             size += len(payload)
             if size >= max_bytes:
                 break

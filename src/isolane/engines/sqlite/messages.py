@@ -13,13 +13,14 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 from isolane.context import ThreadKey
 from isolane.contracts import KnownMessage, RunDraft, Seed
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.deletion import load_stored, rows_of
+from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.file import messages
+from isolane.engines.sqlite.heads import NO_RUN
 from isolane.engines.sqlite.new_messages import calls_in
 from isolane.engines.sqlite.openings import BEFORE_THE_LOG
 from isolane.engines.sqlite.pages import RoleOf
 from isolane.engines.sqlite.states import load_state, take_back_states
-from isolane.engines.sqlite.turns import NO_RUN, take_back_turns
+from isolane.engines.sqlite.turns import take_back_turns
 from isolane.errors import TooLarge
 from isolane.events.packing import bare, size_of
 from isolane.events.shared_state import decode_state, is_sent
@@ -28,8 +29,8 @@ from isolane.events.transcript import Message
 _log = structlog.get_logger(__name__)
 
 
-def _messages(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return rows_of(messages, key)
+def _messages(stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    return rows_of(messages, stored)
 
 
 def load_messages(
@@ -39,7 +40,8 @@ def load_messages(
 
     Raises `TooLarge` when that has more than `max_bytes` as a list.
     """
-    query = select(messages.c.payload).where(_messages(key)).order_by(messages.c.number)
+    stored = load_stored(connection, key)
+    query = select(messages.c.payload).where(_messages(stored)).order_by(messages.c.number)
     if before is None:
         query = query.where(messages.c.until_seq.is_(None))
     else:
@@ -57,19 +59,21 @@ def load_messages(
             if size > max_bytes:
                 raise TooLarge(f"the messages have more than {max_bytes} bytes")
             payloads.append(payload)
-    return [_to_message(connection, key, payload) for payload in payloads]
+    return [_to_message(connection, stored, payload) for payload in payloads]
 
 
-def _to_message(connection: Connection, key: ThreadKey, written: bytes) -> Message:
-    message: Message = msgspec.json.decode(attachments.load_whole(connection, key, written))
+def _to_message(connection: Connection, stored: StoredThread, written: bytes) -> Message:
+    message: Message = msgspec.json.decode(attachments.load_whole(connection, stored, written))
     return message
 
 
-def load_added(key: ThreadKey, place: tuple[int, int], connection: Connection) -> list[Message]:
+def load_added(
+    stored: StoredThread, place: tuple[int, int], connection: Connection
+) -> list[Message]:
     """Return the thread's messages from one number to another."""
-    query = select(messages.c.payload).where(_messages(key), messages.c.number.between(*place))
+    query = select(messages.c.payload).where(_messages(stored), messages.c.number.between(*place))
     payloads = connection.execute(query.order_by(messages.c.number)).scalars().all()
-    return [_to_message(connection, key, payload) for payload in payloads]
+    return [_to_message(connection, stored, payload) for payload in payloads]
 
 
 def load_known_ids(key: ThreadKey, before: str | None, connection: Connection) -> frozenset[str]:
@@ -98,8 +102,11 @@ def load_answered_calls(
 
 def _ever(connection: Connection, key: ThreadKey, before: str | None) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
     """Select all that a thread ever had, or what stands before a message that stands."""
-    cut = None if before is None else _find_standing(connection, key, before)
-    return _messages(key) if cut is None else and_(_standing(key), messages.c.number < cut.number)
+    stored = load_stored(connection, key)
+    cut = None if before is None else _find_standing(connection, stored, before)
+    if cut is None:
+        return _messages(stored)
+    return and_(_standing(stored), messages.c.number < cut.number)
 
 
 def load_rewound(
@@ -112,10 +119,11 @@ def load_rewound(
     """
     if draft.rewind_to is not None:
         return frozenset()
+    stored = load_stored(connection, key)
     query = select(messages.c.message_id, messages.c.payload)
     ids: set[str] = set()
     for message_id, payload in connection.execute(
-        query.where(_messages(key), messages.c.until_seq.is_not(None))
+        query.where(_messages(stored), messages.c.until_seq.is_not(None))
     ):
         ids.add(message_id)
         if payload:  # else only the id is kept
@@ -130,20 +138,21 @@ def load_known_message(
     key: ThreadKey, message_id: str, rewind_to: str | None, connection: Connection
 ) -> KnownMessage | None:
     """Return what a thread knows of a message's id; see `Store.load_known`."""
+    stored = load_stored(connection, key)
     found = connection.execute(
         select(messages.c.number, messages.c.payload, messages.c.until_seq)
-        .where(_messages(key), messages.c.message_id == message_id)
+        .where(_messages(stored), messages.c.message_id == message_id)
         .order_by(messages.c.until_seq.is_not(None), messages.c.number.desc())
         .limit(1)
     ).one_or_none()
     if found is None:
         return None
-    cut = None if rewind_to is None else _find_standing(connection, key, rewind_to)
+    cut = None if rewind_to is None else _find_standing(connection, stored, rewind_to)
     is_cut = cut is not None and found.number >= cut.number
     stands = found.until_seq is None and not is_cut
     last = load_last_question(key, connection) if stands and cut is None else None
     return KnownMessage(
-        _to_message(connection, key, found.payload) if found.payload else None,
+        _to_message(connection, stored, found.payload) if found.payload else None,
         stands,
         last is not None and last.number == found.number,
     )
@@ -173,7 +182,8 @@ class _Standing(NamedTuple):
 
 def load_last_question(key: ThreadKey, connection: Connection) -> _Standing | None:
     """Return where the newest message of a user stands."""
-    newest = select(*_PLACE, messages.c.payload).where(_standing(key))
+    stored = load_stored(connection, key)
+    newest = select(*_PLACE, messages.c.payload).where(_standing(stored))
     with connection.execute(newest.order_by(messages.c.number.desc())) as rows:
         for *place, payload in rows:
             if msgspec.json.decode(bare(payload), type=RoleOf).role == "user":
@@ -196,16 +206,18 @@ def state_for(draft: RunDraft, key: ThreadKey, connection: Connection) -> Any:  
 
 def has_message(key: ThreadKey, message_id: str, connection: Connection) -> bool:
     """Say whether the message stands now."""
-    return _find_standing(connection, key, message_id) is not None
+    return _find_standing(connection, load_stored(connection, key), message_id) is not None
 
 
-def _standing(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return and_(_messages(key), messages.c.until_seq.is_(None))
+def _standing(stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    return and_(_messages(stored), messages.c.until_seq.is_(None))
 
 
-def _find_standing(connection: Connection, key: ThreadKey, message_id: str) -> _Standing | None:
+def _find_standing(
+    connection: Connection, stored: StoredThread, message_id: str
+) -> _Standing | None:
     """Return where the first message of that id stands: an agent may use one id twice."""
-    first = select(*_PLACE).where(_standing(key), messages.c.message_id == message_id)
+    first = select(*_PLACE).where(_standing(stored), messages.c.message_id == message_id)
     found = connection.execute(first.order_by(messages.c.number).limit(1)).one_or_none()
     return None if found is None else _Standing(*found)
 
@@ -220,21 +232,24 @@ def add_seed(connection: Connection, key: ThreadKey, seed: Seed) -> None:
 
 # As text: a seed may have a thousand messages, and SQLAlchemy takes longer for them than SQLite.
 _ADD: Final = """
-INSERT INTO messages (user_id, thread_id, message_id, run_id, payload, since_seq, is_claimed)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq, is_claimed)
+VALUES (?, ?, ?, ?, ?, ?)
 """
 
 
 def add_messages(
     connection: Connection,
     key: ThreadKey,
-    run_id: str,
+    run_no: int,
     added: Sequence[Message],
     *,
     since: int,
     is_claimed: bool = False,
 ) -> tuple[int, int] | None:
-    """Add messages and return the numbers of the first and the last one; None when none came."""
+    """Add messages and return the numbers of the first and the last one; None when none came.
+
+    `run_no` is the number of the run that adds them, `NO_RUN` for those before the first run.
+    """
     if not added:
         return None
     stored = load_stored(connection, key)
@@ -242,7 +257,7 @@ def add_messages(
         attachments.keep(connection, stored, msgspec.json.encode(message)) for message in added
     ]
     rows = [
-        (*stored, message["id"], run_id, payload, since, is_claimed)
+        (stored.thread_no, message["id"], run_no, payload, since, is_claimed)
         for message, payload in zip(added, payloads, strict=True)
     ]
     connection.exec_driver_sql(_ADD, rows)
@@ -254,7 +269,7 @@ def add_messages(
 
 def rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: int) -> None:
     """Drop the message and what follows it, as of the log entry `until`."""
-    found = _find_standing(connection, key, message_id)
+    found = _find_standing(connection, load_stored(connection, key), message_id)
     if found is not None:
         take_back(connection, key, found.number, since=found.since_seq, until=until)
 
@@ -263,8 +278,7 @@ def take_back(
     connection: Connection, key: ThreadKey, number: int, *, since: int, until: int
 ) -> None:
     """Take messages back from `number` on, and the shared state from the log entry `since` on."""
-    connection.execute(
-        update(messages).where(_standing(key), messages.c.number >= number).values(until_seq=until)
-    )
+    newer = and_(_standing(load_stored(connection, key)), messages.c.number >= number)
+    connection.execute(update(messages).where(newer).values(until_seq=until))
     take_back_states(connection, key, since=since, until=until)
     take_back_turns(connection, key, since=since)

@@ -8,55 +8,57 @@ from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
 from isolane.contracts import Opening, ThreadKind
-from isolane.engines.sqlite.deletion import load_stored, to_thread_id
-from isolane.engines.sqlite.turns import NO_RUN
+from isolane.engines.sqlite.address import load_stored
+from isolane.engines.sqlite.heads import NO_RUN
 from isolane.errors import RunConflict
 
 BEFORE_THE_LOG: Final = 0
 """The entry since which a seed stands: it was there before the first entry of the log."""
 
 # As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
-_HAS_RUN: Final = "SELECT 1 FROM runs WHERE user_id = ? AND thread_id = ? LIMIT 1"
+_HAS_RUN: Final = "SELECT 1 FROM runs WHERE thread_no = ? LIMIT 1"
 # A rewind drops messages from the newest back, so the first one tells of all.
 _IS_CLAIMED: Final = """
 SELECT is_claimed AND until_seq IS NULL FROM messages INDEXED BY messages_by_run
-WHERE user_id = ? AND thread_id = ? AND run_id = ? ORDER BY number LIMIT 1
+WHERE thread_no = ? AND run_no = ? ORDER BY number LIMIT 1
 """
-_KIND: Final = "SELECT kind FROM threads WHERE user_id = ? AND thread_id = ?"
+_KIND: Final = "SELECT kind FROM threads WHERE thread_no = ?"
 _ENDED: Final = """
 SELECT user_id, thread_id FROM threads INDEXED BY threads_of_requests
 WHERE kind = 'request' AND updated_at < ? AND NOT EXISTS (
-    SELECT 1 FROM runs INDEXED BY runs_under_way WHERE runs.user_id = threads.user_id
-    AND runs.thread_id = threads.thread_id AND runs.state = 'running'
+    SELECT 1 FROM runs INDEXED BY runs_under_way
+    WHERE runs.thread_no = threads.thread_no AND runs.state = 'running'
 ) AND NOT EXISTS (
-    SELECT 1 FROM runs INDEXED BY runs_waiting WHERE runs.user_id = threads.user_id
-    AND runs.thread_id = threads.thread_id AND runs.state = 'queued'
+    SELECT 1 FROM runs INDEXED BY runs_waiting
+    WHERE runs.thread_no = threads.thread_no AND runs.state = 'queued'
 ) ORDER BY updated_at LIMIT ?
 """
 
 
 def check_seed(connection: Connection, key: ThreadKey) -> None:
     """Raise `RunConflict` when the thread has a run already, and so takes no seed."""
-    if connection.exec_driver_sql(_HAS_RUN, load_stored(connection, key)).first() is not None:
+    place = (load_stored(connection, key).thread_no,)
+    if connection.exec_driver_sql(_HAS_RUN, place).first() is not None:
         raise RunConflict("a thread that has had a run takes no history from outside")
 
 
 def is_history_claimed(connection: Connection, key: ThreadKey) -> bool:
     """Say whether a part of what stands in the thread is what its caller claims."""
-    place = (*load_stored(connection, key), NO_RUN)
+    place = (load_stored(connection, key).thread_no, NO_RUN)
     return bool(connection.exec_driver_sql(_IS_CLAIMED, place).scalar())
 
 
 def load_kind(connection: Connection, key: ThreadKey) -> ThreadKind:
     """Return what the thread is for, whose row is there."""
-    found = connection.exec_driver_sql(_KIND, load_stored(connection, key)).scalar_one()
+    place = (load_stored(connection, key).thread_no,)
+    found = connection.exec_driver_sql(_KIND, place).scalar_one()
     return ThreadKind(found)
 
 
 def load_ended_requests(older_than: int, limit: int, connection: Connection) -> list[ThreadKey]:
     """Return threads of requests without an unfinished run, unchanged since `older_than`."""
     found = connection.exec_driver_sql(_ENDED, (older_than, limit))
-    return [ThreadKey(user_id, to_thread_id(stored_id)) for user_id, stored_id in found]
+    return [ThreadKey(*address) for address in found]
 
 
 def kind_of(opening: Opening | None) -> ThreadKind:

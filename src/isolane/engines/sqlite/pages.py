@@ -16,8 +16,8 @@ from sqlalchemy import Connection, func, or_, select, tuple_
 
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, ThreadSnapshot, ThreadSummary
+from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.attachments import load_whole
-from isolane.engines.sqlite.deletion import rows_of
 from isolane.engines.sqlite.file import messages
 from isolane.errors import InvalidCursor
 from isolane.events.interrupts import Interrupt
@@ -111,12 +111,13 @@ def load_page(
     connection: Connection, key: ThreadKey, place: Place, *, limit: int, max_bytes: int
 ) -> Page:
     """Return up to `limit` messages before `place`, fewer when their payloads pass `max_bytes`."""
-    edge = (place.since_seq, _load_number(connection, key, place))
-    query = _select_before(key, edge, until=place.head.seq + 1).limit(limit + 1)
+    stored = load_stored(connection, key)
+    edge = (place.since_seq, _load_number(connection, stored, place))
+    query = _select_before(stored, edge, until=place.head.seq + 1).limit(limit + 1)
     with connection.execute(query) as found:
         rows, is_last = _take(found, limit, max_bytes)
-    before = None if is_last else str(_place_of(connection, key, place.head, rows[-1]))
-    newest_last = [load_whole(connection, key, payload) for _, _, payload in reversed(rows)]
+    before = None if is_last else str(_place_of(connection, stored, place.head, rows[-1]))
+    newest_last = [load_whole(connection, stored, payload) for _, _, payload in reversed(rows)]
     return Page(newest_last, before)
 
 
@@ -127,16 +128,17 @@ def load_runs(
 
     Behind the newest place stands what the run under way was asked. It comes on top of the rest.
     """
+    stored = load_stored(connection, key)
     until = place.head.seq + 1
-    edge = (place.since_seq, _load_number(connection, key, place))
+    edge = (place.since_seq, _load_number(connection, stored, place))
     if place == Place.newest(place.head):
         until, edge = until + 1, (until + 1, 0)
     taken = _Runs(limit, max_bytes)
-    with connection.execute(_select_before(key, edge, until=until)) as found:
+    with connection.execute(_select_before(stored, edge, until=until)) as found:
         for row in found:
             if taken.are_a_page_before(row.since_seq):
                 return taken.oldest_first(), str(Place(place.head, taken.since_seq, 0))
-            payload = load_whole(connection, key, row.payload)
+            payload = load_whole(connection, stored, row.payload)
             taken.add(row.since_seq, payload, counts=row.since_seq <= place.head.seq)
     return taken.oldest_first(), None
 
@@ -187,7 +189,7 @@ class RoleOf(msgspec.Struct):
 _Row = tuple[int, int, bytes]
 
 
-def _select_before(key: ThreadKey, edge: tuple[int, int], *, until: int) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+def _select_before(stored: StoredThread, edge: tuple[int, int], *, until: int) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
     """Select what stood before the log entry `until`, from before a row on, the newest first.
 
     `edge` is that row: the first entry of the run that added it, and its number.
@@ -195,7 +197,7 @@ def _select_before(key: ThreadKey, edge: tuple[int, int], *, until: int) -> Any:
     return (
         select(messages.c.since_seq, messages.c.number, messages.c.payload)
         .where(
-            rows_of(messages, key),
+            rows_of(messages, stored),
             messages.c.since_seq < until,
             tuple_(messages.c.since_seq, messages.c.number) < edge,
             or_(messages.c.until_seq.is_(None), messages.c.until_seq >= until),
@@ -217,13 +219,13 @@ def _take(found: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[_Row],
     return rows, True
 
 
-def _load_number(connection: Connection, key: ThreadKey, place: Place) -> int:
+def _load_number(connection: Connection, stored: StoredThread, place: Place) -> int:
     """Return the number of the message at `place`; 0 for the place behind the newest."""
     if place == Place.newest(place.head):
         return 0
     number: int | None = connection.execute(
         select(messages.c.number)
-        .where(rows_of(messages, key), messages.c.since_seq == place.since_seq)
+        .where(rows_of(messages, stored), messages.c.since_seq == place.since_seq)
         .order_by(messages.c.number)
         .limit(1)
         .offset(place.rank)
@@ -233,11 +235,11 @@ def _load_number(connection: Connection, key: ThreadKey, place: Place) -> int:
     return number
 
 
-def _place_of(connection: Connection, key: ThreadKey, head: EventId, row: _Row) -> Place:
+def _place_of(connection: Connection, stored: StoredThread, head: EventId, row: _Row) -> Place:
     since_seq, number, _ = row
     rank = connection.execute(
         select(func.count()).where(
-            rows_of(messages, key), messages.c.since_seq == since_seq, messages.c.number < number
+            rows_of(messages, stored), messages.c.since_seq == since_seq, messages.c.number < number
         )
     ).scalar_one()
     return Place(head, since_seq, rank)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from isolane.context import ThreadKey
 from isolane.contracts import RunState
 from isolane.engines.sqlite import attachments, usage
+from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.steps import load_some
 
 DUE_AT_ONCE: Final = 8
@@ -22,128 +23,130 @@ DUE_AT_ONCE: Final = 8
 RUNS_AT_ONCE: Final = 64
 """Runs of one thread that one transaction lets go."""
 
-Place = tuple[int, str, str]
-"""A place among the runs in the log: when it ended, its user and its id."""
-FIRST: Final[Place] = (-1, "", "")
+Place = tuple[int, int]
+"""A place among the runs in the log: when the run ended, and its number."""
+FIRST: Final[Place] = (-1, 0)
 
 
 class DueRun(NamedTuple):
     """A run whose time in the log is over."""
 
     place: Place
-    key: ThreadKey
+    stored: StoredThread
+    key: ThreadKey | None
+    """Address of its thread; None when that was deleted."""
 
 
 # As text: conditions of partial indexes have to be spelled as there.
 _DUE: Final = """
-SELECT ended_at, user_id, run_id, thread_id FROM runs
-WHERE is_logged AND ended_at < ? AND (ended_at, user_id, run_id) > (?, ?, ?)
-ORDER BY ended_at, user_id, run_id LIMIT ?
+SELECT ended_at, run_no, runs.user_id, runs.thread_no, thread_id
+FROM runs INDEXED BY runs_logged LEFT JOIN threads USING (thread_no)
+WHERE is_logged AND ended_at < ? AND (ended_at, run_no) > (?, ?)
+ORDER BY ended_at, run_no LIMIT ?
 """
-_BOUNDS: Final = """
-SELECT trimmed_seq, coalesce((
-    SELECT max(seq) FROM events WHERE user_id = threads.user_id AND thread_id = threads.thread_id
-), 0) FROM threads WHERE user_id = ? AND thread_id = ?
-"""
+_BOUNDS: Final = "SELECT trimmed_seq, head_seq FROM heads WHERE thread_no = ?"
 _OLDEST: Final = """
 SELECT state, ended_at, first_seq, last_seq FROM runs
-WHERE user_id = ? AND thread_id = ? AND first_seq > ? ORDER BY first_seq LIMIT ?
+WHERE thread_no = ? AND first_seq > ? ORDER BY first_seq LIMIT ?
 """
-_CUT: Final = "UPDATE threads SET trimmed_seq = ? WHERE user_id = ? AND thread_id = ?"
+_CUT: Final = "UPDATE heads SET trimmed_seq = ? WHERE thread_no = ?"
 _UNLOG: Final = """
-UPDATE runs SET is_logged = 0
-WHERE user_id = ? AND thread_id = ? AND first_seq > ? AND first_seq <= ?
+UPDATE runs SET is_logged = 0 WHERE thread_no = ? AND first_seq > ? AND first_seq <= ?
 """
-_NEXT: Final = "SELECT user_id, thread_id FROM threads WHERE swept_seq < trimmed_seq LIMIT 1"
-_SWEPT: Final = """
-SELECT swept_seq, trimmed_seq FROM threads WHERE user_id = ? AND thread_id = ?
+_NEXT: Final = """
+SELECT user_id, thread_no FROM heads INDEXED BY heads_to_sweep JOIN threads USING (thread_no)
+WHERE swept_seq < trimmed_seq LIMIT 1
 """
+_SWEPT: Final = "SELECT swept_seq, trimmed_seq FROM heads WHERE thread_no = ?"
 # The payload itself is taken only where it refers to attachments: it begins with NUL then.
 _ENTRIES: Final = """
 SELECT seq, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END FROM events
-WHERE user_id = ? AND thread_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+WHERE thread_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """
-_DELETE_ENTRIES: Final = """
-DELETE FROM events WHERE user_id = ? AND thread_id = ? AND seq > ? AND seq <= ?
-"""
+_DELETE_ENTRIES: Final = "DELETE FROM events WHERE thread_no = ? AND seq > ? AND seq <= ?"
 _DROPPED: Final = """
 SELECT number, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END
-FROM messages WHERE user_id = ? AND thread_id = ? AND until_seq <= ? AND payload != x''
+FROM messages WHERE thread_no = ? AND until_seq <= ? AND payload != x''
 ORDER BY until_seq LIMIT ?
 """
 _EMPTY_MESSAGE: Final = "UPDATE messages SET payload = x'' WHERE number = ?"
-_SET_SWEPT: Final = "UPDATE threads SET swept_seq = ? WHERE user_id = ? AND thread_id = ?"
+_SET_SWEPT: Final = "UPDATE heads SET swept_seq = ? WHERE thread_no = ?"
 
 
 def load_due(older_than: int, after: Place, connection: Connection) -> list[DueRun]:
     """Return some runs that ended before `older_than` and are in the log, from `after` on."""
     found = connection.exec_driver_sql(_DUE, (older_than, *after, DUE_AT_ONCE))
     return [
-        DueRun((ended_at, user_id, run_id), ThreadKey(user_id, thread_id))
-        for ended_at, user_id, run_id, thread_id in found
+        DueRun(
+            (ended_at, run_no),
+            StoredThread(user_id, thread_no),
+            None if thread_id is None else ThreadKey(user_id, thread_id),
+        )
+        for ended_at, run_no, user_id, thread_no, thread_id in found
     ]
 
 
 def trim_threads(
-    keys: Iterable[ThreadKey], older_than: int, max_events: int, connection: Connection
+    thread_nos: Iterable[int], older_than: int, max_events: int, connection: Connection
 ) -> int:
     """Let go of what is due of these threads; return how many entries went."""
-    return sum(trim_thread(connection, key, older_than, max_events) for key in keys)
+    return sum(trim_thread(connection, each, older_than, max_events) for each in thread_nos)
 
 
-def trim_thread(connection: Connection, key: ThreadKey, older_than: int, max_events: int) -> int:
+def trim_thread(connection: Connection, thread_no: int, older_than: int, max_events: int) -> int:
     """Let go of the thread's oldest runs: the old ones, and what exceeds `max_events`.
 
     The newest run stays whatever its size: somebody may be in the middle of it.
     """
-    bounds = connection.exec_driver_sql(_BOUNDS, key).one_or_none()
+    bounds = connection.exec_driver_sql(_BOUNDS, (thread_no,)).one_or_none()
     if bounds is None:  # deleted meanwhile
         return 0
-    trimmed_seq, newest_seq = bounds
-    head_seq = max(trimmed_seq, newest_seq)
+    trimmed_seq, head_seq = bounds
     floor = head_seq - max_events
     cut = trimmed_seq
     for state, ended_at, first_seq, last_seq in connection.exec_driver_sql(
-        _OLDEST, (*key, trimmed_seq, RUNS_AT_ONCE)
+        _OLDEST, (thread_no, trimmed_seq, RUNS_AT_ONCE)
     ):
         is_surplus = first_seq <= floor and last_seq != head_seq
         if state != RunState.ENDED or not (ended_at < older_than or is_surplus):
             break
         cut = last_seq
     if cut > trimmed_seq:
-        connection.exec_driver_sql(_CUT, (cut, *key))
-        connection.exec_driver_sql(_UNLOG, (*key, trimmed_seq, cut))
+        connection.exec_driver_sql(_CUT, (cut, thread_no))
+        connection.exec_driver_sql(_UNLOG, (thread_no, trimmed_seq, cut))
     return int(cut - trimmed_seq)
 
 
-def load_swept_next(connection: Connection) -> ThreadKey | None:
+def load_swept_next(connection: Connection) -> StoredThread | None:
     """Return a thread that has something to delete; None when there is none."""
     found = connection.exec_driver_sql(_NEXT).one_or_none()
-    return None if found is None else ThreadKey(*found)
+    return None if found is None else StoredThread(*found)
 
 
-def sweep(key: ThreadKey, connection: Connection) -> None:
+def sweep(stored: StoredThread, connection: Connection) -> None:
     """Delete a little of what the thread has let go: its entries first, then its messages."""
-    found = connection.exec_driver_sql(_SWEPT, key).one_or_none()
+    thread_no = stored.thread_no
+    found = connection.exec_driver_sql(_SWEPT, (thread_no,)).one_or_none()
     if found is None:  # deleted meanwhile
         return
     swept_seq, trimmed_seq = found
-    span = (*key, swept_seq, trimmed_seq)
+    span = (thread_no, swept_seq, trimmed_seq)
     entries = load_some(connection, _ENTRIES, span)
     if entries:
         last_seq = entries[-1].place
-        usage.add(connection, key.user_id, size=-usage.weigh(entry.size for entry in entries))
-        attachments.release(connection, key, (entry.packed for entry in entries))
-        connection.exec_driver_sql(_DELETE_ENTRIES, (*key, swept_seq, last_seq))
+        usage.add(connection, stored.user_id, size=-usage.weigh(entry.size for entry in entries))
+        attachments.release(connection, stored, (entry.packed for entry in entries))
+        connection.exec_driver_sql(_DELETE_ENTRIES, (thread_no, swept_seq, last_seq))
         # One less while messages are left: the thread has to come here again for them.
-        connection.exec_driver_sql(_SET_SWEPT, (min(last_seq, trimmed_seq - 1), *key))
+        connection.exec_driver_sql(_SET_SWEPT, (min(last_seq, trimmed_seq - 1), thread_no))
         return
     # No kept entry is older than the cut, so nobody can ask for a message that was dropped before.
     # Its id stays, because other devices may still offer it in their lists.
-    dropped = load_some(connection, _DROPPED, (*key, trimmed_seq))
+    dropped = load_some(connection, _DROPPED, (thread_no, trimmed_seq))
     if dropped:
-        usage.add(connection, key.user_id, size=-sum(row.size for row in dropped))  # the rows stay
-        attachments.release(connection, key, (row.packed for row in dropped))
+        size = sum(row.size for row in dropped)  # the rows stay
+        usage.add(connection, stored.user_id, size=-size)
+        attachments.release(connection, stored, (row.packed for row in dropped))
         connection.exec_driver_sql(_EMPTY_MESSAGE, [(row.place,) for row in dropped])
         return
-    connection.exec_driver_sql(_SET_SWEPT, (trimmed_seq, *key))
+    connection.exec_driver_sql(_SET_SWEPT, (trimmed_seq, thread_no))

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, exists, select, text, update
+from sqlalchemy import Connection, Row, Select, and_, exists, select, text, update
 
 from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import LogBounds, RunDraft, RunState, RunStop, StoredRun
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.deletion import load_stored, rows_of, to_thread_id
+from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
 from isolane.engines.sqlite.file import events, runs, threads
 from isolane.errors import AgentFailed
@@ -30,7 +30,9 @@ def load_moment(
     # Two can be there after a run whose end the database refused; the newer one is under way.
     # Not by SQL's max(): for that SQLite walks through all runs that the thread ever had.
     under_way = connection.execute(
-        select(runs.c.first_seq, runs.c.run_id).where(_runs(key), IS_UNDER_WAY)
+        select(runs.c.first_seq, runs.c.run_id).where(
+            rows_of(runs, load_stored(connection, key)), IS_UNDER_WAY
+        )
     )
     newest = max(map(tuple, under_way), default=None)
     if newest is None:
@@ -44,19 +46,13 @@ def row_of_run(key: RunKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are u
     return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
 
 
-def _runs(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return rows_of(runs, key)
-
-
-IS_ALIVE: Final = exists().where(
-    threads.c.user_id == runs.c.user_id, threads.c.thread_id == runs.c.thread_id
-)
+IS_ALIVE: Final = exists().where(threads.c.thread_no == runs.c.thread_no)
 """Of a run: its thread wasn't deleted. The rows of a deleted thread go one after the other."""
 
 
 def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
     """Return the run of that id, or the one that it attached to; None without one."""
-    row = connection.execute(select(runs).where(row_of_run(key), IS_ALIVE)).one_or_none()
+    row = connection.execute(_select_runs().where(row_of_run(key))).one_or_none()
     if row is None or row.attached_to is None:
         return None if row is None else _stored(row, connection)
     found = load_run(RunKey(key.user_id, row.attached_to), connection)
@@ -66,15 +62,19 @@ def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
 def load_open_runs(connection: Connection) -> list[StoredRun]:
     """Return every run that has not ended, of all users, the oldest first."""
     open_states = [RunState.QUEUED, RunState.RUNNING]  # by an index, which "not ended" has none of
-    is_open = and_(runs.c.state.in_(open_states), IS_ALIVE)
-    query = select(runs).where(is_open).order_by(runs.c.created_at)
+    query = _select_runs().where(runs.c.state.in_(open_states)).order_by(runs.c.created_at)
     return [_stored(row, connection) for row in connection.execute(query)]
+
+
+def _select_runs() -> Select[Any]:
+    """Select runs of threads that weren't deleted, each with the id of its thread."""
+    return select(runs, threads.c.thread_id).join(threads, threads.c.thread_no == runs.c.thread_no)
 
 
 def _stored(row: Row[Any], connection: Connection) -> StoredRun:
     return StoredRun(
         key=RunKey(row.user_id, row.run_id),
-        thread_id=to_thread_id(row.thread_id),
+        thread_id=row.thread_id,
         state=RunState(row.state),
         draft=to_draft(row, connection),
         first_seq=row.first_seq,
@@ -103,7 +103,7 @@ def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
 
 
 # As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
-_AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE user_id = ? AND thread_id = ?"
+_AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE thread_no = ?"
 
 
 _AGENT_RUN: Final = """
@@ -111,7 +111,7 @@ SELECT coalesce(agent_run_id, (
     SELECT joined.agent_run_id FROM runs AS joined
     WHERE joined.user_id = runs.user_id AND joined.run_id = runs.attached_to
 ))
-FROM runs JOIN threads USING (user_id, thread_id) WHERE user_id = ? AND run_id = ?
+FROM runs JOIN threads USING (thread_no) WHERE runs.user_id = ? AND run_id = ?
 """
 
 
@@ -119,14 +119,20 @@ def load_agent_ids(
     connection: Connection, context: UserExecutionContext, draft: RunDraft
 ) -> RunIds:
     """Return by which ids an agent knows the run, whose thread is there; a new run gets its own."""
-    stored = load_stored(connection, context.thread_key)
-    thread_id = str(connection.exec_driver_sql(_AGENT_THREAD, stored).scalar_one())
+    place = (load_stored(connection, context.thread_key).thread_no,)
+    thread_id = str(connection.exec_driver_sql(_AGENT_THREAD, place).scalar_one())
     run_id = _load_agent_run_id(connection, context.run_key) or new_agent_id()
     parent = draft.request.get("parentRunId")
     if parent is None or parent == context.run_id:
         return RunIds(thread_id, run_id, parent and run_id)
     known = _load_agent_run_id(connection, RunKey(context.user_id, parent))
     return RunIds(thread_id, run_id, known or derive_stand_in(thread_id, parent))
+
+
+def find_run_no(connection: Connection, key: RunKey) -> int:
+    """Return the number of a run's row, which is there."""
+    number: int = connection.execute(select(runs.c.run_no).where(row_of_run(key))).scalar_one()
+    return number
 
 
 def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
@@ -137,38 +143,40 @@ def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
 def note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
     """Keep that a run was stopped while it waits; see `Store.note_stop`."""
     is_waiting = and_(row_of_run(key), runs.c.state == RunState.QUEUED, IS_ALIVE)
-    waiting = select(runs.c.thread_id, runs.c.draft).where(is_waiting)
+    waiting = select(runs.c.thread_no, runs.c.draft).where(is_waiting)
     found = connection.execute(waiting).one_or_none()
     if found is None:  # it has begun meanwhile, or is gone
         return
-    kept = load_kept(connection, key, found.thread_id, found.draft)
+    stored = StoredThread(key.user_id, found.thread_no)
+    kept = load_kept(connection, stored, found.draft)
     kept.stopped_at = asked_at
-    _write_kept(connection, key, found.thread_id, found.draft, kept)
+    _write_kept(connection, key, stored, found.draft, kept)
 
 
 def forget_run(key: RunKey, connection: Connection) -> None:
     """Keep that a run's id is to be told as unknown; see `Store.forget_run`."""
     is_known = and_(row_of_run(key), runs.c.attached_to.is_(None), IS_ALIVE)
-    query = select(runs.c.thread_id, runs.c.draft).where(is_known)
+    query = select(runs.c.thread_no, runs.c.draft).where(is_known)
     found = connection.execute(query).one_or_none()
     if found is None:
         return
-    kept = load_kept(connection, key, found.thread_id, found.draft)
+    stored = StoredThread(key.user_id, found.thread_no)
+    kept = load_kept(connection, stored, found.draft)
     kept.is_forgotten = True
-    _write_kept(connection, key, found.thread_id, found.draft, kept)
+    _write_kept(connection, key, stored, found.draft, kept)
 
 
-def find_first(connection: Connection, key: ThreadKey, run_id: str, known: int) -> int:
+def find_first(connection: Connection, thread_no: int, run_no: int, known: int) -> int:
     """Return the first log entry of a run that ends now without having begun; `known` is its own.
 
     It may have written its start already. A thread has one run at a time, so its entries are the
     last ones.
     """
-    ours = select(events.c.seq).where(rows_of(events, key), events.c.seq < known)
-    newest = ours.add_columns(events.c.run_id).order_by(events.c.seq.desc())
+    ours = select(events.c.seq).where(events.c.thread_no == thread_no, events.c.seq < known)
+    newest = ours.add_columns(events.c.run_no).order_by(events.c.seq.desc())
     with connection.execute(newest) as rows:
         for seq, writer in rows:
-            if writer != run_id:
+            if writer != run_no:
                 break
             known = seq
     return known
@@ -193,7 +201,7 @@ def open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Sequen
     """Return the thread's last run and what it asks, nothing when it asks nothing any more."""
     last = connection.execute(
         select(runs.c.run_id, runs.c.interrupts, runs.c.answered_by)
-        .where(_runs(key), runs.c.first_seq.is_not(None))
+        .where(rows_of(runs, load_stored(connection, key)), runs.c.first_seq.is_not(None))
         .order_by(runs.c.first_seq.desc())
         .limit(1)
     ).one_or_none()
@@ -203,11 +211,10 @@ def open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Sequen
 
 
 def _write_kept(
-    connection: Connection, key: RunKey, thread_id: str, old: bytes, kept: KeptDraft
+    connection: Connection, key: RunKey, stored: StoredThread, old: bytes, kept: KeptDraft
 ) -> None:
     """Write a draft in the place of what a run's row had of it."""
     before = usage.load_run_bytes(connection, key)
-    stored = ThreadKey(key.user_id, thread_id)
     draft = attachments.replace(connection, stored, old, msgspec.json.encode(kept))
     connection.execute(update(runs).where(row_of_run(key)).values(draft=draft))
     usage.count_run(connection, key, before=before)

@@ -11,25 +11,25 @@ from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.deletion import load_stored
+from isolane.engines.sqlite.address import load_stored
 
 # As text: these run with every run, and SQLAlchemy's binding of them would cost as much again.
 _NEWEST: Final = """
 SELECT payload FROM states
-WHERE user_id = ? AND thread_id = ? AND since_seq <= ? AND (until_seq IS NULL OR until_seq > ?)
+WHERE thread_no = ? AND since_seq <= ? AND (until_seq IS NULL OR until_seq > ?)
 ORDER BY since_seq DESC LIMIT 1
 """
 _INSERT: Final = """
-INSERT INTO states (user_id, thread_id, since_seq, payload) VALUES (?, ?, ?, ?)
+INSERT INTO states (thread_no, since_seq, payload) VALUES (?, ?, ?)
 """
 _TAKEN_BACK: Final = """
-SELECT payload FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
+SELECT payload FROM states WHERE thread_no = ? AND until_seq IS NOT NULL
 """
 _FORGET: Final = """
-DELETE FROM states WHERE user_id = ? AND thread_id = ? AND until_seq IS NOT NULL
+DELETE FROM states WHERE thread_no = ? AND until_seq IS NOT NULL
 """
 _TAKE_BACK: Final = """
-UPDATE states SET until_seq = ? WHERE user_id = ? AND thread_id = ? AND since_seq >= ?
+UPDATE states SET until_seq = ? WHERE thread_no = ? AND since_seq >= ?
 """
 _NOW: Final = 2**63 - 1
 
@@ -37,8 +37,9 @@ _NOW: Final = 2**63 - 1
 def load_state(connection: Connection, key: ThreadKey, *, at_seq: int = _NOW) -> bytes | None:
     """Return the state as JSON: as it is now, or as it was at the log entry `at_seq`."""
     stored = load_stored(connection, key)
-    found = connection.exec_driver_sql(_NEWEST, (*stored, at_seq, at_seq)).scalar_one_or_none()
-    return None if found is None else attachments.load_whole(connection, key, found)
+    place = (stored.thread_no, at_seq, at_seq)
+    found = connection.exec_driver_sql(_NEWEST, place).scalar_one_or_none()
+    return None if found is None else attachments.load_whole(connection, stored, found)
 
 
 def keep_state(connection: Connection, key: ThreadKey, payload: bytes, *, since: int) -> None:
@@ -47,7 +48,7 @@ def keep_state(connection: Connection, key: ThreadKey, payload: bytes, *, since:
         return
     stored = load_stored(connection, key)
     written = attachments.keep(connection, stored, payload)
-    connection.exec_driver_sql(_INSERT, (*stored, since, written))
+    connection.exec_driver_sql(_INSERT, (stored.thread_no, since, written))
     usage.add(connection, key.user_id, size=usage.ROW_BYTES + len(written))
 
 
@@ -57,9 +58,9 @@ def take_back_states(connection: Connection, key: ThreadKey, *, since: int, unti
     It can be told until the next rewind as of before `until`: the run that rewinds is under way.
     """
     stored = load_stored(connection, key)
-    gone = connection.exec_driver_sql(_TAKEN_BACK, stored).scalars().all()
+    gone = connection.exec_driver_sql(_TAKEN_BACK, (stored.thread_no,)).scalars().all()
     if gone:
-        connection.exec_driver_sql(_FORGET, stored)
+        connection.exec_driver_sql(_FORGET, (stored.thread_no,))
         usage.add(connection, key.user_id, size=-usage.weigh(map(len, gone)))
         attachments.release(connection, stored, gone)
-    connection.exec_driver_sql(_TAKE_BACK, (until, *stored, since))
+    connection.exec_driver_sql(_TAKE_BACK, (until, stored.thread_no, since))

@@ -15,7 +15,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    select,
     update,
 )
 
@@ -25,9 +24,7 @@ from isolane.contracts import (
     BegunRun,
     Conversation,
     KnownMessage,
-    LogBounds,
     RunDraft,
-    RunEnd,
     RunState,
     StoredRun,
     ThreadKind,
@@ -36,14 +33,14 @@ from isolane.contracts import (
     ThreadSummary,
 )
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.deletion import load_stored
+from isolane.engines.sqlite.address import load_stored, rows_of
 from isolane.engines.sqlite.drafts import (
     asked_of,
     encode_joined,
-    narrow_draft,
     to_fingerprints,
 )
 from isolane.engines.sqlite.file import Database, runs, threads
+from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
 from isolane.engines.sqlite.messages import (
     add_messages,
     add_seed,
@@ -84,7 +81,7 @@ from isolane.engines.sqlite.pages import (
 )
 from isolane.engines.sqlite.runs import (
     IS_ALIVE,
-    find_first,
+    find_run_no,
     forget_run,
     load_agent_ids,
     load_moment,
@@ -95,15 +92,14 @@ from isolane.engines.sqlite.runs import (
     replace_draft,
     row_of_run,
     take_answers,
-    to_failure_columns,
 )
-from isolane.engines.sqlite.states import keep_state, load_state
+from isolane.engines.sqlite.states import load_state
 from isolane.engines.sqlite.threads import (
+    add_thread,
     load_found_thread,
     load_thread,
     load_threads,
     parse_cursor,
-    row_of_thread,
     title_of,
 )
 from isolane.engines.sqlite.turns import find_turn, move_question
@@ -119,8 +115,6 @@ _log = structlog.get_logger(__name__)
 
 CheckQuestion = Callable[[UserExecutionContext, RunDraft], None]
 """Raises when the messages of a draft are more than may be shown of a run's question."""
-LoadBounds = Callable[[ThreadKey, Connection], LogBounds]
-"""Tells where a log ends, within the transaction of the asker."""
 
 
 class _Asked(NamedTuple):
@@ -140,19 +134,17 @@ class DatabaseStore:
         self,
         database: Database,
         *,
-        load_bounds: LoadBounds,
         clock: Clock,
         quotas: Quotas | None = None,
         check_question: CheckQuestion = lambda _context, _draft: None,
     ) -> None:
-        """Keep everything in `database`; `load_bounds` ties a run to its place in the log.
+        """Keep everything in `database`.
 
         `quotas` bound what one user may keep; None bounds nothing. `check_question` sees what a run
         adds to its thread, before that is kept.
         """
         self._database = database
         self._quotas = quotas or Quotas()
-        self._load_bounds = load_bounds
         self._clock = clock
         self._check_question = check_question
 
@@ -284,48 +276,6 @@ class DatabaseStore:
             partial(load_messages, key, seq, max_bytes=max_bytes), lane=key.user_id
         )
 
-    def settle(
-        self, connection: Connection, key: ThreadKey, end: RunEnd, first_seq: int, last_seq: int
-    ) -> None:
-        """Write a run's end and what it left behind, in the transaction of its last events.
-
-        `first_seq` is the first of those: where a run begins that ends without having begun.
-        """
-        run_key = RunKey(key.user_id, end.run_id)
-        begun, draft = connection.execute(
-            select(runs.c.first_seq, runs.c.draft).where(row_of_run(run_key))
-        ).one()
-        if begun is None:  # a run that could not begin goes on with a turn all the same
-            turn_id = func.coalesce(runs.c.turn_id, find_turn(connection, key, end.run_id))
-            connection.execute(update(runs).where(row_of_run(run_key)).values(turn_id=turn_id))
-        first_seq = find_first(connection, key, end.run_id, first_seq) if begun is None else begun
-        before = usage.load_run_bytes(connection, run_key)
-        stored = load_stored(connection, key)
-        add_messages(connection, key, end.run_id, end.messages, since=first_seq)
-        if end.state is not None:
-            keep_state(connection, key, end.state, since=first_seq)
-        connection.execute(
-            update(runs)
-            .where(row_of_run(run_key))
-            .values(
-                state=RunState.ENDED,
-                is_logged=1,
-                draft=attachments.replace(connection, stored, draft, narrow_draft(draft)),
-                first_seq=first_seq,
-                last_seq=last_seq,
-                ended_at=end.ended_at,
-                outcome=end.outcome,
-                error_id=end.error_id,
-                **to_failure_columns(end.failure),
-                stop=None if end.stop is None else msgspec.json.encode(end.stop),
-                interrupts=msgspec.json.encode(end.interrupts) if end.interrupts else None,
-            )
-        )
-        usage.count_run(connection, run_key, before=before)
-        connection.execute(
-            update(threads).where(row_of_thread(key)).values(updated_at=end.ended_at)
-        )
-
     def _add_run(
         self, context: UserExecutionContext, draft: RunDraft, connection: Connection
     ) -> RunDraft:
@@ -390,7 +340,7 @@ class DatabaseStore:
         before = usage.load_run_bytes(connection, context.run_key)
         connection.execute(delete(runs).where(row_of_run(context.run_key), ~IS_ALIVE))
         stored = load_stored(connection, context.thread_key)
-        keys = {**context.run_key._asdict(), "thread_id": stored.thread_id}
+        keys = {**context.run_key._asdict(), "thread_no": stored.thread_no}
         draft = attachments.keep(connection, stored, row["draft"])
         connection.execute(insert(runs).values({**keys, **row, "draft": draft}))
         usage.count_run(connection, context.run_key, before=before)
@@ -409,26 +359,30 @@ class DatabaseStore:
         if stored is not None:  # it waited, and was let in when it came
             draft = replace(draft, is_forgotten=stored.draft.is_forgotten)
             before = usage.load_run_bytes(connection, context.run_key)
-            begun, row = self._join(context, draft, connection)
+            run_no = find_run_no(connection, context.run_key)
+            begun, row = self._join(context, draft, run_no, connection)
             row["draft"] = replace_draft(connection, context, row["draft"])
             connection.execute(update(runs).where(row_of_run(context.run_key)).values(**row))
             usage.count_run(connection, context.run_key, before=before)
             return begun
         with usage.bounded(connection, context.user_id, self._quotas):
             self._enter(connection, context, draft)
-            begun, row = self._join(context, draft, connection)
+            run_no = next_run_no(connection)
+            begun, row = self._join(context, draft, run_no, connection)
             check_added(draft, begun.added)
-            self._insert_run(connection, context, {**row, "created_at": row["started_at"]})
+            created = {"run_no": run_no, "created_at": row["started_at"]}
+            self._insert_run(connection, context, {**row, **created})
         return begun
 
     def _join(
-        self, context: UserExecutionContext, draft: RunDraft, connection: Connection
+        self, context: UserExecutionContext, draft: RunDraft, run_no: int, connection: Connection
     ) -> tuple[BegunRun, dict[str, Any]]:
         """Apply a run's rewind and add its messages; return what its row holds from now on."""
         key = context.thread_key
-        head = self._load_bounds(key, connection).head
+        lease = claim(connection, key, context.run_key.run_id, run_no)
+        head = load_bounds(key, connection).head
         ask = self._ask_again if draft.asks_again else self._ask
-        asked = ask(connection, context, draft, head)
+        asked = ask(connection, context, draft, head, run_no)
         self._touch_thread(connection, key, title=title_of(asked.added))
         agent_ids = load_agent_ids(connection, context, draft)
         row = {
@@ -443,15 +397,28 @@ class DatabaseStore:
         state = state_for(draft, key, connection)
         kind, is_claimed = load_kind(connection, key), is_history_claimed(connection, key)
         begun = BegunRun(
-            asked.added, asked.history, head, agent_ids, asked.rewound, state, kind, is_claimed
+            added=asked.added,
+            history=asked.history,
+            after=head,
+            lease=lease,
+            agent_ids=agent_ids,
+            rewound=asked.rewound,
+            state=state,
+            kind=kind,
+            is_history_claimed=is_claimed,
         )
         return begun, row
 
     def _ask(
-        self, connection: Connection, context: UserExecutionContext, draft: RunDraft, head: EventId
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        draft: RunDraft,
+        head: EventId,
+        run_no: int,
     ) -> _Asked:
         """Apply a run's rewind and add what is new."""
-        key, run_key = context.thread_key, context.run_key
+        key = context.thread_key
         if draft.rewind_to is not None:
             rewind(connection, key, draft.rewind_to, until=head.seq + 1)
         if draft.seed is None:
@@ -461,11 +428,16 @@ class DatabaseStore:
         rewound = load_rewound(key, draft, history, connection)
         added = new_messages(draft.messages, history, rewound=rewound)
         self._check_question(context, replace(draft, messages=added))
-        place = add_messages(connection, key, run_key.run_id, added, since=head.seq + 1)
+        place = add_messages(connection, key, run_no, added, since=head.seq + 1)
         return _Asked(added, [*history, *added], place, rewound)
 
     def _ask_again(
-        self, connection: Connection, context: UserExecutionContext, draft: RunDraft, head: EventId
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        draft: RunDraft,
+        head: EventId,
+        run_no: int,
     ) -> _Asked:
         """Take back what followed the thread's last question; else as `_ask`.
 
@@ -476,7 +448,7 @@ class DatabaseStore:
         if question is None or question.message_id != draft.rewind_to:
             raise RunConflict("another question was asked after the one that is asked again")
         number, since = question.number, question.since_seq
-        move_question(connection, number, context.run_key.run_id)
+        move_question(connection, number, run_no)
         take_back(connection, key, number + 1, since=since, until=head.seq + 1)
         history = load_messages(key, None, connection)
         return _Asked(history[-1:], history, (number, number))
@@ -487,7 +459,7 @@ class DatabaseStore:
         thread = load_thread(key, connection)
         if thread is None:
             return None
-        bounds = self._load_bounds(key, connection)
+        bounds = load_bounds(key, connection)
         if place is not None:  # older messages, as of the moment when the first page was read
             check_place(place, bounds)
             return page(connection, key, place).of(thread, place.head, ())
@@ -502,7 +474,7 @@ class DatabaseStore:
     ) -> Conversation | None:
         if load_thread(key, connection) is None:
             return None
-        bounds = self._load_bounds(key, connection)
+        bounds = load_bounds(key, connection)
         if place is not None:
             check_place(place, bounds)
             return Conversation(*load(connection, key, place))
@@ -522,7 +494,9 @@ class DatabaseStore:
     def _set_title(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
         load_found_thread(key, connection)
         values = {"title": title, "updated_at": self._clock()}
-        connection.execute(update(threads).where(row_of_thread(key)).values(values))
+        connection.execute(
+            update(threads).where(rows_of(threads, load_stored(connection, key))).values(values)
+        )
         return load_found_thread(key, connection)
 
     def _touch_thread(
@@ -536,17 +510,14 @@ class DatabaseStore:
         now = self._clock()
         found = load_thread(key, connection)
         if found is None:
-            epoch = self._load_bounds(key, connection).head.epoch
-            row = {"epoch": epoch, "trimmed_seq": 0, "created_at": now, "updated_at": now}
-            row |= load_stored(connection, key)._asdict()
-            row |= {"title": title, "agent_thread_id": new_agent_id(), "kind": kind}
-            connection.execute(insert(threads).values(**row))
-            usage.add(connection, key.user_id, threads=1, size=usage.ROW_BYTES)
+            add_thread(connection, key, title=title, kind=kind, now=now)
             return
         # A row that another program made has no id yet.
         agent_id = func.coalesce(threads.c.agent_thread_id, new_agent_id())
         values = {"updated_at": now, "title": found.title or title, "agent_thread_id": agent_id}
-        connection.execute(update(threads).where(row_of_thread(key)).values(values))
+        connection.execute(
+            update(threads).where(rows_of(threads, load_stored(connection, key))).values(values)
+        )
 
 
 def _turn_for(

@@ -6,16 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, delete, select, text, tuple_
+from sqlalchemy import Connection, Row, Select, insert, select, text, tuple_
 
 from isolane.context import ThreadKey
 from isolane.contracts import ThreadKind, ThreadPage, ThreadSummary
 from isolane.engines.sqlite import usage
-from isolane.engines.sqlite.deletion import load_stored, note_removal, rows_of, to_thread_id
+from isolane.engines.sqlite.address import NO_THREAD, StoredThread, load_stored, rows_of
+from isolane.engines.sqlite.deletion import note_removal
 from isolane.engines.sqlite.file import runs, threads
+from isolane.engines.sqlite.heads import add_head, delete_head
 from isolane.engines.sqlite.runs import IS_UNDER_WAY
 from isolane.errors import InvalidCursor, NotFound
 from isolane.events.transcript import Message
+from isolane.ids import new_agent_id, new_epoch
 
 TITLE_MAX_CHARACTERS: Final = 80
 
@@ -36,47 +39,67 @@ def title_of(added: Sequence[Message]) -> str:
     return ""
 
 
-def row_of_thread(key: ThreadKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    """Return the condition that a row is the thread's."""
-    return rows_of(threads, key)
+def add_thread(
+    connection: Connection, key: ThreadKey, *, title: str, kind: ThreadKind, now: int
+) -> None:
+    """Make a thread with an empty log, and count it as its user's. `now` is in ms since 1970."""
+    row = {
+        "epoch": new_epoch(),
+        "title": title,
+        "kind": kind,
+        "created_at": now,
+        "updated_at": now,
+        "agent_thread_id": new_agent_id(),
+    }
+    connection.execute(insert(threads).values(**key._asdict(), **row))
+    add_head(connection, load_stored(connection, key).thread_no)
+    usage.add(connection, key.user_id, threads=1, size=usage.ROW_BYTES)
 
 
-def erase(connection: Connection, key: ThreadKey) -> frozenset[str]:
+def erase(connection: Connection, key: ThreadKey) -> tuple[frozenset[str], StoredThread]:
     """Delete a thread: nothing of it is there any more, and its rows are removed by and by.
 
     Its rows count as the user's until they are removed. Returns the ids of its runs that somebody
-    may be about still: those that haven't ended, and the newest. Counts the deletion, so that the
-    thread's next numbering is of another epoch. Raises `NotFound`.
+    may be about still: those that haven't ended, and the newest; and what its rows are found by.
+    Raises `NotFound`.
     """
     stored = load_stored(connection, key)
-    run_ids = frozenset(connection.exec_driver_sql(_LATE_RUNS, (*stored, *stored)).scalars())
-    if connection.execute(delete(threads).where(row_of_thread(key))).rowcount == 0:
+    if stored.thread_no == NO_THREAD:
         raise NotFound(f"no thread {key.thread_id}")
+    place = (stored.thread_no,)
+    run_ids = frozenset(connection.exec_driver_sql(_LATE_RUNS, place * 2).scalars())
+    connection.exec_driver_sql(_DELETE, place)
+    delete_head(connection, stored.thread_no)
     usage.add(connection, key.user_id, threads=-1, size=-usage.ROW_BYTES)
-    generation = connection.exec_driver_sql(_COUNT_DELETION, (key.user_id,)).scalar_one()
-    note_removal(connection, key, stored, generation=generation)
-    return run_ids
+    note_removal(connection, stored)
+    return run_ids, stored
 
 
+_DELETE: Final = "DELETE FROM threads WHERE thread_no = ?"
 # By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
 _LATE_RUNS: Final = """
 SELECT run_id FROM runs INDEXED BY runs_by_state
-WHERE state IN ('queued', 'running') AND user_id = ? AND thread_id = ?
+WHERE state IN ('queued', 'running') AND thread_no = ?
 UNION SELECT run_id FROM (
-    SELECT run_id FROM runs WHERE user_id = ? AND thread_id = ? ORDER BY first_seq DESC LIMIT 1
+    SELECT run_id FROM runs WHERE thread_no = ? ORDER BY first_seq DESC LIMIT 1
 )
 """
+_RENUMBER: Final = "UPDATE threads SET epoch = lower(hex(randomblob(8)))"
 
 
-_COUNT_DELETION: Final = """
-INSERT INTO deletions (user_id, generation) VALUES (?, 1)
-ON CONFLICT (user_id) DO UPDATE SET generation = generation + 1 RETURNING generation
-"""
+def renumber(connection: Connection) -> int:
+    """Give every thread another epoch; return how many there are.
+
+    For a database that was put back from a backup: it ends earlier than what clients have seen, and
+    would give the same ids to other events.
+    """
+    return connection.exec_driver_sql(_RENUMBER).rowcount
 
 
 def load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
     """Return the thread, or None when nobody used it yet."""
-    row = connection.execute(_select_threads().where(row_of_thread(key))).one_or_none()
+    found = rows_of(threads, load_stored(connection, key))
+    row = connection.execute(_select_threads().where(found)).one_or_none()
     return None if row is None else _summary(row)
 
 
@@ -91,11 +114,7 @@ def load_found_thread(key: ThreadKey, connection: Connection) -> ThreadSummary:
 def _select_threads() -> Select[Any]:
     active = (
         select(runs.c.run_id)
-        .where(
-            runs.c.user_id == threads.c.user_id,
-            runs.c.thread_id == threads.c.thread_id,
-            IS_UNDER_WAY,
-        )
+        .where(runs.c.thread_no == threads.c.thread_no, IS_UNDER_WAY)
         .limit(1)
         .scalar_subquery()
     )
@@ -104,7 +123,7 @@ def _select_threads() -> Select[Any]:
 
 def _summary(row: Row[Any]) -> ThreadSummary:
     return ThreadSummary(
-        to_thread_id(row.thread_id),
+        row.thread_id,
         row.title,
         row.created_at,
         row.updated_at,

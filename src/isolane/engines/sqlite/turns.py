@@ -20,61 +20,60 @@ from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
 from isolane.contracts import RunState, StandingRun, StandingTurn, Turn, TurnPage, TurnRun
+from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.attachments import load_whole
-from isolane.engines.sqlite.deletion import load_stored
 from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.heads import NO_RUN
 from isolane.engines.sqlite.pages import PAGE_BYTES, PAGE_MAX
 from isolane.errors import InvalidCursor
 from isolane.events.transcript import FINGERPRINT_BYTES, Message, fingerprint
 
-NO_RUN: Final = ""
-"""Stands where a message names its run, when no run of the thread added it. No run has this id."""
-
 # As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _ROW: Final = (
     "run_id, state, first_seq, last_seq, ended_at, coalesce(turn_id, run_id), turn_id IS NULL, "
-    "is_rewound, thread_id, attached_to, asked"
+    "is_rewound, thread_no, run_no, attached_to, asked"
 )
 _RUN: Final = f"SELECT {_ROW} FROM runs WHERE user_id = ? AND run_id = ?"  # noqa: S608 - no user's words
+_RUN_BY_NUMBER: Final = f"SELECT {_ROW} FROM runs WHERE run_no = ?"  # noqa: S608 - no user's words
 _STANDING: Final = (
     f"SELECT {_ROW} FROM runs INDEXED BY runs_standing "  # noqa: S608 - no user's words
-    "WHERE user_id = ? AND thread_id = ? AND is_rewound = 0"
+    "WHERE thread_no = ? AND is_rewound = 0"
 )
 _FROM: Final = f"{_STANDING} AND first_seq >= ? ORDER BY first_seq"
 _BACK: Final = f"{_STANDING} AND first_seq > 0 AND first_seq < ? ORDER BY first_seq DESC"
 # Two can be there after a run whose end the database refused; the newer one is under way.
 _UNDER_WAY: Final = """
 SELECT run_id FROM runs INDEXED BY runs_under_way
-WHERE user_id = ? AND thread_id = ? AND state = 'running'
+WHERE thread_no = ? AND state = 'running'
 ORDER BY first_seq DESC LIMIT 1
 """
 _WAITING: Final = """
 SELECT run_id FROM runs INDEXED BY runs_waiting
-WHERE user_id = ? AND thread_id = ? AND state = 'queued' ORDER BY created_at LIMIT 1
+WHERE thread_no = ? AND state = 'queued' ORDER BY created_at LIMIT 1
 """
-_THREAD: Final = "SELECT 1 FROM threads WHERE user_id = ? AND thread_id = ?"
+_THREAD: Final = "SELECT 1 FROM threads WHERE thread_no = ?"
 _OF_RUN: Final = """
 SELECT CASE WHEN until_seq IS NULL THEN payload END FROM messages INDEXED BY messages_by_run
-WHERE user_id = ? AND thread_id = ? AND run_id = ? ORDER BY number
+WHERE thread_no = ? AND run_no = ? ORDER BY number
 """
 _RUN_OF: Final = """
-SELECT run_id FROM messages
-WHERE user_id = ? AND thread_id = ? AND message_id = ? AND until_seq IS NULL
+SELECT run_no FROM messages
+WHERE thread_no = ? AND message_id = ? AND until_seq IS NULL
 ORDER BY number LIMIT 1
 """
 _TAKE_BACK: Final = """
 UPDATE runs SET is_rewound = 1
-WHERE user_id = ? AND thread_id = ? AND is_rewound = 0 AND first_seq > ?
+WHERE thread_no = ? AND is_rewound = 0 AND first_seq > ?
 """
 _TAKE_BACK_EMPTY: Final = """
 UPDATE runs SET is_rewound = 1
-WHERE user_id = ? AND thread_id = ? AND is_rewound = 0 AND first_seq = ? AND NOT EXISTS (
+WHERE thread_no = ? AND is_rewound = 0 AND first_seq = ? AND NOT EXISTS (
     SELECT 1 FROM messages INDEXED BY messages_by_run
-    WHERE messages.user_id = runs.user_id AND messages.thread_id = runs.thread_id
-    AND messages.run_id = runs.run_id AND messages.until_seq IS NULL
+    WHERE messages.thread_no = runs.thread_no AND messages.run_no = runs.run_no
+    AND messages.until_seq IS NULL
 )
 """
-_MOVE: Final = "UPDATE messages SET run_id = ? WHERE number = ?"
+_MOVE: Final = "UPDATE messages SET run_no = ? WHERE number = ?"
 _NEVER: Final = 2**63 - 1
 """Greater than the number of any log entry."""
 
@@ -91,7 +90,8 @@ class _Row(NamedTuple):
     is_turn_open: bool
     """Whether the run waits, and which turn it will belong to isn't known yet."""
     is_rewound: bool
-    thread_id: str
+    thread_no: int
+    run_no: int
     attached_to: str | None
     asked: bytes | None
 
@@ -149,13 +149,13 @@ def take_back_turns(connection: Connection, key: ThreadKey, *, since: int) -> No
     That run stands as long as one of its messages does.
     """
     stored = load_stored(connection, key)
-    connection.exec_driver_sql(_TAKE_BACK, (*stored, since))
-    connection.exec_driver_sql(_TAKE_BACK_EMPTY, (*stored, since))
+    connection.exec_driver_sql(_TAKE_BACK, (stored.thread_no, since))
+    connection.exec_driver_sql(_TAKE_BACK_EMPTY, (stored.thread_no, since))
 
 
-def move_question(connection: Connection, number: int, run_id: str) -> None:
-    """Let the message in row `number` be the run's that asks it again."""
-    connection.exec_driver_sql(_MOVE, (run_id, number))
+def move_question(connection: Connection, number: int, run_no: int) -> None:
+    """Let the message in row `number` be that of run number `run_no`, which asks it again."""
+    connection.exec_driver_sql(_MOVE, (run_no, number))
 
 
 def _load_turn(key: ThreadKey, run_id: str, connection: Connection) -> Turn | None:
@@ -181,7 +181,7 @@ def _load_last_turn(key: ThreadKey, connection: Connection) -> Turn | None:
 def _load_open_turn(key: ThreadKey, connection: Connection) -> Turn | None:
     stored = load_stored(connection, key)
     for query in (_UNDER_WAY, _WAITING):
-        run_id = connection.exec_driver_sql(query, stored).scalar_one_or_none()
+        run_id = connection.exec_driver_sql(query, (stored.thread_no,)).scalar_one_or_none()
         if run_id is not None:
             return _load_turn(key, run_id, connection)
     return None
@@ -191,12 +191,12 @@ def _load_turns(
     key: ThreadKey, before: str | None, limit: int, max_bytes: int, connection: Connection
 ) -> TurnPage | None:
     stored = load_stored(connection, key)
-    if connection.exec_driver_sql(_THREAD, stored).first() is None:
+    if connection.exec_driver_sql(_THREAD, (stored.thread_no,)).first() is None:
         return None
     place = _NEVER if before is None else _find_place(connection, stored, before)
     turns: list[StandingTurn] = []
     size = 0
-    with connection.exec_driver_sql(_BACK, (*stored, place)) as rows:
+    with connection.exec_driver_sql(_BACK, (stored.thread_no, place)) as rows:
         for turn_id, group in groupby(map(_Row._make, rows), lambda row: row.turn_id):
             if len(turns) == limit:
                 return TurnPage(turns, has_older=True)
@@ -210,13 +210,13 @@ def _load_turns(
 
 
 def _load_runs(
-    connection: Connection, stored: ThreadKey, rows: Iterable[_Row]
+    connection: Connection, stored: StoredThread, rows: Iterable[_Row]
 ) -> tuple[list[StandingRun], int]:
     """Return runs with their messages, and how many bytes those have as JSON."""
     runs: list[StandingRun] = []
     size = 0
     for row in rows:
-        payloads = _load_payloads(connection, stored, row.run_id)
+        payloads = _load_payloads(connection, stored, row.run_no)
         standing = [payload for payload in payloads if payload is not None]
         size += sum(map(len, standing))
         asked = _ids_in(row.asked or b"")
@@ -245,9 +245,9 @@ def _ids_in(asked: bytes) -> frozenset[bytes]:
     return frozenset(asked[place : place + FINGERPRINT_BYTES] for place in places)
 
 
-def _load_payloads(connection: Connection, stored: ThreadKey, run_id: str) -> list[bytes | None]:
+def _load_payloads(connection: Connection, stored: StoredThread, run_no: int) -> list[bytes | None]:
     """Return a run's messages in order, as JSON; None for one that was taken back."""
-    written = connection.exec_driver_sql(_OF_RUN, (*stored, run_id)).scalars().all()
+    written = connection.exec_driver_sql(_OF_RUN, (stored.thread_no, run_no)).scalars().all()
     return [each and load_whole(connection, stored, each) for each in written]
 
 
@@ -256,36 +256,40 @@ def _decode(payload: bytes) -> Message:
     return message
 
 
-def _find_place(connection: Connection, stored: ThreadKey, before: str) -> int:
+def _find_place(connection: Connection, stored: StoredThread, before: str) -> int:
     """Return the first log entry of the turn that `before` names, 0 for a message of the seed."""
-    run_id = connection.exec_driver_sql(_RUN_OF, (*stored, before)).scalar_one_or_none()
-    if run_id == NO_RUN:
+    run_no = connection.exec_driver_sql(_RUN_OF, (stored.thread_no, before)).scalar_one_or_none()
+    if run_no == NO_RUN:
         return 0
-    row = _find_run(connection, stored, before if run_id is None else run_id)
+    if run_no is None:
+        row = _find_run(connection, stored, before)
+    else:
+        found = connection.exec_driver_sql(_RUN_BY_NUMBER, (run_no,)).one_or_none()
+        row = None if found is None else _Row._make(found)
     if row is None or row.first_seq is None or row.is_rewound:
         raise InvalidCursor("before: must be the id of a turn or of a message of this thread")
     return _first_of(connection, stored, row.turn_id)
 
 
-def _find_run(connection: Connection, stored: ThreadKey, run_id: str) -> _Row | None:
+def _find_run(connection: Connection, stored: StoredThread, run_id: str) -> _Row | None:
     """Return a run of the thread. The id of one that attached leads to the other."""
     found = connection.exec_driver_sql(_RUN, (stored.user_id, run_id)).one_or_none()
     row = None if found is None else _Row._make(found)
-    if row is None or row.thread_id != stored.thread_id:
+    if row is None or row.thread_no != stored.thread_no:
         return None
     return row if row.attached_to is None else _find_run(connection, stored, row.attached_to)
 
 
-def _find_newest(connection: Connection, stored: ThreadKey, *, before: int) -> _Row | None:
+def _find_newest(connection: Connection, stored: StoredThread, *, before: int) -> _Row | None:
     """Return the newest run that stands and begins before the log entry `before`."""
-    with connection.exec_driver_sql(_BACK, (*stored, before)) as rows:
+    with connection.exec_driver_sql(_BACK, (stored.thread_no, before)) as rows:
         return next(_to_rows(rows), None)
 
 
-def _turn_of(connection: Connection, stored: ThreadKey, turn_id: str) -> Turn:
+def _turn_of(connection: Connection, stored: StoredThread, turn_id: str) -> Turn:
     runs: list[TurnRun] = []
     first = _first_of(connection, stored, turn_id)
-    with connection.exec_driver_sql(_FROM, (*stored, first)) as rows:
+    with connection.exec_driver_sql(_FROM, (stored.thread_no, first)) as rows:
         for row in _to_rows(rows):
             if row.turn_id != turn_id:  # runs of one turn stand in a row
                 break
@@ -293,7 +297,7 @@ def _turn_of(connection: Connection, stored: ThreadKey, turn_id: str) -> Turn:
     return Turn(turn_id, runs)
 
 
-def _first_of(connection: Connection, stored: ThreadKey, turn_id: str) -> int:
+def _first_of(connection: Connection, stored: StoredThread, turn_id: str) -> int:
     """Return the first log entry of the run that began the turn."""
     row = _find_run(connection, stored, turn_id)
     return 0 if row is None else row.first_seq or 0

@@ -21,6 +21,7 @@ from tests.house import (
     COUNT_KEPT,
     START,
     Ground,
+    append_to,
     ask,
     context_of,
     count_attachments,
@@ -36,11 +37,12 @@ from tests.house import (
 
 from isolane.context import RunKey, ThreadKey
 from isolane.contracts import RunDraft, RunEnd
+from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.attachments import keep, load_whole
 from isolane.engines.sqlite.deletion import load_removal, remove_some
 from isolane.engines.sqlite.file import Database
-from isolane.engines.sqlite.log import renumber
 from isolane.engines.sqlite.steps import BYTES_AT_ONCE, ROWS_AT_ONCE
+from isolane.engines.sqlite.threads import renumber
 from isolane.engines.sqlite.usage import ROW_BYTES, Quotas, Usage, load
 from isolane.errors import DatabaseFailed, QuotaExceeded, TooLarge
 from isolane.events.event import encode_event, run_started
@@ -108,7 +110,7 @@ async def begin(ground: Ground, run_id: str, asked: RunDraft, **more: str) -> Se
     event = run_started(
         thread_id=KEY.thread_id, run_id=run_id, messages=begun.added, rewind_to=asked.rewind_to
     )
-    await ground.log.append(context.thread_key, run_id, [encode_event(event, max_bytes=10**8)])
+    await append_to(ground.log, context.thread_key, run_id, [encode_event(event, max_bytes=10**8)])
     return begun.history
 
 
@@ -116,7 +118,7 @@ async def end(ground: Ground, run_id: str, *messages: Message, **more: Any) -> N
     """End a run that leaves messages."""
     key = key_of(user_id=more.pop("user_id", ALICE))
     ending = RunEnd(run_id, "success", None, messages, ground.clock(), **more)
-    await ground.log.append(key, run_id, [b'{"type":"RUN_FINISHED"}'], end=ending)
+    await append_to(ground.log, key, run_id, [b'{"type":"RUN_FINISHED"}'], end=ending)
 
 
 async def stored(ground: Ground, key: ThreadKey = KEY) -> list[Message]:
@@ -209,7 +211,7 @@ async def test_agents_snapshots_results_and_states_refer_to_it(
     snapshot = {"type": "MESSAGES_SNAPSHOT", "messages": [shows("q", PICTURE), shows("p", OTHER)]}
     state = msgspec.json.encode({"seen": shows("q", PICTURE)["content"]})
     payload = encode_event(snapshot, max_bytes=10**8)
-    await ground.log.append(KEY, "r-0", [payload, b'{"snapshot":%s}' % state])
+    await append_to(ground.log, KEY, "r-0", [payload, b'{"snapshot":%s}' % state])
     await end(ground, "r-0", shows("p", OTHER), state=state)
     assert [count_in(tmp_path, each) for each in (PICTURE, OTHER)] == [1, 1]
     assert await ground.store.load_state(KEY) == state
@@ -248,7 +250,7 @@ async def test_sweep_goes_in_steps_that_are_bounded(tmp_path: Path) -> None:
         await begin(ground, "r-1", draft_of("edited", rewind_to="q-0"))
         for number in range(12):
             event = {"type": "X", "messages": [shows("m", data_of(100 + number, size))]}
-            await ground.log.append(KEY, "r-1", [encode_event(event, max_bytes=10**8)])
+            await append_to(ground.log, KEY, "r-1", [encode_event(event, max_bytes=10**8)])
         await end(ground, "r-1")
         await ground.log._sweeping.acquire()
         left = [(await ground.database.read(count_left))]
@@ -384,7 +386,9 @@ async def test_what_was_kept_before_stays_whole(
             "messages (user_id, thread_id, message_id, run_id, payload, since_seq) "
             "VALUES (?, ?, 'q', 'r', ?, 1)": (*KEY, whole),
             "events VALUES (?, ?, 1, 'r', ?)": (*KEY, whole),
-            "usage VALUES (?, 1, ?)": (ALICE, 300 + 2 * len(whole)),
+            "runs (user_id, run_id, thread_id, state, draft, created_at) "
+            "VALUES (?, 'r', ?, 'ended', x'', 0)": (*KEY,),
+            "usage VALUES (?, 1, ?)": (ALICE, 400 + 2 * len(whole)),
         }
         for statement, given in rows.items():
             connection.exec_driver_sql(f"INSERT INTO {statement}", given)
@@ -423,9 +427,10 @@ async def test_missing_attachment_harms_its_own_rows_only() -> None:
 
 def test_small_events_cost_one_look_at_their_length() -> None:
     small = b'{"type":"TEXT_MESSAGE_CONTENT","messageId":"m","delta":"a word"}'
+    stored = StoredThread(ALICE, 1)
     with create_engine("sqlite://").connect() as connection:
-        assert count_lines(lambda: keep(connection, KEY, small)) <= 4
-        assert count_lines(lambda: load_whole(connection, KEY, small)) <= 5
+        assert count_lines(lambda: keep(connection, stored, small)) <= 4
+        assert count_lines(lambda: load_whole(connection, stored, small)) <= 5
 
 
 async def test_whole_house_gives_agents_and_readers_what_was_sent() -> None:

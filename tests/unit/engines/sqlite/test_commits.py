@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, select
 from tests.house import sqlite_url
 
 from isolane.engines.sqlite.commits import GROUP_MAX
-from isolane.engines.sqlite.file import Database, meta, open_database
+from isolane.engines.sqlite.file import Database, attempts, open_database
 from isolane.errors import DatabaseFailed, NotFound, Unavailable
 
 FLOOD = 50
@@ -53,7 +53,7 @@ async def gate(database: Database) -> AsyncIterator[threading.Event]:
 
 def add(name: str) -> Callable[[Connection], str]:
     def work(connection: Connection) -> str:
-        connection.execute(meta.insert().values(name=name, value=b""))
+        connection.execute(attempts.insert().values(key=name, moments=b"", expires_at=0))
         return name
 
     return work
@@ -68,7 +68,7 @@ def fail_with(error: Exception, name: str) -> Callable[[Connection], str]:
 
 
 async def names(database: Database) -> set[str]:
-    query = select(meta.c.name)
+    query = select(attempts.c.key)
     return set(await database.read(lambda connection: connection.execute(query).scalars().all()))
 
 

@@ -12,6 +12,7 @@ from tests.house import (
     ALICE,
     START,
     Ground,
+    append_to,
     context_of,
     draft_of,
     key_of,
@@ -23,13 +24,13 @@ from tests.house import (
 from isolane.context import EventId, RunKey
 from isolane.contracts import RunEnd
 from isolane.engines.sqlite.deletion import load_removal, remove_some
-from isolane.engines.sqlite.file import events, messages, metadata
+from isolane.engines.sqlite.file import events, messages, metadata, threads
 from isolane.engines.sqlite.steps import BYTES_AT_ONCE, ROWS_AT_ONCE
 from isolane.errors import CursorExpired, DatabaseFailed, NotFound
 
 KEY = key_of()
 ROWS = ("events", "messages", "runs")
-TABLES = (*ROWS, "threads", "removals", "thread_names")
+TABLES = (*ROWS, "threads", "heads", "removals")
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ async def talk(ground: Ground, run_id: str, *texts: str, **more: str) -> EventId
     await ground.store.begin_run(context, draft_of(*texts))
     answers = [user_message(f"answer to {text}") for text in texts]
     end = RunEnd(run_id, "success", None, answers, ground.clock())
-    records = await ground.log.append(
-        context.thread_key, run_id, [b"{}", b'{"type":"RUN_FINISHED"}'], end=end
+    records = await append_to(
+        ground.log, context.thread_key, run_id, [b"{}", b'{"type":"RUN_FINISHED"}'], end=end
     )
     return records[-1].id
 
@@ -94,7 +95,11 @@ async def test_nothing_of_a_deleted_thread_is_there_while_its_rows_are(ground: G
     assert await log.read(KEY, after=START, limit=10) == []
     with pytest.raises(CursorExpired):
         await log.read(KEY, after=last, limit=10)
-    for refused in (log.append(KEY, "r-2", [b"{}"]), log.delete(KEY), store.set_title(KEY, "x")):
+    for refused in (
+        append_to(log, KEY, "r-2", [b"{}"]),
+        log.delete(KEY),
+        store.set_title(KEY, "x"),
+    ):
         with pytest.raises(NotFound):
             await refused
 
@@ -131,13 +136,26 @@ async def test_next_thread_of_the_id_never_meets_the_rows_of_the_last(ground: Gr
         assert stored is not None
         assert stored.thread_id == "thread"
         await sweep(ground)
-    kept = {"threads": 1, "events": 4, "messages": 4, "runs": 2, "removals": 0, "thread_names": 1}
+    kept = {"threads": 1, "heads": 1, "events": 4, "messages": 4, "runs": 2, "removals": 0}
     assert await count(ground) == kept
     await ground.log.delete(KEY)
     await sweep(ground)
     assert set((await count(ground)).values()) == {0}
     assert (await talk(ground, "r", "once more")).epoch not in {*epochs, last.epoch}
-    assert (await count(ground))["thread_names"] == 0
+
+
+async def test_number_of_a_deleted_thread_is_never_given_again(ground: Ground) -> None:
+    def load_numbers(connection: Connection) -> list[int]:
+        return list(connection.execute(select(threads.c.thread_no)).scalars())
+
+    numbers: list[int] = []
+    for life in range(3):
+        await talk(ground, "r", f"question {life}")
+        numbers += await ground.database.read(load_numbers)
+        await ground.log.delete(KEY)
+        await sweep(ground)
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3
 
 
 MORE = ["and more", "answer to and more"]
@@ -166,9 +184,9 @@ async def test_rows_go_in_steps_that_are_bounded(size: int, ground: Ground) -> N
         context = context_of(f"r-{number}")
         await ground.store.begin_run(context, draft_of("q" * size + str(number)))
         payloads = [b"x" * size] * (300 if size < 1000 else 20)
-        await ground.log.append(KEY, f"r-{number}", payloads)
+        await append_to(ground.log, KEY, f"r-{number}", payloads)
         end = RunEnd(f"r-{number}", "success", None, [], ground.clock())
-        await ground.log.append(KEY, f"r-{number}", [b"{}"], end=end)
+        await append_to(ground.log, KEY, f"r-{number}", [b"{}"], end=end)
     left, left_bytes = await count(ground), await total_bytes(ground)
     await ground.log.delete(KEY)
     assert await total_bytes(ground) == left_bytes

@@ -40,7 +40,7 @@ def lock(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def write(connection: Connection) -> None:
-    connection.execute(text("INSERT INTO meta VALUES ('x', 'y')"))
+    connection.execute(text("INSERT INTO attempts VALUES ('x', 'y', 0)"))
 
 
 @pytest.mark.parametrize("lanes", [[HOUSE] * 5, list("abcde")], ids=["house", "users"])
@@ -205,11 +205,11 @@ def misfit(statement: str) -> Callable[[Connection], object]:
 
 
 PERMANENT = {
-    "UNIQUE": misfit("INSERT INTO meta VALUES ('seed', 'a'), ('seed', 'b')"),
-    "NOT NULL": misfit("INSERT INTO meta VALUES ('x', NULL)"),
+    "UNIQUE": misfit("INSERT INTO attempts VALUES ('a', 'x', 0), ('a', 'y', 0)"),
+    "NOT NULL": misfit("INSERT INTO attempts VALUES ('x', NULL, 0)"),
     "no such table": misfit("SELECT * FROM nowhere"),
-    "no such column": misfit("SELECT nothing FROM meta"),
-    "too big": misfit("INSERT INTO meta VALUES ('x', zeroblob(1000000001))"),
+    "no such column": misfit("SELECT nothing FROM attempts"),
+    "too big": misfit("INSERT INTO attempts VALUES ('x', zeroblob(1000000001), 0)"),
     "not an INTEGER": lambda connection: connection.execute(
         text("SELECT :number"), {"number": 2**63}
     ),
@@ -244,7 +244,7 @@ async def test_what_may_pass_is_unavailable(database: Database, state: str) -> N
     begin, end = PASSING[state]
     raw = raw_of(database._writing)
     raw.execute(begin)
-    big = misfit("INSERT INTO meta VALUES ('big', zeroblob(10000000))")
+    big = misfit("INSERT INTO attempts VALUES ('big', zeroblob(10000000), 0)")
     with pytest.raises(Unavailable):
         await database.write(big)
     raw.execute(end)
@@ -255,7 +255,7 @@ async def test_an_interrupted_read_is_unavailable(database: Database) -> None:
     def interrupted(connection: Connection) -> None:
         raw_of(connection).set_progress_handler(lambda: True, 1)
         try:
-            connection.execute(text("SELECT * FROM meta"))
+            connection.execute(text("SELECT * FROM attempts"))
         finally:
             raw_of(connection).set_progress_handler(None, 0)
 
@@ -277,7 +277,8 @@ async def test_a_damaged_file_is_internal(tmp_path: Path) -> None:
 
 async def test_an_error_shows_no_value_of_its_statement(database: Database) -> None:
     def insert(connection: Connection) -> None:
-        connection.execute(text("INSERT INTO meta VALUES (:a, NULL)"), {"a": "a user's words"})
+        row = text("INSERT INTO attempts VALUES (:a, NULL, 0)")
+        connection.execute(row, {"a": "a user's words"})
 
     with pytest.raises(DatabaseFailed) as refused:
         await database.write(insert)

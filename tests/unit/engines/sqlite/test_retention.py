@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from tests.house import (
     START,
     Ground,
+    append_to,
     context_of,
     draft_of,
     key_of,
@@ -33,18 +34,21 @@ STEPS: Final = 100
 """SQLite's steps between two calls of the counter."""
 THREADS: Final = """
 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count)
-INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, title, created_at, updated_at)
-SELECT 'quiet', 't' || n, 'e', 0, '', 0, 0 FROM numbers
+INSERT INTO threads (user_id, thread_id, epoch, title, created_at, updated_at)
+SELECT 'quiet', 't' || n, 'e', '', 0, 0 FROM numbers
+"""
+HEADS: Final = """
+INSERT INTO heads (thread_no, head_seq) SELECT thread_no, 1 FROM threads WHERE user_id = 'quiet'
 """
 RUNS: Final = """
-INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,
+INSERT INTO runs (user_id, run_id, thread_no, state, draft, first_seq, last_seq, created_at,
     ended_at, is_logged)
-SELECT user_id, 'r-' || thread_id, thread_id, 'ended', '{}', 1, 1, 0, :ended_at, 1
+SELECT user_id, 'r-' || thread_id, thread_no, 'ended', '{}', 1, 1, 0, :ended_at, 1
 FROM threads WHERE user_id = 'quiet'
 """
 EVENTS: Final = """
-INSERT INTO events (user_id, thread_id, seq, run_id, payload)
-SELECT user_id, thread_id, 1, run_id, '{}' FROM runs WHERE user_id = 'quiet'
+INSERT INTO events (thread_no, seq, run_no, payload)
+SELECT thread_no, 1, run_no, '{}' FROM runs WHERE user_id = 'quiet'
 """
 
 
@@ -59,6 +63,7 @@ async def fill(ground: Ground, count: int) -> None:
 
     def insert(connection: sa.Connection) -> None:
         connection.execute(sa.text(THREADS), {"count": count})
+        connection.execute(sa.text(HEADS))
         connection.execute(sa.text(RUNS), {"ended_at": ground.clock()})
         connection.execute(sa.text(EVENTS))
 
@@ -84,7 +89,7 @@ async def live(ground: Ground, run_id: str, *, events: int, payload: bytes = b"{
     context = context_of(run_id)
     await ground.store.begin_run(context, draft_of())
     end = RunEnd(run_id, "success", None, [], ground.clock())
-    await ground.log.append(key_of(), run_id, [payload] * events, end=end)
+    await append_to(ground.log, key_of(), run_id, [payload] * events, end=end)
 
 
 async def rows_of(ground: Ground, where: str) -> int:
@@ -129,7 +134,7 @@ async def test_no_transaction_deletes_much_and_appends_come_between(ground: Grou
         nonlocal appended
         await ground.store.begin_run(context_of("live", thread_id="live"), draft_of())
         while True:
-            await ground.log.append(key_of("live"), "live", [b"{}"])
+            await append_to(ground.log, key_of("live"), "live", [b"{}"])
             appended += 1
 
     sa.event.listen(ground.database._engine, "commit", measure)
@@ -139,7 +144,8 @@ async def test_no_transaction_deletes_much_and_appends_come_between(ground: Grou
     await asyncio.wait({beside})
     assert most <= ROWS_AT_ONCE + 10
     assert appended > 10
-    assert await rows_of(ground, "events WHERE thread_id = 'thread'") == 0
+    own = "events JOIN threads USING (thread_no) WHERE thread_id = 'thread'"
+    assert await rows_of(ground, own) == 0
 
 
 async def test_what_exceeds_the_maximum_is_gone_at_once_and_deleted_beside() -> None:
@@ -162,7 +168,7 @@ async def test_a_data_folder_of_an_earlier_version_is_trimmed_too(
     async with open_ground(url) as ground:
         assert await ground.log.trim(older_than=10) == 2
         assert await rows_of(ground, "events") == 1
-        assert await rows_of(ground, "threads WHERE swept_seq < trimmed_seq") == 0
+        assert await rows_of(ground, "heads WHERE swept_seq < trimmed_seq") == 0
         assert await rows_of(ground, "runs WHERE CAST(draft AS TEXT) LIKE '%hello%'") == 1
         for run_id, agent in (("r1", "a"), ("r3", "a"), ("r5", "a"), ("waits", "a")):
             stored = await ground.store.load_run(RunKey("u", run_id))

@@ -19,6 +19,8 @@ from tests.house import (
     ALICE,
     COUNT_KEPT,
     Ground,
+    Pen,
+    append_to,
     context_of,
     count_attachments,
     draft_of,
@@ -34,7 +36,7 @@ from tests.house import (
 
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import RunDraft, RunEnd
-from isolane.engines.sqlite.log import renumber
+from isolane.engines.sqlite.threads import renumber
 from isolane.engines.sqlite.usage import EVERYBODY, Kept, Quotas, Usage
 from isolane.errors import LimitExceeded
 from isolane.events.packing import LEAST_BYTES
@@ -133,11 +135,12 @@ class Users:
 
     async def speak(self, _key: ThreadKey) -> None:
         """Let the run under way say something, at once with others."""
-        said = [
-            self.ground.log.append(own, context.run_key.run_id, [self.event()])
+        log = self.ground.log
+        pens = [
+            Pen(log, await log.take_over(own, context.run_key.run_id))
             for own, context in self.running.items()
-            for _ in range(self.chance.randrange(3))
         ]
+        said = [pen.append(self.event()) for pen in pens for _ in range(self.chance.randrange(3))]
         await asyncio.gather(*said)
 
     async def end(self, key: ThreadKey) -> None:
@@ -152,7 +155,7 @@ class Users:
         state = self.chance.choice(states)
         now = self.ground.clock()
         end = RunEnd(run_id, "success", None, messages, now, None, interrupts, state)
-        await self.ground.log.append(key, run_id, [b"over"], end=end)
+        await append_to(self.ground.log, key, run_id, [b"over"], end=end)
         if self.waiting.get(key):
             following, draft = self.waiting[key].pop(0)
             await self.ground.store.begin_queued_run(following, draft)
@@ -309,7 +312,7 @@ async def test_run_that_was_let_in_goes_on_past_the_quota(tmp_path: Path) -> Non
         await store.add_run(context_of("r-2"), waiting)
         answer = [user_message(LARGE, message_id="answer")]
         end = RunEnd("r-1", "success", None, answer, ground.clock())
-        await ground.log.append(key, "r-1", [b"x" * quotas.size, b"over"], end=end)
+        await append_to(ground.log, key, "r-1", [b"x" * quotas.size, b"over"], end=end)
         await store.begin_queued_run(context_of("r-2"), waiting)
         assert (await kept_by(ground)).bytes > quotas.size
         with pytest.raises(LimitExceeded) as refused:
@@ -329,7 +332,7 @@ async def test_retention_makes_room(tmp_path: Path) -> None:
     async with open_ground(sqlite_url(tmp_path), quotas=Quotas(size=20_000)) as ground:
         await ground.store.begin_run(context_of("r-1"), draft_of("hello"))
         end = RunEnd("r-1", "success", None, [], ground.clock())
-        await ground.log.append(key_of(), "r-1", [b"x" * 30_000], end=end)
+        await append_to(ground.log, key_of(), "r-1", [b"x" * 30_000], end=end)
         with pytest.raises(LimitExceeded):
             await ground.store.begin_run(context_of("r-2"), draft_of("more"))
         await ground.log.trim(older_than=ground.clock() + 1)
@@ -355,10 +358,11 @@ async def test_quota_is_one_look_however_much_is_kept(tmp_path: Path) -> None:
 
 def fill_up(most: int, connection: sa.Connection) -> None:
     """Give Alice so many threads with an entry each."""
-    rows = [(ALICE, f"t{most}-{number}") for number in range(most)]
-    connection.exec_driver_sql(
-        "INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, title, created_at, "
-        "updated_at) VALUES (?, ?, 'e', 0, '', 0, 0)",
-        rows,
-    )
-    connection.exec_driver_sql("INSERT INTO events VALUES (?, ?, 1, 'r', x'00')", rows)
+    for number in range(most):
+        thread_no = most + number
+        for statement, row in (
+            ("threads VALUES (?, ?, ?, 'e', '', 0, 0, NULL, 'chat')", (ALICE, f"t{thread_no}")),
+            ("heads (thread_no, head_seq) VALUES (?, 1)", ()),
+            ("events VALUES (?, 1, 1, x'00')", ()),
+        ):
+            connection.exec_driver_sql(f"INSERT INTO {statement}", (thread_no, *row))

@@ -1,0 +1,39 @@
+"""The one way from the address of a thread to the rows that the database has of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection
+
+from isolane.context import ThreadKey
+
+NO_THREAD: Final = 0
+"""Stands for the number of a thread that isn't there. Numbers count from 1."""
+
+# As text: this is a look at one index, and SQLAlchemy's binding costs as much again.
+_FIND: Final = "SELECT thread_no FROM threads WHERE user_id = ? AND thread_id = ?"
+
+
+class StoredThread(NamedTuple):
+    """A thread as its rows name it."""
+
+    user_id: str
+    thread_no: int
+    """Number of the thread in every table. It is never used again, so a thread that is deleted and
+    made anew has another one. `NO_THREAD` when there is no thread: no row has that."""
+
+
+def load_stored(connection: Connection, key: ThreadKey) -> StoredThread:
+    """Return what the rows of a thread are found by.
+
+    Every statement on a user's thread gets its number from here. So the address, with the user id
+    of the verified context, is the only way to a thread.
+    """
+    thread_no: int | None = connection.exec_driver_sql(_FIND, key).scalar_one_or_none()
+    return StoredThread(key.user_id, NO_THREAD if thread_no is None else thread_no)
+
+
+def rows_of(table: Any, stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
+    """Return the condition that a row of `table` is of a thread."""
+    return table.c.thread_no == stored.thread_no

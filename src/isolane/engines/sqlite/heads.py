@@ -1,0 +1,117 @@
+"""Where each log ends, and who may write on: one narrow row for each thread.
+
+The row is the gate of an append. One update numbers what comes, refuses who has lost the run, and
+refuses what comes a second time.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from isolane.context import START, EventId, RunKey, ThreadKey
+from isolane.contracts import LogBounds, RunLease
+from isolane.engines.sqlite.address import StoredThread, load_stored
+from isolane.errors import Fenced, NotFound
+
+NO_RUN: Final = 0
+"""Stands where a row names its run by number, when no run is meant. Numbers count from 1."""
+_FENCE_BITS: Final = 63
+
+# As text: these run with every append or read, and SQLAlchemy's expressions would cost more.
+_ADD: Final = "INSERT INTO heads (thread_no) VALUES (?)"
+_DELETE: Final = "DELETE FROM heads WHERE thread_no = ?"
+_BOUNDS: Final = """
+SELECT trimmed_seq, epoch, head_seq FROM heads JOIN threads USING (thread_no) WHERE thread_no = ?
+"""
+_CLAIM: Final = "UPDATE heads SET run_no = ?, fence = ?, batch = 0 WHERE thread_no = ?"
+_ADVANCE: Final = """
+UPDATE heads SET head_seq = head_seq + ?, batch = batch + 1, run_no = ?
+WHERE thread_no = ? AND run_no = ? AND fence = ? AND batch = ? RETURNING head_seq
+"""
+_LAST: Final = "SELECT fence, batch, head_seq FROM heads WHERE thread_no = ?"
+_OPEN_RUN: Final = """
+SELECT run_no FROM runs WHERE user_id = ? AND run_id = ? AND thread_no = ? AND state != 'ended'
+"""
+_NEXT_RUN: Final = "SELECT coalesce(max(run_no), 0) + 1 FROM runs"
+
+
+def add_head(connection: Connection, thread_no: int) -> None:
+    """Begin the log of a new thread."""
+    connection.exec_driver_sql(_ADD, (thread_no,))
+
+
+def delete_head(connection: Connection, thread_no: int) -> None:
+    """End the log of a deleted thread: nothing is written into it any more."""
+    connection.exec_driver_sql(_DELETE, (thread_no,))
+
+
+def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
+    """Return what a thread's log holds. That of a thread which nobody used ends at `START`."""
+    return load_bounds_of(connection, load_stored(connection, key))
+
+
+def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
+    """Return the same for a thread whose number is known already."""
+    row = connection.exec_driver_sql(_BOUNDS, (stored.thread_no,)).one_or_none()
+    if row is None:
+        return LogBounds(0, START)
+    trimmed_seq, epoch, head_seq = row
+    return LogBounds(trimmed_seq, EventId(epoch, head_seq))
+
+
+def next_run_no(connection: Connection) -> int:
+    """Return the number of the run that is inserted next. Nobody else writes meanwhile."""
+    number: int = connection.exec_driver_sql(_NEXT_RUN).scalar_one()
+    return number
+
+
+def new_fence() -> int:
+    """Return a random token for a lease. Nobody can tell which of two is the newer one."""
+    return secrets.randbits(_FENCE_BITS)
+
+
+def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> RunLease:
+    """Let a run write the log of its thread, and nobody else from now on. Raises `NotFound`."""
+    stored = load_stored(connection, key)
+    fence = new_fence()
+    if not connection.exec_driver_sql(_CLAIM, (run_no, fence, stored.thread_no)).rowcount:
+        raise NotFound(f"no thread {key.thread_id}")
+    epoch = load_bounds_of(connection, stored).head.epoch
+    return RunLease(key, run_id, epoch, fence, stored.thread_no, run_no)
+
+
+def take_over(key: ThreadKey, run_id: str, connection: Connection) -> RunLease:
+    """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
+    place = (*RunKey(key.user_id, run_id), load_stored(connection, key).thread_no)
+    run_no: int | None = connection.exec_driver_sql(_OPEN_RUN, place).scalar_one_or_none()
+    if run_no is None:
+        raise NotFound(f"no run {run_id} goes on in thread {key.thread_id}")
+    return claim(connection, key, run_id, run_no)
+
+
+def advance(
+    connection: Connection, lease: RunLease, payloads: Sequence[bytes], *, batch: int, is_end: bool
+) -> tuple[int, bool]:
+    """Number a batch; return the number of its first entry, and whether it is new.
+
+    A batch that was committed before has the numbers that it got then, as long as it is the last
+    one of its lease. Nothing passes after the end. Raises `NotFound` when the thread was deleted,
+    `Fenced` when somebody else writes the run, or a later batch was written.
+    """
+    count = len(payloads)
+    run_no = NO_RUN if is_end else lease.run_no
+    place = (count, run_no, lease.thread_no, lease.run_no, lease.fence, batch - 1)
+    raw: Any = connection.connection.driver_connection  # a third of what SQLAlchemy takes
+    for (head_seq,) in raw.execute(_ADVANCE, place).fetchall():
+        return head_seq - count + 1, True
+    last = raw.execute(_LAST, (lease.thread_no,)).fetchone()
+    if last is None:
+        raise NotFound(f"thread {lease.key.thread_id} was deleted")
+    fence, last_batch, head_seq = last
+    if (fence, last_batch) != (lease.fence, batch):
+        raise Fenced(f"batch {batch} of run {lease.run_id} comes too late")
+    return head_seq - count + 1, False
