@@ -52,7 +52,11 @@ class ExpiringDict(Generic[_K, _V]):
         return None if entry is None else entry[1]
 
     def remove_oldest(self) -> None:
-        """Remove the entry that was put longest ago. Raises `KeyError` when there is none."""
+        """Remove the entry that was put longest ago.
+
+        Raises:
+            KeyError: There is no entry.
+        """
         self._entries.popitem(last=False)
 
     def _forget(self) -> None:

@@ -134,8 +134,11 @@ def _close_at_end(gateway: Gateway, stack: AsyncExitStack) -> None:
 async def renumber_logs(settings: Settings) -> int:
     """Give every thread's log another epoch; return how many.
 
-    To be done once after a backup was put back, while no gateway runs on it. Raises `DatabaseInUse`
-    when one does, and `Unavailable`.
+    An operator does this once after a backup was restored, while no gateway runs on the folder.
+
+    Raises:
+        DatabaseInUse: A gateway runs on it.
+        Unavailable: The database can't be opened or written.
     """
     with lock_database(settings.sqlalchemy_url):
         database = await open_database(settings.sqlalchemy_url)

@@ -31,7 +31,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 Probe = Callable[[], Awaitable[None]]
-"""Raises when a dependency can't be used."""
+"""Function that raises an error when a dependency can't be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,11 @@ class Credentials:
         return is_keyless or self.revocations.is_revoked(identity)
 
     def check_revoked(self, identity: Identity) -> Identity:
-        """Return `identity`; raises `Unauthenticated` when its credential was revoked."""
+        """Return `identity`.
+
+        Raises:
+            Unauthenticated: Its credential was revoked.
+        """
         if self.is_revoked(identity):
             raise Unauthenticated("revoked", "the credential was revoked")
         return identity

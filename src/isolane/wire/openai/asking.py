@@ -4,6 +4,8 @@ A list of messages has two parts: the history, and a last block of messages of a
 tools. The run adds that block.
 """
 
+# Long because: both APIs name the same things differently, and the two readings stand side by side.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
