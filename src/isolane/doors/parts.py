@@ -52,7 +52,11 @@ class Credentials:
     strangers: Strangers
 
     def check_own_users(self) -> None:
-        """Raise `Forbidden` where the host has the users."""
+        """Check that the gateway has the users itself.
+
+        Raises:
+            Forbidden: The host has the users.
+        """
         if not self.has_own_users:
             raise Forbidden("users sign in at the app that this gateway is part of")
 
