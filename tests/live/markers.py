@@ -44,17 +44,26 @@ def owners_of_markers(database: Path) -> dict[str, set[str | None]]:
 def addresses(database: Path) -> set[tuple[str, str]]:
     """Return the threads with rows in any table, as pairs of user and thread."""
     names = {OWNER, "thread_id"}
-    return {(row[OWNER], row["thread_id"]) for row in _rows(database) if row.keys() >= names}
+    found = [row for row in _rows(database) if row.keys() >= names]
+    return {(row[OWNER], row["thread_id"]) for row in found if row["thread_id"] is not None}
 
 
 def _rows(database: Path) -> Iterator[dict[str, Any]]:
-    """Yield each row of each table."""
+    """Yield each row of each table; a row that has the number of a thread gets its address, too.
+
+    A thread that is being removed has no address left, only a user.
+    """
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
+        named = "SELECT thread_no, user_id, thread_id FROM threads UNION ALL "
+        named += "SELECT thread_no, user_id, NULL FROM removals"
+        threads = {number: (user, name) for number, user, name in connection.execute(named)}
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         for (table,) in tables.fetchall():
             for row in connection.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - its own name
-                yield dict(row)
+                columns = dict(row)
+                user, thread_id = threads.get(columns.get("thread_no"), (None, None))
+                yield {OWNER: user, "thread_id": thread_id} | columns if user else columns
 
 
 def _bytes(value: object) -> bytes:

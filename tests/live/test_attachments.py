@@ -77,13 +77,13 @@ def given(events: list[Frame]) -> Any:  # noqa: ANN401 - what JSON holds
 
 
 def rows_of(lane: Lane) -> list[tuple[int, int]]:
-    """Return size and count of references of each attachment of the user."""
+    """Return size and count of references of each attachment of the user, or of no thread."""
     query = """
     SELECT length(bytes), uses FROM attachments JOIN attachment_bytes USING (number)
-    WHERE user_id = ? ORDER BY number
+    LEFT JOIN threads USING (thread_no) WHERE coalesce(user_id, :user) = :user ORDER BY number
     """
     with closing(sqlite3.connect(lane.server.data / "isolane.db")) as connection:
-        return connection.execute(query, (lane.user,)).fetchall()
+        return connection.execute(query, {"user": lane.user}).fetchall()
 
 
 def kept_bytes(lane: Lane) -> int:
@@ -263,14 +263,14 @@ async def test_gap_is_filled_with_the_whole_picture(tmp_path: Path) -> None:
             answer = await client.until_type("subscribed")
             assert answer["recovered"] is False
             assert answer["messages"][0] == question
-        await until_none(lane, "SELECT 1 FROM threads WHERE swept_seq < trimmed_seq")
+        await until_none(lane, "SELECT 1 FROM heads WHERE swept_seq < trimmed_seq")
         assert rows_of(lane) == [(len(PICTURE), 2)]  # the messages; their log entries are gone
         props = {"rewindTo": "q-1"}
         await lane.play("t", "r-6", "", messages=[edited], forwardedProps=props)
         for number in range(7, 10):
             await lane.play("t", f"r-{number}", steps(["count", 4]))
         assert (await load(lane))[0] == edited
-        await until_none(lane, "SELECT 1 FROM threads WHERE swept_seq < trimmed_seq")
+        await until_none(lane, "SELECT 1 FROM heads WHERE swept_seq < trimmed_seq")
         assert [size for size, _ in rows_of(lane)] == [len(OTHER)]
         assert kept_bytes(lane) < len(OTHER) + 20_000
 
@@ -291,7 +291,10 @@ async def test_two_users_keep_one_each_and_nothing_tells(server: Server) -> None
 async def test_reference_in_a_text_is_text(lane: Lane) -> None:
     await lane.play("t", "r-0", "", messages=[shows("q-0", PICTURE)])
     with closing(sqlite3.connect(lane.server.data / "isolane.db")) as connection:
-        query = "SELECT payload FROM messages WHERE user_id = ? ORDER BY number LIMIT 1"
+        query = """
+        SELECT payload FROM messages JOIN threads USING (thread_no) WHERE user_id = ?
+        ORDER BY number LIMIT 1
+        """
         (packed,) = connection.execute(query, (lane.user,)).fetchone()
     assert len(packed) < 1000
     thief = Lane(lane.server)

@@ -193,7 +193,8 @@ async def test_full_disk_refuses_keeps_and_recovers_by_itself(
 
 
 def cannot_end(entry: Frame) -> bool:
-    return bool(entry["event"] == "run_end_write_failed")
+    """Say whether a run gets no end for now, or a lost one can't be taken over."""
+    return entry["event"] in {"run_end_write_failed", "run_recovery_postponed"}
 
 
 async def new_runs_are_refused(client: Client) -> None:
