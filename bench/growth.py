@@ -26,7 +26,7 @@ from target import running
 from isolane.agents.function import adapt_function
 from isolane.app import open_gateway
 from isolane.context import EventId, UserExecutionContext
-from isolane.contracts import RunDraft, RunEnd
+from isolane.contracts import Admitted, RunDraft, RunEnd, Terms
 from isolane.doors.gateway import Gateway
 from isolane.ids import new_request_id
 from isolane.logs import configure_logs
@@ -86,8 +86,11 @@ class Place:
     async def append_some(self) -> None:
         """Commit events of a run that no agent speaks in, and end it."""
         run = self.new_run()
-        begun = await self.gateway.storage.store.begin_run(run, RunDraft("default", (), None, {}))
-        append = partial(self.gateway.feed.append, begun.lease)
+        draft = RunDraft("default", (), None, {})
+        admitted = await self.gateway.storage.book.admit(run, draft, Terms())
+        if not isinstance(admitted, Admitted) or admitted.begun is None:
+            raise TypeError(f"{admitted} has not begun")
+        append = partial(self.gateway.feed.append, admitted.begun.lease)
         # Untimed: the start of the run before it has read the whole history, which is freed now.
         await append([b'{"type":"RUN_STARTED"}'], batch=1)
         said = [b'{"type":"CUSTOM","name":"said"}']

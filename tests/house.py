@@ -20,13 +20,26 @@ from sqlalchemy import Connection
 
 from isolane.agents.function import adapt_function
 from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import Agent, EventLog, Identity, RunDraft, RunEnd, RunLease, Store
+from isolane.contracts import (
+    Admitted,
+    Agent,
+    BegunRun,
+    EventLog,
+    Identity,
+    RunBook,
+    RunDraft,
+    RunEnd,
+    RunLease,
+    Store,
+    Terms,
+)
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, open_database
 from isolane.engines.sqlite.lanes import HOUSE
 from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.members import DatabaseMembers
+from isolane.engines.sqlite.runbook import DatabaseRunBook
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.engines.sqlite.usage import Quotas
 from isolane.errors import Unavailable
@@ -110,15 +123,47 @@ class ManualClock:
         return self.now
 
 
+class Admitting:
+    """Lets runs in, and says that what should begin has begun, and what should wait waits."""
+
+    book: RunBook
+
+    async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
+        """Let a run in that begins at once."""
+        begun = (await self.admit(context, draft)).begun
+        assert begun is not None
+        return begun
+
+    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> RunDraft:
+        """Let a run in that waits for its turn, and return what is kept of it."""
+        admitted = await self.admit(context, draft)
+        assert admitted.begun is None
+        return admitted.draft
+
+    async def admit(
+        self, context: UserExecutionContext, draft: RunDraft, *, policy: str = "queue"
+    ) -> Admitted:
+        """Let a new run in."""
+        admitted = await self.book.admit(context, draft, Terms(policy))
+        assert isinstance(admitted, Admitted)
+        return admitted
+
+
 @dataclass
-class Ground:
-    """A database with the log and the store on it."""
+class Ground(Admitting):
+    """A database with the log, the store and the book of runs on it."""
 
     database: Database
     store: DatabaseStore
+    book: DatabaseRunBook
     log: DatabaseEventLog
     tasks: TaskOwner
     clock: ManualClock
+
+    async def end_run(self, context: UserExecutionContext) -> None:
+        """End a run with one event, so that the next of its thread has the turn."""
+        end = RunEnd(context.run_key.run_id, "success", None, (), self.clock())
+        await append_to(self.log, context.thread_key, end.run_id, [b"{}"], end=end)
 
 
 @asynccontextmanager
@@ -137,7 +182,8 @@ async def open_ground(
     try:
         store = DatabaseStore(database, clock=time, quotas=quotas)
         log = DatabaseEventLog(database, tasks=tasks, max_events=max_events)
-        yield Ground(database, store, log, tasks, time)
+        book = DatabaseRunBook(database, clock=time, quotas=quotas)
+        yield Ground(database, store, book, log, tasks, time)
     finally:
         await tasks.close()
         await database.close()
@@ -221,6 +267,7 @@ async def open_house(
     sweep_interval_s: float = SWEEP_INTERVAL_S,
     open_at: OpenDatabase = open_database,
     wrap_store: Callable[[Store], Store] = lambda store: store,
+    wrap_book: Callable[[RunBook], RunBook] = lambda book: book,
     **settings: Any,  # noqa: ANN401 - each setting has its own type
 ) -> AsyncIterator[House]:
     """Open a house that serves `agents`; `settings` are those of `isolane serve`."""
@@ -241,7 +288,8 @@ async def open_house(
             },
             feed=feed,
             store=store,
-            queue=LocalRunQueue(),
+            book=wrap_book(ground.book),
+            members=DatabaseMembers(ground.database, clock=ground.clock),
             settings=chosen,
             tasks=ground.tasks,
             clock=ground.clock,

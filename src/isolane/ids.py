@@ -55,6 +55,11 @@ class _Uuid7:
 uuid7: Final = _Uuid7()
 
 
+def new_node_id() -> str:
+    """Return an id for a process that serves a database; each start of one has another."""
+    return f"node_{uuid7()}"
+
+
 def new_request_id() -> str:
     """Return a new request id.
 

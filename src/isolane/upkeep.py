@@ -23,6 +23,8 @@ INTERVAL_MIN_S: Final = 0.25
 """Nothing is looked for more often, however short it is kept."""
 REVOCATION_INTERVAL_S: Final = 0.25
 """Other processes revoke, too, as `isolane user remove` does, and SQLite tells nobody."""
+TURNS_INTERVAL_S: Final = 5.0
+"""Seconds between two looks for runs that wait although nobody has the turn on their thread."""
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +39,8 @@ def start_upkeep(gateway: Gateway) -> None:
         REVOCATION_INTERVAL_S, gateway.enforce_revocations, failed="revocations_postponed"
     )
     tasks.detach(enforce, name="revocations")
+    look = every(TURNS_INTERVAL_S, gateway.service.look_for_turns, failed="turn_look_postponed")
+    tasks.detach(look, name="turns")
     removal_s = to_interval_s(settings.request_threads_kept_s)
     remove = every(
         removal_s, partial(_remove_requests, gateway), failed="request_removal_postponed"

@@ -20,8 +20,9 @@ from isolane.contracts import (
     Bell,
     EventLog,
     Limits,
+    Members,
+    RunBook,
     RunDraft,
-    RunQueue,
     Store,
     TurnBook,
     ensure,
@@ -31,9 +32,10 @@ from isolane.doors.parts import Health, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.memory.runqueue import LocalRunQueue
 from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
 from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.members import DatabaseMembers
+from isolane.engines.sqlite.runbook import DatabaseRunBook
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.engines.sqlite.threads import renumber
 from isolane.engines.sqlite.turns import DatabaseTurnBook
@@ -163,7 +165,8 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         agents,
         feed=feed,
         store=storage.store,
-        queue=ensure(LocalRunQueue(), RunQueue),
+        book=storage.book,
+        members=storage.members,
         settings=settings,
         tasks=tasks,
         clock=clock.now_ms,
@@ -206,10 +209,13 @@ def _make_factory(
 
 def _make_storage(ground: _Ground) -> Storage:
     settings, database = ground.settings, ground.database
-    store = DatabaseStore(
+    quotas = Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user)
+    store = DatabaseStore(database, clock=clock.now_ms, quotas=quotas)
+    book = DatabaseRunBook(
         database,
         clock=clock.now_ms,
-        quotas=Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user),
+        timer=clock.new_steady_clock(),
+        quotas=quotas,
         check_question=partial(_check_question, settings),
     )
     log = DatabaseEventLog(
@@ -219,6 +225,8 @@ def _make_storage(ground: _Ground) -> Storage:
     )
     return Storage(
         store=ensure(store, Store),
+        book=ensure(book, RunBook),
+        members=ensure(DatabaseMembers(database, clock=clock.now_ms), Members),
         turn_book=ensure(DatabaseTurnBook(database), TurnBook),
         log=ensure(log, EventLog),
         usage=Usage(database),

@@ -6,14 +6,27 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event
-from tests.house import MEMORY, Ground, ManualClock, draft_of, open_ground, sqlite_url
+from tests.house import MEMORY, Admitting, Ground, ManualClock, draft_of, open_ground, sqlite_url
 
-from isolane.context import ThreadKey, UserExecutionContext
-from isolane.contracts import EventLog, RunEnd, RunLease, RunStop, Store, TurnBook
+from isolane.auth import revocations
+from isolane.context import RunKey, ThreadKey, UserExecutionContext
+from isolane.contracts import (
+    BegunRun,
+    EventLog,
+    Members,
+    RunBook,
+    RunEnd,
+    RunLease,
+    RunStop,
+    Store,
+    TurnBook,
+)
+from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.errors import DatabaseFailed
 from isolane.events.event import Record
@@ -24,11 +37,13 @@ Reopen = Callable[..., Awaitable["Engines"]]
 
 
 @dataclass
-class Engines:
-    """A log and a store that share one place, and what a test may know of that place."""
+class Engines(Admitting):
+    """Engines that share one place, and what a test may know of that place."""
 
     log: EventLog
     store: Store
+    book: RunBook
+    members: Members
     turns: TurnBook
     clock: ManualClock
     reopen: Reopen | None
@@ -40,11 +55,27 @@ class Engines:
     _batches: Counter[RunLease] = field(default_factory=Counter)
 
     async def begin(self, context: UserExecutionContext, *texts: str) -> RunLease:
-        """Begin a run that asks `texts`, and return its lease."""
-        begun = await self.store.begin_run(context, draft_of(*texts))
-        self._leases[context.thread_key, context.run_key.run_id] = begun.lease
-        self._newest[context.thread_key] = context.run_key.run_id
-        return begun.lease
+        """Begin a run that asks `texts`, and return its lease.
+
+        A run that has the turn on the thread is given up first.
+        """
+        ahead = self._newest.get(context.thread_key)
+        if ahead is not None:
+            await self.book.give_up(RunKey(context.user_id, ahead))
+        return self._note(await self.begin_run(context, draft_of(*texts)))
+
+    async def take_turn(self, context: UserExecutionContext) -> BegunRun:
+        """Begin a run that has waited."""
+        begun = await self.book.begin(context)
+        self._note(begun)
+        return begun
+
+    def _note(self, begun: BegunRun) -> RunLease:
+        """Remember by which lease a run is written."""
+        lease = begun.lease
+        self._leases[lease.key, lease.run_id] = lease
+        self._newest[lease.key] = lease.run_id
+        return lease
 
     async def write(
         self, key: ThreadKey, run_id: str, payloads: Sequence[bytes], *, end: RunEnd | None = None
@@ -93,6 +124,17 @@ class Engines:
         await self.write(key, context.run_key.run_id, [b"{}"] * (events - 1))
         await self.end(context)
 
+    async def revoke(self, user_id: str, revoked_at: int) -> None:
+        """Sign a user out everywhere."""
+        work = partial(revocations.add, user_id, revoked_at, ())
+        await self._ground.database.write(work)
+
+    async def execute(self, statement: str) -> None:
+        """Change rows beside the engines, as nothing should."""
+        await self._ground.database.write(
+            lambda connection: connection.exec_driver_sql(statement).rowcount
+        )
+
     async def append(
         self, key: ThreadKey, count: int = 1, *, run_id: str | None = None
     ) -> list[Record]:
@@ -119,7 +161,14 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         life.append(stack)
         reopen = None if in_memory else open_life
         opened = Engines(
-            ground.log, ground.store, DatabaseTurnBook(ground.database), clock, reopen, ground
+            ground.log,
+            ground.store,
+            ground.book,
+            DatabaseMembers(ground.database, clock=clock),
+            DatabaseTurnBook(ground.database),
+            clock,
+            reopen,
+            ground,
         )
 
         def count(_connection: object) -> None:
@@ -137,4 +186,7 @@ async def small_engines(tmp_path: Path) -> AsyncIterator[Engines]:
     """Give engines whose logs keep five events of a thread."""
     async with open_ground(sqlite_url(tmp_path / "small"), max_events=5) as ground:
         turns = DatabaseTurnBook(ground.database)
-        yield Engines(ground.log, ground.store, turns, ground.clock, None, ground)
+        members = DatabaseMembers(ground.database, clock=ground.clock)
+        yield Engines(
+            ground.log, ground.store, ground.book, members, turns, ground.clock, None, ground
+        )

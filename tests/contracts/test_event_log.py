@@ -436,13 +436,12 @@ async def test_ids_and_epoch_outlive_a_restart(engines: Engines) -> None:
 
 
 async def test_two_places_number_apart(engines: Engines, small_engines: Engines) -> None:
-    await small_engines.store.begin_run(context_of("r"), draft_of())
+    await small_engines.begin_run(context_of("r"), draft_of())
     one, two = await engines.append(KEY), await small_engines.append(KEY)
     assert one[0].id.epoch != two[0].id.epoch
 
 
 async def test_a_read_ends_with_the_record_that_reaches_its_bytes(engines: Engines) -> None:
-    await engines.begin(context_of("r"))
     key = key_of()
     await engines.write(key, "r", [b"x" * 10] * 6)
 

@@ -45,7 +45,7 @@ def request(*texts: str) -> RunDraft:
 
 
 async def test_a_seed_stands_before_what_its_run_adds(engines: Engines) -> None:
-    begun = await engines.store.begin_run(context_of("1"), seeded("q"))
+    begun = await engines.begin_run(context_of("1"), seeded("q"))
     assert list(begun.added) == [user_message("q")]
     assert list(begun.history) == [*HISTORY, user_message("q")]
     assert begun.after.seq == 0
@@ -55,12 +55,12 @@ async def test_a_seed_stands_before_what_its_run_adds(engines: Engines) -> None:
     assert snapshot is not None
     assert [json.loads(message) for message in snapshot.messages] == HISTORY
     await engines.end(context_of("1"))
-    begun = await engines.store.begin_run(context_of("2"), draft_of("q2"))
+    begun = await engines.begin_run(context_of("2"), draft_of("q2"))
     assert list(begun.history) == [*HISTORY, user_message("q"), user_message("q2")]
 
 
 async def test_a_seed_comes_in_pages_as_other_messages_do(engines: Engines) -> None:
-    await engines.store.begin_run(context_of("1"), seeded("q"))
+    await engines.begin_run(context_of("1"), seeded("q"))
     await engines.end(context_of("1"))
     found: list[str] = []
     before: str | None = None
@@ -75,9 +75,9 @@ async def test_a_seed_comes_in_pages_as_other_messages_do(engines: Engines) -> N
 
 
 async def test_a_seed_belongs_to_no_turn_and_is_told_behind_them(engines: Engines) -> None:
-    await engines.store.begin_run(context_of("1"), seeded("q"))
+    await engines.begin_run(context_of("1"), seeded("q"))
     await engines.end(context_of("1"))
-    await engines.store.begin_run(context_of("2"), draft_of("q2"))
+    await engines.begin_run(context_of("2"), draft_of("q2"))
     page = await engines.turns.load_turns(KEY, limit=1)
     assert page is not None
     assert (page.has_older, list(page.seed)) == (True, [])
@@ -95,35 +95,35 @@ async def test_a_seed_belongs_to_no_turn_and_is_told_behind_them(engines: Engine
 async def test_a_run_knows_whether_its_history_is_the_callers_word(
     engines: Engines, *, is_claimed: bool
 ) -> None:
-    begun = await engines.store.begin_run(context_of("1"), seeded("q", is_claimed=is_claimed))
+    begun = await engines.begin_run(context_of("1"), seeded("q", is_claimed=is_claimed))
     assert begun.is_history_claimed == is_claimed
     await engines.end(context_of("1"))
-    begun = await engines.store.begin_run(context_of("2"), draft_of("q2"))
+    begun = await engines.begin_run(context_of("2"), draft_of("q2"))
     assert begun.is_history_claimed == is_claimed
     await engines.end(context_of("2"))
-    begun = await engines.store.begin_run(context_of("3"), draft_of("q3", rewind_to="s"))
+    begun = await engines.begin_run(context_of("3"), draft_of("q3", rewind_to="s"))
     assert list(begun.history) == [user_message("q3")]
     assert not begun.is_history_claimed
 
 
 async def test_a_thread_that_has_a_run_takes_no_seed(engines: Engines) -> None:
     await engines.store.add_thread(KEY, title="made before")
-    await engines.store.begin_run(context_of("1"), seeded("q"))
+    await engines.begin_run(context_of("1"), seeded("q"))
     with pytest.raises(RunConflict):
-        await engines.store.add_run(context_of("2"), seeded("q2"))
+        await engines.add_run(context_of("2"), seeded("q2"))
     await engines.end(context_of("1"))
     with pytest.raises(RunConflict):
-        await engines.store.begin_run(context_of("3"), seeded("q3"))
+        await engines.begin_run(context_of("3"), seeded("q3"))
     assert await engines.store.load_known_ids(KEY) == {"q", *(one["id"] for one in HISTORY)}
-    await engines.store.begin_run(context_of("4", user_id="bob"), seeded("q"))
+    await engines.begin_run(context_of("4", user_id="bob"), seeded("q"))
     await engines.log.delete(KEY)
-    begun = await engines.store.begin_run(context_of("5"), seeded("q", history=HISTORY[:1]))
+    begun = await engines.begin_run(context_of("5"), seeded("q", history=HISTORY[:1]))
     assert list(begun.history) == [HISTORY[0], user_message("q")]
 
 
 async def test_another_seed_under_the_same_run_id_is_other_content(engines: Engines) -> None:
     draft = seeded("q")
-    await engines.store.begin_run(context_of("1"), draft)
+    await engines.begin_run(context_of("1"), draft)
     stored = await engines.store.load_run(context_of("1").run_key)
     assert stored is not None
     assert len(stored.asked) == 2
@@ -132,8 +132,8 @@ async def test_another_seed_under_the_same_run_id_is_other_content(engines: Engi
 async def test_a_request_is_in_no_list(engines: Engines) -> None:
     for number in range(3):
         chat, own = f"chat{number}", f"request{number}"
-        await engines.store.begin_run(context_of(chat, thread_id=chat), draft_of("q"))
-        begun = await engines.store.begin_run(context_of(own, thread_id=own), request("q"))
+        await engines.begin_run(context_of(chat, thread_id=chat), draft_of("q"))
+        begun = await engines.begin_run(context_of(own, thread_id=own), request("q"))
         assert begun.kind is ThreadKind.REQUEST
         engines.clock.now += 1
     page = await engines.store.load_threads(ALICE, before=None, limit=2)
@@ -148,11 +148,11 @@ async def test_a_request_is_in_no_list(engines: Engines) -> None:
 async def test_a_thread_stays_what_it_is(engines: Engines) -> None:
     await engines.begin(context_of("1"), "q")
     await engines.end(context_of("1"))
-    begun = await engines.store.begin_run(context_of("2"), request("q2"))
+    begun = await engines.begin_run(context_of("2"), request("q2"))
     assert begun.kind is ThreadKind.CHAT
-    await engines.store.begin_run(context_of("3", thread_id="other"), request("q"))
+    await engines.begin_run(context_of("3", thread_id="other"), request("q"))
     await engines.end(context_of("3", thread_id="other"))
-    begun = await engines.store.begin_run(context_of("4", thread_id="other"), draft_of("q2"))
+    begun = await engines.begin_run(context_of("4", thread_id="other"), draft_of("q2"))
     assert begun.kind is ThreadKind.REQUEST
 
 
@@ -161,11 +161,11 @@ async def test_requests_whose_runs_have_ended_are_told_to_be_removed(engines: En
         keys = await engines.store.load_ended_requests(older_than=engines.clock(), limit=limit)
         return [key.thread_id for key in keys]
 
-    await engines.store.begin_run(context_of("0", thread_id="chat"), draft_of("q"))
+    await engines.begin_run(context_of("0", thread_id="chat"), draft_of("q"))
     await engines.end(context_of("0", thread_id="chat"))
     for name in "abc":
-        await engines.store.begin_run(context_of(name, thread_id=name), request("q"))
-    await engines.store.add_run(context_of("b2", thread_id="b"), draft_of("q2"))
+        await engines.begin_run(context_of(name, thread_id=name), request("q"))
+    await engines.add_run(context_of("b2", thread_id="b"), draft_of("q2"))
     for name in "cba":
         await engines.end(context_of(name, thread_id=name))
         engines.clock.now += 1
@@ -174,7 +174,7 @@ async def test_requests_whose_runs_have_ended_are_told_to_be_removed(engines: En
         engines = await engines.reopen()
     assert await due(1) == ["c"]
     await engines.log.delete(key_of("c"))
-    await engines.store.begin_run(context_of("c2", thread_id="c"), request("q"))
+    await engines.begin_run(context_of("c2", thread_id="c"), request("q"))
     await engines.end(context_of("c2", thread_id="c"))
     assert await due() == ["a"]
     engines.clock.now += 1

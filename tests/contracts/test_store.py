@@ -23,6 +23,7 @@ from isolane.contracts import (
     ThreadSnapshot,
     ensure,
 )
+from isolane.engines.sqlite.joining import Joining
 from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, NotFound, RunConflict
 from isolane.events.transcript import fingerprint
 
@@ -36,7 +37,7 @@ def said(text: str) -> dict[str, object]:
 async def talk(engines: Engines, run_id: str, question: str, answer: str, **draft: str) -> int:
     """Live a run of one question and one answer; return its last place in the log."""
     context = context_of(run_id)
-    await engines.store.begin_run(context, draft_of(question, **draft))
+    await engines.begin_run(context, draft_of(question, **draft))
     (last,) = await engines.end(context, messages=[said(answer)])
     return last.id.seq
 
@@ -76,7 +77,7 @@ async def test_what_nobody_used_is_not_there(engines: Engines) -> None:
     assert await store.load_snapshot(KEY) is None
     assert await store.load_conversation(KEY) is None
     assert await store.load_known_ids(KEY) == frozenset()
-    assert await store.load_open_runs() == []
+    assert await engines.book.load_open_runs() == []
     assert await store.load_messages_before(KEY, 1) == []
     assert not await store.has_message(KEY, "m")
     assert (await store.load_threads(ALICE, before=None, limit=10)).threads == []
@@ -86,7 +87,7 @@ async def test_a_run_begins_where_the_log_ends(engines: Engines) -> None:
     await engines.begin(context_of("first"))
     await engines.append(KEY, 3, run_id="first")
     await engines.end(context_of("first"))
-    begun = await engines.store.begin_run(context_of("second"), draft_of("hi"))
+    begun = await engines.begin_run(context_of("second"), draft_of("hi"))
     assert begun.after == (await engines.log.load_bounds(KEY)).head
     assert begun.after.seq == 4
     stored = await engines.store.load_run(RunKey(ALICE, "second"))
@@ -97,20 +98,22 @@ async def test_a_run_begins_where_the_log_ends(engines: Engines) -> None:
 
 async def test_a_queued_run_waits_whole_and_begins_once(engines: Engines) -> None:
     draft = RunDraft("helper", [user_message("hi")], None, {"state": {"a": [None, 1.5]}})
-    await engines.store.add_run(context_of("r"), draft)
+    await engines.begin(context_of("ahead"))
+    await engines.add_run(context_of("r"), draft)
     stored = await engines.store.load_run(RunKey(ALICE, "r"))
     assert stored is not None
     assert (stored.state, stored.draft, stored.first_seq) == (RunState.QUEUED, draft, None)
-    begun = await engines.store.begin_run(context_of("r"), stored.draft)
+    await engines.end(context_of("ahead"))
+    begun = await engines.book.begin(context_of("r"))
     assert list(begun.added) == [user_message("hi")]
-    (opened,) = await engines.store.load_open_runs()
+    (opened,) = await engines.book.load_open_runs()
     assert opened.state is RunState.RUNNING
     assert opened.created_at == stored.created_at
 
 
 async def test_only_messages_that_are_new_join_the_thread(engines: Engines) -> None:
     await talk(engines, "1", "a", "b")
-    begun = await engines.store.begin_run(context_of("2"), draft_of("a", "b", "c", "c"))
+    begun = await engines.begin_run(context_of("2"), draft_of("a", "b", "c", "c"))
     assert [one["content"] for one in begun.added] == ["c"]
     assert [one["content"] for one in begun.history] == ["a", "b", "c"]
 
@@ -120,11 +123,9 @@ async def test_a_call_is_answered_once(engines: Engines) -> None:
         return {"id": message_id, "role": "tool", "toolCallId": "call", "content": message_id}
 
     draft = RunDraft("default", [answer("x"), answer("y")], None, {})
-    first = await engines.store.begin_run(context_of("1"), draft)
+    first = await engines.begin_run(context_of("1"), draft)
     await engines.end(context_of("1"))
-    again = await engines.store.begin_run(
-        context_of("2"), RunDraft("default", [answer("z")], None, {})
-    )
+    again = await engines.begin_run(context_of("2"), RunDraft("default", [answer("z")], None, {}))
     assert [one["id"] for one in first.added] == ["x"]
     assert list(again.added) == []
 
@@ -135,7 +136,7 @@ async def test_an_id_that_names_a_newer_call_may_be_answered_again(engines: Engi
 
     async def bring(run_id: str, *messages: dict[str, object]) -> list[object]:
         draft = RunDraft("default", [*messages], None, {})
-        begun = await engines.store.begin_run(context_of(run_id), draft)
+        begun = await engines.begin_run(context_of(run_id), draft)
         await engines.end(context_of(run_id), messages=[call(f"of {run_id}")])
         return [one["id"] for one in begun.added]
 
@@ -153,7 +154,7 @@ async def test_an_id_that_names_a_newer_call_may_be_answered_again(engines: Engi
     assert await bring("3", answer("x1"), user_message("one"), answer("y")) == ["y"]
     assert await bring("4", answer("x2"), answer("y2"), answer("z")) == ["z"]
     assert await bring("5", answer("x3"), user_message("one"), user_message("two")) == ["two"]
-    await engines.store.begin_run(context_of("6"), RunDraft("default", [answer("last")], None, {}))
+    await engines.begin_run(context_of("6"), RunDraft("default", [answer("last")], None, {}))
     assert await store.load_answered_calls(KEY) == {"call"}
 
 
@@ -176,10 +177,10 @@ async def test_what_stands_before_a_message_is_known_apart(engines: Engines) -> 
     store = engines.store
     await talk(engines, "1", "a", "gone")
     await talk(engines, "2", "a", "b", rewind_to="a")
-    await store.begin_run(context_of("3"), RunDraft("default", [answer], None, {}))
+    await engines.begin_run(context_of("3"), RunDraft("default", [answer], None, {}))
     await engines.end(context_of("3"), messages=[said("c")])
     await talk(engines, "4", "d", "e")
-    await store.begin_run(context_of("5"), RunDraft("default", [later], None, {}))
+    await engines.begin_run(context_of("5"), RunDraft("default", [later], None, {}))
     assert await store.load_known_ids(KEY) == {"a", "gone", "b", "t", "c", "d", "e", "u"}
     assert await store.load_known_ids(KEY, before="d") == {"a", "b", "t", "c"}
     assert await store.load_known_ids(KEY, before="a") == frozenset()
@@ -209,11 +210,15 @@ async def test_what_was_rewound_does_not_come_back_from_an_old_list(
         await engines.log.trim(older_than=engines.clock())
     old_list = draft_of("a", "b", "new")
     if waits:
-        await engines.store.add_run(context_of("3"), old_list)
+        await engines.begin(context_of("ahead"))
+        await engines.add_run(context_of("3"), old_list)
         stored = await engines.store.load_run(context_of("3").run_key)
         assert stored is not None
         assert [one["id"] for one in stored.draft.messages] == ["new"]
-    begun = await engines.store.begin_run(context_of("3"), old_list)
+        await engines.end(context_of("ahead"))
+        begun = await engines.book.begin(context_of("3"))
+    else:
+        begun = await engines.begin_run(context_of("3"), old_list)
     assert [one["id"] for one in begun.added] == ["new"]
     assert [one["id"] for one in begun.history] == ["c", "d", "new"]
     assert {"a", "b"} <= await engines.store.load_known_ids(KEY)
@@ -224,47 +229,41 @@ async def test_a_rewound_answer_does_not_come_back_by_another_id(engines: Engine
     def answer(message_id: str) -> dict[str, str]:
         return {"id": message_id, "role": "tool", "toolCallId": "c", "content": "42"}
 
-    await engines.store.begin_run(
+    await engines.begin_run(
         context_of("1"), RunDraft("default", [user_message("a"), answer("x")], None, {})
     )
-    await engines.store.begin_run(context_of("2"), draft_of("b", rewind_to="a"))
-    begun = await engines.store.begin_run(
-        context_of("3"), RunDraft("default", [answer("y")], None, {})
-    )
+    await engines.end(context_of("1"))
+    await engines.begin_run(context_of("2"), draft_of("b", rewind_to="a"))
+    await engines.end(context_of("2"))
+    begun = await engines.begin_run(context_of("3"), RunDraft("default", [answer("y")], None, {}))
     assert list(begun.added) == []
 
 
 async def test_a_run_is_never_younger_than_its_start(
     engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.store, "_clock", itertools.count(1).__next__)
-    await engines.store.begin_run(context_of("1"), draft_of("a"))
-    await engines.store.add_run(context_of("2"), draft_of("b"))
-    await engines.store.begin_queued_run(context_of("2"), draft_of("b"))
-    for run in await engines.store.load_open_runs():
+    clock = itertools.count(1).__next__
+    monkeypatch.setattr(engines.book, "_clock", clock)
+    joining = Joining(clock=clock, check_question=lambda _context, _draft: None)
+    monkeypatch.setattr(engines.book, "_joining", joining)
+    await engines.begin_run(context_of("1"), draft_of("a"))
+    await engines.add_run(context_of("2"), draft_of("b"))
+    await engines.end(context_of("1"))
+    await engines.book.begin(context_of("2"))
+    for run in await engines.book.load_open_runs():
         assert run.started_at is not None
         assert run.created_at <= run.started_at
 
 
-async def test_stop_of_a_run_that_waits_is_kept_and_of_no_other(engines: Engines) -> None:
-    store = engines.store
-    await store.begin_run(context_of("1"), draft_of("a"))
-    await store.add_run(context_of("2"), draft_of("b"))
-    for run_id in ("1", "2", "unknown"):
-        await store.note_stop(RunKey(ALICE, run_id), asked_at=7)
-    stopped = {run.key.run_id: run.draft.stopped_at for run in await store.load_open_runs()}
-    assert stopped == {"1": None, "2": 7}
-
-
 async def test_a_forgotten_run_stays_forgotten(engines: Engines) -> None:
     store = engines.store
-    await store.begin_run(context_of("1"), draft_of("a"))
-    await store.add_run(context_of("2"), draft_of("b"))
+    await engines.begin_run(context_of("1"), draft_of("a"))
+    await engines.add_run(context_of("2"), draft_of("b"))
     for run_id in ("1", "2", "unknown"):
         await store.forget_run(RunKey(ALICE, run_id))
     await engines.end(context_of("1"), messages=[])
-    await store.begin_queued_run(context_of("2"), draft_of("b"))
-    await store.add_run(context_of("3"), draft_of("c"))
+    await engines.book.begin(context_of("2"))
+    await engines.add_run(context_of("3"), draft_of("c"))
     found = [await store.load_run(RunKey(ALICE, run_id)) for run_id in "123"]
     assert [run and run.draft.is_forgotten for run in found] == [True, True, False]
 
@@ -273,20 +272,20 @@ async def test_a_run_that_waits_keeps_the_message_that_it_rewinds_to_and_asks_an
     engines: Engines,
 ) -> None:
     await talk(engines, "1", "a", "b")
-    await engines.store.begin_run(context_of("2"), draft_of("c"))
+    await engines.begin_run(context_of("2"), draft_of("c"))
     anew = [user_message("in other words", message_id="a")]
-    await engines.store.add_run(context_of("3"), RunDraft("default", anew, "a", {}))
-    (waiting,) = [run for run in await engines.store.load_open_runs() if run.key.run_id == "3"]
+    await engines.add_run(context_of("3"), RunDraft("default", anew, "a", {}))
+    (waiting,) = [run for run in await engines.book.load_open_runs() if run.key.run_id == "3"]
     assert list(waiting.draft.messages) == anew
     await engines.end(context_of("2"), messages=[said("d")])
-    begun = await engines.store.begin_queued_run(context_of("3"), waiting.draft)
+    begun = await engines.book.begin(context_of("3"))
     assert [one["content"] for one in begun.history] == ["in other words"]
 
 
 async def test_a_rewind_drops_from_the_first_of_two_messages_of_one_id(engines: Engines) -> None:
     await talk(engines, "1", "a", "same")
     await talk(engines, "2", "b", "same")
-    begun = await engines.store.begin_run(context_of("3"), draft_of("c", rewind_to="same"))
+    begun = await engines.begin_run(context_of("3"), draft_of("c", rewind_to="same"))
     assert [one["content"] for one in begun.history] == ["a", "c"]
 
 
@@ -304,10 +303,10 @@ async def test_messages_outlive_the_events_they_came_from(engines: Engines) -> N
 async def test_open_runs_are_told_oldest_first_and_of_all_users(engines: Engines) -> None:
     for number, user_id in enumerate(("bob", ALICE, "eve")):
         engines.clock.now += 1
-        await engines.store.add_run(context_of(f"r{number}", user_id=user_id), draft_of())
+        await engines.begin(context_of(f"r{number}", user_id=user_id))
     for run_id in ("same", "moment"):
-        await engines.store.add_run(context_of(run_id, user_id="zoe"), draft_of())
-    runs = await engines.store.load_open_runs()
+        await engines.admit(context_of(run_id, user_id="zoe"), draft_of())
+    runs = await engines.book.load_open_runs()
     assert [run.key.user_id for run in runs] == ["bob", ALICE, "eve", "zoe", "zoe"]
     assert [run.key.run_id for run in runs][-2:] == ["same", "moment"]
 
@@ -315,7 +314,7 @@ async def test_open_runs_are_told_oldest_first_and_of_all_users(engines: Engines
 async def test_users_of_one_thread_and_run_id_never_meet(engines: Engines) -> None:
     await talk(engines, "r", "mine", "for me")
     bobs = context_of("r", user_id="bob")
-    begun = await engines.store.begin_run(bobs, draft_of("his"))
+    begun = await engines.begin_run(bobs, draft_of("his"))
     assert [one["content"] for one in begun.history] == ["his"]
     assert await contents(engines) == ["mine", "for me"]
     own, his = [await engines.store.load_run(RunKey(user_id, "r")) for user_id in (ALICE, "bob")]
@@ -398,7 +397,7 @@ async def talk_elsewhere(engines: Engines, number: int) -> None:
         context_of(f"o{number}", thread_id="other"),
         context_of(f"o{number}", user_id="bob"),
     ):
-        await engines.store.begin_run(context, draft_of(f"other {number}"))
+        await engines.begin_run(context, draft_of(f"other {number}"))
         await engines.end(context, messages=[said(f"of others {number}")])
 
 
@@ -463,7 +462,7 @@ async def test_place_where_no_message_is_is_refused(place: str, engines: Engines
 
 async def test_deletion_takes_everything_of_the_thread_and_nothing_else(engines: Engines) -> None:
     await talk(engines, "1", "a", "b")
-    await engines.store.begin_run(context_of("other", thread_id="other"), draft_of("kept"))
+    await engines.begin_run(context_of("other", thread_id="other"), draft_of("kept"))
     await engines.log.delete(KEY)
     assert await engines.store.load_thread(KEY) is None
     assert await engines.store.load_run(RunKey(ALICE, "1")) is None
@@ -476,13 +475,15 @@ async def test_everything_outlives_a_restart(engines: Engines) -> None:
     if engines.reopen is None:
         return  # nothing outlives this engine's life
     await talk(engines, "1", "a", "b")
-    await engines.store.add_run(context_of("2"), draft_of("c"))
+    await engines.begin(context_of("ahead"))
+    await engines.add_run(context_of("2"), draft_of("c"))
+    await engines.end(context_of("ahead"))
     reborn = await engines.reopen()
     assert await contents(reborn) == ["a", "b"]
-    (waiting,) = await reborn.store.load_open_runs()
+    (waiting,) = await reborn.book.load_open_runs()
     assert waiting.draft == draft_of("c")
-    begun = await reborn.store.begin_run(context_of("2"), waiting.draft)
-    assert begun.after == EventId(begun.after.epoch, 1)
+    begun = await reborn.book.begin(context_of("2"))
+    assert begun.after == EventId(begun.after.epoch, 2)
 
 
 def answering(*ids: str) -> RunDraft:
@@ -505,10 +506,10 @@ async def test_what_a_run_asks_is_open_until_one_run_answers_all_of_it(engines: 
     await engines.end(context_of("asks"), outcome="interrupt", interrupts=ASKED)
     assert await open_ids(engines) == ["i-1", "i-2"]
     with pytest.raises(InvalidInput, match="resume: must answer every interrupt; i-2 is left"):
-        await engines.store.begin_run(context_of("half"), answering("i-1"))
+        await engines.begin_run(context_of("half"), answering("i-1"))
     assert await engines.store.load_run(RunKey(ALICE, "half")) is None
     assert await open_ids(engines) == ["i-1", "i-2"]
-    await engines.store.begin_run(context_of("whole"), answering("i-2", "i-1"))
+    await engines.begin_run(context_of("whole"), answering("i-2", "i-1"))
     assert await open_ids(engines) == []
     await engines.end(context_of("whole"))
     assert await open_ids(engines) == []
@@ -516,14 +517,18 @@ async def test_what_a_run_asks_is_open_until_one_run_answers_all_of_it(engines: 
 
 async def test_the_first_answer_wins_also_when_it_waits_for_its_turn(engines: Engines) -> None:
     await engines.begin(context_of("asks"))
+    await engines.add_run(context_of("ahead"), draft_of())
     await engines.end(context_of("asks"), outcome="interrupt", interrupts=ASKED[:1])
-    await engines.store.add_run(context_of("first"), answering("i-1"))
+    await engines.add_run(context_of("first"), answering("i-1"))
     assert await open_ids(engines) == []
-    for keep in (engines.store.add_run, engines.store.begin_run):
-        with pytest.raises(RunConflict, match="i-1 waits for no answer here"):
-            await keep(context_of("second"), answering("i-1"))
+    await engines.book.begin(context_of("ahead"))
+    with pytest.raises(RunConflict, match="i-1 waits for no answer here"):
+        await engines.admit(context_of("second"), answering("i-1"))
+    await engines.end(context_of("ahead"))
+    await engines.book.begin(context_of("first"))
+    with pytest.raises(RunConflict, match="i-1 waits for no answer here"):
+        await engines.admit(context_of("second"), answering("i-1"))
     assert await engines.store.load_run(RunKey(ALICE, "second")) is None
-    await engines.store.begin_queued_run(context_of("first"), answering("i-1"))
 
 
 async def test_who_goes_on_without_an_answer_closes_the_question(engines: Engines) -> None:
@@ -532,7 +537,7 @@ async def test_who_goes_on_without_an_answer_closes_the_question(engines: Engine
     await talk(engines, "other", "never mind", "fine")
     assert await open_ids(engines) == []
     with pytest.raises(RunConflict):
-        await engines.store.begin_run(context_of("late"), answering("i-1", "i-2"))
+        await engines.begin_run(context_of("late"), answering("i-1", "i-2"))
 
 
 async def test_how_a_run_was_stopped_is_kept(engines: Engines) -> None:
@@ -551,7 +556,7 @@ async def test_an_ended_run_keeps_its_agent_and_a_narrow_row(engines: Engines) -
         context = context_of(run_id)
         messages = [user_message(large, message_id=run_id)]
         draft = RunDraft("agent", messages, None, {"state": {"kept": large}})
-        await engines.store.begin_run(context, draft)
+        await engines.begin_run(context, draft)
         running = await engines.store.load_run(context.run_key)
         assert running is not None
         assert running.draft == draft
@@ -608,16 +613,18 @@ async def test_a_question_that_is_asked_again_stands_and_what_followed_does_not(
     await talk(engines, "1", "a", "b")
     before = await talk(engines, "2", "c", "d")
     if waits:
-        kept = await engines.store.add_run(context_of("3"), again("c"))
+        await engines.begin(context_of("ahead"))
+        kept = await engines.add_run(context_of("3"), again("c"))
         assert kept == again("c")
-        (stored,) = await engines.store.load_open_runs()
+        _, stored = await engines.book.load_open_runs()
         assert stored.draft == kept
-        begun = await engines.store.begin_queued_run(context_of("3"), kept)
+        await engines.end(context_of("ahead"))
+        begun = await engines.book.begin(context_of("3"))
     else:
-        begun = await engines.store.begin_run(context_of("3"), again("c"))
+        begun = await engines.begin_run(context_of("3"), again("c"))
     assert list(begun.added) == [user_message("c")]
     assert [one["content"] for one in begun.history] == ["a", "b", "c"]
-    (opened,) = await engines.store.load_open_runs()
+    (opened,) = await engines.book.load_open_runs()
     assert opened.draft == again("c")
     assert opened.asked == dict([fingerprint(user_message("c"))])
     assert contents_of(await load(engines)) == ["a", "b", "c", "d"]  # as of before its first event
@@ -631,22 +638,24 @@ async def test_a_question_is_asked_again_only_while_it_is_the_last(
     engines: Engines, *, waits: bool
 ) -> None:
     await talk(engines, "1", "a", "b")
+    await engines.begin(context_of("2"), "c")
     if waits:
-        await engines.store.add_run(context_of("3"), again("a"))
-    await talk(engines, "2", "c", "d")
-    begin = engines.store.begin_queued_run if waits else engines.store.begin_run
+        await engines.add_run(context_of("3"), again("a"))
+    await engines.end(context_of("2"), messages=[said("d")])
+    third = context_of("3")
+    refused = engines.book.begin(third) if waits else engines.admit(third, again("a"))
     with pytest.raises(RunConflict):
-        await begin(context_of("3"), again("a"))
+        await refused
     assert contents_of(await load(engines)) == ["a", "b", "c", "d"]
 
 
 async def test_the_id_of_a_run_that_attached_leads_to_the_other(engines: Engines) -> None:
     await engines.begin(context_of("1"), "a", "b")
-    await engines.store.add_attached(context_of("2"), run_id="1", asked=[user_message("b")])
+    await engines.book.attach(context_of("2"), run_id="1", asked=[user_message("b")])
     one, two = [await engines.store.load_run(RunKey(ALICE, run_id)) for run_id in ("1", "2")]
     assert one is not None
     assert two == replace(one, asked=dict([fingerprint(user_message("b"))]))
-    assert [run.run_id for run in await engines.store.load_open_runs()] == ["1"]
+    assert [run.run_id for run in await engines.book.load_open_runs()] == ["1"]
     await engines.end(context_of("1"))
     ended = await engines.store.load_run(RunKey(ALICE, "2"))
     assert ended is not None
@@ -655,7 +664,7 @@ async def test_the_id_of_a_run_that_attached_leads_to_the_other(engines: Engines
     await engines.log.delete(KEY)
     assert await engines.store.load_run(RunKey(ALICE, "2")) is None
     with pytest.raises(NotFound):
-        await engines.store.add_attached(context_of("3"), run_id="1", asked=[])
+        await engines.book.attach(context_of("3"), run_id="1", asked=[])
 
 
 # --- the shared state ----------------------------------------------------------------------------
@@ -663,7 +672,7 @@ async def test_the_id_of_a_run_that_attached_leads_to_the_other(engines: Engines
 
 async def live(engines: Engines, run_id: str, state: bytes | None, **draft: str) -> object:
     """Live a run that leaves `state`, and return the one that it was given."""
-    begun = await engines.store.begin_run(context_of(run_id), draft_of(run_id, **draft))
+    begun = await engines.begin_run(context_of(run_id), draft_of(run_id, **draft))
     await engines.end(context_of(run_id), state=state)
     return begun.state
 
@@ -687,7 +696,7 @@ async def test_a_run_that_brings_a_state_is_given_that(engines: Engines) -> None
     for number, (sent, given) in enumerate(cases):
         run_id = f"r{number}"
         draft = RunDraft("default", [], None, {} if sent is None else {"state": sent})
-        begun = await engines.store.begin_run(context_of(run_id), draft)
+        begun = await engines.begin_run(context_of(run_id), draft)
         assert begun.state == given
         await engines.end(context_of(run_id))
 
@@ -695,7 +704,7 @@ async def test_a_run_that_brings_a_state_is_given_that(engines: Engines) -> None
 async def test_a_rewind_takes_the_state_back(engines: Engines) -> None:
     for number in (1, 2, 3):
         await live(engines, f"{number}", b'{"n":%d}' % number)
-    begun = await engines.store.begin_run(context_of("4"), draft_of("4", rewind_to="3"))
+    begun = await engines.begin_run(context_of("4"), draft_of("4", rewind_to="3"))
     assert begun.state == {"n": 2}
     assert (await load(engines)).state == b'{"n":3}'  # as of before its first event
     await engines.end(context_of("4"))
@@ -711,7 +720,7 @@ async def test_a_question_that_is_asked_again_is_given_the_state_before_it(
     await live(engines, "1", b'{"n":1}')
     await live(engines, "2", b'{"n":2}')
     for run_id in ("3", "4"):
-        begun = await engines.store.begin_run(context_of(run_id), again("2"))
+        begun = await engines.begin_run(context_of(run_id), again("2"))
         assert begun.state == {"n": 1}
         await engines.end(context_of(run_id), state=b'{"n":%s}' % run_id.encode())
     assert await engines.store.load_state(KEY) == b'{"n":4}'
@@ -772,7 +781,7 @@ async def test_answers_stay_beside_what_they_answer(engines: Engines) -> None:
     await talk(engines, "1", "q", "call")
     for number in range(2):
         context = context_of(f"resume-{number}")
-        await engines.store.begin_run(context, replace(draft_of("x"), messages=[]))
+        await engines.begin_run(context, replace(draft_of("x"), messages=[]))
         await engines.end(context, messages=[said(f"more {number}")])
     together = [["q", "call"], ["more 0"], ["more 1"]]
     page = await converse(engines, limit=2)
@@ -799,11 +808,11 @@ async def test_conversation_is_without_what_the_run_under_way_takes_back(engines
     await talk(engines, "1", "a", "b")
     await talk(engines, "2", "c", "d")
     again = RunDraft("echo", [user_message("c")], "c", {}, asks_again=True)
-    await engines.store.begin_run(context_of("3"), again)
+    await engines.begin_run(context_of("3"), again)
     found = await converse(engines)
     assert (runs_of(found), found.active_run_id) == ([["a", "b"], ["c"]], "3")
     await engines.end(context_of("3"), messages=[said("e")])
-    await engines.store.begin_run(context_of("4"), draft_of("f", rewind_to="a"))
+    await engines.begin_run(context_of("4"), draft_of("f", rewind_to="a"))
     assert runs_of(await converse(engines)) == [["f"]]
 
 

@@ -33,7 +33,7 @@ def again(text: str) -> RunDraft:
 
 async def live(engines: Engines, run_id: str, draft: RunDraft, *left: str) -> None:
     """Live a run that leaves messages of its agent."""
-    await engines.store.begin_run(context_of(run_id), draft)
+    await engines.begin_run(context_of(run_id), draft)
     await engines.end(context_of(run_id), messages=[said(text) for text in left])
 
 
@@ -102,7 +102,7 @@ async def test_the_first_run_of_a_thread_begins_a_turn_whatever_it_brings(
 
 async def test_runs_of_a_turn_are_told_with_their_places_in_the_log(engines: Engines) -> None:
     await live(engines, "1", draft_of("q"))
-    await engines.store.begin_run(context_of("2"), bringing(result("x")))
+    await engines.begin_run(context_of("2"), bringing(result("x")))
     turn = await engines.turns.load_turn(KEY, "1")
     assert turn is not None
     first, second = turn.runs
@@ -113,10 +113,10 @@ async def test_runs_of_a_turn_are_told_with_their_places_in_the_log(engines: Eng
 
 async def test_the_oldest_unfinished_run_is_the_last_of_its_turn(engines: Engines) -> None:
     await live(engines, "1", draft_of("q"))
-    await engines.store.begin_run(context_of("2"), bringing(result("x")))
-    await engines.store.add_run(context_of("3"), bringing(result("y")))
+    await engines.begin_run(context_of("2"), bringing(result("x")))
+    await engines.add_run(context_of("3"), bringing(result("y")))
     engines.clock.now += 1
-    await engines.store.add_run(context_of("4"), draft_of("q2"))
+    await engines.add_run(context_of("4"), draft_of("q2"))
     assert told(await engines.turns.load_open_turn(KEY)) == ("1", ["1", "2"])
     await engines.end(context_of("2"))
     open_turn = await engines.turns.load_open_turn(KEY)
@@ -125,8 +125,8 @@ async def test_the_oldest_unfinished_run_is_the_last_of_its_turn(engines: Engine
     assert (open_turn.runs[-1].state, open_turn.runs[-1].first_seq) == (RunState.QUEUED, None)
     assert told(await engines.turns.load_turn(KEY, "4")) == ("4", ["4"])
     assert told(await engines.turns.load_last_turn(KEY)) == ("1", ["1", "2"])
-    for run_id, draft in (("3", bringing(result("y"))), ("4", draft_of("q2"))):
-        await engines.store.begin_queued_run(context_of(run_id), draft)
+    for run_id in ("3", "4"):
+        await engines.book.begin(context_of(run_id))
         await engines.end(context_of(run_id))
     assert told(await engines.turns.load_last_turn(KEY)) == ("4", ["4"])
     assert told(await engines.turns.load_turn(KEY, "3")) == ("1", ["1", "2", "3"])
@@ -135,11 +135,13 @@ async def test_the_oldest_unfinished_run_is_the_last_of_its_turn(engines: Engine
 
 async def test_a_run_that_ends_without_having_begun_has_its_turn(engines: Engines) -> None:
     await talk(engines, 1)
-    await engines.store.add_run(context_of("2"), bringing(result("x")))
+    await engines.begin_run(context_of("1b"), bringing())
+    await engines.add_run(context_of("2"), bringing(result("x")))
+    await engines.end(context_of("1b"))
+    await engines.add_run(context_of("3"), draft_of("q3"))
     await engines.end(context_of("2"), outcome="internal")
-    await engines.store.add_run(context_of("3"), draft_of("q3"))
     await engines.end(context_of("3"), outcome="internal")
-    assert told(await engines.turns.load_turn(KEY, "2")) == ("r1", ["r1", "2"])
+    assert told(await engines.turns.load_turn(KEY, "2")) == ("r1", ["r1", "1b", "2"])
     assert told(await engines.turns.load_last_turn(KEY)) == ("3", ["3"])
 
 
@@ -260,7 +262,7 @@ async def test_the_id_of_a_run_that_attached_leads_to_the_turn_of_the_other(
     engines: Engines,
 ) -> None:
     await engines.begin(context_of("1"), "q")
-    await engines.store.add_attached(context_of("2"), run_id="1", asked=[])
+    await engines.book.attach(context_of("2"), run_id="1", asked=[])
     assert told(await engines.turns.load_turn(KEY, "2")) == ("1", ["1"])
 
 
@@ -270,7 +272,7 @@ async def test_turns_of_other_users_and_threads_are_not_there(engines: Engines) 
         assert await engines.turns.load_turn(key, "r1") is None
         assert await engines.turns.load_last_turn(key) is None
         assert await engines.turns.load_turns(key) is None
-    await engines.store.begin_run(context_of("r1", user_id="bob"), draft_of("hi"))
+    await engines.begin_run(context_of("r1", user_id="bob"), draft_of("hi"))
     bob = await engines.turns.load_turns(key_of(user_id="bob"))
     assert bob is not None
     assert words(bob.turns) == [("r1", [["hi"]])]

@@ -21,6 +21,11 @@ async def talker(_input: object) -> AsyncIterator[object]:
         yield f"word {number}"
 
 
+async def hasty(_input: object) -> AsyncIterator[object]:
+    """End as soon as may be."""
+    yield "word"
+
+
 async def raiser(_input: object) -> AsyncIterator[object]:
     loop = _loop()
     await loop.pause()
@@ -59,7 +64,7 @@ async def flood(_input: object) -> AsyncIterator[object]:
 
 
 AGENTS: Final[Mapping[str, Callable[..., AsyncIterator[object]]]] = {
-    agent.__name__: agent for agent in (talker, raiser, heeder, deaf, silent, flood)
+    agent.__name__: agent for agent in (talker, hasty, raiser, heeder, deaf, silent, flood)
 }
 
 

@@ -34,7 +34,7 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
 from isolane.context import EventId, RunKey
-from isolane.contracts import Identity, RunLease
+from isolane.contracts import Identity, RunLease, Terms
 from isolane.doors.following import Following
 from isolane.doors.handshake import Replay
 from isolane.doors.room import Room
@@ -43,6 +43,8 @@ from isolane.engines.memory.limits import WEIGHT_BYTES, LocalLimits
 from isolane.engines.sqlite.file import READERS, Database
 from isolane.engines.sqlite.lanes import Gate
 from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.members import DatabaseMembers
+from isolane.engines.sqlite.runbook import DatabaseRunBook
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.errors import IsolaneError
 from isolane.health.fairness import Turns
@@ -62,6 +64,8 @@ PUBLIC: Final = (
     AgentService,
     Database,
     DatabaseEventLog,
+    DatabaseMembers,
+    DatabaseRunBook,
     DatabaseStore,
     Feed,
     Following,
@@ -86,7 +90,6 @@ ELSEWHERE: Final = {"Database.close", "Tail.listen"}
 
 
 PLAIN: Final = {
-    "AgentService.abort",
     "Feed.open_tail",
     "Feed.reading",
     "LocalBell.listen",
@@ -113,6 +116,8 @@ class Scene:
 
 Act = Callable[[Scene], Coroutine[Any, Any, object]]
 
+open_run = context_of("open", thread_id="open")
+"""A run that has the turn on its thread, and that nobody drives."""
 live = context_of("live", thread_id="live")
 """A run that is under way in each scene but a quiet one."""
 quiet: Final = {"AgentService.recover"}
@@ -296,6 +301,10 @@ def guesses_of(scene: Scene) -> GuessGuard:
     return GuessGuard(scene.house.ground.database, clock=scene.house.clock)
 
 
+def members_of(scene: Scene) -> DatabaseMembers:
+    return DatabaseMembers(scene.house.ground.database, clock=scene.house.clock)
+
+
 def sign_ins_of(scene: Scene) -> SignIns:
     return SignIns(scene.house.ground.database, clock=scene.house.clock)
 
@@ -316,12 +325,16 @@ ACTS: Final[dict[str, Act]] = {
     "AgentService.load_run": lambda scene: scene.house.service.load_run(live, "live"),
     "AgentService.load_start": lambda scene: scene.house.service.load_start(live),
     "AgentService.locate": lambda scene: scene.house.service.locate(live, "old"),
+    "AgentService.look_for_turns": lambda scene: scene.house.service.look_for_turns(),
     "AgentService.recover": lambda scene: scene.house.service.recover(),
     "AgentService.remove_request": lambda scene: scene.house.service.remove_request(
         key_of(), older_than=0
     ),
+    "AgentService.remember_abort": lambda scene: scene.house.service.remember_abort(ALICE, "no"),
     "AgentService.start": start,
     "AgentService.start_offer": start_offer,
+    "AgentService.stop": lambda scene: scene.house.service.stop(live.run_key, asked_at=0),
+    "AgentService.stop_thread": lambda scene: scene.house.service.stop_thread(live.thread_key),
     "AgentService.tell_thread": lambda scene: scene.house.service.tell_thread(live),
     "Database.probe": lambda scene: scene.house.ground.database.probe(),
     "Database.read": lambda scene: scene.house.ground.database.read(lambda _: None, lane=ALICE),
@@ -341,20 +354,37 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseEventLog.trim": lambda scene: scene.house.ground.log.trim(
         older_than=scene.house.clock.now + 1
     ),
-    "DatabaseStore.add_attached": lambda scene: scene.house.ground.store.add_attached(
+    "DatabaseMembers.beat": lambda scene: members_of(scene).beat("node"),
+    "DatabaseMembers.leave": lambda scene: members_of(scene).leave("node"),
+    "DatabaseMembers.live": lambda scene: members_of(scene).live(),
+    "DatabaseMembers.register": lambda scene: members_of(scene).register("node"),
+    "DatabaseRunBook.admit": lambda scene: scene.house.ground.book.admit(
+        context_of("more"), draft_of("Hi"), Terms()
+    ),
+    "DatabaseRunBook.attach": lambda scene: scene.house.ground.book.attach(
         context_of("more"), run_id="live", asked=[]
     ),
-    "DatabaseStore.add_run": lambda scene: scene.house.ground.store.add_run(
-        context_of("more"), draft_of("Hi")
+    "DatabaseRunBook.begin": lambda scene: scene.house.ground.book.begin(
+        context_of("queued", thread_id="open")
+    ),
+    "DatabaseRunBook.claim": lambda scene: scene.house.ground.book.claim("node", room=1),
+    "DatabaseRunBook.find_active": lambda scene: scene.house.ground.book.find_active(ALICE),
+    "DatabaseRunBook.find_lost": lambda scene: scene.house.ground.book.find_lost(),
+    "DatabaseRunBook.give_up": lambda scene: scene.house.ground.book.give_up(open_run.run_key),
+    "DatabaseRunBook.load_open_runs": lambda scene: scene.house.ground.book.load_open_runs(),
+    "DatabaseRunBook.load_stops": lambda scene: scene.house.ground.book.load_stops(""),
+    "DatabaseRunBook.mend_turns": lambda scene: scene.house.ground.book.mend_turns(),
+    "DatabaseRunBook.note_stops": lambda scene: scene.house.ground.book.note_stops(
+        [open_run.run_key]
+    ),
+    "DatabaseRunBook.request_stop": lambda scene: scene.house.ground.book.request_stop(
+        open_run.run_key, asked_at=0
+    ),
+    "DatabaseRunBook.take_over": lambda scene: scene.house.ground.book.take_over(
+        open_run.run_key, "node"
     ),
     "DatabaseStore.add_thread": lambda scene: scene.house.ground.store.add_thread(
         key_of("more"), title=""
-    ),
-    "DatabaseStore.begin_queued_run": lambda scene: scene.house.ground.store.begin_queued_run(
-        context_of("queued", thread_id="open"), draft_of()
-    ),
-    "DatabaseStore.begin_run": lambda scene: scene.house.ground.store.begin_run(
-        context_of("more"), draft_of("Hi")
     ),
     "DatabaseStore.has_message": lambda scene: scene.house.ground.store.has_message(key_of(), "m"),
     "DatabaseStore.forget_run": lambda scene: scene.house.ground.store.forget_run(
@@ -371,11 +401,7 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseStore.load_messages_before": (
         lambda scene: scene.house.ground.store.load_messages_before(key_of(), 2)
     ),
-    "DatabaseStore.note_stop": lambda scene: scene.house.ground.store.note_stop(
-        RunKey("alice", "unknown"), asked_at=0
-    ),
     "DatabaseStore.load_state": lambda scene: scene.house.ground.store.load_state(key_of()),
-    "DatabaseStore.load_open_runs": lambda scene: scene.house.ground.store.load_open_runs(),
     "DatabaseStore.load_run": lambda scene: scene.house.ground.store.load_run(live.run_key),
     "DatabaseStore.load_conversation": (
         lambda scene: scene.house.ground.store.load_conversation(key_of())
@@ -545,8 +571,8 @@ async def opened(*, has_run: bool) -> AsyncIterator[Scene]:
     async with open_house(AGENTS, open_at=open_empty, run_timeout_s=8.0) as house:
         await house.service.start(context_of("old"), ask(context_of("old"), "Hi"), agent="talker")
         await house.events(context_of("old"))
-        begun = await house.ground.store.begin_run(context_of("open", thread_id="open"), draft_of())
-        await house.ground.store.add_run(context_of("queued", thread_id="open"), draft_of("Hi"))
+        begun = await house.ground.begin_run(context_of("open", thread_id="open"), draft_of())
+        await house.ground.add_run(context_of("queued", thread_id="open"), draft_of("Hi"))
         if has_run:
             await house.service.start(live, ask(live, "Hi"), agent="heeder")
         yield await furnished(house, begun.lease)
@@ -608,8 +634,10 @@ async def leave(scene: Scene) -> None:
 
 def assert_nothing_is_left(scene: Scene) -> None:
     house, service, factory = scene.house, scene.house.service, scene.house.factory
-    assert not service._runs
-    assert not any((service._starting, service._beginning, service._deleting))
+    assert not service._live
+    assert not any(
+        (service._admission.starting, service._driver.beginning, service._deletion.under_way)
+    )
     assert not house.limits._held
     assert not house.bell._listeners
     assert not house.feed._tails

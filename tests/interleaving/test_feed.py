@@ -172,7 +172,7 @@ async def open_log(loop: ShuffledLoop) -> AsyncIterator[Ground]:
     """Open a log, with windows so small that followers fall out of them every other time."""
     with small_windows() if loop.chance.random() < 0.5 else nullcontext():
         async with open_ground(open_at=open_empty) as ground:
-            await ground.store.begin_run(context_of("r"), draft_of())
+            await ground.begin_run(context_of("r"), draft_of())
             yield ground
 
 

@@ -182,7 +182,7 @@ class Device:
 async def write(house: House, loop: ShuffledLoop, key: ThreadKey) -> None:
     run_id, thread_id = f"run-of-{key.thread_id}", key.thread_id
     context = context_of(run_id, user_id=key.user_id, thread_id=thread_id)
-    begun = await house.ground.store.begin_run(context, draft_of())
+    begun = await house.ground.begin_run(context, draft_of())
     pen = Pen(house.feed, begun.lease)
     for _ in range(APPENDS):
         await loop.pause()

@@ -23,13 +23,16 @@ from isolane.doors.aisdk.chats import Numbered
 from isolane.doors.line import Line
 from isolane.doors.pulse import Pulse
 from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.runbook import DatabaseRunBook
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.health.pressure import Pressure
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
 from isolane.runs import recovery
+from isolane.runs.admission import Admission
+from isolane.runs.drain import Drain
+from isolane.runs.driver import RunDriver
 from isolane.runs.run import RunLife, Stop
-from isolane.runs.service import AgentService
 from isolane.runs.writer import RunWriter
 from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.writer import SocketWriter
@@ -41,9 +44,10 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "agent": (RunLife, "_take"),
     "authentication": (Judge, "_catch"),
     "chat": (Numbered, "tell"),
+    "claim": (DatabaseRunBook, "claim"),
     "commits": (DatabaseEventLog, "_write"),
     "deletion": (Feed, "delete"),
-    "drain": (AgentService, "_drain"),
+    "drain": (Drain, "_drain"),
     "event stream": (event_stream.Followed, "_check_credential"),
     "event stream's reader": (event_stream.EventStream, "listen_for_disconnect"),
     "farewell": (WebSocketConnection, "close"),
@@ -57,10 +61,11 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "requests": (DatabaseStore, "load_ended_requests"),
     "retention": (Feed, "trim"),
     "revocations": (Revocations, "refresh"),
-    "run": (AgentService, "_open_writer"),
-    "start": (AgentService, "_take_on"),
+    "run": (RunDriver, "open_writer"),
+    "start": (Admission, "take_on"),
     "stop": (Stop, "wait"),
     "sweep of the log": (DatabaseEventLog, "sweep"),
+    "turns": (DatabaseRunBook, "mend_turns"),
     "watchdog": (Watchdog, "_judge"),
     "writer of a run": (RunWriter, "_commit_batch"),
     "writer of a socket": (SocketWriter, "_write_batch"),
@@ -94,6 +99,7 @@ if VARIABLE in os.environ:  # in the server, and not in the tests, which read `P
     for _place, (_owner, _name) in PLACES.items():
         _plant(_place, _owner, _name)
     upkeep.INTERVAL_MAX_S = 0.3  # type: ignore[misc]  # so that nobody waits a minute for retention
+    upkeep.TURNS_INTERVAL_S = 0.3  # type: ignore[misc]
 
 
 async def talker(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002  # AG-UI's name for it

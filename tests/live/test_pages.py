@@ -30,7 +30,7 @@ async def write_thread(data: Path, user: str, *, runs: int, answers: int, size: 
                 {"id": f"a-{number}-{place}", "role": "assistant", "content": "x" * size}
                 for place in range(answers)
             ]
-            await ground.store.begin_run(run, RunDraft("script", [question], None, {}))
+            await ground.begin_run(run, RunDraft("script", [question], None, {}))
             end = RunEnd(run.run_key.run_id, "success", None, said, ground.clock())
             key, run_id = run.thread_key, run.run_key.run_id
             await append_to(ground.log, key, run_id, [b'{"type":"RUN_FINISHED"}'], end=end)

@@ -119,7 +119,7 @@ async def test_queued_run_that_can_never_begin_ends_and_the_next_one_begins(
 FIRST: Final = "run_no = (SELECT run_no FROM runs WHERE run_id = 'r-1')"
 DAMAGES: Final = {
     "nothing": "UPDATE messages SET message_id = message_id",
-    "log entry": f"UPDATE events SET payload = x'00' WHERE {FIRST} AND seq > 1",  # noqa: S608 - our words
+    "log entry": f"UPDATE events SET payload = x'00' WHERE {FIRST} AND seq > 1",  # noqa: S608 - no user's words
     "draft": "UPDATE runs SET draft = x'00' WHERE run_id IN ('r-1', 'r-2')",
     "end": refusing("INSERT ON events", when=f"NEW.{FIRST}"),
     "end's row": refusing("UPDATE ON runs", when="NEW.run_id = 'r-1'"),

@@ -24,7 +24,7 @@ async def write_log(data: Path, user: str) -> None:
     """Write a large log of a thread `t` into a data folder whose server doesn't run."""
     run = UserExecutionContext(user_id=user).for_thread("t").for_run("old")
     async with open_ground(f"sqlite:///{data / DATABASE_NAME}") as ground:
-        await ground.store.begin_run(run, RunDraft("script", [], None, {}))
+        await ground.begin_run(run, RunDraft("script", [], None, {}))
         payload = b'{"type":"CUSTOM","name":"old","value":"%b"}' % (b"x" * EVENT_BYTES)
         await append_to(ground.log, run.thread_key, "old", [payload] * EVENTS)
         end = RunEnd("old", "success", None, [], ground.clock())

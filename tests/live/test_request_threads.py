@@ -19,7 +19,7 @@ async def begin_request(data: Path, user: str) -> None:
     run = UserExecutionContext(user_id=user).for_thread("request").for_run("lost")
     opening = Opening(ThreadKind.REQUEST)
     async with open_ground(f"sqlite:///{data / DATABASE_NAME}") as ground:
-        await ground.store.begin_run(run, RunDraft("script", [], None, {}, opening=opening))
+        await ground.begin_run(run, RunDraft("script", [], None, {}, opening=opening))
 
 
 def is_rest_of(frame: Frame, thread_id: str) -> bool:

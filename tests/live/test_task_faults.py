@@ -33,6 +33,7 @@ KINDS: Final[dict[str, str]] = {
     "authentication": "authentication",
     "bye": "farewell",
     "chat on ": "chat",
+    "claim of runs": "claim",
     "deletion of ": "deletion",
     "drain": "drain",
     "event stream": "event stream",
@@ -55,6 +56,7 @@ KINDS: Final[dict[str, str]] = {
     "shutdown of runs": "drain",
     "start of ": "start",
     "stop of ": "stop",
+    "turns": "turns",
     "writer ": "writer of a socket",
     "writer of ": "writer of a run",
 }
@@ -289,17 +291,31 @@ async def play_often(lane: Lane) -> None:
         await lane.play("t", f"{lane.user}-{next(_numbers)}", "hello")
 
 
+async def stop_before_another(lane: Lane) -> None:
+    """Stop a run for which another one waits, and see that one to its end."""
+    first, second = (f"{lane.user}-{next(_numbers)}" for _ in range(2))
+    async with lane.connect() as client:
+        seen = await client.subscribe(first)
+        for run_id, text in ((first, "linger"), (second, "hello")):
+            await client.run(first, run_id, text)
+            await client.until(lambda frame: frame.get("type") == "accepted")
+        await client.abort(first)
+        await client.until_true(lambda: seen.has_ended(second))
+
+
 async def sit_still(lane: Lane) -> None:
     del lane
 
 
 HOUSE: Final[dict[str, Callable[[Lane], Awaitable[None]]]] = {
+    "claim": stop_before_another,
     "news": play_often,
     "pressure": sit_still,
     "requests": sit_still,
     "retention": sit_still,
     "revocations": sit_still,
     "sweep of the log": play_often,
+    "turns": sit_still,
     "watchdog": sit_still,
 }
 

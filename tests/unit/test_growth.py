@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Connection
 from tests.house import ALICE, START, Ground, context_of, draft_of, key_of, open_ground
 
-from isolane.context import RunKey
-from isolane.contracts import RunLease
+from isolane.context import RunKey, UserExecutionContext
+from isolane.contracts import RunLease, Terms
 from isolane.engines.sqlite.heads import claim
 from isolane.engines.sqlite.turns import DatabaseTurnBook
+from isolane.errors import LimitExceeded
 
 FEW, MANY = 60, 3_000
 RATIO_MAX = 1.2
@@ -38,7 +39,14 @@ QUIET = (
     """,
 )
 
+RUNNING = """
+INSERT INTO runs (run_no, user_id, run_id, thread_no, state, draft, first_seq, created_at)
+VALUES (100000, 'alice', 'ahead', 4, 'running',
+    CAST('{"agent":"a","messages":[],"rewind_to":null,"request":{}}' AS BLOB), 2, 0)
+"""
+
 Work = Callable[[Ground], Awaitable[object]]
+LIMITED = Terms(runs_per_user=5, queued_per_thread=5, asked_at=0)
 
 
 def turns_of(ground: Ground) -> DatabaseTurnBook:
@@ -64,14 +72,25 @@ WORKS: dict[str, Work] = {
     "one thread": lambda ground: ground.store.load_thread(key_of("t-1")),
     "its page": lambda ground: ground.store.load_snapshot(key_of("t-1")),
     "its conversation": lambda ground: ground.store.load_conversation(key_of("t-1")),
-    "runs under way": lambda ground: ground.store.load_open_runs(),
+    "runs under way": lambda ground: ground.book.load_open_runs(),
     "one run": lambda ground: ground.store.load_run(RunKey(ALICE, "r-1")),
     "bounds of a log": lambda ground: ground.log.load_bounds(key_of("t-1")),
     "entries of a log": lambda ground: ground.log.read(key_of("t-1"), after=START, limit=10),
     "append": lambda ground: append_to(ground, "t-1", "r-1", 2),
-    "start of a run": lambda ground: ground.store.begin_run(
+    "start of a run": lambda ground: ground.begin_run(
         context_of("another", thread_id="t-1"), draft_of("Well?")
     ),
+    "run that is let in": lambda ground: ground.book.admit(
+        context_of("another", thread_id="t-2"), draft_of("Well?"), LIMITED
+    ),
+    "run that waits": lambda ground: ground.book.admit(
+        context_of("another", thread_id="t-3"), draft_of("Well?"), LIMITED
+    ),
+    "turns to claim": lambda ground: ground.book.claim("node", room=10),
+    "lost runs": lambda ground: ground.book.find_lost(),
+    "turns that were lost": lambda ground: ground.book.mend_turns(),
+    "runs of a user": lambda ground: ground.book.find_active(ALICE),
+    "stop of a run": lambda ground: ground.book.request_stop(RunKey(ALICE, "r-1"), asked_at=1),
     "one turn": lambda ground: turns_of(ground).load_turn(key_of("t-1"), "r-1"),
     "last turn": lambda ground: turns_of(ground).load_last_turn(key_of("t-1")),
     "open turn": lambda ground: turns_of(ground).load_open_turn(key_of("t-1")),
@@ -117,13 +136,19 @@ async def count_steps(ground: Ground, work: Work) -> int:
     return len(steps)
 
 
+def let_one_run(connection: Connection) -> None:
+    """Let a run be under way on a thread, for another one to wait behind it."""
+    connection.exec_driver_sql(RUNNING)
+
+
 @pytest.mark.parametrize("name", WORKS)
 async def test_work_takes_as_many_steps_beside_many_threads_as_beside_few(
     ground: Ground, name: str
 ) -> None:
     async def count_once() -> int:
         steps = await count_steps(ground, WORKS[name])
-        if name == "start of a run":  # the next one begins a run that isn't there yet
+        if name in {"start of a run", "run that is let in", "run that waits"}:
+            # The next one takes on a run that isn't there yet.
             await ground.database.write(
                 lambda connection: connection.exec_driver_sql(
                     "DELETE FROM runs WHERE run_id = 'another'"
@@ -132,6 +157,7 @@ async def test_work_takes_as_many_steps_beside_many_threads_as_beside_few(
         return steps
 
     await add_threads(ground, 0, FEW)
+    await ground.database.write(let_one_run)
     await count_once()  # the first time is of caches
     few = await count_once()
     await add_threads(ground, FEW, MANY)
@@ -154,6 +180,13 @@ OF_ONE_THREAD = (
     "UPDATE heads SET head_seq = ? WHERE thread_no = 1",
 )
 
+
+async def refuse(ground: Ground, context: UserExecutionContext) -> None:
+    """Have a run refused by what the rows of its user and thread say."""
+    with pytest.raises(LimitExceeded):
+        await ground.book.admit(context, draft_of("Well?"), Terms(runs_per_user=0))
+
+
 WORKS_IN_IT: dict[str, Work] = {
     "thread": lambda ground: ground.store.load_thread(key_of("t-0")),
     "page": lambda ground: ground.store.load_snapshot(key_of("t-0"), limit=20),
@@ -169,6 +202,7 @@ WORKS_IN_IT: dict[str, Work] = {
     "run": lambda ground: ground.store.load_run(RunKey(ALICE, "run-9")),
     "bounds of its log": lambda ground: ground.log.load_bounds(key_of("t-0")),
     "append": lambda ground: append_to(ground, "t-0", "run-9", 10_009),
+    "refused run": lambda ground: refuse(ground, context_of("another", thread_id="t-0")),
     "turn": lambda ground: turns_of(ground).load_turn(key_of("t-0"), "run-9"),
     "last turn": lambda ground: turns_of(ground).load_last_turn(key_of("t-0")),
     "open turn": lambda ground: turns_of(ground).load_open_turn(key_of("t-0")),

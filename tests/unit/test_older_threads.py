@@ -183,7 +183,7 @@ async def test_messages_runs_and_turns_stay(url: str) -> None:
         assert attached is not None
         assert (attached.run_id, attached.thread_id) == ("r2", "chat")
         assert await store.load_run(RunKey("alice", "dead")) is None
-        open_runs = await store.load_open_runs()
+        open_runs = await ground.book.load_open_runs()
         assert [(run.run_id, run.thread_id, run.state) for run in open_runs] == [
             ("lost", "plain", RunState.RUNNING),
             ("waits", "plain", RunState.QUEUED),
@@ -216,7 +216,7 @@ async def test_what_was_deleted_goes_and_what_is_written_next_is_right(url: str)
         assert counted == kept
         referred, attached = await ground.database.read(count_attachments)
         assert referred == attached
-        await ground.store.begin_run(context_of("next", thread_id="chat"), draft_of("and now"))
+        await ground.begin_run(context_of("next", thread_id="chat"), draft_of("and now"))
         (record,) = await append_to(ground.log, key_of("chat"), "next", [b"{}"])
         assert record.id == EventId("e2", 3)
         (record,) = await append_to(ground.log, key_of("plain"), "lost", [b"{}"])
@@ -233,6 +233,6 @@ async def test_number_of_the_last_thread_is_not_given_again_after_the_upgrade(
     await older.write(lambda connection: connection.exec_driver_sql(EVENT, event))
     await older.close()
     async with open_ground(sqlite_url(tmp_path)) as ground:
-        begun = await ground.store.begin_run(context_of("r"), draft_of("hi"))
+        begun = await ground.begin_run(context_of("r"), draft_of("hi"))
         assert begun.lease.thread_no == 2
         assert await ground.log.read(key_of(), after=START, limit=10) == []

@@ -68,7 +68,7 @@ async def test_runs_of_an_earlier_version_get_their_turns(
         ]  # fmt: skip
         turns = DatabaseTurnBook(ground.database)
         assert await turns.load_turn(key_of(), "r7") is None
-        await ground.store.begin_run(context_of("new"), draft_of())
+        await ground.begin_run(context_of("new"), draft_of())
         last = await turns.load_last_turn(key_of())
         assert last is not None
         assert [run.run_id for run in last.runs] == ["r4", "r5", "r8", "new"]

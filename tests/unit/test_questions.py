@@ -42,16 +42,20 @@ async def test_question_is_kept_as_a_message_and_in_the_log_alone(
     draft = replace(draft, messages=[user_message("before"), user_message(LARGE, message_id="m")])
     context = context_of("r")
     async with open_ground(sqlite_url(tmp_path)) as ground:
-        store = ground.store
         if waits:
-            await store.add_run(context, draft)
+            ahead = context_of("ahead")
+            await ground.begin_run(ahead, draft_of())
+            await ground.add_run(context, draft)
             assert await places_of(tmp_path) == 1
-        begun = await store.begin_run(context, draft)
+            await ground.end_run(ahead)
+            begun = await ground.book.begin(context)
+        else:
+            begun = await ground.begin_run(context, draft)
         assert list(begun.added) == draft.messages
         assert await places_of(tmp_path) == 1
         await append_to(ground.log, key_of(), "r", [b'{"input":"%s"}' % LARGE.encode()])
         assert await places_of(tmp_path) == 2
-        (stored,) = await store.load_open_runs()
+        (stored,) = await ground.book.load_open_runs()
         assert stored.draft == draft
         end = RunEnd("r", "success", None, [], ground.clock())
         await append_to(ground.log, key_of(), "r", [b"over"], end=end)
@@ -64,13 +68,12 @@ async def test_question_is_kept_as_a_message_and_in_the_log_alone(
 
 async def test_run_under_way_finds_its_own_messages_among_others(tmp_path: Path) -> None:
     async with open_ground(sqlite_url(tmp_path)) as ground:
-        store = ground.store
         for run_id, thread_id, user in (("a", "t", "ann"), ("b", "t", "bob"), ("c", "u", "ann")):
             context = context_of(run_id, thread_id=thread_id, user_id=user)
-            await store.begin_run(context, draft_of(f"{run_id}1", f"{run_id}2"))
+            await ground.begin_run(context, draft_of(f"{run_id}1", f"{run_id}2"))
         nothing = context_of("d", thread_id="v", user_id="ann")
-        await store.begin_run(nothing, draft_of())
-        found = {run.key.run_id: run.draft for run in await store.load_open_runs()}
+        await ground.begin_run(nothing, draft_of())
+        found = {run.key.run_id: run.draft for run in await ground.book.load_open_runs()}
         assert found == {
             **{run_id: draft_of(f"{run_id}1", f"{run_id}2") for run_id in "abc"},
             "d": draft_of(),

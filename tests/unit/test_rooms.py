@@ -24,10 +24,8 @@ BEING_SPLIT: Final = frozenset(
     {
         "engines/sqlite/file.py",
         "engines/sqlite/log.py",
-        "engines/sqlite/store.py",
         "engines/sqlite/turns.py",
         "runs/run.py",
-        "runs/service.py",
         "runs/writer.py",
     }
 )

@@ -11,16 +11,18 @@ from isolane.contracts.engines import (
     Bell,
     EventLog,
     Limits,
-    RunQueue,
     StopSignal,
     Store,
     TurnBook,
 )
 from isolane.contracts.ensure import ensure
 from isolane.contracts.rooms import AgentServiceProtocol, WebSocketManagerProtocol
+from isolane.contracts.runbook import Members, RunBook
 from isolane.contracts.shapes import (
     NO_DRAFT,
     PLAIN,
+    ActiveRun,
+    Admitted,
     BegunRun,
     ConnectionHealth,
     Conversation,
@@ -42,6 +44,7 @@ from isolane.contracts.shapes import (
     StandingTurn,
     StoppedBy,
     StoredRun,
+    Terms,
     ThreadKind,
     ThreadPage,
     ThreadSnapshot,
@@ -55,6 +58,8 @@ from isolane.contracts.shapes import (
 __all__ = [
     "NO_DRAFT",
     "PLAIN",
+    "ActiveRun",
+    "Admitted",
     "Agent",
     "AgentServiceProtocol",
     "Authenticator",
@@ -69,11 +74,12 @@ __all__ = [
     "KnownMessage",
     "Limits",
     "LogBounds",
+    "Members",
     "Opening",
+    "RunBook",
     "RunDraft",
     "RunEnd",
     "RunLease",
-    "RunQueue",
     "RunState",
     "RunStop",
     "RunTicket",
@@ -85,6 +91,7 @@ __all__ = [
     "StoppedBy",
     "Store",
     "StoredRun",
+    "Terms",
     "ThreadKind",
     "ThreadPage",
     "ThreadSnapshot",

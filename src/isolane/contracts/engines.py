@@ -13,12 +13,10 @@ from ag_ui.core import RunAgentInput
 
 from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts.shapes import (
-    BegunRun,
     Conversation,
     Identity,
     KnownMessage,
     LogBounds,
-    RunDraft,
     RunEnd,
     RunLease,
     StoredRun,
@@ -69,7 +67,7 @@ class EventLog(Protocol):
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; whoever had one before writes no more.
 
-        `begin_run` gives a run its first lease. Cancelling doesn't take it back. Raises `NotFound`
+        `RunBook` gives a run its first lease. Cancelling doesn't take it back. Raises `NotFound`
         when the thread has no such run, or the run has ended.
         """
         ...
@@ -159,63 +157,11 @@ class Store(Protocol):
         """
         ...
 
-    async def add_run(self, context: UserExecutionContext, draft: RunDraft) -> RunDraft:
-        """Keep a run that waits for its turn; its thread comes into being with it.
-
-        Returns the draft as it is kept: with the messages only that are new to the thread.
-
-        A run with answers takes the thread's open interrupts. Raises `RunConflict` when they were
-        answered already, `InvalidInput` when it leaves one out, `TooLarge` when what it adds is
-        more than a frame can show, `LimitExceeded` when the run doesn't fit into what its user may
-        keep; nothing is kept then. A run that brings a seed can't wait: `RunConflict`.
-        """
-        ...
-
-    async def begin_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
-        """Mark the run as running, apply its rewind, and join its new messages to the thread.
-
-        All in one transaction. The thread comes into being with its first run. A message that was
-        edited away is new only to a run that rewinds itself. Thread and run have random ids for the
-        agent, made with them and kept as long as they are; a parent that the user has no run of is
-        told by an id that no run has. The seed that a run brings stands before its messages.
-        The run gets a lease, and whoever had one of that thread writes no more.
-
-        Raises what `add_run` raises, and `RunConflict` when the run asks a question again that
-        isn't the thread's last one now, or brings a seed to a thread that has a run.
-        """
-        ...
-
-    async def begin_queued_run(self, context: UserExecutionContext, draft: RunDraft) -> BegunRun:
-        """Do the same for a run that waited; raises `NotFound` when its thread is gone."""
-        ...
-
-    async def add_attached(
-        self, context: UserExecutionContext, *, run_id: str, asked: Sequence[Message]
-    ) -> None:
-        """Let the context's run id lead to the user's run `run_id` of the same thread, for good.
-
-        `asked` are the messages of that run which the attaching frame repeated. Raises `NotFound`
-        when the thread is gone, `LimitExceeded` when it doesn't fit into what the user may keep.
-        """
-        ...
-
-    async def note_stop(self, key: RunKey, *, asked_at: int) -> None:
-        """Keep that a run was stopped while it waits, for the next start; `asked_at` as in `Stop`.
-
-        It is part of the run's draft from then on. Nothing happens to a run that has begun, and for
-        an unknown one.
-        """
-        ...
-
     async def forget_run(self, key: RunKey) -> None:
         """Keep that a run's id was deleted by its user: `RunDraft.is_forgotten`.
 
         Nothing else changes for the run. Without a run of that id nothing is kept.
         """
-        ...
-
-    async def load_open_runs(self) -> list[StoredRun]:
-        """Return every run that isn't ended, of all users, oldest first. For recovery only."""
         ...
 
     async def load_thread(self, key: ThreadKey) -> ThreadSummary | None:
@@ -353,8 +299,7 @@ class TurnBook(Protocol):
     async def load_open_turn(self, key: ThreadKey) -> Turn | None:
         """Return the turn of the thread's oldest unfinished run, which is the last of its runs.
 
-        That is the run under way; without one, the run that has waited longest. None when all runs
-        have ended.
+        That is the run under way; without one, the run that is next. None when all runs have ended.
         """
         ...
 
@@ -372,34 +317,6 @@ class TurnBook(Protocol):
         turn always. `before` names a turn, or a message of one: the page has older ones then.
         Raises `InvalidCursor` when it names nothing that stands.
         """
-        ...
-
-
-@runtime_checkable
-class RunQueue(Protocol):
-    """Whose turn it is on each thread: one run at a time, the others in order.
-
-    Plain throughout: looking and taking are one step, with no await between.
-    """
-
-    def enter(self, key: ThreadKey, run_id: str, *, most: int, is_next: bool = False) -> int:
-        """Take a place and return it: 0 goes now, 1 is next.
-
-        With `is_next` the place is before all who wait, behind the one whose turn it is. Raises
-        `LimitExceeded` when `most` runs wait already, and takes no place then.
-        """
-        ...
-
-    def leave(self, key: ThreadKey, run_id: str) -> str | None:
-        """Give the place up; return the run whose turn it is now, if that changed. Idempotent."""
-        ...
-
-    def get_active(self, key: ThreadKey) -> str | None:
-        """Return the run whose turn it is, None when the thread is free."""
-        ...
-
-    def get_position(self, key: ThreadKey, run_id: str) -> int | None:
-        """Return the run's place, 0 for the one whose turn it is, None when it is not in line."""
         ...
 
 

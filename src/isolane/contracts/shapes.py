@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -111,8 +112,6 @@ class RunDraft:
     rewind_to: str | None
     request: Mapping[str, Any]
     """The other fields of the input: tools, context, state, forwardedProps, resume, parentRunId."""
-    stopped_at: int | None = None
-    """Time at which a waiting run was stopped, in milliseconds since 1970."""
     asks_again: bool = False
     """True when the run asks the thread's last question again and takes back everything after it.
     `messages` is then that question alone, and `rewind_to` is its id."""
@@ -194,6 +193,8 @@ class StoredRun:
     asked: Mapping[bytes, bytes] = field(default_factory=dict)
     """Fingerprints of the run's messages by the fingerprints of their ids. They outlive the draft,
     so that a repeated run frame is recognised."""
+    stop_at: int | None = None
+    """Time at which somebody asked the run to stop, in milliseconds since 1970, or None."""
 
     @property
     def run_id(self) -> str:
@@ -241,6 +242,47 @@ class BegunRun:
     """Purpose of the thread."""
     is_history_claimed: bool = False
     """True when a part of `history` is only the caller's word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a run is let in."""
+
+    policy: str = "queue"
+    """What becomes of a run whose thread is busy: `queue`, `reject`, or `interrupt`."""
+    runs_per_user: int = sys.maxsize
+    """Unfinished runs that the user may have, this one included."""
+    queued_per_thread: int = sys.maxsize
+    """Runs that may wait on the thread, this one included."""
+    asked_at: int | None = None
+    """When the run was asked for, in milliseconds since 1970: a revocation since then stops it.
+    With None, revocations stop no run."""
+    node_id: str = ""
+    """The node that drives the run, if it begins at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A run that was let in."""
+
+    draft: RunDraft
+    """What is kept of what it asks for. Of one that waits: only messages new to the thread."""
+    begun: BegunRun | None
+    """Where it begins; None when it waits for its turn."""
+    position: int
+    """Its place in the thread's line: 0 has the turn, 1 is next."""
+    ahead: str | None = None
+    """The run whose turn it was. A run that interrupts has stopped that one."""
+    stop_at: int | None = None
+    """When it was asked to stop before it came, in milliseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRun:
+    """A run of a chat that is under way."""
+
+    thread_id: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)

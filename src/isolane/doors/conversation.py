@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import structlog
+
 from isolane.context import EventId, RunKey
 from isolane.contracts import Scope
 from isolane.doors.credentials import require, require_agent
@@ -44,6 +46,8 @@ REFUSED_STEP_S: Final = 0.005
 REFUSED_MAX_S: Final = 0.25
 """Seconds that a frame above its rate waits at most for its answer. Of such frames in a row, each
 is answered a step later than the one before, so a flood is read no faster than it is refused."""
+
+_log = structlog.get_logger(__name__)
 
 
 class AguiConversation:
@@ -115,7 +119,10 @@ class AguiConversation:
         for run_id in tuple(self._stopped):
             if not self._line.holds_run(run_id):
                 del self._stopped[run_id]
-                self._gateway.service.remember_abort(self._connection.user_id, run_id)
+                try:
+                    await self._gateway.service.remember_abort(self._connection.user_id, run_id)
+                except IsolaneError as error:  # no run can be admitted now either
+                    _log.warning("stop_write_failed", run_id=run_id, reason=str(error))
         self._connection.is_busy = bool(self._line)
 
     async def _take(self, message: Message) -> None:
@@ -229,7 +236,7 @@ class AguiConversation:
             )
             asked_at = self._stopped.pop(frame.run_id, None)
             if asked_at is not None:
-                self._gateway.service.stop(ticket.context.run_key, asked_at=asked_at)
+                self._gateway.service.halt(ticket.context.run_key, asked_at=asked_at)
             # Nothing is awaited since the run's task was made: this stands before its first event.
             accept(self._connection, context, ticket)
             return self._following.want_run(ticket.context, ticket.after)
@@ -239,7 +246,7 @@ class AguiConversation:
     async def _abort(self, run_id: str) -> None:
         connection, service = self._connection, self._gateway.service
         asked_at = self._gateway.clock()
-        if not service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at):
+        if not await service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at):
             if self._line.holds_run(run_id):
                 self._stopped.setdefault(run_id, asked_at)
             elif not await self._find_run(run_id):
@@ -253,7 +260,7 @@ class AguiConversation:
         try:
             context = await service.locate(connection.context, run_id)
         except NotFound as error:
-            service.remember_abort(connection.user_id, run_id)
+            await service.remember_abort(connection.user_id, run_id)
             if connection.has_greeted:
                 tell(self._connection, error, run_id=run_id)
             return False

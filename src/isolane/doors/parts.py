@@ -19,7 +19,7 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
-from isolane.contracts import EventLog, Identity, Store, TurnBook
+from isolane.contracts import EventLog, Identity, Members, RunBook, Store, TurnBook
 from isolane.doors.room import Hall, Room
 from isolane.engines.sqlite.usage import Usage
 from isolane.errors import Forbidden, Unauthenticated
@@ -96,6 +96,8 @@ class Storage:
     """What is kept of users' threads."""
 
     store: Store
+    book: RunBook
+    members: Members
     turn_book: TurnBook
     log: EventLog
     usage: Usage

@@ -200,7 +200,7 @@ async def abort_run(gateway: OpenGateway, context: WriteContext, run_id: str) ->
     try:
         own = await gateway.service.locate(context, check_wire_id("runId", run_id))
     except NotFound:
-        gateway.service.remember_abort(context.user_id, run_id)
+        await gateway.service.remember_abort(context.user_id, run_id)
         raise
     await gateway.service.abort(own)
     return Stopping(runId=run_id)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ag_ui.core import RunAgentInput
 from pydantic import BaseModel
 
-from isolane.contracts import Opening, RunDraft, StoredRun
+from isolane.contracts import Opening, RunDraft
 from isolane.errors import InvalidInput
 from isolane.events.transcript import Message, fingerprint
 from isolane.runs.question import (
@@ -115,18 +115,6 @@ def _on_disconnect_of(run_input: RunAgentInput) -> OnDisconnect | None:
     if given not in list(OnDisconnect):
         raise InvalidInput("forwardedProps.onDisconnect", "must be continue or stop")
     return OnDisconnect(given)
-
-
-def in_line(queued: Sequence[StoredRun], *, default: str) -> list[StoredRun]:
-    """Return runs that wait, which come oldest first, as their lines are: interrupters are next."""
-    interrupting: list[StoredRun] = []
-    others: list[StoredRun] = []
-    for run in queued:
-        props = run.draft.request.get("forwardedProps")
-        policy = props.get("policy") if isinstance(props, Mapping) else None
-        is_next = (policy or default) == "interrupt" or run.draft.asks_again
-        (interrupting if is_next else others).append(run)
-    return [*reversed(interrupting), *others]
 
 
 def _props(run_input: RunAgentInput) -> Mapping[str, Any]:

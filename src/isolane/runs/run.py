@@ -139,8 +139,8 @@ class Run:
     """Whether its thread was deleted under it."""
     is_lost: bool = False
     """Whether it was under way when the process before this one died; all it gets is its end."""
-    has_slot: bool = False
-    """Whether it counts against its user's limit; what a restart found does not."""
+    has_turn: bool = False
+    """Whether it has waited and its turn has come."""
     is_abandoned: bool = False
     """Whether its agent goes on although nobody hears it."""
     left_out: LeftOut = field(default_factory=LeftOut)

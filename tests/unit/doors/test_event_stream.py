@@ -22,7 +22,7 @@ from isolane.runs.readers import HttpReader
 async def house() -> AsyncIterator[House]:
     async with open_house({"default": says()}, limit_connections_per_user=1) as opened:
         yield opened
-        assert not opened.service._readers._of
+        assert not opened.service._unread._readers._of
         assert opened.sockets.stream_count == 0
         assert not opened.limits._held
 

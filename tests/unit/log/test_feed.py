@@ -47,7 +47,7 @@ class LossyBell(LocalBell):
 @pytest.fixture
 async def ground() -> AsyncIterator[Ground]:
     async with open_ground(clock=ManualClock()) as opened:
-        await opened.store.begin_run(context_of("r"), draft_of())
+        await opened.begin_run(context_of("r"), draft_of())
         yield opened
 
 
@@ -222,7 +222,7 @@ async def test_a_deleted_thread_ends_its_followers_before_there_is_another(groun
     async with aclosing(tail.follow(START)) as batches:
         assert len(await anext(batches)) == 2
         await feed.delete(key_of())
-        await ground.store.begin_run(context_of("r"), draft_of())
+        await ground.begin_run(context_of("r"), draft_of())
         await append(feed, 3)
         with pytest.raises(StopAsyncIteration):
             await anext(batches)
@@ -253,7 +253,7 @@ async def test_nobody_hears_of_what_was_not_committed(ground: Ground) -> None:
         heard.extend(record.id for record in records)
 
     await bell.listen(key_of("deleted"), listener)
-    begun = await ground.store.begin_run(context_of("d", thread_id="deleted"), draft_of())
+    begun = await ground.begin_run(context_of("d", thread_id="deleted"), draft_of())
     await ground.log.delete(key_of("deleted"))
     with pytest.raises(NotFound, match="was deleted"):
         await feed.append(begun.lease, [b"{}"], batch=1)

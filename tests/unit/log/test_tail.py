@@ -63,7 +63,7 @@ class GatedLog:
 @pytest.fixture
 async def ground() -> AsyncIterator[Ground]:
     async with open_ground(clock=ManualClock()) as opened:
-        await opened.store.begin_run(context_of("r"), draft_of())
+        await opened.begin_run(context_of("r"), draft_of())
         yield opened
 
 

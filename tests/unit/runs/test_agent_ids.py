@@ -134,7 +134,7 @@ async def test_event_of_another_users_run_is_the_agents_fault() -> None:
         async def forger(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
             yield {"type": "RUN_FINISHED", "threadId": ada[0], "runId": ada[1]}
 
-        house.service._agents = {"default": adapt_function(forger, name="forger")}
+        house.service._maker.agents = {"default": adapt_function(forger, name="forger")}
         events = await house.run(context_of("r", user_id="bob"), "hi")
     assert events[-1]["code"] == "agent_protocol"
     assert ada[0] not in json.dumps(events)
@@ -278,7 +278,7 @@ async def test_queued_run_is_told_the_same_after_a_restart_and_a_renumbering(
         await house.service.start(first, ask(first, "a"))
         await house.service.start(waiting, ask(waiting, "b", parentRunId="1"))
         before = await house.ground.database.read(load_agent_ids)
-        house.service._is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.service._live.is_draining = True  # as in a shutdown, in which nobody's turn comes
         await house.ground.database.write(renumber)
     witness = Witness()
     async with open_house({"default": witness}, url=url) as house:

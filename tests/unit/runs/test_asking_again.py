@@ -125,7 +125,7 @@ async def test_abort_that_overtook_a_frame_that_joins_stops_the_run() -> None:
         first, second = context_of("1"), context_of("2")
         await house.service.start(first, ask(first, "q"))
         await talker.until_begun("1")
-        house.service.remember_abort("alice", "2")
+        await house.service.remember_abort("alice", "2")
         await house.service.start(second, ask(second, "q"))
         assert outcome(await house.events(first)) == "cancelled"
 
@@ -179,36 +179,36 @@ async def test_asking_again_is_refused_on_a_busy_thread_where_the_frame_says_so(
 
 async def test_question_before_one_that_is_about_to_begin_is_not_asked_again() -> None:
     """Of a run whose turn has come the store has no question yet, and it must not be lost."""
-    talker, stores = Talker(), []
+    talker, books = Talker(), []
 
-    class SlowStore:
-        """The house's own store, in which a turn comes as slowly as a test wants."""
+    class SlowBook:
+        """The house's own book, in which a turn comes as slowly as a test wants."""
 
-        def __init__(self, store: object) -> None:
-            self._store = store
+        def __init__(self, book: object) -> None:
+            self._book = book
             self.reached, self.go_on = asyncio.Event(), asyncio.Event()
-            stores.append(self)
+            books.append(self)
 
         def __getattr__(self, name: str) -> object:
-            return getattr(self._store, name)
+            return getattr(self._book, name)
 
-        async def begin_queued_run(self, *given: object) -> object:
+        async def begin(self, *given: object) -> object:
             self.reached.set()
             await self.go_on.wait()
-            return await self._store.begin_queued_run(*given)  # type: ignore[attr-defined]
+            return await self._book.begin(*given)  # type: ignore[attr-defined]
 
-    def wrap(store: Any) -> Any:  # noqa: ANN401 - one store for another
-        return SlowStore(store)
+    def wrap(book: Any) -> Any:  # noqa: ANN401 - one book for another
+        return SlowBook(book)
 
-    async with open_house({"default": talker.run}, wrap_store=wrap) as house:
+    async with open_house({"default": talker.run}, wrap_book=wrap) as house:
         first, second, third = (context_of(run_id) for run_id in "123")
         await house.service.start(first, ask(first, "q"))
         await house.service.start(second, ask(second, "later"))
         talker.let_go("1", "2")
-        await stores[0].reached.wait()
+        await books[0].reached.wait()
         with pytest.raises(RunConflict, match="rewindTo"):
             await house.service.start(third, ask(third, "q"))
-        stores[0].go_on.set()
+        books[0].go_on.set()
         assert outcome(await house.events(second)) == "success"
         assert await contents(house) == ["q", "answer of 1", "later", "answer of 2"]
 
@@ -247,10 +247,10 @@ async def test_waiting_answer_is_next_after_a_restart(tmp_path: Path) -> None:
             own = context_of(run_id)
             await house.service.start(own, ask(own, *texts))
         await talker.until_begun("2")
-        house.service._is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.service._live.is_draining = True  # as in a shutdown, in which nobody's turn comes
         house.clock.now += 1
         again = RunDraft("default", [user_message("q")], "q", {}, asks_again=True)
-        await house.ground.store.add_run(context_of("4"), again)
+        await house.ground.admit(context_of("4"), again, policy="interrupt")
     talker.let_go("3", "4")
     async with open_house({"default": talker.run}, url=url) as house:
         await house.service.recover()
@@ -269,7 +269,7 @@ async def test_lost_run_is_not_joined_but_asked_again(tmp_path: Path) -> None:
     async with open_house({"default": talker.run}, url=url) as house:
         talker.let_go("2")
         recovery = asyncio.create_task(house.service.recover())
-        await until(lambda: house.service._runs)
+        await until(lambda: house.service._live)
         second = context_of("2")
         ticket = await house.service.start(second, ask(second, "q"))
         await recovery
@@ -284,7 +284,7 @@ async def test_run_that_joins_counts_as_kept_and_is_refused_above_the_quota() ->
     async with open_house({"default": talker.run}) as house:
         own, other = context_of("1"), context_of("2")
         await house.service.start(own, ask(own, "q"))
-        house.ground.store._quotas = Quotas(size=1)
+        house.ground.book._quotas = Quotas(size=1)
         with pytest.raises(LimitExceeded, match="storedBytesPerUser"):
             await house.service.start(other, ask(other, "q"))
         assert await house.ground.store.load_run(RunKey("alice", "2")) is None

@@ -65,7 +65,7 @@ async def test_a_start_is_finished_without_its_caller(tmp_path: Path, place: int
             await house.service.abort(context_of(run_id))
             events = await house.events(context_of(run_id))
             assert events[-1]["outcome"] == {"type": "cancelled"}
-        assert await house.ground.store.load_open_runs() == []
+        assert await house.ground.book.load_open_runs() == []
         await until(lambda: len(house.tasks) == 0)
         assert not house.limits._held
 
@@ -75,7 +75,7 @@ async def test_a_deletion_is_finished_without_its_caller(tmp_path: Path) -> None
         await start_and_hear(house, "r")
         delete: Act = lambda house: house.service.delete_thread(context_of())  # noqa: E731
         await cancel_while_locked(house, tmp_path, delete)
-        await until(lambda: not house.service._runs)
+        await until(lambda: not house.service._live)
         with pytest.raises(NotFound):
             await house.service.locate(context_of(), "r")
         await until(lambda: len(house.tasks) == 0)
@@ -95,9 +95,9 @@ async def test_a_start_cancelled_after_any_pass_of_the_loop_is_whole_or_nothing(
         with suppress(asyncio.CancelledError):
             await task
         await until(lambda: len(house.tasks) == 0)
-        assert not house.service._runs
+        assert not house.service._live
         assert not house.limits._held
-        assert await house.ground.store.load_open_runs() == []
+        assert await house.ground.book.load_open_runs() == []
         if await house.ground.store.load_run(RunKey(ALICE, "r")) is not None:
             records = await house.records(context_of("r"))
             assert [record.is_end for record in records][-1:] == [True]
@@ -117,10 +117,12 @@ async def test_a_drain_is_finished_without_its_caller() -> None:
 
 
 async def test_a_start_whose_house_closes_is_told_so() -> None:
-    async with open_house({"default": says("word")}) as house:
-        house.service._deleting[key_of()] = asyncio.Event()  # nobody ends this wait
+    async with (
+        open_house({"default": says("word")}) as house,
+        house.service._deletion.under_way.hold(key_of()),  # nobody ends this wait
+    ):
         task = asyncio.create_task(start("r")(house))
-        await until(lambda: house.service._starting)
+        await until(lambda: house.service._admission.starting)
         await house.tasks.close()
         with pytest.raises(Exception, match="the gateway ended during the start of r"):
             await task

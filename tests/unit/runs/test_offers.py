@@ -196,7 +196,7 @@ async def test_seed_comes_to_a_new_thread_only_and_the_same_one_attaches() -> No
         for differing in (offer_of("q", opening=other), offer_of("q")):
             with pytest.raises(RunConflict):
                 await house.service.start_offer(first, differing)
-        await until(lambda: not house.service._runs)
+        await until(lambda: not house.service._live)
         assert len(agent.inputs) == 1
 
 
@@ -220,7 +220,7 @@ async def test_seed_is_no_part_of_the_frame_that_shows_what_a_run_brings() -> No
     settings = Settings(limit_frame_bytes=4096)
     large = {"id": "u", "role": "user", "content": "x" * 4000}
     async with open_house({"default": Listener().run}) as house:
-        house.ground.store._check_question = check
+        house.ground.book._joining._check_question = check
         for number, is_claimed in enumerate((True, False)):
             own = context_of(f"{number}", thread_id=f"{number}")
             brought = opening(large, is_claimed=is_claimed)
@@ -232,7 +232,7 @@ async def test_seed_is_no_part_of_the_frame_that_shows_what_a_run_brings() -> No
 
 async def test_seed_counts_as_kept() -> None:
     async with open_house({"default": Listener().run}) as house:
-        house.ground.store._quotas = Quotas(size=2000)
+        house.ground.book._quotas = Quotas(size=2000)
         large = opening({"id": "u", "role": "user", "content": "x" * 2000})
         with pytest.raises(LimitExceeded, match="storedBytesPerUser"):
             await house.service.start_offer(context_of("1"), offer_of("q", opening=large))
@@ -278,7 +278,7 @@ async def test_request_is_told_to_nobody_and_removed_some_time_after_its_run_end
         gate.set()
         await house.events(own)
         await house.events(chat)
-        await until(lambda: not house.service._runs)
+        await until(lambda: not house.service._live)
         assert await remove() == 0  # it has ended just now
         house.clock.now += 1
         assert await remove() == 1
@@ -308,7 +308,7 @@ async def test_request_that_is_used_again_is_not_removed() -> None:
         await house.service.start_offer(first, offer_of("q", opening=Opening(ThreadKind.REQUEST)))
         gate.set()
         await house.events(first)
-        await until(lambda: not house.service._runs)
+        await until(lambda: not house.service._live)
         gate.clear()
         house.clock.now += 10
         older_than = house.clock()
@@ -316,7 +316,7 @@ async def test_request_that_is_used_again_is_not_removed() -> None:
         assert not await house.service.remove_request(first.thread_key, older_than=older_than + 5)
         gate.set()
         await house.events(second)
-        await until(lambda: not house.service._runs)
+        await until(lambda: not house.service._live)
         assert not await house.service.remove_request(first.thread_key, older_than=older_than)
         assert await house.service.remove_request(first.thread_key, older_than=older_than + 5)
 
@@ -337,7 +337,7 @@ async def test_request_is_removed_after_a_restart(tmp_path: Path) -> None:
         await until(lambda: house.service.active_count)
     async with open_house({"default": waits}, url=url) as house:
         assert await house.service.recover() == 1
-        await until(lambda: not house.service._runs)
+        await until(lambda: not house.service._live)
         house.clock.now += 1
         store, older_than = house.ground.store, house.clock()
         assert await remove_due(store, house.service, close, older_than=older_than) == 1

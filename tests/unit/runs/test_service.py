@@ -104,10 +104,10 @@ async def assert_quiet(house: House) -> None:
     """Say that nothing is left of any run."""
     await until(lambda: len(house.tasks) == 0)
     assert house.service.active_count == 0
-    assert not house.service._runs
+    assert not house.service._live
     assert not house.limits._held
     assert not house.bell._listeners
-    assert await house.ground.store.load_open_runs() == []
+    assert await house.ground.book.load_open_runs() == []
 
 
 # --- one end, whatever the agent does ------------------------------------------------------------
@@ -351,7 +351,7 @@ async def test_a_stop_before_the_first_event_keeps_the_agent_from_starting() -> 
 async def test_a_stop_that_overtook_its_run_waits_ten_seconds_for_it() -> None:
     async with open_house({"default": says("x")}) as house:
         for run_id in ("in time", "too late", "bobs"):
-            house.service.remember_abort(ALICE, run_id.replace(" ", "-"))
+            await house.service.remember_abort(ALICE, run_id.replace(" ", "-"))
         bobs = context_of("bobs", user_id="bob")
         assert outcome(await house.run(bobs, "hi")) == "success"
         house.clock.now += 10_000
@@ -363,7 +363,7 @@ async def test_a_stop_that_overtook_its_run_waits_ten_seconds_for_it() -> None:
 async def test_a_hundred_overtaking_stops_are_kept_for_each_user() -> None:
     async with open_house({"default": says("x")}) as house:
         for number in range(101):
-            house.service.remember_abort(ALICE, f"r{number}")
+            await house.service.remember_abort(ALICE, f"r{number}")
         assert outcome(await house.run(context_of("r0"), "hi")) == "success"
         assert outcome(await house.run(context_of("r1"), "ho")) == "cancelled"
 
@@ -467,11 +467,10 @@ async def test_a_run_that_interrupts_is_next_after_a_restart_too(tmp_path: Path)
         for one in runs[:2]:
             house.clock.now += 1
             await house.service.start(one, ask(one, one.run_key.run_id))
-        house.service._is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.service._live.is_draining = True  # as in a shutdown, in which nobody's turn comes
         house.clock.now += 1
-        await house.ground.store.add_run(
-            runs[2], to_draft(ask(runs[2], "2", forwardedProps=props), "default")
-        )
+        draft = to_draft(ask(runs[2], "2", forwardedProps=props), "default")
+        await house.ground.admit(runs[2], draft, policy="interrupt")
     gate.entered.clear()
     gate.opened.set()
     async with open_house({"default": gate.run}, url=url) as house:
@@ -531,7 +530,7 @@ async def test_without_room_new_runs_are_refused_and_those_taken_on_are_carried_
             raise error
 
     async with open_house({"default": gate.run}, limit_runs_per_user=3) as house:
-        house.service._check_room = check_room
+        house.service._admission._check_room = check_room
         active, queued, late = context_of("a"), context_of("q"), context_of("l")
         for one in (active, queued):
             await house.service.start(one, ask(one, one.run_key.run_id))
@@ -853,7 +852,7 @@ async def test_a_thread_deleted_as_its_next_run_begins_stays_deleted() -> None:
         await house.service.start(first, ask(first, "a"))
         await house.service.start(second, ask(second, "b"))
         await until(lambda: house.feed.appended == 3)
-        run = house.service._runs[first.run_key]
+        run = house.service._live[first.run_key]
         # What is written now waits in line: the first run's end, then the deletion.
         busy = asyncio.create_task(house.ground.database.write(lambda _: hold.wait(10)))
         opened.set()
@@ -891,7 +890,7 @@ async def test_a_run_whose_log_fails_ends_once_the_log_is_back() -> None:
         await until(lambda: house.feed.appended >= 3)
         await refuse_writes(house.ground.database)
         gate.opened.set()
-        run = house.service._runs[context.run_key]
+        run = house.service._live[context.run_key]
         await until(lambda: run.writer and run.writer._is_ended)
         await refuse_writes(house.ground.database, while_refused=False)
         events = await house.events(context)
@@ -925,14 +924,16 @@ async def test_recovery_ends_what_another_life_left_open(tmp_path: Path) -> None
 
 async def test_recovery_ends_each_of_two_lost_runs_of_a_thread() -> None:
     async with open_house({"default": says("x")}) as house:
-        for run_id in ("r-1", "r-2"):
-            await house.ground.store.begin_run(context_of(run_id), draft_of(run_id))
-        assert await house.service.recover() == 2
-        await until(lambda: not house.service._runs)
+        await house.ground.begin_run(context_of("r-1"), draft_of("r-1"))
+        await house.ground.book.give_up(context_of("r-1").run_key)  # its end was refused
+        await house.ground.begin_run(context_of("r-2"), draft_of("r-2"))
+        for _ in range(2):  # one with each start, for each has the thread's turn until it ends
+            assert await house.service.recover() == 1
+            await until(lambda: not house.service._live)
         for run_id in ("r-1", "r-2"):
             events = await house.events(context_of(run_id))
             assert [event["type"] for event in events] == ["RUN_STARTED", "RUN_ERROR"]
-        assert await house.ground.store.load_open_runs() == []
+        assert await house.ground.book.load_open_runs() == []
 
 
 async def test_run_that_somebody_else_took_over_ends_without_a_word(
@@ -963,7 +964,7 @@ async def test_run_that_somebody_else_took_over_ends_without_a_word(
 
 async def test_recovery_ends_a_run_that_died_before_its_first_event() -> None:
     async with open_house({"default": echo}) as house:
-        await house.ground.store.begin_run(context_of("r"), draft_of("hi"))
+        await house.ground.begin_run(context_of("r"), draft_of("hi"))
         assert await house.service.recover() == 1
         events = await house.events(context_of("r"))
         assert kinds(events) == ["RUN_STARTED", "RUN_ERROR"]
@@ -975,9 +976,9 @@ async def test_recovery_takes_queued_runs_on_again_in_their_order() -> None:
     gate = Gate()
     gate.opened.set()
     async with open_house({"default": gate.run}) as house:
-        await house.ground.store.begin_run(context_of("0"), draft_of("a"))
+        await house.ground.begin_run(context_of("0"), draft_of("a"))
         for run_id in ("2", "1", "3"):
-            await house.ground.store.add_run(context_of(run_id), draft_of(run_id))
+            await house.ground.add_run(context_of(run_id), draft_of(run_id))
         assert await house.service.recover() == 1
         for run_id in ("2", "1", "3"):
             assert outcome(await house.events(context_of(run_id))) == "success"
@@ -989,8 +990,9 @@ async def test_recovery_takes_queued_runs_on_though_the_limits_have_shrunk() -> 
     async with open_house(
         {"default": echo}, limit_runs_per_user=1, limit_queued_runs_per_thread=0
     ) as house:
+        await house.ground.begin_run(context_of("0"), draft_of("0"))
         for run_id in ("1", "2", "3"):
-            await house.ground.store.add_run(context_of(run_id), draft_of(run_id))
+            await house.ground.add_run(context_of(run_id), draft_of(run_id))
         await house.service.recover()
         for run_id in ("1", "2", "3"):
             assert outcome(await house.events(context_of(run_id))) == "success"
@@ -1040,7 +1042,7 @@ async def test_a_drain_lets_runs_end_and_then_ends_them() -> None:
         await draining
         assert outcome(await house.events(quick)) == "success"
         assert outcome(await house.events(slow)) == "going_away"
-        (waiting,) = await house.ground.store.load_open_runs()
+        (waiting,) = await house.ground.book.load_open_runs()
         assert (waiting.key.run_id, waiting.state) == ("w", RunState.QUEUED)
 
 
@@ -1070,24 +1072,24 @@ async def test_a_run_belongs_to_the_thread_that_is_on_record() -> None:
 async def test_a_run_that_cannot_begin_holds_up_no_other_of_its_thread() -> None:
     gate = Gate()
 
-    class FaultyStore:
-        """The house's own store, in which the second run can't begin."""
+    class FaultyBook:
+        """The house's own book, in which the second run can't begin."""
 
-        def __init__(self, store: object) -> None:
-            self._store = store
+        def __init__(self, book: object) -> None:
+            self._book = book
 
         def __getattr__(self, name: str) -> object:
-            return getattr(self._store, name)
+            return getattr(self._book, name)
 
-        async def begin_queued_run(self, context: UserExecutionContext, draft: object) -> object:
+        async def begin(self, context: UserExecutionContext) -> object:
             if context.run_id == "2":
                 raise ValueError("what nobody foresaw")
-            return await self._store.begin_queued_run(context, draft)  # type: ignore[attr-defined]
+            return await self._book.begin(context)  # type: ignore[attr-defined]
 
-    def wrap(store: Any) -> Any:  # noqa: ANN401 - one store for another
-        return FaultyStore(store)
+    def wrap(book: Any) -> Any:  # noqa: ANN401 - one book for another
+        return FaultyBook(book)
 
-    async with open_house({"default": gate.run}, wrap_store=wrap) as house:
+    async with open_house({"default": gate.run}, wrap_book=wrap) as house:
         runs = [context_of(str(number)) for number in (1, 2, 3)]
         for run in runs:
             await house.service.start(run, ask(run, "hi"))
@@ -1095,5 +1097,5 @@ async def test_a_run_that_cannot_begin_holds_up_no_other_of_its_thread() -> None
         async with asyncio.timeout(5):
             assert outcome(await house.events(runs[2])) == "success"
         await until(lambda: len(house.tasks) == 0)
-        assert not house.service._runs
+        assert not house.service._live
         assert not house.limits._held  # on record it waits still, for the next start

@@ -41,7 +41,7 @@ BEGIN = run_started(thread_id="thread", run_id="r", messages=[], rewind_to=None)
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     async with open_house({"default": says()}) as opened:
-        begun = await opened.ground.store.begin_run(context_of("r"), draft_of())
+        begun = await opened.ground.begin_run(context_of("r"), draft_of())
         opened.lease = begun.lease
         yield opened
 
@@ -274,7 +274,7 @@ async def test_a_thread_that_is_deleted_takes_its_writer_along(house: House) -> 
     await writer.start(BEGIN)
     await until(lambda: not writer._uncommitted)
     await house.feed.delete(key_of())
-    await house.ground.store.begin_run(context_of("another"), draft_of())
+    await house.ground.begin_run(context_of("another"), draft_of())
     writer.disown()
     with pytest.raises(AgentProtocolError, match="after the run's end"):
         await writer.write(custom("late"))

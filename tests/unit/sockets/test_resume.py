@@ -21,7 +21,7 @@ async def test_gap_that_comes_unasked_fits_into_a_frame(frame_max_bytes: int) ->
     async with open_ground(max_events=2) as ground:
         for number, question in enumerate(QUESTIONS):
             context = context_of(f"r-{number}")
-            await ground.store.begin_run(context, draft_of(question))
+            await ground.begin_run(context, draft_of(question))
             end = RunEnd(f"r-{number}", "success", None, [], ground.clock())
             await append_to(ground.log, KEY, f"r-{number}", [b"{}"], end=end)
         resumer = Resumer(

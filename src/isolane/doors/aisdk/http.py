@@ -204,7 +204,7 @@ async def stop_chat(
     """Stop every unfinished run of the chat, waiting ones included."""
     gateway.service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
-    return StoppedRuns(runIds=gateway.service.stop_thread(key))
+    return StoppedRuns(runIds=await gateway.service.stop_thread(key))
 
 
 @router.get("/ai/chat/{chat_id}/messages", response_model=list[dict[str, Any]])

@@ -277,7 +277,7 @@ class ChatSession:
 
     def _stop(self, request: ChatRequest) -> None:
         if request.key is not None and not request.detaches:
-            self._gateway.service.stop(request.key, asked_at=self._gateway.clock())
+            self._gateway.service.halt(request.key, asked_at=self._gateway.clock())
 
     async def _drop(self, request: ChatRequest) -> None:
         """Serve a request no longer. Its run goes on."""

@@ -27,7 +27,6 @@ class KeptDraft(msgspec.Struct):
     messages: list[Message]
     rewind_to: str | None
     request: dict[str, Any]
-    stopped_at: int | None = None
     asks_again: bool = False
     is_forgotten: bool = False
     place: tuple[int, int] | None = None
@@ -64,7 +63,6 @@ def to_draft(row: Row[Any], connection: Connection) -> RunDraft:
         found,
         kept.rewind_to,
         kept.request,
-        kept.stopped_at,
         kept.asks_again,
         kept.is_forgotten,
     )

@@ -12,6 +12,7 @@ from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.drafts import narrow_draft
 from isolane.engines.sqlite.file import runs
+from isolane.engines.sqlite.line import hand_on
 from isolane.engines.sqlite.messages import add_messages
 from isolane.engines.sqlite.runs import find_first, to_failure_columns
 from isolane.engines.sqlite.states import keep_state
@@ -25,7 +26,7 @@ _TOUCH: Final = "UPDATE threads SET updated_at = ? WHERE thread_no = ?"
 def settle(
     connection: Connection, lease: RunLease, end: RunEnd, *, first_seq: int, last_seq: int
 ) -> None:
-    """Write a run's end and what it left behind, in the transaction of its last events.
+    """Write a run's end and what it left, and hand the turn on, with the run's last events.
 
     `first_seq` is the first of those: where a run begins that ends without having begun.
     """
@@ -46,6 +47,7 @@ def settle(
     connection.execute(update(runs).where(runs.c.run_no == lease.run_no).values(**row))
     usage.count_run(connection, lease.run_key, before=before)
     connection.exec_driver_sql(_TOUCH, (end.ended_at, lease.thread_no))
+    hand_on(connection, lease.thread_no)
 
 
 def _to_row(end: RunEnd) -> dict[str, Any]:

@@ -180,13 +180,55 @@ runs = Table(
     Column("turn_id", String),
     # Whether a rewind took back all that it said.
     Column("is_rewound", Integer, nullable=False, server_default="0"),
+    # Place among those that wait on its thread: the lowest is next.
+    Column("place", BigInteger),
+    # The node that drives it, or is about to.
+    Column("node_id", String),
+    # When it was asked to stop, and when its node obeyed.
+    Column("stop_at", BigInteger),
+    Column("stop_seen_at", BigInteger),
     Index("runs_by_address", "user_id", "run_id", unique=True),
+    Index("runs_open", "user_id", sqlite_where=text("state != 'ended'")),
+    # One run of a thread has the turn.
+    Index(
+        "runs_in_turn",
+        "thread_no",
+        unique=True,
+        sqlite_where=text("state IN ('ready', 'running')"),
+    ),
+    Index("runs_ready", "run_no", sqlite_where=text("state = 'ready'")),
+    Index(
+        "runs_stopping",
+        "node_id",
+        sqlite_where=text("stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL"),
+    ),
     Index("runs_standing", "thread_no", "first_seq", sqlite_where=text("is_rewound = 0")),
-    Index("runs_waiting", "thread_no", "created_at", sqlite_where=text("state = 'queued'")),
+    Index("runs_waiting", "thread_no", "place", sqlite_where=text("state = 'queued'")),
     Index("runs_logged", "ended_at", "run_no", sqlite_where=text("is_logged")),
     Index("runs_by_thread", "thread_no", "first_seq"),
-    Index("runs_by_state", "state"),
     Index("runs_under_way", "thread_no", sqlite_where=text("state = 'running'")),
+)
+# Aborts that came before the run that they mean. The number tells which is the oldest of a user's.
+# Times are of the clock that nobody sets.
+early_aborts = Table(
+    "early_aborts",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", String, nullable=False),
+    Column("run_id", String, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("early_aborts_by_run", "user_id", "run_id", unique=True),
+    Index("early_aborts_by_user", "user_id", "number"),
+    Index("early_aborts_by_expiry", "expires_at"),
+    sqlite_autoincrement=True,
+)
+# The processes that serve this database: with SQLite it is one, under a new id after each start.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_id", String, primary_key=True),
+    Column("beat_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 # A message stands from the run that added it until a rewind drops it; both are kept as places in
 # the log, so that the messages as of any kept entry can be told.

@@ -26,8 +26,8 @@ _KIND: Final = "SELECT kind FROM threads WHERE thread_no = ?"
 _ENDED: Final = """
 SELECT user_id, thread_id FROM threads INDEXED BY threads_of_requests
 WHERE kind = 'request' AND updated_at < ? AND NOT EXISTS (
-    SELECT 1 FROM runs INDEXED BY runs_under_way
-    WHERE runs.thread_no = threads.thread_no AND runs.state = 'running'
+    SELECT 1 FROM runs INDEXED BY runs_in_turn
+    WHERE runs.thread_no = threads.thread_no AND runs.state IN ('ready', 'running')
 ) AND NOT EXISTS (
     SELECT 1 FROM runs INDEXED BY runs_waiting
     WHERE runs.thread_no = threads.thread_no AND runs.state = 'queued'

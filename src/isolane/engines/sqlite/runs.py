@@ -7,37 +7,50 @@ from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, exists, select, text, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
-from isolane.contracts import LogBounds, RunDraft, RunState, RunStop, StoredRun
+from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop, StoredRun
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
-from isolane.engines.sqlite.file import events, runs, threads
+from isolane.engines.sqlite.file import events, nodes, runs, threads
+from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers
 from isolane.ids import derive_stand_in, new_agent_id
 
 IS_UNDER_WAY: Final = text("runs.state = 'running'")
 """As text: the condition of a partial index has to be spelled as there."""
+_IS_OPEN: Final = text("runs.state != 'ended'")
+"""As text for the same reason."""
 
 
 def load_moment(
     connection: Connection, key: ThreadKey, bounds: LogBounds
 ) -> tuple[EventId, str | None]:
     """Return where the log ended before the run under way, and that run's id, if there is one."""
-    # Two can be there after a run whose end the database refused; the newer one is under way.
-    # Not by SQL's max(): for that SQLite walks through all runs that the thread ever had.
     under_way = connection.execute(
         select(runs.c.first_seq, runs.c.run_id).where(
             rows_of(runs, load_stored(connection, key)), IS_UNDER_WAY
         )
-    )
-    newest = max(map(tuple, under_way), default=None)
-    if newest is None:
+    ).one_or_none()
+    if under_way is None:
         return bounds.head, None
-    first_seq, run_id = newest
+    first_seq, run_id = under_way
     return EventId(bounds.head.epoch, first_seq - 1), run_id
 
 
@@ -60,10 +73,62 @@ def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
 
 
 def load_open_runs(connection: Connection) -> list[StoredRun]:
-    """Return every run that has not ended, of all users, the oldest first."""
-    open_states = [RunState.QUEUED, RunState.RUNNING]  # by an index, which "not ended" has none of
-    query = _select_runs().where(runs.c.state.in_(open_states)).order_by(runs.c.created_at)
+    """Return every run that has not ended, of all users: those that wait last, in their order."""
+    waits = runs.c.state == RunState.QUEUED
+    query = _select_runs().where(_IS_OPEN)
+    in_order = query.order_by(waits, func.coalesce(runs.c.place, 0), runs.c.created_at)
+    return [_stored(row, connection) for row in connection.execute(in_order)]
+
+
+def load_lost(connection: Connection) -> list[StoredRun]:
+    """Return the runs under way whose node lives no more, the oldest first.
+
+    A run whose end could not be written is among them once nobody else has the turn on its thread.
+    """
+    held = runs.alias("held")
+    is_busy = exists().where(
+        held.c.thread_no == runs.c.thread_no, held.c.state.in_([READY, RunState.RUNNING])
+    )
+    is_lost = or_(runs.c.state == RunState.RUNNING, and_(runs.c.state == BROKEN, ~is_busy))
+    lives = exists().where(nodes.c.node_id == runs.c.node_id)
+    query = _select_runs().where(_IS_OPEN, is_lost, ~lives).order_by(runs.c.created_at)
     return [_stored(row, connection) for row in connection.execute(query)]
+
+
+def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
+    """Return the user's runs that are under way, in chats."""
+    return [ActiveRun(*row) for row in connection.exec_driver_sql(_ACTIVE, (user_id,))]
+
+
+def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
+    """Make a run under way the node's own; False when another run has the turn on its thread."""
+    own = select(runs.c.state, runs.c.thread_no).where(row_of_run(key), IS_ALIVE)
+    row = connection.execute(own).one_or_none()
+    if row is None or row.state not in {RunState.RUNNING, BROKEN}:
+        return False
+    if row.state == BROKEN and load_holder(connection, row.thread_no) is not None:
+        return False
+    values = {"state": RunState.RUNNING, "node_id": node_id}
+    connection.execute(update(runs).where(row_of_run(key)).values(**values))
+    return True
+
+
+def write_broken(connection: Connection, key: RunKey, *, is_anew: bool) -> int | None:
+    """Write that a run's end can't be written; return the number of its thread, if it is there.
+
+    With `is_anew` its row is deleted and written again: a row that can't be changed may be damaged.
+    """
+    query = select(runs).where(row_of_run(key), _IS_OPEN)
+    found = connection.execute(query).mappings().one_or_none()
+    if found is None:
+        return None
+    if is_anew:
+        connection.execute(delete(runs).where(row_of_run(key)))
+        connection.execute(insert(runs).values({**found, "state": BROKEN}))
+    else:
+        connection.execute(update(runs).where(row_of_run(key)).values(state=BROKEN))
+    thread_no: int = found["thread_no"]
+    return thread_no
 
 
 def _select_runs() -> Select[Any]:
@@ -75,7 +140,7 @@ def _stored(row: Row[Any], connection: Connection) -> StoredRun:
     return StoredRun(
         key=RunKey(row.user_id, row.run_id),
         thread_id=row.thread_id,
-        state=RunState(row.state),
+        state=to_run_state(row.state),
         draft=to_draft(row, connection),
         first_seq=row.first_seq,
         last_seq=row.last_seq,
@@ -88,6 +153,7 @@ def _stored(row: Row[Any], connection: Connection) -> StoredRun:
         agent_code=row.agent_code,
         agent_message=None if row.agent_message is None else row.agent_message.decode(),
         asked=to_asked(row.asked or b""),
+        stop_at=row.stop_at,
     )
 
 
@@ -106,6 +172,12 @@ def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
 _AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE thread_no = ?"
 
 
+# By the index of open runs, in which a user has few.
+_ACTIVE: Final = """
+SELECT thread_id, run_id FROM runs INDEXED BY runs_open JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND runs.state != 'ended' AND runs.state = 'running' AND kind = 'chat'
+ORDER BY runs.created_at
+"""
 _AGENT_RUN: Final = """
 SELECT coalesce(agent_run_id, (
     SELECT joined.agent_run_id FROM runs AS joined
@@ -138,19 +210,6 @@ def find_run_no(connection: Connection, key: RunKey) -> int:
 def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
     """Return by which id an agent knows one of the user's runs; None when there is no such run."""
     return connection.exec_driver_sql(_AGENT_RUN, key).scalar_one_or_none()
-
-
-def note_stop(key: RunKey, asked_at: int, connection: Connection) -> None:
-    """Keep that a run was stopped while it waits; see `Store.note_stop`."""
-    is_waiting = and_(row_of_run(key), runs.c.state == RunState.QUEUED, IS_ALIVE)
-    waiting = select(runs.c.thread_no, runs.c.draft).where(is_waiting)
-    found = connection.execute(waiting).one_or_none()
-    if found is None:  # it has begun meanwhile, or is gone
-        return
-    stored = StoredThread(key.user_id, found.thread_no)
-    kept = load_kept(connection, stored, found.draft)
-    kept.stopped_at = asked_at
-    _write_kept(connection, key, stored, found.draft, kept)
 
 
 def forget_run(key: RunKey, connection: Connection) -> None:

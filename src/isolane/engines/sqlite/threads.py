@@ -67,7 +67,9 @@ def erase(connection: Connection, key: ThreadKey) -> tuple[frozenset[str], Store
     if stored.thread_no == NO_THREAD:
         raise NotFound(f"no thread {key.thread_id}")
     place = (stored.thread_no,)
-    run_ids = frozenset(connection.exec_driver_sql(_LATE_RUNS, place * 2).scalars())
+    run_ids = frozenset(
+        connection.exec_driver_sql(_LATE_RUNS, (*stored, stored.thread_no)).scalars()
+    )
     connection.exec_driver_sql(_DELETE, place)
     delete_head(connection, stored.thread_no)
     usage.add(connection, key.user_id, threads=-1, size=-usage.ROW_BYTES)
@@ -78,8 +80,8 @@ def erase(connection: Connection, key: ThreadKey) -> tuple[frozenset[str], Store
 _DELETE: Final = "DELETE FROM threads WHERE thread_no = ?"
 # By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
 _LATE_RUNS: Final = """
-SELECT run_id FROM runs INDEXED BY runs_by_state
-WHERE state IN ('queued', 'running') AND thread_no = ?
+SELECT run_id FROM runs INDEXED BY runs_open
+WHERE state != 'ended' AND user_id = ? AND thread_no = ?
 UNION SELECT run_id FROM (
     SELECT run_id FROM runs WHERE thread_no = ? ORDER BY first_seq DESC LIMIT 1
 )

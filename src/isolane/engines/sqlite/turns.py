@@ -19,11 +19,12 @@ import msgspec
 from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
-from isolane.contracts import RunState, StandingRun, StandingTurn, Turn, TurnPage, TurnRun
+from isolane.contracts import StandingRun, StandingTurn, Turn, TurnPage, TurnRun
 from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.attachments import load_whole
 from isolane.engines.sqlite.file import Database
 from isolane.engines.sqlite.heads import NO_RUN
+from isolane.engines.sqlite.line import to_run_state
 from isolane.engines.sqlite.pages import PAGE_BYTES, PAGE_MAX
 from isolane.errors import InvalidCursor
 from isolane.events.transcript import FINGERPRINT_BYTES, Message, fingerprint
@@ -41,15 +42,13 @@ _STANDING: Final = (
 )
 _FROM: Final = f"{_STANDING} AND first_seq >= ? ORDER BY first_seq"
 _BACK: Final = f"{_STANDING} AND first_seq > 0 AND first_seq < ? ORDER BY first_seq DESC"
-# Two can be there after a run whose end the database refused; the newer one is under way.
 _UNDER_WAY: Final = """
-SELECT run_id FROM runs INDEXED BY runs_under_way
-WHERE thread_no = ? AND state = 'running'
-ORDER BY first_seq DESC LIMIT 1
+SELECT run_id FROM runs INDEXED BY runs_in_turn
+WHERE thread_no = ? AND state IN ('ready', 'running')
 """
 _WAITING: Final = """
 SELECT run_id FROM runs INDEXED BY runs_waiting
-WHERE thread_no = ? AND state = 'queued' ORDER BY created_at LIMIT 1
+WHERE thread_no = ? AND state = 'queued' ORDER BY place LIMIT 1
 """
 _THREAD: Final = "SELECT 1 FROM threads WHERE thread_no = ?"
 _OF_RUN: Final = """
@@ -97,7 +96,7 @@ class _Row(NamedTuple):
 
     def to_run(self) -> TurnRun:
         """Return what is told of the run."""
-        state = RunState(self.state)
+        state = to_run_state(self.state)
         return TurnRun(self.run_id, state, self.first_seq, self.last_seq, self.ended_at)
 
 

@@ -106,7 +106,7 @@ def count_in(folder: Path, data: str = PICTURE) -> int:
 async def begin(ground: Ground, run_id: str, asked: RunDraft, **more: str) -> Sequence[Message]:
     """Begin a run, write its start as the gateway does, and return what its agent is given."""
     context = context_of(run_id, **more)
-    begun = await ground.store.begin_run(context, asked)
+    begun = await ground.begin_run(context, asked)
     event = run_started(
         thread_id=KEY.thread_id, run_id=run_id, messages=begun.added, rewind_to=asked.rewind_to
     )
@@ -133,7 +133,7 @@ async def test_question_is_kept_once_and_read_whole_everywhere(
 ) -> None:
     question = shows("q", PICTURE, OTHER, PICTURE)
     assert await begin(ground, "r", draft(question)) == [question]
-    (running,) = await ground.store.load_open_runs()
+    (running,) = await ground.book.load_open_runs()
     assert running.draft.messages == [question]
     await end(ground, "r")
     assert [count_in(tmp_path, each) for each in (PICTURE, OTHER)] == [1, 1]
@@ -173,19 +173,19 @@ async def test_run_that_waits_refers_to_it_too(ground: Ground, tmp_path: Path) -
     question = shows("q", PICTURE)
     asked = draft(question, state={"seen": [shows("s", PICTURE)["content"]]})
     await begin(ground, "r-0", draft(shows("q-0", PICTURE)))
-    await ground.store.add_run(context_of("r"), asked)
+    await ground.add_run(context_of("r"), asked)
     assert count_in(tmp_path) == 1
     await assert_exact(ground.database)
-    await ground.store.note_stop(RunKey(ALICE, "r"), asked_at=5)
+    await ground.book.request_stop(RunKey(ALICE, "r"), asked_at=5)
     await assert_exact(ground.database)
-    waiting = {run.run_id: run.draft for run in await ground.store.load_open_runs()}["r"]
-    assert waiting == replace(asked, messages=[question], stopped_at=5)
+    waiting = {run.run_id: run.draft for run in await ground.book.load_open_runs()}["r"]
+    assert waiting == replace(asked, messages=[question])
     await end(ground, "r-0")
-    begun = await ground.store.begin_queued_run(context_of("r"), waiting)
+    begun = await ground.book.begin(context_of("r"))
     assert list(begun.added) == [question]
     assert begun.state == asked.request["state"]
     await assert_exact(ground.database)
-    (running,) = await ground.store.load_open_runs()
+    (running,) = await ground.book.load_open_runs()
     assert running.draft.request == asked.request
     await end(ground, "r")
     assert count_in(tmp_path) == 1
@@ -195,10 +195,10 @@ async def test_alone_in_line_it_is_kept_until_the_run_has_begun(
     ground: Ground, tmp_path: Path
 ) -> None:
     await begin(ground, "r-0", draft_of("first"))
-    await ground.store.add_run(context_of("r"), draft(shows("q", PICTURE)))
+    await ground.add_run(context_of("r"), draft(shows("q", PICTURE)))
     assert count_in(tmp_path) == 1
     await end(ground, "r-0")
-    await ground.store.begin_queued_run(context_of("r"), draft(shows("q", PICTURE)))
+    await ground.book.begin(context_of("r"))
     await assert_exact(ground.database)
     assert count_in(tmp_path) == 1
     assert await stored(ground) == [user_message("first")]  # the run is under way
@@ -408,8 +408,8 @@ async def test_what_was_kept_before_stays_whole(
 async def test_missing_attachment_harms_its_own_rows_only() -> None:
     async with open_ground() as ground:
         await begin(ground, "r-0", draft(shows("q", PICTURE)))
-        await ground.store.add_run(context_of("r-1"), draft(shows("p", OTHER)))
-        await ground.store.add_run(context_of("r-2", thread_id="other"), draft_of("hello"))
+        await ground.add_run(context_of("r-1"), draft(shows("p", OTHER)))
+        await ground.begin_run(context_of("r-2", thread_id="other"), draft_of("hello"))
 
         def damage(connection: Connection) -> None:
             for table in ("attachments", "attachment_bytes"):
@@ -418,7 +418,7 @@ async def test_missing_attachment_harms_its_own_rows_only() -> None:
         await ground.database.write(damage)
         with pytest.raises(DatabaseFailed, match="missing"):
             await ground.store.load_messages_before(KEY, 100)
-        agents = {run.run_id: run.draft.agent for run in await ground.store.load_open_runs()}
+        agents = {run.run_id: run.draft.agent for run in await ground.book.load_open_runs()}
         assert agents == {"r-0": "", "r-1": "", "r-2": "default"}
         await end(ground, "r-0")
         await ground.log.delete(KEY)

@@ -22,11 +22,11 @@ from tests.house import (
 )
 
 from isolane.context import EventId, RunKey
-from isolane.contracts import RunEnd
+from isolane.contracts import RunEnd, StoredRun, Terms
 from isolane.engines.sqlite.deletion import load_removal, remove_some
 from isolane.engines.sqlite.file import events, messages, metadata, threads
 from isolane.engines.sqlite.steps import BYTES_AT_ONCE, ROWS_AT_ONCE
-from isolane.errors import CursorExpired, DatabaseFailed, NotFound
+from isolane.errors import CursorExpired, NotFound
 
 KEY = key_of()
 ROWS = ("events", "messages", "runs")
@@ -46,7 +46,7 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
 async def talk(ground: Ground, run_id: str, *texts: str, **more: str) -> EventId:
     """Live a run that asks `texts` and is answered each with one message."""
     context = context_of(run_id, **more)
-    await ground.store.begin_run(context, draft_of(*texts))
+    await ground.begin_run(context, draft_of(*texts))
     answers = [user_message(f"answer to {text}") for text in texts]
     end = RunEnd(run_id, "success", None, answers, ground.clock())
     records = await append_to(
@@ -77,8 +77,8 @@ async def sweep(ground: Ground) -> None:
 
 async def test_nothing_of_a_deleted_thread_is_there_while_its_rows_are(ground: Ground) -> None:
     last = await talk(ground, "r-1", "secret")
-    await ground.store.begin_run(context_of("r-2"), draft_of("under way"))
-    await ground.store.add_run(context_of("r-3"), draft_of("waits"))
+    await ground.begin_run(context_of("r-2"), draft_of("under way"))
+    await ground.add_run(context_of("r-3"), draft_of("waits"))
     assert await ground.log.delete(KEY) == {"r-2", "r-3"}
     rows = await count(ground)
     assert (rows["events"], rows["messages"], rows["runs"]) == (2, 3, 3)
@@ -89,7 +89,7 @@ async def test_nothing_of_a_deleted_thread_is_there_while_its_rows_are(ground: G
     assert await store.load_known_ids(KEY) == frozenset()
     assert not await store.has_message(KEY, "secret")
     assert await store.load_messages_before(KEY, 100) == []
-    assert await store.load_open_runs() == []
+    assert await ground.book.load_open_runs() == []
     assert [await store.load_run(RunKey(ALICE, f"r-{n}")) for n in (1, 2, 3)] == [None] * 3
     assert (await log.load_bounds(KEY)).head.seq == 0
     assert await log.read(KEY, after=START, limit=10) == []
@@ -174,15 +174,16 @@ async def test_run_of_a_living_thread_keeps_its_id(ground: Ground) -> None:
     stored = await ground.store.load_run(RunKey(ALICE, "r-2"))
     assert stored is not None
     assert stored.thread_id == "other"
-    with pytest.raises(DatabaseFailed, match="UNIQUE"):
-        await ground.store.add_run(context_of("r", thread_id="third"), draft_of("d"))
+    known = await ground.book.admit(context_of("r", thread_id="third"), draft_of("d"), Terms())
+    assert isinstance(known, StoredRun)
+    assert known.thread_id == "other"
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
 async def test_rows_go_in_steps_that_are_bounded(size: int, ground: Ground) -> None:
     for number in range(3):
         context = context_of(f"r-{number}")
-        await ground.store.begin_run(context, draft_of("q" * size + str(number)))
+        await ground.begin_run(context, draft_of("q" * size + str(number)))
         payloads = [b"x" * size] * (300 if size < 1000 else 20)
         await append_to(ground.log, KEY, f"r-{number}", payloads)
         end = RunEnd(f"r-{number}", "success", None, [], ground.clock())

@@ -87,7 +87,7 @@ def counted(ground: Ground) -> Iterator[list[int]]:
 async def live(ground: Ground, run_id: str, *, events: int, payload: bytes = b"{}") -> None:
     """Live a whole run of so many events."""
     context = context_of(run_id)
-    await ground.store.begin_run(context, draft_of())
+    await ground.begin_run(context, draft_of())
     end = RunEnd(run_id, "success", None, [], ground.clock())
     await append_to(ground.log, key_of(), run_id, [payload] * events, end=end)
 
@@ -132,7 +132,7 @@ async def test_no_transaction_deletes_much_and_appends_come_between(ground: Grou
 
     async def append_beside() -> None:
         nonlocal appended
-        await ground.store.begin_run(context_of("live", thread_id="live"), draft_of())
+        await ground.begin_run(context_of("live", thread_id="live"), draft_of())
         while True:
             await append_to(ground.log, key_of("live"), "live", [b"{}"])
             appended += 1

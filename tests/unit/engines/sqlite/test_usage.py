@@ -84,9 +84,7 @@ class Users:
     ground: Ground
     chance: random.Random
     running: dict[ThreadKey, UserExecutionContext] = field(default_factory=dict)
-    waiting: dict[ThreadKey, list[tuple[UserExecutionContext, RunDraft]]] = field(
-        default_factory=dict
-    )
+    waiting: dict[ThreadKey, list[UserExecutionContext]] = field(default_factory=dict)
     numbers: count[int] = field(default_factory=count)
     refused: int = 0
 
@@ -113,12 +111,12 @@ class Users:
             draft = replace(draft, messages=[*draft.messages, self.picture(f"{number}.p")])
         if key in self.running and self.chance.random() < 0.2:
             running = self.running[key].run_key.run_id
-            await self.ground.store.add_attached(context, run_id=running, asked=draft.messages)
+            await self.ground.book.attach(context, run_id=running, asked=draft.messages)
         elif key in self.running:
-            await self.ground.store.add_run(context, draft)
-            self.waiting.setdefault(key, []).append((context, draft))
+            await self.ground.add_run(context, draft)
+            self.waiting.setdefault(key, []).append(context)
         else:
-            await self.ground.store.begin_run(context, draft)
+            await self.ground.begin_run(context, draft)
             self.running[key] = context
 
     def picture(self, message_id: str) -> dict[str, object]:
@@ -157,8 +155,8 @@ class Users:
         end = RunEnd(run_id, "success", None, messages, now, None, interrupts, state)
         await append_to(self.ground.log, key, run_id, [b"over"], end=end)
         if self.waiting.get(key):
-            following, draft = self.waiting[key].pop(0)
-            await self.ground.store.begin_queued_run(following, draft)
+            following = self.waiting[key].pop(0)
+            await self.ground.book.begin(following)
             self.running[key] = following
 
     async def tidy(self, key: ThreadKey) -> None:
@@ -238,28 +236,37 @@ async def kept_by(ground: Ground, user_id: str = ALICE) -> Kept:
 async def size_of_run(tmp_path: Path, draft: RunDraft) -> int:
     """Return what a first run on a thread adds."""
     async with open_ground(sqlite_url(tmp_path / "measured")) as ground:
-        await ground.store.begin_run(context_of("r"), draft)
+        await ground.begin_run(context_of("r"), draft)
         return (await kept_by(ground)).bytes
 
 
 @pytest.mark.parametrize("way", ["begin_run", "add_run"])
 async def test_run_fits_to_the_byte(tmp_path: Path, way: str) -> None:
     draft = draft_of("hello")
+
+    async def prepare(ground: Ground) -> Kept:
+        """Let another run have the turn, if the run is to wait; return what is kept then."""
+        if way == "add_run":
+            await ground.begin_run(context_of("ahead"), draft_of())
+        return await kept_by(ground)
+
     async with open_ground(sqlite_url(tmp_path / "measured")) as ground:
-        await getattr(ground.store, way)(context_of("r"), draft)
+        await prepare(ground)
+        await getattr(ground, way)(context_of("r"), draft)
         size = (await kept_by(ground)).bytes
     for spare in (0, -1):
         url = sqlite_url(tmp_path / f"spare{spare}")
         async with open_ground(url, quotas=Quotas(size=size + spare)) as ground:
-            start = getattr(ground.store, way)
+            before = await prepare(ground)
+            start = getattr(ground, way)
             if spare == 0:
                 await start(context_of("r"), draft)
                 assert await kept_by(ground) == Kept(1, size)
             else:
                 with pytest.raises(LimitExceeded, match="storedBytesPerUser"):
                     await start(context_of("r"), draft)
-                assert await kept_by(ground) == Kept(0, 0)
-                assert await ground.store.load_thread(key_of()) is None
+                assert await kept_by(ground) == before
+                assert await ground.store.load_run(context_of("r").run_key) is None
             await assert_exact(ground)
 
 
@@ -268,10 +275,10 @@ async def test_of_two_runs_at_once_at_the_border_one_is_let_in(tmp_path: Path) -
     async with open_ground(sqlite_url(tmp_path), quotas=Quotas(size=2 * size - 1)) as ground:
         answers = await asyncio.gather(
             *(
-                ground.store.begin_run(context_of(f"{n}", thread_id=f"t{n}"), draft_of("hello"))
+                ground.begin_run(context_of(f"{n}", thread_id=f"t{n}"), draft_of("hello"))
                 for n in range(2)
             ),
-            ground.store.begin_run(context_of("r", user_id="bob"), draft_of("hello")),
+            ground.begin_run(context_of("r", user_id="bob"), draft_of("hello")),
             return_exceptions=True,
         )
         refused = [type(answer).__name__ for answer in answers if isinstance(answer, Exception)]
@@ -286,16 +293,15 @@ async def test_threads_are_as_many_as_allowed_and_one_that_goes_makes_room(
     async with open_ground(sqlite_url(tmp_path), quotas=Quotas(threads=2)) as ground:
         store = ground.store
         await store.add_thread(key_of("one"), title="")
-        await store.begin_run(context_of("r-1", thread_id="two"), draft_of("hello"))
+        await ground.begin_run(context_of("r-1", thread_id="two"), draft_of("hello"))
         for refused in (
             store.add_thread(key_of("three"), title=""),
-            store.begin_run(context_of("r-2", thread_id="three"), draft_of("hello")),
-            store.add_run(context_of("r-2", thread_id="three"), draft_of("hello")),
+            ground.begin_run(context_of("r-2", thread_id="three"), draft_of("hello")),
         ):
             with pytest.raises(LimitExceeded, match="storedThreadsPerUser is limited to 2, and 2"):
                 await refused
         await store.add_thread(key_of("one"), title="")
-        await store.add_run(context_of("r-3", thread_id="two"), draft_of("more"))
+        await ground.add_run(context_of("r-3", thread_id="two"), draft_of("more"))
         await store.add_thread(key_of("three", user_id="bob"), title="")
         await ground.log.delete(key_of("one"))
         await store.add_thread(key_of("three"), title="")
@@ -307,16 +313,15 @@ async def test_run_that_was_let_in_goes_on_past_the_quota(tmp_path: Path) -> Non
     quotas = Quotas(size=3 * size)
     async with open_ground(sqlite_url(tmp_path), quotas=quotas) as ground:
         store, key = ground.store, key_of()
-        await store.begin_run(context_of("r-1"), draft_of("hello"))
-        waiting = draft_of("more")
-        await store.add_run(context_of("r-2"), waiting)
+        await ground.begin_run(context_of("r-1"), draft_of("hello"))
+        await ground.add_run(context_of("r-2"), draft_of("more"))
         answer = [user_message(LARGE, message_id="answer")]
         end = RunEnd("r-1", "success", None, answer, ground.clock())
         await append_to(ground.log, key, "r-1", [b"x" * quotas.size, b"over"], end=end)
-        await store.begin_queued_run(context_of("r-2"), waiting)
+        await ground.book.begin(context_of("r-2"))
         assert (await kept_by(ground)).bytes > quotas.size
         with pytest.raises(LimitExceeded) as refused:
-            await store.add_run(context_of("r-3"), draft_of("even more"))
+            await ground.add_run(context_of("r-3"), draft_of("even more"))
         kept = (await kept_by(ground)).bytes
         assert str(refused.value) == (
             f"storedBytesPerUser is limited to {quotas.size}, and {kept} bytes are kept: "
@@ -325,18 +330,18 @@ async def test_run_that_was_let_in_goes_on_past_the_quota(tmp_path: Path) -> Non
         assert (refused.value.retryable, refused.value.retry_after_ms) == (False, None)
         assert (await store.set_title(key, "renamed")).title == "renamed"
         await ground.log.delete(key)
-        await store.begin_run(context_of("r-3"), draft_of("even more"))
+        await ground.begin_run(context_of("r-3"), draft_of("even more"))
 
 
 async def test_retention_makes_room(tmp_path: Path) -> None:
     async with open_ground(sqlite_url(tmp_path), quotas=Quotas(size=20_000)) as ground:
-        await ground.store.begin_run(context_of("r-1"), draft_of("hello"))
+        await ground.begin_run(context_of("r-1"), draft_of("hello"))
         end = RunEnd("r-1", "success", None, [], ground.clock())
         await append_to(ground.log, key_of(), "r-1", [b"x" * 30_000], end=end)
         with pytest.raises(LimitExceeded):
-            await ground.store.begin_run(context_of("r-2"), draft_of("more"))
+            await ground.begin_run(context_of("r-2"), draft_of("more"))
         await ground.log.trim(older_than=ground.clock() + 1)
-        await ground.store.begin_run(context_of("r-2"), draft_of("more"))
+        await ground.begin_run(context_of("r-2"), draft_of("more"))
         await assert_exact(ground)
 
 

@@ -1,0 +1,166 @@
+"""The contract of the book of runs: who is let in, whose turn it is, and who is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from isolane.context import RunKey, UserExecutionContext
+from isolane.contracts.shapes import ActiveRun, Admitted, BegunRun, RunDraft, StoredRun, Terms
+from isolane.events.transcript import Message
+
+
+@runtime_checkable
+class RunBook(Protocol):
+    """Runs that haven't ended. One run per thread has the turn; the others wait.
+
+    The rows are the truth, whatever a process remembers. Each method is one transaction. A run's
+    end is written by `EventLog.append`, which hands the turn to the next run in the same
+    transaction. Cancelling a method that writes doesn't undo the write: it may have happened.
+    Methods called `load_` and `find_` change nothing and are safe to cancel.
+
+    Raises:
+        Unavailable: The book can't be reached. Every method may raise it.
+    """
+
+    async def admit(
+        self, context: UserExecutionContext, draft: RunDraft, terms: Terms
+    ) -> Admitted | StoredRun:
+        """Admit a run: it begins now, or waits for its turn. A missing thread is made.
+
+        A run id counts once: a run that has the id already is returned, and nothing changes. A run
+        begins when its thread has no run that has the turn or waits. It applies its rewind, and its
+        new messages join the thread. A message that was edited away is new only to a run that
+        rewinds itself. Thread and run get random ids for the agent, kept as long as their rows. A
+        parent that the user has no run of gets an id that no run has. The run's seed stands before
+        its messages.
+
+        A waiting run stands behind all others. A run with the policy `interrupt` stands before
+        them, and the run that has the turn is stopped. A run with answers takes the thread's open
+        interrupts. An abort up to 10 s before the run stops it, and so does a revocation after
+        `terms.asked_at`. When an error is raised, nothing is kept.
+
+        Raises:
+            RunConflict: The thread is busy and the policy is `reject`. Or the interrupts were
+                answered before. Or a waiting run brings a seed, or the thread of a seed has a run.
+                Or a question that is asked again isn't the thread's last one.
+            LimitExceeded: The user has too many runs, too many runs wait on the thread, or the run
+                exceeds the user's quota.
+            InvalidInput: The answers leave out an interrupt.
+            TooLarge: The messages that the run adds are larger than a frame can show.
+        """
+        ...
+
+    async def attach(
+        self, context: UserExecutionContext, *, run_id: str, asked: Sequence[Message]
+    ) -> int | None:
+        """Let the context's run id lead to the user's run `run_id` of the same thread, for good.
+
+        `asked` are the messages of that run which the attaching frame repeated. An abort of the
+        context's id up to 10 s before stops that run. Returns the time of that abort, in
+        milliseconds since 1970, or None without one.
+
+        Raises:
+            NotFound: The thread was deleted.
+            LimitExceeded: The row exceeds the user's quota.
+        """
+        ...
+
+    async def begin(self, context: UserExecutionContext) -> BegunRun:
+        """Begin a run that has waited and has the turn now, as `admit` begins one.
+
+        Raises:
+            NotFound: The thread was deleted.
+            RunConflict: The run doesn't have the turn. Or it asks a question again that isn't the
+                thread's last one now.
+            DatabaseFailed: The run can never begin.
+        """
+        ...
+
+    async def claim(self, node_id: str, *, room: int) -> list[StoredRun]:
+        """Claim up to `room` runs (a count) whose turn has come, for a node to begin them.
+
+        While the node lives, no other node gets these runs.
+        """
+        ...
+
+    async def give_up(self, key: RunKey) -> None:
+        """Hand the turn on from a run whose end can't be written.
+
+        The run stays unfinished on record. The next start of a gateway tries to end it again.
+
+        Raises:
+            DatabaseFailed: Not even this can be written.
+        """
+        ...
+
+    async def mend_turns(self) -> int:
+        """Hand the turn on where runs wait and nobody has it; return on how many threads."""
+        ...
+
+    async def request_stop(self, key: RunKey, *, asked_at: int) -> bool:
+        """Write that a run is to stop; its own end follows. Say whether there is such a run.
+
+        `asked_at` is in milliseconds since 1970. A run that has ended stays as it is. The id of a
+        run that attached stops the one that it attached to. Without a run of that id the abort
+        waits for it for 10 s, 100 aborts of a user at most.
+        """
+        ...
+
+    async def load_stops(self, node_id: str) -> list[tuple[RunKey, int]]:
+        """Return the runs of a node that were stopped and that it hasn't obeyed yet, with when."""
+        ...
+
+    async def note_stops(self, keys: Sequence[RunKey]) -> None:
+        """Write that a node has obeyed these stops. To be called after it did."""
+        ...
+
+    async def take_over(self, key: RunKey, node_id: str) -> bool:
+        """Make a run the node's own whose node lives no more; False when another has the turn.
+
+        It is under way from then on, for the node to end it.
+        """
+        ...
+
+    async def find_lost(self) -> list[StoredRun]:
+        """Return the runs under way whose node lives no more, of all users, the oldest first."""
+        ...
+
+    async def find_active(self, user_id: str) -> list[ActiveRun]:
+        """Return the user's runs that are under way, in chats."""
+        ...
+
+    async def load_open_runs(self) -> list[StoredRun]:
+        """Return every run that isn't ended, of all users: those that wait last, in their order."""
+        ...
+
+
+@runtime_checkable
+class Members(Protocol):
+    """Nodes that serve one database. SQLite has one node.
+
+    Cancelling a method that writes doesn't undo the write.
+
+    Raises:
+        Unavailable: The database can't be reached. Every async method may raise it.
+    """
+
+    async def register(self, node_id: str) -> None:
+        """Count a node among those that live; `node_id` is new with each start of a process."""
+        ...
+
+    async def beat(self, node_id: str) -> None:
+        """Say that a node lives still."""
+        ...
+
+    async def leave(self, node_id: str) -> None:
+        """Remove a node from those that live: its runs are lost from then on. Idempotent."""
+        ...
+
+    async def live(self) -> frozenset[str]:
+        """Return the ids of the nodes that live. Safe to cancel."""
+        ...
+
+    def clock_skew_ms(self) -> int:
+        """Return by how much this node's clock is ahead of the database's, in milliseconds."""
+        ...

@@ -1,0 +1,248 @@
+"""How a run joins its thread: its row, its messages, what it takes back, what its agent sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, delete, func, insert, update
+
+from isolane.clock import Clock
+from isolane.context import EventId, ThreadKey, UserExecutionContext
+from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun, ThreadKind
+from isolane.engines.sqlite import attachments, usage
+from isolane.engines.sqlite.address import load_stored, rows_of
+from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
+from isolane.engines.sqlite.file import runs, threads
+from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
+from isolane.engines.sqlite.messages import (
+    add_messages,
+    add_seed,
+    load_last_question,
+    load_messages,
+    load_rewound,
+    rewind,
+    state_for,
+    take_back,
+)
+from isolane.engines.sqlite.new_messages import (
+    check_added,
+    has_question,
+    new_messages,
+    standing_before,
+)
+from isolane.engines.sqlite.openings import check_seed, is_history_claimed, kind_of, load_kind
+from isolane.engines.sqlite.runs import (
+    IS_ALIVE,
+    find_run_no,
+    load_agent_ids,
+    replace_draft,
+    row_of_run,
+    take_answers,
+)
+from isolane.engines.sqlite.threads import add_thread, load_thread, title_of
+from isolane.engines.sqlite.turns import find_turn, move_question
+from isolane.errors import RunConflict
+from isolane.events.transcript import Message
+from isolane.ids import new_agent_id
+
+CheckQuestion = Callable[[UserExecutionContext, RunDraft], None]
+"""Raises when the messages of a draft are more than may be shown of a run's question."""
+Values = dict[str, Any]
+"""What a row holds, by the names of its columns."""
+
+
+class _Asked(NamedTuple):
+    """What a run adds to its thread, and what stands there then."""
+
+    added: Sequence[Message]
+    history: Sequence[Message]
+    place: tuple[int, int] | None
+    """The numbers of the first and the last of its messages' rows; None without any."""
+    rewound: frozenset[str] = frozenset()
+
+
+class Joining:
+    """Writes runs into their threads, within somebody's transaction."""
+
+    def __init__(self, *, clock: Clock, check_question: CheckQuestion) -> None:
+        """Date rows by `clock`; `check_question` sees what a run adds, before that is kept."""
+        self._clock = clock
+        self._check_question = check_question
+
+    def enter(self, connection: Connection, context: UserExecutionContext, draft: RunDraft) -> None:
+        """Make the thread of a new run, and let the run answer what is asked there."""
+        key = context.thread_key
+        touch_thread(connection, key, self._clock(), kind=kind_of(draft.opening))
+        if draft.seed is not None:
+            check_seed(connection, key)
+            add_seed(connection, key, draft.seed)
+        take_answers(connection, context, draft.request.get("resume", ()))
+
+    def keep(
+        self, connection: Connection, context: UserExecutionContext, draft: RunDraft
+    ) -> tuple[RunDraft, Values]:
+        """Return what is kept of a run that waits, and what its row holds."""
+        key = context.thread_key
+        standing = load_messages(key, None, connection)
+        rewound = load_rewound(key, draft, standing, connection)
+        history = standing_before(draft.rewind_to, standing)  # what is dropped may be brought anew
+        fresh = new_messages(draft.messages, history, rewound=rewound)
+        check_added(draft, fresh)
+        kept = replace(draft, messages=fresh, opening=None)
+        self._check_question(context, kept)
+        row = {
+            "created_at": self._clock(),
+            "state": RunState.QUEUED,
+            "draft": msgspec.json.encode(kept),
+            "asked": to_fingerprints(fresh),
+            "agent_run_id": new_agent_id(),
+            "turn_id": context.run_id if has_question(fresh) else None,
+        }
+        return kept, row
+
+    def begin_new(
+        self, connection: Connection, context: UserExecutionContext, draft: RunDraft
+    ) -> tuple[BegunRun, Values]:
+        """Begin a run that needn't wait; return what its row is to hold."""
+        run_no = next_run_no(connection)
+        begun, row = self._join(connection, context, draft, run_no)
+        check_added(draft, begun.added)
+        return begun, {**row, "run_no": run_no, "created_at": row["started_at"]}
+
+    def begin_waiting(
+        self, connection: Connection, context: UserExecutionContext, stored: StoredRun
+    ) -> BegunRun:
+        """Begin a run that has waited, and write that into its row."""
+        before = usage.load_run_bytes(connection, context.run_key)
+        run_no = find_run_no(connection, context.run_key)
+        begun, row = self._join(connection, context, stored.draft, run_no)
+        row["draft"] = replace_draft(connection, context, row["draft"])
+        connection.execute(update(runs).where(row_of_run(context.run_key)).values(**row))
+        usage.count_run(connection, context.run_key, before=before)
+        return begun
+
+    def _join(
+        self, connection: Connection, context: UserExecutionContext, draft: RunDraft, run_no: int
+    ) -> tuple[BegunRun, Values]:
+        """Apply a run's rewind and add its messages; return what its row holds from now on."""
+        key = context.thread_key
+        lease = claim(connection, key, context.run_key.run_id, run_no)
+        head = load_bounds(key, connection).head
+        ask = self._ask_again if draft.asks_again else self._ask
+        asked = ask(connection, context, draft, head, run_no)
+        touch_thread(connection, key, self._clock(), title=title_of(asked.added))
+        agent_ids = load_agent_ids(connection, context, draft)
+        row = {
+            "state": RunState.RUNNING,
+            "draft": encode_joined(draft, asked.place),
+            "asked": to_fingerprints(asked_of(draft, asked.added)),
+            "first_seq": head.seq + 1,
+            "started_at": self._clock(),
+            "agent_run_id": agent_ids.run_id,
+            "turn_id": _turn_for(connection, context, asked.added),
+        }
+        state = state_for(draft, key, connection)
+        kind, is_claimed = load_kind(connection, key), is_history_claimed(connection, key)
+        begun = BegunRun(
+            added=asked.added,
+            history=asked.history,
+            after=head,
+            lease=lease,
+            agent_ids=agent_ids,
+            rewound=asked.rewound,
+            state=state,
+            kind=kind,
+            is_history_claimed=is_claimed,
+        )
+        return begun, row
+
+    def _ask(
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        draft: RunDraft,
+        head: EventId,
+        run_no: int,
+    ) -> _Asked:
+        """Apply a run's rewind and add what is new."""
+        key = context.thread_key
+        if draft.rewind_to is not None:
+            rewind(connection, key, draft.rewind_to, until=head.seq + 1)
+        if draft.seed is None:
+            history = load_messages(key, None, connection)
+        else:  # it was written just now, and nothing else stands in a thread that takes one
+            history = list(draft.seed.messages)
+        rewound = load_rewound(key, draft, history, connection)
+        added = new_messages(draft.messages, history, rewound=rewound)
+        self._check_question(context, replace(draft, messages=added))
+        place = add_messages(connection, key, run_no, added, since=head.seq + 1)
+        return _Asked(added, [*history, *added], place, rewound)
+
+    def _ask_again(
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        draft: RunDraft,
+        head: EventId,
+        run_no: int,
+    ) -> _Asked:
+        """Take back what followed the thread's last question; else as `_ask`.
+
+        The question itself stays as it is: its row is neither dropped nor written anew.
+        """
+        key = context.thread_key
+        question = load_last_question(key, connection)
+        if question is None or question.message_id != draft.rewind_to:
+            raise RunConflict("another question was asked after the one that is asked again")
+        number, since = question.number, question.since_seq
+        move_question(connection, number, run_no)
+        take_back(connection, key, number + 1, since=since, until=head.seq + 1)
+        history = load_messages(key, None, connection)
+        return _Asked(history[-1:], history, (number, number))
+
+
+def insert_run(
+    connection: Connection, context: UserExecutionContext, row: Mapping[str, Any]
+) -> None:
+    """Add the row of a run whose thread is there."""
+    # The id may be that of a run whose thread was deleted, and whose row is still there.
+    before = usage.load_run_bytes(connection, context.run_key)
+    connection.execute(delete(runs).where(row_of_run(context.run_key), ~IS_ALIVE))
+    stored = load_stored(connection, context.thread_key)
+    keys = {**context.run_key._asdict(), "thread_no": stored.thread_no}
+    draft = attachments.keep(connection, stored, row["draft"])
+    connection.execute(insert(runs).values({**keys, **row, "draft": draft}))
+    usage.count_run(connection, context.run_key, before=before)
+
+
+def touch_thread(
+    connection: Connection,
+    key: ThreadKey,
+    now: int,
+    *,
+    title: str = "",
+    kind: ThreadKind = ThreadKind.CHAT,
+) -> None:
+    """Make a thread, or date the one there is anew; a thread that has a title keeps it."""
+    found = load_thread(key, connection)
+    if found is None:
+        add_thread(connection, key, title=title, kind=kind, now=now)
+        return
+    # A row that another program made has no id yet.
+    agent_id = func.coalesce(threads.c.agent_thread_id, new_agent_id())
+    values = {"updated_at": now, "title": found.title or title, "agent_thread_id": agent_id}
+    own = rows_of(threads, load_stored(connection, key))
+    connection.execute(update(threads).where(own).values(values))
+
+
+def _turn_for(
+    connection: Connection, context: UserExecutionContext, added: Iterable[Message]
+) -> str:
+    """Return the turn of a run that begins now, whose messages have joined the thread."""
+    run_id = context.run_key.run_id
+    if has_question(added):
+        return run_id
+    return find_turn(connection, context.thread_key, run_id)

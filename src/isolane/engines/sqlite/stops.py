@@ -1,0 +1,92 @@
+"""Stops as the rows of runs have them, and aborts that came before the run that they mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection
+
+from isolane.context import RunKey
+from isolane.engines.sqlite.file import delete_dead, early_aborts
+
+KEPT_MS: Final = 10_000
+"""Milliseconds for which an abort waits for its run."""
+KEPT_PER_USER: Final = 100
+"""Aborts of one user that wait; the oldest goes when another one comes."""
+
+# As text: admission asks for the first two, and SQLAlchemy's binding costs as much again.
+_FIND: Final = "SELECT expires_at FROM early_aborts WHERE user_id = ? AND run_id = ?"
+_REVOKED: Final = """
+SELECT max(revoked_at) FROM revocations INDEXED BY revocations_by_user WHERE user_id = ?
+"""
+_TAKE: Final = "DELETE FROM early_aborts WHERE user_id = ? AND run_id = ?"
+_KEEP: Final = """
+INSERT OR REPLACE INTO early_aborts (user_id, run_id, expires_at) VALUES (?, ?, ?)
+"""
+_SURPLUS: Final = """
+DELETE FROM early_aborts WHERE number IN (
+    SELECT number FROM early_aborts WHERE user_id = ? ORDER BY number DESC LIMIT -1 OFFSET ?
+)
+"""
+_ROW: Final = """
+SELECT attached_to FROM runs JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND run_id = ?
+"""
+_STOP: Final = """
+UPDATE runs SET stop_at = coalesce(stop_at, ?)
+WHERE user_id = ? AND run_id = ? AND state != 'ended'
+"""
+_UNSEEN: Final = """
+SELECT user_id, run_id, stop_at FROM runs INDEXED BY runs_stopping
+WHERE stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL AND node_id = ?
+"""
+_SEEN: Final = "UPDATE runs SET stop_seen_at = ? WHERE user_id = ? AND run_id = ?"
+
+
+def stop_run(connection: Connection, key: RunKey, *, asked_at: int) -> bool:
+    """Write into a run's row that it was stopped; False when there is no run of that id.
+
+    The id of a run that attached stops the one that it attached to. The first stop counts, and a
+    run that has ended stays as it is.
+    """
+    found = connection.exec_driver_sql(_ROW, key).one_or_none()
+    if found is None:
+        return False
+    if found[0] is not None:
+        return stop_run(connection, RunKey(key.user_id, found[0]), asked_at=asked_at)
+    connection.exec_driver_sql(_STOP, (asked_at, *key))
+    return True
+
+
+def keep_early(connection: Connection, key: RunKey, *, now: int) -> None:
+    """Let an abort wait for its run; `now` is of the clock that nobody sets."""
+    delete_dead(early_aborts, now - 1, connection)
+    connection.exec_driver_sql(_KEEP, (*key, now + KEPT_MS))
+    connection.exec_driver_sql(_SURPLUS, (key.user_id, KEPT_PER_USER))
+
+
+def take_early(connection: Connection, key: RunKey, *, now: int) -> int | None:
+    """Forget an abort that waits; return for how many milliseconds it did, None without one."""
+    expires_at = connection.exec_driver_sql(_FIND, key).scalar_one_or_none()
+    if expires_at is None:
+        return None
+    connection.exec_driver_sql(_TAKE, key)
+    age_ms = now - (int(expires_at) - KEPT_MS)
+    return age_ms if age_ms <= KEPT_MS else None
+
+
+def load_revoked(connection: Connection, user_id: str) -> int:
+    """Return when something of the user's was revoked last; 0 when nothing ever was."""
+    return int(connection.exec_driver_sql(_REVOKED, (user_id,)).scalar_one() or 0)
+
+
+def load_unseen(connection: Connection, node_id: str) -> list[tuple[RunKey, int]]:
+    """Return the stopped runs of a node that hasn't obeyed yet, with when each was stopped."""
+    found = connection.exec_driver_sql(_UNSEEN, (node_id,))
+    return [(RunKey(user_id, run_id), stop_at) for user_id, run_id, stop_at in found]
+
+
+def note_seen(connection: Connection, keys: list[RunKey], *, now: int) -> None:
+    """Write that a node has obeyed the stops of these runs."""
+    if keys:
+        connection.exec_driver_sql(_SEEN, [(now, *key) for key in keys])

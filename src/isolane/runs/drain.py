@@ -1,0 +1,61 @@
+"""The end of a process: no more runs are taken on, and those under way get their end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from isolane.context import RunKey
+from isolane.errors import GoingAway
+from isolane.runs.driver import RunDriver
+from isolane.runs.ground import Ground
+from isolane.runs.locks import KeyedLocks
+from isolane.runs.run import Run
+
+MARGIN_S: Final = 10.0
+"""Seconds that ended runs may take to write their end; the agents' own grace is well below."""
+
+
+class Drain:
+    """Ends the runs of this process in order."""
+
+    def __init__(self, ground: Ground, *, driver: RunDriver, starting: KeyedLocks[RunKey]) -> None:
+        """Wait for runs that are being taken on, which `starting` holds, before all others end."""
+        self._live = ground.live
+        self._tasks = ground.tasks
+        self._driver = driver
+        self._starting = starting
+        self._hurried = asyncio.Event()
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Let runs under way go on for `timeout_s`, then end them; see `AgentService.drain`."""
+        self._live.is_draining = True
+        await self._tasks.complete(self._drain(timeout_s), name="shutdown of runs")
+
+    def hurry(self) -> None:
+        """End the wait of a drain, now or to come."""
+        self._hurried.set()
+
+    async def _drain(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MARGIN_S):  # they may be runs under way then
+                await self._starting.until_released()
+                await self._driver.beginning.until_released()
+        active = [run for run in self._live if run.begun is not None]
+        if not active:
+            return
+        ended = self._tasks.start(_until_ended(active), name="drain")
+        hurried = self._tasks.start(self._hurried.wait(), name="hurry")
+        await asyncio.wait({ended, hurried}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        for run in active:
+            run.stop.set(GoingAway("the gateway is shutting down"))
+        await asyncio.wait({ended}, timeout=MARGIN_S)
+
+
+async def _until_ended(runs: Iterable[Run]) -> None:
+    """Return once all of the runs have ended."""
+    for run in runs:
+        await run.ended.wait()

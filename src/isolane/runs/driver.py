@@ -1,0 +1,194 @@
+"""A run in this process, from its turn to its end: then the next of its thread has its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
+
+from isolane.context import RunKey, ThreadKey, UserExecutionContext
+from isolane.contracts import NO_DRAFT, BegunRun, RunLease
+from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, chain_of
+from isolane.events.calls import answer_calls
+from isolane.events.event import Event
+from isolane.events.shared_state import SharedState
+from isolane.runs.dispatch import Dispatcher
+from isolane.runs.ground import Ground
+from isolane.runs.locks import KeyedLocks
+from isolane.runs.recovery import end_unbegun
+from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Ending, Run, RunLife, end_run
+from isolane.runs.writer import RunWriter, Share
+
+_log = structlog.get_logger(__name__)
+
+
+class RunDriver:
+    """Begins runs whose turn has come, drives each to its one end, and lets the next one begin."""
+
+    def __init__(self, ground: Ground) -> None:
+        """Drive the runs that `ground` holds."""
+        self._live_runs = ground.live
+        self._feed = ground.feed
+        self._book = ground.book
+        self._news = ground.news
+        self._settings = ground.settings
+        self._tasks = ground.tasks
+        self._clock = ground.clock
+        self.beginning = KeyedLocks[RunKey]()
+        """Runs that have waited, and whose turn is being written down."""
+        self.abandoned_count = 0
+        """Agents so far that swallowed their cancellation."""
+        self.dispatcher = Dispatcher(ground, begin=self._start_waiting)
+        """Finds the runs whose turn has come."""
+
+    def start_begun(self, run: Run, begun: BegunRun, told: asyncio.Event) -> None:
+        """Drive a run that has begun, once `told` is set."""
+        self._tasks.detach(self._live_after(told, run, begun), name=f"run {run.run_id}")
+
+    def _start_waiting(self, run: Run) -> None:
+        """Begin a run whose turn has come, and drive it."""
+        self._tasks.detach(self._take_turn(run), name=f"run {run.run_id}")
+
+    async def _live_after(self, told: asyncio.Event, run: Run, begun: BegunRun) -> None:
+        await told.wait()
+        if not run.is_deleted:
+            await self._live(run, begun)
+
+    async def _live(self, run: Run, begun: BegunRun) -> None:
+        news = self._tasks.start(
+            self._news.tell(run.context, active=run.run_id), name=f"news of {run.run_id}"
+        )
+        try:
+            resumes = bool(run.draft.request.get("resume"))
+            history = answer_calls(begun.history, added=begun.added, resumes=resumes)
+            begun = replace(begun, history=history)
+            known_ids = begun.rewound.union(message["id"] for message in begun.history)
+            state = SharedState.of(run.draft.request.get("state"), kept=begun.state)
+            run.writer = self.open_writer(run, begun.lease, known_ids, state)
+            life = RunLife(
+                run,
+                begun,
+                run.writer,
+                tasks=self._tasks,
+                timeout_s=self._settings.run_timeout_s,
+            )
+            await self.give_up(run, await life.live())
+        except Exception as error:  # noqa: BLE001 - the top of the task that owns a run
+            await self._end_broken(run, begun, error)
+        finally:
+            self.abandoned_count += run.is_abandoned
+            if run.writer is not None:
+                run.writer.close()
+            # No await since the end was committed, so who answers to it finds the thread free.
+            self.leave(run)
+        await news
+        if not run.is_deleted:
+            await self.tell_thread(run.context)
+
+    async def _end_broken(self, run: Run, begun: BegunRun, error: Exception) -> None:
+        """End a run that nobody could drive, as far as it came."""
+        if run.writer is None:
+            end = await end_unbegun(run, self.open_writer(run, begun.lease, ()), error)
+        else:
+            broken = IsolaneError("the run broke")
+            broken.__cause__ = error
+            end = await end_run(run, run.writer, Ending(error=broken, share=Share.END))
+        await self.give_up(run, end)
+
+    async def give_up(self, run: Run, end: Event | None) -> None:
+        """Tell the end of a run that no log could take, and hand its turn on; None does nothing."""
+        if end is None or run.is_deleted:
+            return None
+        self._news.tell_unwritten(run, end)
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await self._book.give_up(run.context.run_key)
+            except Unavailable as error:
+                _log.error("run_give_up_postponed", run_id=run.run_id, reason=str(error))
+                await asyncio.sleep(wait_s)  # between two tries; others of its thread wait
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+            except DatabaseFailed as error:
+                _log.error("run_give_up_failed", run_id=run.run_id, chain=chain_of(error))
+                return None
+
+    async def _take_turn(self, run: Run) -> None:
+        """Begin a run that has waited; the disk may not be ready when its turn comes."""
+        if run.draft is NO_DRAFT:
+            await self._end_unbegun(run, DatabaseFailed("what the run asks for can't be read"))
+            return
+        wait_s = RETRY_FIRST_S
+        while run.begun is None and not (self._live_runs.is_draining or run.is_deleted):
+            try:
+                async with self.beginning.hold(run.context.run_key):
+                    run.begun = await self._book.begin(run.context)
+            except NotFound:  # deleted with its thread while its turn came
+                self.leave(run)
+                return
+            except Unavailable as error:
+                _log.error("run_start_failed", run_id=run.run_id, reason=str(error))
+                await asyncio.sleep(wait_s)  # between two tries
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
+                await self._end_unbegun(run, error)
+                return
+        if run.begun is not None:
+            await self._live(run, run.begun)
+
+    async def _end_unbegun(self, run: Run, error: Exception) -> None:
+        """End a run that waited and can never begin, and let the next one of its thread go on."""
+        try:
+            end = await end_unbegun(run, self.open_writer(run, None, ()), error)
+            await self.give_up(run, end)
+        finally:
+            self.leave(run)
+        await self.tell_thread(run.context)
+
+    def open_writer(
+        self,
+        run: Run,
+        lease: RunLease | None,
+        known_ids: Iterable[str],
+        state: SharedState | None = None,
+    ) -> RunWriter:
+        """Return what writes the run's events, within the published limits.
+
+        Without a lease the writer takes the run over with its first write.
+        """
+        return RunWriter(
+            self._feed,
+            run.context.thread_key,
+            run.run_id,
+            lease=lease,
+            known_ids=known_ids,
+            state=state,
+            event_max_bytes=self._settings.event_max_bytes,
+            run_max_bytes=self._settings.limit_run_bytes,
+            run_max_events=self._settings.limit_run_events,
+            tasks=self._tasks,
+            clock=self._clock,
+        )
+
+    def leave(self, run: Run) -> None:
+        """Free what the run held, and let the next one of its thread begin. Idempotent."""
+        key = run.context.thread_key
+        if run.ended.is_set():
+            return
+        run.ended.set()
+        if run.unread is not None:
+            run.unread.cancel()
+        self._live_runs.drop(run)
+        if self._live_runs.get_of_thread(key):
+            self.dispatcher.wake()
+
+    async def tell_thread(self, context: UserExecutionContext) -> None:
+        """Tell the user's sockets how the thread is now."""
+        active = self.get_active(context.thread_key)
+        await self._news.tell(context, active=None if active is None else active.run_id)
+
+    def get_active(self, key: ThreadKey) -> Run | None:
+        """Return the thread's run that is under way: begun, not just next in line."""
+        runs = self._live_runs.get_of_thread(key)
+        return next((run for run in runs if run.begun is not None), None)

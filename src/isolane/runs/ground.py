@@ -1,0 +1,34 @@
+"""What the parts of the service share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from isolane.clock import Clock
+from isolane.contracts import Members, RunBook, Store
+from isolane.ids import new_node_id
+from isolane.log.feed import Feed
+from isolane.runs.live import LiveRuns
+from isolane.runs.making import RunMaker
+from isolane.runs.news import ThreadNews
+from isolane.settings import Settings
+from isolane.tasks import TaskOwner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Engines, settings and tasks that each part of the service needs."""
+
+    feed: Feed
+    store: Store
+    book: RunBook
+    members: Members
+    settings: Settings
+    tasks: TaskOwner
+    clock: Clock
+    """Milliseconds since 1970."""
+    news: ThreadNews
+    maker: RunMaker
+    live: LiveRuns = field(default_factory=LiveRuns)
+    node_id: str = field(default_factory=new_node_id)
+    """Name of this process in the run book. Each start has another."""

@@ -1,0 +1,94 @@
+"""The runs that another life of the gateway left: each ends, or is taken on again."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final
+
+import structlog
+
+from isolane.contracts import RunState, StoredRun
+from isolane.errors import DatabaseFailed, Unavailable, chain_of
+from isolane.runs.driver import RunDriver
+from isolane.runs.ground import Ground
+from isolane.runs.recovery import end_lost_run
+from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Run
+
+RECOVERY_PATIENCE_S: Final = 1.0
+"""Seconds that a start waits for the ends of lost runs. What takes longer goes on beside."""
+LOST_AT_ONCE: Final = 4
+"""Lost runs whose events are in memory at a time while they are ended."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Restart:
+    """Ends the runs that were under way when a process died, and takes on those that waited."""
+
+    def __init__(self, ground: Ground, *, driver: RunDriver) -> None:
+        """Register the node of `ground`, and let `driver` begin the runs that waited."""
+        self._live = ground.live
+        self._feed = ground.feed
+        self._store = ground.store
+        self._book = ground.book
+        self._members = ground.members
+        self._node_id = ground.node_id
+        self._maker = ground.maker
+        self._tasks = ground.tasks
+        self._driver = driver
+        self._ending = asyncio.Semaphore(LOST_AT_ONCE)
+
+    async def recover(self) -> int:
+        """End the lost runs and take on the queued ones; see `AgentService.recover`."""
+        await self._join()
+        found = await self._book.find_lost()
+        lost = [each for each in found if each.key not in self._live]
+        ends = {self._start_end(each) for each in lost}
+        for each in await self._book.load_open_runs():
+            if each.state is RunState.QUEUED and each.key not in self._live:
+                self._live.hold(self._maker.revive(each))
+        self._driver.dispatcher.wake()
+        if ends:
+            await asyncio.wait(ends, timeout=RECOVERY_PATIENCE_S)
+        return len(lost)
+
+    async def _join(self) -> None:
+        """Register, and hand turns on. What can't be written now is no reason not to start."""
+        try:
+            await self._members.register(self._node_id)
+            await self._book.mend_turns()
+        except Unavailable as error:
+            _log.warning("registration_failed", reason=str(error))
+
+    def _start_end(self, stored: StoredRun) -> asyncio.Task[None]:
+        """Begin to end a lost run. Until that is done, its thread's next run waits."""
+        run = self._maker.revive(stored)
+        run.is_lost = True
+        self._live.hold(run)
+        return self._tasks.start(self._end(run, stored), name=f"recovery of {run.run_id}")
+
+    async def _end(self, run: Run, stored: StoredRun) -> None:
+        try:
+            async with self._ending:
+                if not await self._take_over(run):
+                    return
+                open_writer = partial(self._driver.open_writer, run)
+                end = await end_lost_run(run, stored, open_writer, self._feed, self._store)
+                await self._driver.give_up(run, end)
+        finally:
+            self._driver.leave(run)
+
+    async def _take_over(self, run: Run) -> bool:
+        """Make a lost run this node's own; False when its end has to wait for another start."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await self._book.take_over(run.context.run_key, self._node_id)
+            except Unavailable as error:
+                _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
+                await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+            except DatabaseFailed as error:  # its row can't be changed: perhaps its end can
+                _log.error("run_take_over_failed", run_id=run.run_id, chain=chain_of(error))
+                return True

@@ -1,0 +1,382 @@
+"""The promises of the book of runs: one run id once, one turn a thread, stops and limits by row."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from tests.contracts.conftest import Engines
+from tests.house import ALICE, context_of, draft_of, key_of
+
+from isolane.context import RunKey
+from isolane.contracts import (
+    ActiveRun,
+    Admitted,
+    Opening,
+    RunBook,
+    RunState,
+    StoredRun,
+    Terms,
+    ThreadKind,
+    ensure,
+)
+from isolane.errors import LimitExceeded, NotFound, RunConflict
+
+KEY = key_of()
+
+
+def key_of_run(run_id: str, *, user_id: str = ALICE) -> RunKey:
+    return RunKey(user_id, run_id)
+
+
+async def states(engines: Engines) -> dict[str, RunState]:
+    return {run.run_id: run.state for run in await engines.book.load_open_runs()}
+
+
+async def claimed(engines: Engines, node_id: str = "node", *, room: int = 9) -> list[str]:
+    return [run.run_id for run in await engines.book.claim(node_id, room=room)]
+
+
+async def line_up(engines: Engines, *run_ids: str) -> None:
+    """Let the first run begin and the others wait behind it."""
+    await engines.begin(context_of(run_ids[0]))
+    for run_id in run_ids[1:]:
+        await engines.add_run(context_of(run_id), draft_of(run_id))
+
+
+def test_it_keeps_its_contract(engines: Engines) -> None:
+    ensure(engines.book, RunBook)
+
+
+# --- who is let in -------------------------------------------------------------------------------
+
+
+async def test_a_run_begins_on_a_free_thread_and_waits_on_a_busy_one(engines: Engines) -> None:
+    first = await engines.admit(context_of("1"), draft_of("a"))
+    assert (first.position, first.ahead) == (0, None)
+    assert first.begun is not None
+    for position, run_id in ((1, "2"), (2, "3")):
+        waiting = await engines.admit(context_of(run_id), draft_of(run_id))
+        assert (waiting.begun, waiting.position, waiting.ahead) == (None, position, "1")
+    other = await engines.admit(context_of("4", thread_id="other"), draft_of("d"))
+    assert other.position == 0
+
+
+async def test_a_run_id_is_let_in_once(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    for run_id in ("1", "2"):
+        for thread_id in ("thread", "other"):
+            again = context_of(run_id, thread_id=thread_id)
+            known = await engines.book.admit(again, draft_of("else"), Terms())
+            assert isinstance(known, StoredRun)
+            assert (known.run_id, known.thread_id) == (run_id, "thread")
+    bobs = await engines.admit(context_of("1", user_id="bob"), draft_of("a"))
+    assert bobs.begun is not None
+
+
+async def test_of_two_admissions_of_one_run_id_at_once_one_is_let_in(engines: Engines) -> None:
+    both = [engines.book.admit(context_of("r"), draft_of("a"), Terms()) for _ in range(2)]
+    outcomes = await asyncio.gather(*both)
+    assert sorted(isinstance(one, Admitted) for one in outcomes) == [False, True]
+
+
+async def test_policy_reject_refuses_a_busy_thread(engines: Engines) -> None:
+    await line_up(engines, "1")
+    with pytest.raises(RunConflict) as refused:
+        await engines.admit(context_of("2"), draft_of("b"), policy="reject")
+    assert refused.value.retryable
+    assert await states(engines) == {"1": RunState.RUNNING}
+    await engines.end(context_of("1"))
+    assert (await engines.admit(context_of("2"), draft_of("b"), policy="reject")).position == 0
+
+
+async def test_a_run_that_interrupts_is_next_and_stops_the_one_that_has_the_turn(
+    engines: Engines,
+) -> None:
+    await line_up(engines, "1", "2", "3")
+    for run_id in ("4", "5"):
+        waiting = await engines.admit(context_of(run_id), draft_of(run_id), policy="interrupt")
+        assert (waiting.position, waiting.ahead) == (1, "1")
+    first, *others = await engines.book.load_open_runs()
+    assert (first.run_id, first.stop_at) == ("1", engines.clock())
+    assert [(run.run_id, run.stop_at) for run in others] == [
+        ("5", None),
+        ("4", None),
+        ("2", None),
+        ("3", None),
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_a_user_has_as_many_runs_as_allowed_and_one_that_ends_makes_room(
+    engines: Engines, most: int
+) -> None:
+    terms = Terms(runs_per_user=most)
+    contexts = [context_of(f"{n}", thread_id=f"t{n % 2}") for n in range(most)]
+    for context in contexts:
+        await engines.book.admit(context, draft_of("a"), terms)
+    late = context_of("late", thread_id="late")
+    with pytest.raises(LimitExceeded, match=f"runsPerUser is limited to {most}"):
+        await engines.book.admit(late, draft_of("b"), terms)
+    assert await engines.store.load_thread(late.thread_key) is None
+    bobs = context_of("0", user_id="bob")
+    assert isinstance(await engines.book.admit(bobs, draft_of("b"), terms), Admitted)
+    await engines.end(contexts[0])
+    assert isinstance(await engines.book.admit(late, draft_of("b"), terms), Admitted)
+
+
+async def test_of_two_admissions_at_once_one_gets_the_last_slot(engines: Engines) -> None:
+    outcomes = await asyncio.gather(
+        *(
+            engines.book.admit(
+                context_of(f"{n}", thread_id=f"t{n}"), draft_of("a"), Terms(runs_per_user=1)
+            )
+            for n in range(2)
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(one).__name__ for one in outcomes) == ["Admitted", "LimitExceeded"]
+
+
+async def test_runs_of_a_deleted_thread_take_no_slot(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.log.delete(KEY)
+    terms = Terms(runs_per_user=1)
+    again = await engines.book.admit(context_of("1"), draft_of("b"), terms)
+    assert isinstance(again, Admitted)
+    assert again.begun is not None
+
+
+@pytest.mark.parametrize("most", [0, 2])
+async def test_so_many_runs_wait_and_no_more(engines: Engines, most: int) -> None:
+    await line_up(engines, *(str(n) for n in range(most + 1)))
+    terms = Terms(queued_per_thread=most)
+    with pytest.raises(LimitExceeded, match=f"queuedRunsPerThread is limited to {most}"):
+        await engines.book.admit(context_of("late"), draft_of("b"), terms)
+    assert len(await states(engines)) == most + 1
+
+
+async def test_a_revocation_since_it_was_asked_for_stops_a_run(engines: Engines) -> None:
+    now = engines.clock()
+    await engines.revoke(ALICE, now)
+    for run_id, asked_at, stop_at in (("1", now, now), ("2", now + 1, None), ("3", None, None)):
+        context = context_of(run_id, thread_id=run_id)
+        admitted = await engines.book.admit(context, draft_of("a"), Terms(asked_at=asked_at))
+        assert isinstance(admitted, Admitted)
+        assert admitted.stop_at == stop_at
+        stored = await engines.store.load_run(context.run_key)
+        assert stored is not None
+        assert stored.stop_at == stop_at
+
+
+# --- whose turn it is ----------------------------------------------------------------------------
+
+
+async def test_an_end_hands_the_turn_on_in_its_own_transaction(engines: Engines) -> None:
+    await line_up(engines, "1", "2", "3")
+    assert await claimed(engines) == []
+    for run_id, following in (("1", "2"), ("2", "3")):
+        before = engines.transactions[0]
+        await engines.end(context_of(run_id))
+        assert engines.transactions[0] == before + 1
+        assert await claimed(engines) == [following]
+        assert (await engines.take_turn(context_of(following))).added
+    await engines.end(context_of("3"))
+    assert await claimed(engines) == []
+    assert (await engines.admit(context_of("4"), draft_of("d"))).begun is not None
+
+
+async def test_nobody_begins_before_the_turn_has_come(engines: Engines) -> None:
+    await line_up(engines, "1", "2", "3")
+    for run_id in ("1", "2", "3"):
+        with pytest.raises(RunConflict, match="not the turn"):
+            await engines.book.begin(context_of(run_id))
+    await engines.end(context_of("1"))
+    with pytest.raises(RunConflict, match="not the turn"):
+        await engines.book.begin(context_of("3"))
+    await engines.log.delete(KEY)
+    with pytest.raises(NotFound):
+        await engines.book.begin(context_of("2"))
+
+
+async def test_a_thread_whose_next_run_has_not_begun_is_busy(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.end(context_of("1"))
+    assert (await engines.admit(context_of("3"), draft_of("c"))).ahead == "2"
+    with pytest.raises(RunConflict):
+        await engines.admit(context_of("4"), draft_of("d"), policy="reject")
+
+
+async def test_a_run_is_claimed_by_one_node_as_long_as_that_lives(engines: Engines) -> None:
+    await engines.members.register("one")
+    for thread_id in "abc":
+        await engines.begin(context_of(f"{thread_id}1", thread_id=thread_id))
+        await engines.add_run(context_of(f"{thread_id}2", thread_id=thread_id), draft_of("x"))
+        await engines.end(context_of(f"{thread_id}1", thread_id=thread_id))
+    assert len(await claimed(engines, "one", room=2)) == 2
+    assert len(await claimed(engines, "two")) == 1
+    await engines.members.leave("one")
+    assert len(await claimed(engines, "three")) == 3
+
+
+async def test_a_turn_that_was_lost_is_handed_on(engines: Engines) -> None:
+    await line_up(engines, "1", "2", "3")
+    assert await engines.book.mend_turns() == 0
+    await engines.execute("UPDATE runs SET state = 'ended' WHERE run_id = '1'")
+    assert await claimed(engines) == []
+    assert await engines.book.mend_turns() == 1
+    assert await claimed(engines) == ["2"]
+    assert await engines.book.mend_turns() == 0
+
+
+async def test_who_comes_after_a_lost_turn_waits_behind_those_who_wait(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.execute("UPDATE runs SET state = 'ended' WHERE run_id = '1'")
+    late = await engines.admit(context_of("3"), draft_of("c"))
+    assert (late.begun, late.position, late.ahead) == (None, 2, None)
+    assert await claimed(engines) == ["2"]
+
+
+async def test_a_run_whose_end_cannot_be_written_holds_up_nobody(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.book.give_up(key_of_run("1"))
+    assert await claimed(engines) == ["2"]
+    assert await states(engines) == {"1": RunState.RUNNING, "2": RunState.QUEUED}
+    terms = Terms(runs_per_user=2)
+    assert isinstance(await engines.book.admit(context_of("3"), draft_of("c"), terms), Admitted)
+    await engines.book.give_up(key_of_run("unknown"))
+
+
+# --- stops ---------------------------------------------------------------------------------------
+
+
+async def test_the_first_stop_of_a_run_counts_and_an_ended_one_stays(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    for run_id in ("1", "2"):
+        for asked_at in (7, 8):
+            assert await engines.book.request_stop(key_of_run(run_id), asked_at=asked_at)
+    assert [run.stop_at for run in await engines.book.load_open_runs()] == [7, 7]
+    await engines.begin(context_of("3", thread_id="other"))
+    await engines.end(context_of("3", thread_id="other"))
+    assert await engines.book.request_stop(key_of_run("3"), asked_at=9)
+    ended = await engines.store.load_run(key_of_run("3"))
+    assert ended is not None
+    assert ended.stop_at is None
+    assert not await engines.book.request_stop(key_of_run("1", user_id="bob"), asked_at=9)
+
+
+async def test_the_id_of_a_run_that_attached_stops_the_other(engines: Engines) -> None:
+    await line_up(engines, "1")
+    await engines.book.attach(context_of("2"), run_id="1", asked=[])
+    assert await engines.book.request_stop(key_of_run("2"), asked_at=7)
+    (run,) = await engines.book.load_open_runs()
+    assert (run.run_id, run.stop_at) == ("1", 7)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "in its turn"])
+async def test_an_abort_waits_ten_seconds_for_its_run(engines: Engines, *, waits: bool) -> None:
+    if waits:
+        await line_up(engines, "ahead")
+    for run_id in ("in-time", "too-late"):
+        assert not await engines.book.request_stop(key_of_run(run_id), asked_at=0)
+    asked_at = engines.clock()
+    engines.clock.now += 10_000
+    bobs = await engines.admit(context_of("in-time", user_id="bob"), draft_of("a"))
+    assert bobs.stop_at is None
+    assert (await engines.admit(context_of("in-time"), draft_of("a"))).stop_at == asked_at
+    engines.clock.now += 1
+    assert (await engines.admit(context_of("too-late"), draft_of("b"))).stop_at is None
+
+
+async def test_a_hundred_aborts_of_each_user_wait(engines: Engines) -> None:
+    assert not await engines.book.request_stop(key_of_run("r0", user_id="bob"), asked_at=0)
+    for number in range(101):
+        await engines.book.request_stop(key_of_run(f"r{number}"), asked_at=0)
+    for run_id, user_id, is_kept in (
+        ("r0", ALICE, False),
+        ("r1", ALICE, True),
+        ("r0", "bob", True),
+    ):
+        context = context_of(run_id, user_id=user_id)
+        assert ((await engines.admit(context, draft_of("a"))).stop_at is not None) == is_kept
+
+
+async def test_an_abort_of_an_id_that_attaches_stops_the_other(engines: Engines) -> None:
+    await line_up(engines, "1")
+    await engines.book.request_stop(key_of_run("2"), asked_at=0)
+    assert await engines.book.attach(context_of("2"), run_id="1", asked=[]) == engines.clock()
+    assert await engines.book.attach(context_of("3"), run_id="1", asked=[]) is None
+    (run,) = await engines.book.load_open_runs()
+    assert run.stop_at == engines.clock()
+
+
+async def test_a_refused_run_leaves_its_abort_waiting(engines: Engines) -> None:
+    await line_up(engines, "1")
+    await engines.book.request_stop(key_of_run("2"), asked_at=0)
+    with pytest.raises(RunConflict):
+        await engines.admit(context_of("2"), draft_of("b"), policy="reject")
+    assert (await engines.admit(context_of("2"), draft_of("b"))).stop_at is not None
+
+
+async def test_a_node_sees_each_stop_of_its_runs_once(engines: Engines) -> None:
+    for node_id in ("one", "two"):
+        context = context_of(node_id, thread_id=node_id)
+        await engines.book.admit(context, draft_of("a"), Terms(node_id=node_id))
+        await engines.book.request_stop(context.run_key, asked_at=7)
+    assert await engines.book.load_stops("one") == [(key_of_run("one"), 7)]
+    await engines.book.note_stops([key_of_run("one")])
+    assert await engines.book.load_stops("one") == []
+    assert await engines.book.load_stops("two") == [(key_of_run("two"), 7)]
+
+
+# --- what is lost and what is under way ----------------------------------------------------------
+
+
+async def test_a_run_is_lost_once_its_node_lives_no_more(engines: Engines) -> None:
+    await engines.members.register("one")
+    for run_id in ("1", "2"):
+        await engines.book.admit(context_of(run_id), draft_of(run_id), Terms(node_id="one"))
+    assert await engines.book.find_lost() == []
+    await engines.members.leave("one")
+    (lost,) = await engines.book.find_lost()
+    assert lost.run_id == "1"
+    await engines.members.register("two")
+    assert await engines.book.take_over(lost.key, "two")
+    assert await engines.book.find_lost() == []
+    assert not await engines.book.take_over(key_of_run("2"), "two")
+
+
+async def test_a_run_that_was_given_up_is_lost_once_its_thread_is_free(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.book.give_up(key_of_run("1"))
+    assert await engines.book.find_lost() == []
+    assert not await engines.book.take_over(key_of_run("1"), "node")
+    await engines.book.begin(context_of("2"))
+    await engines.end(context_of("2"))
+    assert [run.run_id for run in await engines.book.find_lost()] == ["1"]
+    assert await engines.book.take_over(key_of_run("1"), "node")
+    assert (await engines.admit(context_of("3"), draft_of("c"))).ahead == "1"
+
+
+async def test_runs_under_way_are_told_in_chats_alone(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    request = replace(draft_of("a"), opening=Opening(ThreadKind.REQUEST))
+    await engines.begin_run(context_of("3", thread_id="request"), request)
+    await engines.begin(context_of("1", user_id="bob"))
+    assert await engines.book.find_active(ALICE) == [ActiveRun("thread", "1")]
+    await engines.end(context_of("1"))
+    assert await engines.book.find_active(ALICE) == []
+
+
+async def test_members_are_those_who_registered_and_have_not_left(engines: Engines) -> None:
+    assert await engines.members.live() == frozenset()
+    await engines.members.register("one")
+    await engines.members.beat("one")
+    assert await engines.members.live() == {"one"}
+    await engines.members.register("two")  # the file has one gateway: it has started anew
+    assert await engines.members.live() == {"two"}
+    await engines.members.leave("one")
+    await engines.members.leave("two")
+    assert await engines.members.live() == frozenset()
+    assert engines.members.clock_skew_ms() == 0
