@@ -357,7 +357,7 @@ def mistake(file: str, right: str, wrong: str) -> Mistake:
 
 SELECTION: Final = "return self.spoken if self.spoken in self.offered else None"
 RUN_OWNER: Final = "return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)"
-STOPS: Final = "service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
+STOPS: Final = "await service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
 OWN_SOCKETS: Final = "self.get_sockets(user_id)"
 ALL_SOCKETS: Final = "self._all_sockets()"
 NEWS: Final = f"for connection in {OWN_SOCKETS}:\n            if connection.has_greeted:"

@@ -193,8 +193,8 @@ async def test_full_disk_refuses_keeps_and_recovers_by_itself(
 
 
 def cannot_end(entry: Frame) -> bool:
-    """Say whether a run gets no end for now, or a lost one can't be taken over."""
-    return entry["event"] in {"run_end_write_failed", "run_recovery_postponed"}
+    """Say whether a run gets no end for now, or a start can't take over the lost ones."""
+    return entry["event"] in {"run_end_write_failed", "registration_failed"}
 
 
 async def new_runs_are_refused(client: Client) -> None:

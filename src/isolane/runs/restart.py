@@ -40,26 +40,52 @@ class Restart:
         self._ending = asyncio.Semaphore(LOST_AT_ONCE)
 
     async def recover(self) -> int:
-        """End the lost runs and take on the queued ones; see `AgentService.recover`."""
-        await self._join()
+        """End the lost runs and take on the queued ones; see `AgentService.recover`.
+
+        A database that can't be written now is no reason not to start: then the rest goes on
+        beside, and the count is that of the runs which another life had under way.
+        """
+        try:
+            await self._join()
+        except Unavailable as error:
+            _log.warning("registration_failed", reason=str(error))
+            self._tasks.detach(self._recover_later(), name="recovery")
+            found = await self._book.load_open_runs()
+            return sum(each.state is RunState.RUNNING for each in found)
+        ends = await self._take_on()
+        if ends:
+            await asyncio.wait(ends, timeout=RECOVERY_PATIENCE_S)
+        return len(ends)
+
+    async def _recover_later(self) -> None:
+        """Do the same as soon as the database can be written."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            await asyncio.sleep(wait_s)  # between two tries; the lost runs wait for the disk
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+            try:
+                await self._join()
+                await self._take_on()
+            except Unavailable:
+                continue
+            except Exception as error:  # noqa: BLE001 - the top of its task
+                _log.error("registration_failed", chain=chain_of(error))
+            return
+
+    async def _join(self) -> None:
+        """Register, so that the runs of nodes that are gone count as lost, and hand turns on."""
+        await self._members.register(self._node_id)
+        await self._book.mend_turns()
+
+    async def _take_on(self) -> set[asyncio.Task[None]]:
+        """Begin to end the lost runs, and take on the queued ones; return the tasks that end."""
         found = await self._book.find_lost()
-        lost = [each for each in found if each.key not in self._live]
-        ends = {self._start_end(each) for each in lost}
+        ends = {self._start_end(each) for each in found if each.key not in self._live}
         for each in await self._book.load_open_runs():
             if each.state is RunState.QUEUED and each.key not in self._live:
                 self._live.hold(self._maker.revive(each))
         self._driver.dispatcher.wake()
-        if ends:
-            await asyncio.wait(ends, timeout=RECOVERY_PATIENCE_S)
-        return len(lost)
-
-    async def _join(self) -> None:
-        """Register, and hand turns on. What can't be written now is no reason not to start."""
-        try:
-            await self._members.register(self._node_id)
-            await self._book.mend_turns()
-        except Unavailable as error:
-            _log.warning("registration_failed", reason=str(error))
+        return ends
 
     def _start_end(self, stored: StoredRun) -> asyncio.Task[None]:
         """Begin to end a lost run. Until that is done, its thread's next run waits."""

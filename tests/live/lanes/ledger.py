@@ -187,10 +187,12 @@ class Ledger:
             device.expect_end(*device.ends, OVER if device.kind is Kind.STREAM else AWAY)
 
     def recover(self) -> None:
-        """Begin another life of the gateway: nothing of the old one is under way, or remembered."""
+        """Begin another life of the gateway: nothing of the old one is under way.
+
+        Aborts that came before their run are remembered over it.
+        """
         for device in self.devices:
             device.become(Kind.OFF)
-        self.stopped_early.clear()
         for run in self.runs.values():
             run.has_slot = False
         for run in self.held:
