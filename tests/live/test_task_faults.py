@@ -61,8 +61,9 @@ KINDS: Final[dict[str, str]] = {
     "writer of ": "writer of a run",
 }
 """Each kind of task by its name, and the place that breaks for it."""
-ELSEWHERE: Final = {"session in use", "session seen", "sweep"}
-"""What takes minutes to come. The unit tests `test_sessions.py` and `test_sweeper.py` have it."""
+ELSEWHERE: Final = {"recovery", "session in use", "session seen", "sweep"}
+"""Tasks that need a full disk or minutes. `test_disk.py` here has the first, and the unit tests
+`test_sessions.py` and `test_sweeper.py` have the others."""
 ENV: Final = {
     "ISOLANE_LOG_MAX_EVENTS": "8",
     "ISOLANE_LIMIT_RUN_EVENTS": "8",
