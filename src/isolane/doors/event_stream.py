@@ -93,7 +93,8 @@ class EventStream(StreamingResponse):
         `reader` is who counts as reading until the stream has ended.
         """
         self._followed = followed
-        super().__init__(tell(followed), headers=headers, media_type=media_type)
+        self._told = tell(followed)
+        super().__init__(self._told, headers=headers, media_type=media_type)
         self._reader = reader
         self._gateway = followed.gateway
         self.id = new_connection_id()
@@ -145,7 +146,10 @@ class EventStream(StreamingResponse):
 
     async def _stream(self, send: Send, abort: Callable[[], None] | None) -> None:
         try:
-            await self.stream_response(send)
+            # Closed here, also where its reader takes nothing: the follower behind it ends now,
+            # and not when the garbage collector finds it.
+            async with aclosing(self._told):
+                await self.stream_response(send)
         except TimeoutError:
             if abort is not None:
                 abort()
