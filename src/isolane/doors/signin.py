@@ -6,7 +6,6 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
-import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
@@ -29,8 +28,6 @@ STATE_COOKIE: Final = "isolane_signin"
 person's answer."""
 FAILED: Final = "?signin="
 """Query of the page's address after a failed sign-in; the error's code follows."""
-
-_log = structlog.get_logger(__name__)
 
 
 class ProviderOut(BaseModel):

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-import structlog
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
@@ -40,8 +39,6 @@ from isolane.wire.frames import Run, read_run, run_error, speaks_agui_1, to_run_
 from isolane.wire.lists import Known, WholeList
 
 router = APIRouter(route_class=UserRoute)
-_log = structlog.get_logger(__name__)
-
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 LONG_LIST: Final = 1000
 """Messages that are gone through on the event loop, in some milliseconds."""

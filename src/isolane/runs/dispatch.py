@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from isolane.backoff import Backoff
 from isolane.contracts import StoredRun
 from isolane.errors import Unavailable, chain_of
 from isolane.runs.ground import Ground
-from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Run
+from isolane.runs.run import Run
 
 CLAIMED_AT_ONCE: Final = 64
 """Runs that one transaction claims, at most."""
@@ -44,7 +44,7 @@ class Dispatcher:
             self._tasks.detach(self._claim(), name="claim of runs")
 
     async def _claim(self) -> None:
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff()
         try:
             while self._is_woken and not self._live.is_draining:
                 self._is_woken = False
@@ -52,8 +52,7 @@ class Dispatcher:
                     claimed = await self._book.claim(self._node_id, room=CLAIMED_AT_ONCE)
                 except Unavailable as error:
                     _log.error("run_claim_failed", reason=str(error))
-                    await asyncio.sleep(wait_s)  # between two tries
-                    wait_s = min(wait_s * 2, RETRY_MAX_S)
+                    await backoff.pause()  # between two tries
                     self._is_woken = True
                     continue
                 except Exception as error:  # noqa: BLE001 - the next look claims again

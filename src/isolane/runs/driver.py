@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import structlog
 
+from isolane.backoff import Backoff
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import NO_DRAFT, BegunRun, RunLease
 from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, chain_of
@@ -18,7 +19,7 @@ from isolane.runs.dispatch import Dispatcher
 from isolane.runs.ground import Ground
 from isolane.runs.locks import KeyedLocks
 from isolane.runs.recovery import end_unbegun
-from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Ending, Run, RunLife, end_run
+from isolane.runs.run import Ending, Run, RunLife, end_run
 from isolane.runs.writer import RunWriter, Share
 
 _log = structlog.get_logger(__name__)
@@ -102,14 +103,13 @@ class RunDriver:
         if end is None or run.is_deleted:
             return None
         self._news.tell_unwritten(run, end)
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff()
         while True:
             try:
                 return await self._book.give_up(run.context.run_key)
             except Unavailable as error:
                 _log.error("run_give_up_postponed", run_id=run.run_id, reason=str(error))
-                await asyncio.sleep(wait_s)  # between two tries; others of its thread wait
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                await backoff.pause()  # between two tries; others of its thread wait
             except DatabaseFailed as error:
                 _log.error("run_give_up_failed", run_id=run.run_id, chain=chain_of(error))
                 return None
@@ -119,7 +119,7 @@ class RunDriver:
         if run.draft is NO_DRAFT:
             await self._end_unbegun(run, DatabaseFailed("what the run asks for can't be read"))
             return
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff()
         while run.begun is None and not (self._live_runs.is_draining or run.is_deleted):
             try:
                 async with self.beginning.hold(run.context.run_key):
@@ -129,8 +129,7 @@ class RunDriver:
                 return
             except Unavailable as error:
                 _log.error("run_start_failed", run_id=run.run_id, reason=str(error))
-                await asyncio.sleep(wait_s)  # between two tries
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                await backoff.pause()  # between two tries
             except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
                 await self._end_unbegun(run, error)
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from isolane.backoff import Backoff
 from isolane.context import EventId
 from isolane.contracts import RunLease, Store, StoredRun
 from isolane.errors import (
@@ -23,7 +23,7 @@ from isolane.errors import (
 from isolane.events.event import Event, decode_event
 from isolane.events.shared_state import SharedState, decode_state
 from isolane.log.feed import Feed
-from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Ending, Run, end_run
+from isolane.runs.run import Ending, Run, end_run
 from isolane.runs.writer import RunWriter, Share
 
 OpenWriter = Callable[[RunLease | None, Iterable[str], SharedState | None], RunWriter]
@@ -55,7 +55,7 @@ async def _load(
 
     The ids are those of the thread's messages. What can't be read now is tried again.
     """
-    wait_s = RETRY_FIRST_S
+    backoff = Backoff()
     while True:
         try:
             # First, so that nobody else writes what isn't read here.
@@ -67,8 +67,7 @@ async def _load(
             return lease, known_ids, state, [event async for event in _written(run, stored, feed)]
         except Unavailable as error:
             _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
-            await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
-            wait_s = min(wait_s * 2, RETRY_MAX_S)
+            await backoff.pause()  # between two tries; the run waits for the disk
 
 
 async def _go_on(run: Run, writer: RunWriter, written: Sequence[Event]) -> Event | None:

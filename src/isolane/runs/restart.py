@@ -8,12 +8,13 @@ from typing import Final
 
 import structlog
 
+from isolane.backoff import Backoff
 from isolane.contracts import RunState, StoredRun
 from isolane.errors import DatabaseFailed, Unavailable, chain_of
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
 from isolane.runs.recovery import end_lost_run
-from isolane.runs.run import RETRY_FIRST_S, RETRY_MAX_S, Run
+from isolane.runs.run import Run
 
 RECOVERY_PATIENCE_S: Final = 1.0
 """Seconds that a start waits for the ends of lost runs. What takes longer goes on beside."""
@@ -59,10 +60,9 @@ class Restart:
 
     async def _recover_later(self) -> None:
         """Do the same as soon as the database can be written."""
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff()
         while True:
-            await asyncio.sleep(wait_s)  # between two tries; the lost runs wait for the disk
-            wait_s = min(wait_s * 2, RETRY_MAX_S)
+            await backoff.pause()  # between two tries; the lost runs wait for the disk
             try:
                 await self._join()
                 await self._take_on()
@@ -107,14 +107,13 @@ class Restart:
 
     async def _take_over(self, run: Run) -> bool:
         """Make a lost run this node's own; False when its end has to wait for another start."""
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff()
         while True:
             try:
                 return await self._book.take_over(run.context.run_key, self._node_id)
             except Unavailable as error:
                 _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
-                await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                await backoff.pause()  # between two tries; the run waits for the disk
             except DatabaseFailed as error:  # its row can't be changed: perhaps its end can
                 _log.error("run_take_over_failed", run_id=run.run_id, chain=chain_of(error))
                 return True

@@ -20,6 +20,7 @@ from isolane.agents.exits import contain_exits, tell_of_exits
 from isolane.agents.foreign import UNKNOWN, Foreign
 from isolane.agents.naming import Naming
 from isolane.agents.translate import to_event
+from isolane.backoff import Backoff
 from isolane.clock import Clock, now_ms
 from isolane.context import RunIds, UserExecutionContext
 from isolane.contracts import Agent, BegunRun, RunDraft, RunStop, StoppedBy
@@ -65,8 +66,6 @@ AFTER_END_MAX: Final = 1000
 BREATH_EVENTS: Final = 64
 HISTORY_STEP: Final = 1000
 """Messages that are made into an agent's input at once, in some milliseconds."""
-RETRY_FIRST_S: Final = 0.05
-RETRY_MAX_S: Final = 2.0
 PUBLIC_MAX_CHARACTERS: Final = 2000
 """What is told of an agent's own error message, where the agent made that public."""
 _MESSAGES: Final = TypeAdapter(list[AgentMessage])
@@ -484,7 +483,7 @@ async def end_run(run: Run, writer: RunWriter, ending: Ending) -> Event | None:
 
 async def _write_end(run: Run, end: Callable[..., Awaitable[None]], ending: Ending) -> None:
     """Write the end; while the log can't be written for now, try until it can."""
-    wait_s = RETRY_FIRST_S
+    backoff = Backoff()
     interrupts = ending.outcome.get("interrupts", ()) if ending.error is None else ()
     while True:
         stop = run.stop.to_report() if ending.is_stopped else None
@@ -492,8 +491,7 @@ async def _write_end(run: Run, end: Callable[..., Awaitable[None]], ending: Endi
             return await end(stop=stop, interrupts=interrupts)
         except Unavailable as error:
             _log.error("run_end_write_failed", reason=str(error), **_names(run))
-            await asyncio.sleep(wait_s)  # between two tries; the run waits for the disk
-            wait_s = min(wait_s * 2, RETRY_MAX_S)
+            await backoff.pause()  # between two tries; the run waits for the disk
 
 
 def _terminal(run: Run, ending: Ending, error_id: str | None) -> tuple[Event, str]:

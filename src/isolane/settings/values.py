@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     ai_replay_s: float = Field(default=86_400, ge=0)
     """Seconds after its end for which a turn is replayed to a reader of AI SDK that comes back."""
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "frame_ancestors", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -178,13 +178,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "must be origins like https://example.org, with commas between them"
             ) from error
-
-    @field_validator("frame_ancestors", mode="before")
-    @classmethod
-    def _split_ancestors(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     @field_validator("frame_ancestors")
     @classmethod
@@ -223,13 +216,6 @@ class Settings(BaseSettings):
     @classmethod
     def _normalize_public_url(cls, value: str | None) -> str | None:
         return parse_public_url(value).text if value else None
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _split_proxies(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     @field_validator("trusted_proxies")
     @classmethod

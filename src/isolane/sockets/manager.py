@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from isolane.backoff import Backoff
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import ConnectionHealth, Delivery, Verdict
 from isolane.errors import (
@@ -34,7 +35,6 @@ OnGap = Callable[[ThreadKey, WebSocketConnection], Awaitable[EventId | None]]
 """Tells a connection that what it wants is gone, and returns where to go on, None to stop."""
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_MAX_S: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -243,7 +243,7 @@ class IsolatedWebSocketManager:
 
     async def _go_on_until_spent(self, follower: _Follower) -> None:
         """Feed and go on after each gap; a log that can't be read now is tried again."""
-        wait_s = RETRY_FIRST_S
+        backoff = Backoff(first_s=RETRY_FIRST_S)
         while follower.position is not None:
             try:
                 follower.position = await self._go_on(follower, follower.position)
@@ -251,8 +251,7 @@ class IsolatedWebSocketManager:
                 _log.warning(
                     "follower_waiting", connection_id=follower.connection.id, reason=str(error)
                 )
-                await asyncio.sleep(wait_s)  # between two tries; the log has what is missed
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                await backoff.pause()  # between two tries; the log has what is missed
 
     async def _go_on(self, follower: _Follower, position: EventId) -> EventId | None:
         """Feed from `position`; return where to go on after a gap, None when there is no more."""

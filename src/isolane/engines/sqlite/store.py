@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-import structlog
 from sqlalchemy import (
     Connection,
     update,
@@ -64,8 +63,6 @@ from isolane.engines.sqlite.threads import (
 )
 from isolane.engines.sqlite.usage import Quotas
 from isolane.events.transcript import Message
-
-_log = structlog.get_logger(__name__)
 
 
 class DatabaseStore:
