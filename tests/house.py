@@ -231,6 +231,16 @@ class House:
             self.sockets.own(slot, connection)
             self.held[connection] = held.pop_all()
 
+    async def open_socket(
+        self, connection_id: str, *, user_id: str = ALICE
+    ) -> tuple[WebSocketConnection, Socket]:
+        """Return a new socket of a user that has said hello, with its other end."""
+        socket = Socket()
+        connection = connect(socket, self.tasks, connection_id=connection_id, user_id=user_id)
+        connection.has_greeted = True
+        await self.let_in(connection)
+        return connection, socket
+
     async def let_go(self, connection: WebSocketConnection) -> None:
         """Let a socket go as the door does. Idempotent."""
         try:

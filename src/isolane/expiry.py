@@ -45,12 +45,6 @@ class ExpiringDict(Generic[_K, _V]):
         self._entries[key] = self._clock(), value
         self._entries.move_to_end(key)
 
-    def take(self, key: _K) -> _V | None:
-        """Remove `key` and return its value, None when there is none."""
-        self._forget()
-        entry = self._entries.pop(key, None)
-        return None if entry is None else entry[1]
-
     def remove_oldest(self) -> None:
         """Remove the entry that was put longest ago.
 

@@ -10,8 +10,8 @@ import structlog
 from isolane.clock import Clock
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.errors import InvalidContext, IsolaneError
-from isolane.runs.aborts import RecentRuns
 from isolane.runs.ground import Ground
+from isolane.runs.recent import RecentRuns
 from isolane.runs.run import Run
 
 _log = structlog.get_logger(__name__)

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from tests.house import ALICE, House, Socket, connect, context_of, open_house, says, until
 
 from isolane.errors import ContractError, InvalidContext, LimitExceeded
-from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.running import (
     close_factory,
     create_websocket_manager,
     get_websocket_manager_factory,
     open_factory,
 )
-
-
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    async with open_house(
-        {"default": says()}, limit_connections_per_user=3, limit_threads_per_user=3
-    ) as opened:
-        open_factory(opened.factory)
-        yield opened
-        close_factory(opened.factory)
-
-
-async def own(
-    house: House, connection_id: str, *, user_id: str = ALICE
-) -> tuple[WebSocketConnection, Socket]:
-    socket = Socket()
-    connection = connect(socket, house.tasks, connection_id=connection_id, user_id=user_id)
-    connection.has_greeted = True
-    await house.let_in(connection)
-    return connection, socket
 
 
 async def test_the_same_thread_has_one_manager_however_many_ask_at_once(house: House) -> None:
@@ -95,7 +73,7 @@ def test_without_a_running_app_there_is_no_factory() -> None:
 
 
 async def test_threads_with_connections_are_limited_for_each_user(house: House) -> None:
-    connection, _ = await own(house, "1")
+    connection, _ = await house.open_socket("1")
     for thread_id in ("1", "2", "3"):
         manager = await create_websocket_manager(context_of(thread_id=thread_id))
         connection.get_interest(thread_id).want_all()
@@ -114,7 +92,7 @@ async def test_threads_without_a_manager_count_with_those_that_have_one(house: H
     hold = house.factory.hold_thread
     async with hold(ALICE):
         async with hold(ALICE):
-            connection, _ = await own(house, "1")
+            connection, _ = await house.open_socket("1")
             manager = await create_websocket_manager(context_of(thread_id="2"))
             connection.get_interest("2").want_all()
             await manager.add_connection(connection)
@@ -129,7 +107,7 @@ async def test_threads_without_a_manager_count_with_those_that_have_one(house: H
 
 
 async def test_at_the_limit_what_has_no_open_socket_goes_oldest_first(house: House) -> None:
-    connection, _ = await own(house, "1")
+    connection, _ = await house.open_socket("1")
     kept = await create_websocket_manager(context_of(thread_id="kept"))
     connection.get_interest("kept").want_all()
     await kept.add_connection(connection)
@@ -139,7 +117,7 @@ async def test_at_the_limit_what_has_no_open_socket_goes_oldest_first(house: Hou
 
 
 async def test_a_dead_socket_keeps_no_thread_from_its_user(house: House) -> None:
-    dead, _ = await own(house, "1")
+    dead, _ = await house.open_socket("1")
     for number in range(3):
         manager = await create_websocket_manager(context_of(thread_id=str(number)))
         dead.get_interest(str(number)).want_all()
@@ -150,7 +128,7 @@ async def test_a_dead_socket_keeps_no_thread_from_its_user(house: House) -> None
 
 
 async def test_a_manager_stays_for_the_open_socket_that_asked_for_it(house: House) -> None:
-    connection, _ = await own(house, "1")
+    connection, _ = await house.open_socket("1")
     asked = [connection.context.for_thread(str(number)) for number in range(3)]
     managers = [await create_websocket_manager(context) for context in asked]
     with pytest.raises(LimitExceeded, match="threadsPerUser is limited to 3"):
@@ -163,7 +141,7 @@ async def test_a_manager_stays_for_the_open_socket_that_asked_for_it(house: Hous
 
 
 async def test_who_asks_beside_others_discards_for_itself_alone(house: House) -> None:
-    (one, _), (two, _) = await own(house, "1"), await own(house, "2")
+    (one, _), (two, _) = await house.open_socket("1"), await house.open_socket("2")
     asked = [connection.context.for_thread("t") for connection in (one, two)]
     manager, same = [await create_websocket_manager(context) for context in asked]
     assert manager is same
@@ -173,7 +151,7 @@ async def test_who_asks_beside_others_discards_for_itself_alone(house: House) ->
 
 
 async def test_more_at_once_than_the_limit_admit_exactly_the_limit(house: House) -> None:
-    connection, _ = await own(house, "1")
+    connection, _ = await house.open_socket("1")
     for turn in range(20):
         asked = [connection.context.for_thread(f"{turn}-{number}") for number in range(23)]
         answers = await asyncio.gather(
@@ -196,7 +174,7 @@ async def test_a_manager_that_got_no_connection_is_discarded(house: House) -> No
 
 
 async def test_a_manager_in_use_is_not_discarded(house: House) -> None:
-    connection, _ = await own(house, "1")
+    connection, _ = await house.open_socket("1")
     connection.get_interest("thread").want_all()
     manager = await create_websocket_manager(context_of())
     await manager.add_connection(connection)
@@ -206,7 +184,7 @@ async def test_a_manager_in_use_is_not_discarded(house: House) -> None:
 
 async def test_after_a_storm_everything_is_as_before(house: House) -> None:
     async def visit(number: int) -> None:
-        connection, _ = await own(house, f"conn-{number}", user_id=f"user{number % 20}")
+        connection, _ = await house.open_socket(f"conn-{number}", user_id=f"user{number % 20}")
         for thread_id in ("1", "2"):
             context = context_of(thread_id=thread_id, user_id=connection.user_id)
             manager = await create_websocket_manager(context)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-from tests.house import ALICE, House, Socket, connect, context_of, open_house, says, until
+from tests.house import ALICE, House, Socket, connect, context_of, until
 
 from isolane.context import EventId
 from isolane.contracts import Identity, Verdict
 from isolane.errors import LimitExceeded, Unavailable
 from isolane.sockets import connection as connection_module
-from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.registry import SHED_RETRY_MS
-from isolane.sockets.running import close_factory, create_websocket_manager, open_factory
+from isolane.sockets.running import create_websocket_manager
 
 
 class Stream:
@@ -30,26 +28,6 @@ class Stream:
         self.is_open = False
 
 
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
-    async with open_house(
-        {"default": says()}, limit_connections_per_user=3, limit_threads_per_user=3
-    ) as opened:
-        open_factory(opened.factory)
-        yield opened
-        close_factory(opened.factory)
-
-
-async def own(
-    house: House, connection_id: str, *, user_id: str = ALICE
-) -> tuple[WebSocketConnection, Socket]:
-    socket = Socket()
-    connection = connect(socket, house.tasks, connection_id=connection_id, user_id=user_id)
-    connection.has_greeted = True
-    await house.let_in(connection)
-    return connection, socket
-
-
 async def assert_full(house: House) -> None:
     """Say that the user can't have another connection."""
     with pytest.raises(LimitExceeded, match="connectionsPerUser is limited to 3"):
@@ -58,7 +36,7 @@ async def assert_full(house: House) -> None:
 
 
 async def test_an_ended_socket_that_is_not_yet_released_locks_nobody_out(house: House) -> None:
-    sockets = [(await own(house, str(number)))[0] for number in range(3)]
+    sockets = [(await house.open_socket(str(number)))[0] for number in range(3)]
     sockets[1].request_close()
     async with house.sockets.reserve(ALICE):
         await assert_full(house)
@@ -70,7 +48,7 @@ async def test_an_ended_socket_that_is_not_yet_released_locks_nobody_out(house: 
 
 
 async def test_sockets_are_limited_and_every_slot_comes_back(house: House) -> None:
-    sockets = [(await own(house, str(number)))[0] for number in range(3)]
+    sockets = [(await house.open_socket(str(number)))[0] for number in range(3)]
     await assert_full(house)
     async with house.sockets.reserve("bob"):
         await house.let_go(sockets[0])
@@ -79,15 +57,18 @@ async def test_sockets_are_limited_and_every_slot_comes_back(house: House) -> No
         await assert_full(house)
     for socket in sockets:
         await house.let_go(socket)
-    again = [(await own(house, f"again-{number}"))[0] for number in range(3)]
+    again = [(await house.open_socket(f"again-{number}"))[0] for number in range(3)]
     await assert_full(house)
     for socket in again:
         await house.let_go(socket)
 
 
 async def test_a_users_frames_reach_the_users_greeted_sockets_only(house: House) -> None:
-    (greeted, socket), (mute, mute_socket) = await own(house, "1"), await own(house, "2")
-    _, bobs = await own(house, "3", user_id="bob")
+    (greeted, socket), (mute, mute_socket) = (
+        await house.open_socket("1"),
+        await house.open_socket("2"),
+    )
+    _, bobs = await house.open_socket("3", user_id="bob")
     mute.has_greeted = False
     assert await house.factory.send_to_user(ALICE, {"type": "x"}) == {"1": Verdict.DELIVERED}
     house.sockets.post_to_user(ALICE, {"type": "y"})
@@ -98,7 +79,7 @@ async def test_a_users_frames_reach_the_users_greeted_sockets_only(house: House)
 
 
 async def test_a_drain_takes_nothing_new_and_tells_who_is_here(house: House) -> None:
-    connection, socket = await own(house, "1")
+    connection, socket = await house.open_socket("1")
     house.sockets.begin_drain(deadline_ms=99)
     with pytest.raises(Unavailable):
         async with house.sockets.reserve(ALICE):
@@ -110,7 +91,7 @@ async def test_a_drain_takes_nothing_new_and_tells_who_is_here(house: House) -> 
 
 
 async def test_shutdown_says_goodbye_to_all_and_is_idempotent(house: House) -> None:
-    connections = [await own(house, "1"), await own(house, "2", user_id="bob")]
+    connections = [await house.open_socket("1"), await house.open_socket("2", user_id="bob")]
     manager = await create_websocket_manager(context_of())
     connections[0][0].get_interest("thread").want_all()
     await manager.add_connection(connections[0][0])
@@ -126,7 +107,10 @@ async def test_shutdown_says_goodbye_to_all_and_is_idempotent(house: House) -> N
 
 
 async def test_socket_that_greets_during_a_drain_is_told_of_it(house: House) -> None:
-    (early, before), (late, socket) = await own(house, "1"), await own(house, "2", user_id="bob")
+    (early, before), (late, socket) = (
+        await house.open_socket("1"),
+        await house.open_socket("2", user_id="bob"),
+    )
     late.has_greeted = False
     house.sockets.greet(early, {"type": "welcome"})
     await early.close()
@@ -138,7 +122,7 @@ async def test_socket_that_greets_during_a_drain_is_told_of_it(house: House) -> 
 
 
 async def test_socket_that_is_accepted_during_shutdown_is_closed(house: House) -> None:
-    _, first = await own(house, "1")
+    _, first = await house.open_socket("1")
     late, last = Socket(), Socket()
     async with house.sockets.reserve(ALICE) as slot, house.sockets.reserve(ALICE) as next_slot:
         first.is_taking.clear()  # so that the goodbye takes its time
@@ -158,7 +142,7 @@ async def test_socket_that_is_accepted_during_shutdown_is_closed(house: House) -
 
 
 async def test_shutdown_waits_for_nobody_who_takes_nothing(house: House) -> None:
-    connection, socket = await own(house, "1")
+    connection, socket = await house.open_socket("1")
     socket.is_taking.clear()
     connection.post({"type": "x"})
     manager = await create_websocket_manager(context_of())
@@ -174,7 +158,7 @@ async def test_shutdown_waits_for_nobody_who_takes_nothing(house: House) -> None
 
 
 async def test_streams_and_sockets_have_one_limit_and_are_counted_apart(house: House) -> None:
-    await own(house, "1")
+    await house.open_socket("1")
     async with house.sockets.reserve(ALICE) as slot, house.sockets.reserve(ALICE):
         house.sockets.own(slot, Stream("2"))
         await assert_full(house)
@@ -187,7 +171,7 @@ async def test_stream_that_has_ended_locks_nobody_out(house: House) -> None:
     async with house.sockets.reserve(ALICE) as slot:
         house.sockets.own(slot, stream)
         for name in ("2", "3"):
-            await own(house, name)
+            await house.open_socket(name)
         await assert_full(house)
         stream.revoke()
         async with house.sockets.reserve(ALICE):
@@ -197,7 +181,7 @@ async def test_stream_that_has_ended_locks_nobody_out(house: House) -> None:
 
 
 async def test_a_revocation_ends_sockets_and_streams_of_that_credential_alone(house: House) -> None:
-    (gone, socket), (kept, _) = await own(house, "1"), await own(house, "2")
+    (gone, socket), (kept, _) = await house.open_socket("1"), await house.open_socket("2")
     gone.identity = Identity(ALICE, session_id="lost")
     streams = [Stream("3", session_id="lost"), Stream("4")]
     async with (
@@ -235,7 +219,7 @@ def no_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_newcomers")
 async def test_an_idle_socket_is_told_why_it_closes_and_when_to_come_back(house: House) -> None:
-    connection, socket = await own(house, "c1")
+    connection, socket = await house.open_socket("c1")
     assert house.sockets.shed_idle(10) == 1
     await connection.close()
     (error,) = socket.frames
@@ -248,8 +232,8 @@ async def test_an_idle_socket_is_told_why_it_closes_and_when_to_come_back(house:
 
 @pytest.mark.usefixtures("no_newcomers")
 async def test_whoever_wants_something_or_is_being_served_stays(house: House) -> None:
-    subscribed, running, busy = [(await own(house, each))[0] for each in ("c1", "c2", "c3")]
-    replaying = (await own(house, "c4", user_id="bob"))[0]
+    subscribed, running, busy = [(await house.open_socket(each))[0] for each in ("c1", "c2", "c3")]
+    replaying = (await house.open_socket("c4", user_id="bob"))[0]
     subscribed.get_interest("t").want_all()
     assert running.get_interest("t").want_run("r", after=EventId("e", 0))
     busy.is_busy = True
@@ -262,14 +246,14 @@ async def test_whoever_wants_something_or_is_being_served_stays(house: House) ->
 
 
 async def test_who_has_just_come_is_given_time_to_say_what_it_wants(house: House) -> None:
-    await own(house, "c1")
+    await house.open_socket("c1")
     assert house.sockets.shed_idle(10) == 0
 
 
 @pytest.mark.usefixtures("no_newcomers")
 async def test_no_more_idle_sockets_go_at_once_than_asked(house: House) -> None:
     for number in range(3):
-        await own(house, f"a{number}")
-        await own(house, f"b{number}", user_id="bob")
+        await house.open_socket(f"a{number}")
+        await house.open_socket(f"b{number}", user_id="bob")
     assert [house.sockets.shed_idle(4), house.sockets.shed_idle(4)] == [4, 2]
     assert house.sockets.shed_count == 6

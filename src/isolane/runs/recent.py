@@ -1,4 +1,4 @@
-"""Runs that are remembered for a short while by their ids: those whose abort overtook them."""
+"""Ids of runs that were deleted a moment ago: an abort of one comes too late."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ REMEMBERED_PER_USER: Final = 100
 
 
 class RecentRuns:
-    """Remembers ids of runs for 10 s, 100 a user."""
+    """Remembers ids of runs for 10 s, 100 per user."""
 
     def __init__(self, clock: Clock) -> None:
         """Begin with none."""
         self._clock = clock
         # By user, and in each by run. A user is kept for as long as the youngest of their runs.
-        self._users: ExpiringDict[str, ExpiringDict[str, int]] = ExpiringDict(
+        self._users: ExpiringDict[str, ExpiringDict[str, RunKey]] = ExpiringDict(
             REMEMBERED_MS, clock=clock
         )
 
@@ -29,7 +29,7 @@ class RecentRuns:
         if own is None:
             own = ExpiringDict(REMEMBERED_MS, clock=self._clock)
         self._users.put(key.user_id, own)
-        own.put(key.run_id, self._clock())
+        own.put(key.run_id, key)
         if len(own) > REMEMBERED_PER_USER:
             own.remove_oldest()
 
@@ -41,9 +41,3 @@ class RecentRuns:
         """Tell whether an id is remembered."""
         own = self._users.get(key.user_id)
         return own is not None and key.run_id in own
-
-    def take(self, key: RunKey) -> int | None:
-        """Forget an id; return for how many milliseconds it was kept, None when it wasn't."""
-        own = self._users.get(key.user_id)
-        at = None if own is None else own.take(key.run_id)
-        return None if at is None else self._clock() - at
