@@ -1,4 +1,4 @@
-"""How the gateway knows its users: its own tokens, providers, sessions, or the host's word."""
+"""The wiring of identity: own tokens, providers, sessions, or the users of a host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gateway sees to for as long as it is open: retention, removal, revocations, relief."""
+"""Tasks that repeat while the gateway is open: retention, removal, revocations, relief."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from isolane.runs.requests import remove_due
 from isolane.tasks import is_cancelled_itself
 
 INTERVAL_MAX_S: Final = 60.0
-"""What is due waits no longer than this, however long it is kept."""
+"""Seconds between two looks for old entries, at most, even when entries are kept for long."""
 INTERVAL_MIN_S: Final = 0.25
-"""Nothing is looked for more often, however short it is kept."""
+"""Seconds between two looks for old entries, at least, even when entries are kept briefly."""
 REVOCATION_INTERVAL_S: Final = 0.25
 """Other processes revoke, too, as `isolane user remove` does, and SQLite tells nobody."""
 TURNS_INTERVAL_S: Final = 5.0

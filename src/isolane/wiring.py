@@ -64,7 +64,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ground:
-    """What everything else stands on."""
+    """Database, tasks and settings, which every other part needs."""
 
     settings: Settings
     users: HostUsers | None

@@ -49,8 +49,8 @@ export interface Listeners {
   state: (state: State, details: StateDetails) => void;
   /**
    * An error frame of an open connection. The refusal of a connection is in the state's details.
-   * Three codes may be the client's own, with an empty `errorId`: `log_gap` for missing numbers in
-   * a log (a bug of the server, please report it), `bad_frame`, and `too_large`.
+   * The client itself makes three of the codes, with an empty `errorId`: `log_gap`, `bad_frame` and
+   * `too_large`. `log_gap` means missing numbers in a log: a bug of the server, please report it.
    */
   error: (error: ErrorFrame) => void;
 }

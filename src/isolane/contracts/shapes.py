@@ -249,7 +249,7 @@ class Terms:
     """On which terms a run is let in."""
 
     policy: str = "queue"
-    """What becomes of a run whose thread is busy: `queue`, `reject`, or `interrupt`."""
+    """Policy for a busy thread: `queue`, `reject`, or `interrupt`."""
     runs_per_user: int = sys.maxsize
     """Unfinished runs that the user may have, this one included."""
     queued_per_thread: int = sys.maxsize
@@ -266,7 +266,7 @@ class Admitted:
     """A run that was let in."""
 
     draft: RunDraft
-    """What is kept of what it asks for. Of one that waits: only messages new to the thread."""
+    """The stored draft. The draft of a waiting run has only messages that are new to the thread."""
     begun: BegunRun | None
     """Where it begins; None when it waits for its turn."""
     position: int

@@ -266,5 +266,5 @@ def _get_announced(scope: Scope) -> int | None:
 
 
 def _too_large(most: int) -> HTTPException:
-    # Of this class, because FastAPI takes any other error of a body for a syntax error.
+    # The error has this class, because FastAPI takes every other error for a syntax error.
     return HTTPException(413, f"a body may have {most} bytes")

@@ -1,4 +1,4 @@
-"""What one socket follows: threads, runs that it starts, and runs that it replays."""
+"""Threads and runs that one socket follows: subscribed, started, or replayed."""
 
 from __future__ import annotations
 

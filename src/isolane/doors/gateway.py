@@ -35,7 +35,7 @@ class Gateway:
     limits: Limits
     service: AgentService
     sockets: Sockets
-    """Who is connected: sockets and event streams."""
+    """All open sockets and event streams."""
     factory: WebSocketManagerFactory
     feed: Feed
     resumer: Resumer
@@ -49,7 +49,7 @@ class Gateway:
     unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     """What users haven't read yet of large answers."""
     is_open: bool = False
-    """Whether the gateway has recovered what an earlier process left."""
+    """True once the gateway has recovered the runs of an earlier process."""
     dropped_keys: int = 0
     """How often a key of the local issuer was gone when somebody looked last."""
 

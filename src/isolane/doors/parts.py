@@ -36,7 +36,7 @@ Probe = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What tells who comes, and whether their credential counts still."""
+    """Parts that identify users and check that their credentials still count."""
 
     judge: Judge
     cookie: str
@@ -44,7 +44,7 @@ class Credentials:
     has_own_users: bool
     """False where the host has the users: then nobody signs in here."""
     subjects: Subjects
-    """How the outside names users."""
+    """Names of users at their issuers."""
     issuer: LocalIssuer
     sessions: SessionBook
     tickets: TicketBook
@@ -79,7 +79,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignInDesk:
-    """How people sign in: to a local account, at a provider, or by a link."""
+    """Parts for signing in: with a local account, at a provider, or by a link."""
 
     accounts: Accounts
     guesses: GuessGuard
@@ -93,7 +93,7 @@ class SignInDesk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """What is kept of users' threads."""
+    """Engines that store the threads and runs of users."""
 
     store: Store
     book: RunBook
@@ -101,12 +101,12 @@ class Storage:
     turn_book: TurnBook
     log: EventLog
     usage: Usage
-    """How much each user keeps."""
+    """Count of stored threads and bytes per user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What tells how the gateway does."""
+    """Parts that watch the state of the gateway."""
 
     dependencies: Mapping[str, Probe]
     """By their names."""
@@ -116,7 +116,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """Where large bodies and frames have their room, and are read."""
+    """Memory and a thread for large bodies and frames."""
 
     hall: Hall
     """The room of bodies above the size of a frame, of all users."""

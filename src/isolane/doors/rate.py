@@ -1,4 +1,4 @@
-"""How fast the frames and bodies of a user are read."""
+"""Limits on the speed at which frames and bodies of one user are read."""
 
 from __future__ import annotations
 

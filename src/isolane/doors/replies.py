@@ -1,4 +1,4 @@
-"""What the door of `agui.v1` says: welcomes, acceptances, pongs and errors."""
+"""Frames that answer a client of `agui.v1`: welcomes, acceptances, pongs and errors."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ READ_RECORDS: Final = 256
 
 
 class LogReader(Protocol):
-    """What reads the logs of threads for a tail. A `Feed` does, and counts."""
+    """Reader of the logs of threads. A `Feed` is one, and counts the reads."""
 
     async def read(
         self, key: ThreadKey, *, after: EventId, limit: int, max_bytes: int

@@ -1,4 +1,4 @@
-"""How a run is taken on: it attaches to one that there is, or gets its place on its thread."""
+"""Admission of runs: a run attaches to another one, or gets its place on its thread."""
 
 from __future__ import annotations
 

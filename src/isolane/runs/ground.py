@@ -1,4 +1,4 @@
-"""What the parts of the service share."""
+"""Engines, settings and tasks that the parts of the service share."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class LiveRuns:
         self._runs: dict[RunKey, Run] = {}
         self._of_thread: dict[ThreadKey, dict[str, Run]] = {}
         self.is_draining = False
-        """Whether the gateway shuts down: no run is taken on and no run begins any more."""
+        """True while the gateway shuts down: no run is accepted and none begins."""
 
     def __len__(self) -> int:
         """Return how many there are, those that wait included."""
@@ -37,7 +37,7 @@ class LiveRuns:
 
     @property
     def active_count(self) -> int:
-        """How many runs are under way; queued ones don't count."""
+        """Number of runs under way, without the queued ones."""
         return sum(run.begun is not None for run in self._runs.values())
 
     def get(self, key: RunKey) -> Run | None:

@@ -1,4 +1,4 @@
-"""Where runs are found: in this process, on record, and in the log."""
+"""Look-ups of runs: in this process, in the store, and in the log."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RunMaker:
         self._subjects = subjects or Subjects()
         self._clock = clock
         self.left_out = Counter[Kind]()
-        """What all runs so far left out, by what it was."""
+        """Number of events, messages and parts that all runs left out so far, by kind."""
 
     def check_agent(self, name: str | None) -> str:
         """Return the agent's name, the default's for None; raises `UnknownAgent`."""

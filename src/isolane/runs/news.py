@@ -1,4 +1,4 @@
-"""What a user's sockets hear of threads and runs beside the log."""
+"""Frames about threads and runs that all sockets of a user get beside the log."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Run:
     is_lost: bool = False
     """Whether it was under way when the process before this one died; all it gets is its end."""
     has_turn: bool = False
-    """Whether it has waited and its turn has come."""
+    """True once the run's turn has come after it waited."""
     is_abandoned: bool = False
     """Whether its agent goes on although nobody hears it."""
     left_out: LeftOut = field(default_factory=LeftOut)

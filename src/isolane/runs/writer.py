@@ -89,7 +89,7 @@ class RunWriter:
         self._batch = 0
         """Number of the last batch that is known to be committed."""
         self._unsure = 0
-        """How many of the first events in `_pending` were sent, and may have been committed."""
+        """Number of first events in `_pending` that were sent and may have been committed."""
         self._event_max_bytes = event_max_bytes
         self._room_bytes = run_max_bytes
         """Payload bytes that the run may still add to its log."""

@@ -20,7 +20,7 @@ class ProviderSettings(BaseModel):
     """Value that `aud` of its tokens must have. Without it, every token of the provider is
     accepted."""
     jwks_url: str | None = None
-    """Where its keys are; by default its discovery document says that."""
+    """Address of its keys; the default is in its discovery document."""
     client_id: str | None = None
     """Id of our client at the provider. When it is set, the page offers to sign in there."""
     client_secret: SecretStr | None = None

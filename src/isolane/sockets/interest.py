@@ -1,4 +1,4 @@
-"""What of a thread a connection wants to be sent. Pure."""
+"""The records of a thread that a connection wants. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is connected: every socket and every event stream of every user, in one book."""
+"""One book of every open socket and event stream of every user."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stream(Protocol):
 
 
 Member = WebSocketConnection | Stream
-"""What uses a slot."""
+"""A socket or an event stream, which uses one slot."""
 
 
 class Slot:
@@ -60,7 +60,7 @@ class Slot:
         """Take over what is held at the user's limit."""
         self.user_id = user_id
         self.member: Member | None = None
-        """What uses the slot; None until that is open."""
+        """The socket or stream in the slot; None until it is open."""
         self._held = held
 
     async def release(self) -> None:
@@ -89,12 +89,12 @@ class Sockets:
 
     @property
     def connection_count(self) -> int:
-        """How many sockets are open, of all users."""
+        """Number of open sockets of all users."""
         return len(self._all_sockets())
 
     @property
     def stream_count(self) -> int:
-        """How many event streams are open, of all users."""
+        """Number of open event streams of all users."""
         return sum(map(len, self._slots.values())) - self.connection_count
 
     @property

@@ -1,4 +1,4 @@
-"""What writes to one socket: one queue in order, a verdict for each who waits, one close."""
+"""The writer of one socket: one queue in order, a verdict per waiting sender, one close."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SocketWriter:
         self._outbox: deque[_Batch] = deque()
         self._filled = asyncio.Event()
         self.is_open = True
-        """Whether frames still go out."""
+        """True while frames still go out."""
         self._close: tuple[int, str] | None = None
         self._closed = asyncio.Event()
         self._task = tasks.start(self._write(), name=f"writer {self.id}")

@@ -29,17 +29,17 @@ class ChatRequest:
     chat_id: str
     is_resume: bool
     detaches: bool
-    """Whether its abort ends the request only, and not the run."""
+    """True when an abort ends the request only, and the run goes on."""
     after: int
     """Number of the last chunk that the client has, -1 for none."""
     key: RunKey | None = None
     """Its run, once that is known."""
     is_aborted: bool = False
     held: AsyncExitStack = field(default_factory=AsyncExitStack)
-    """What it holds until it ends: a thread of its user's limit, and its place among readers."""
+    """Resources until the request ends: a thread of the user's limit, and a place among readers."""
     task: asyncio.Task[None] | None = None
     head: str = field(init=False)
-    """What each of its frames begins with, behind the type."""
+    """Text that stands in each frame of the request, right behind the type."""
 
     def __post_init__(self) -> None:
         """Write its id down once: each chunk carries it."""

@@ -44,7 +44,7 @@ SUPERSEDED_S: Final = 0.25
 """A page that asks for its stream again aborts the request before: that is no wish to stop."""
 
 Chunks = AsyncGenerator[Sequence[Told], None]
-"""What a request is told of its run, as it comes."""
+"""Chunks of the run that a request follows, in the order in which they come."""
 
 
 class ChatSession:

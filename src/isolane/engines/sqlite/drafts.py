@@ -1,4 +1,4 @@
-"""What a run asks for, as its row keeps it: whole while it is unfinished, then narrowed."""
+"""Drafts in the rows of runs: whole while the run is unfinished, then mostly the agent's name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load_kept(connection: Connection, stored: StoredThread, draft: bytes) -> Kep
 
 
 class _AgentOf(msgspec.Struct):
-    """As much of a draft as outlives its run."""
+    """The fields of a draft that outlive its run."""
 
     agent: str
     is_forgotten: bool = False

@@ -1,4 +1,4 @@
-"""How a run ends in the database: its row, its messages and its state, with its last events."""
+"""The end of a run in the database: its row, messages and state, with its last events."""
 
 from __future__ import annotations
 

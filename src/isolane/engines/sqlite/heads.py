@@ -1,4 +1,4 @@
-"""Where each log ends, and who may write on: one narrow row for each thread.
+"""The end of each log and its writer: one narrow row per thread.
 
 The row is the gate of an append. One update numbers what comes, refuses who has lost the run, and
 refuses what comes a second time.

@@ -1,4 +1,4 @@
-"""How a run joins its thread: its row, its messages, what it takes back, what its agent sees."""
+"""A run that joins its thread: its row, its messages, and the history that its agent gets."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ from isolane.ids import new_agent_id
 CheckQuestion = Callable[[UserExecutionContext, RunDraft], None]
 """Raises when the messages of a draft are more than may be shown of a run's question."""
 Values = dict[str, Any]
-"""What a row holds, by the names of its columns."""
+"""Values of a row by the names of their columns."""
 
 
 class _Asked(NamedTuple):
-    """What a run adds to its thread, and what stands there then."""
+    """Messages that a run adds to its thread, and all messages that stand there afterwards."""
 
     added: Sequence[Message]
     history: Sequence[Message]

@@ -57,7 +57,7 @@ class _Append:
 
 
 _Outcome = list[Record] | NotFound
-"""What became of an append that harmed none of its neighbours."""
+"""Result of one append in a batch: its records, or the reason why it alone was refused."""
 
 
 class DatabaseEventLog:

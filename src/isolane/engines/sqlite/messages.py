@@ -166,14 +166,14 @@ class _Call(msgspec.Struct):
 
 
 class _Calls(msgspec.Struct):
-    """As much of a message as tells which calls it makes, and which one it answers."""
+    """The fields of a message that name calls: those that it makes, and the one that it answers."""
 
     made: list[_Call] = msgspec.field(name="toolCalls", default_factory=list[_Call])
     answered: str | None = msgspec.field(name="toolCallId", default=None)
 
 
 class _Standing(NamedTuple):
-    """Where a message stands: its number, and the first log entry of the run that added it."""
+    """Place of a message: its number, and the first log entry of the run that added it."""
 
     number: int
     since_seq: int

@@ -1,4 +1,4 @@
-"""What a run brings that its thread doesn't have yet."""
+"""Messages of a run that its thread doesn't have yet. Pure."""
 
 from __future__ import annotations
 

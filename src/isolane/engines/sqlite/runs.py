@@ -36,7 +36,7 @@ from isolane.ids import derive_stand_in, new_agent_id
 IS_UNDER_WAY: Final = text("runs.state = 'running'")
 """As text: the condition of a partial index has to be spelled as there."""
 _IS_OPEN: Final = text("runs.state != 'ended'")
-"""As text for the same reason."""
+"""As text, because the condition of a partial index has to be spelled as there."""
 
 
 def load_moment(
@@ -60,7 +60,7 @@ def row_of_run(key: RunKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are u
 
 
 IS_ALIVE: Final = exists().where(threads.c.thread_no == runs.c.thread_no)
-"""Of a run: its thread wasn't deleted. The rows of a deleted thread go one after the other."""
+"""Condition that the thread of a run exists. Rows of a deleted thread are removed later."""
 
 
 def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
