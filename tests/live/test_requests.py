@@ -11,14 +11,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from sqlite3 import connect
+from time import monotonic
 from typing import Any, Final
 
+import httpx
 import pytest
 from tests.live.client import RECV_TIMEOUT_S, run_frame
 from tests.live.server import LOOPBACK, Looks, Server
 from tests.live.stage import SCRIPT, Lane, shared_server, steps
 
 from isolane.doors.room import ROOM_BYTES
+from isolane.engines.memory.limits import WEIGHT_S
 from isolane.settings import DATABASE_NAME, Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,6 +30,8 @@ REQUESTS: Final = 4
 BODY_BYTES: Final = Settings().limit_frame_bytes
 ROOM: Final = ROOM_BYTES // BODY_BYTES
 """So many of the largest bodies of one user are read at once."""
+LEFT: Final = range(ROOM, ROOM + REQUESTS)
+"""Numbers of the runs whose clients leave."""
 LEAVING: Final = 150
 GROWN_KIB_MAX: Final = 64 * 1024
 """What is held for one user, as it came and as it is read, is a third of it; the bodies of all who
@@ -194,25 +199,37 @@ async def test_large_body_is_not_read_before_its_user_has_room(
         assert await asyncio.wait_for(asked, RECV_TIMEOUT_S)
 
 
+async def leave_before_their_turn(lane: Lane, http: httpx.AsyncClient) -> bool:
+    """Send runs whose clients leave; say whether all left before the pace allowed another body."""
+    began = monotonic()
+    for number in range(ROOM):  # so many are read at once, what comes next has to wait
+        assert (await http.post("/agui", content=large_run(lane, number))).status_code == 200
+    async with AsyncExitStack() as stack:
+        for number in LEFT:
+            one = await stack.enter_async_context(upload(lane, "/agui", length=BODY_BYTES))
+            await one.send(large_run(lane, number))
+        for _ in range(5):  # it reads 4 KiB in a pass
+            await pass_by(lane.server)
+    await pass_by(lane.server)  # it sees that they have left
+    return monotonic() - began < WEIGHT_S
+
+
 async def test_run_whose_client_left_before_its_body_was_taken_never_begins(server: Server) -> None:
-    lane = Lane(server)
-    async with server.http(lane.token) as http:
-        for number in range(ROOM):  # so many are read at once, what comes next has to wait
-            body = large_run(lane, number)
-            assert (await http.post("/agui", content=body)).status_code == 200
-        left = range(ROOM, ROOM + REQUESTS)
-        for number in left:
-            async with upload(lane, "/agui", length=BODY_BYTES) as one:
-                await one.send(large_run(lane, number))
-                for _ in range(5):  # it reads 4 KiB in a pass
-                    await pass_by(server)
-        async for _ in Looks(RECV_TIMEOUT_S):
-            if (await http.get("/api/threads")).status_code == 200:
-                break
-        last = large_run(lane, ROOM + REQUESTS)  # its turn comes when theirs would have
-        assert (await http.post("/agui", content=last, timeout=RECV_TIMEOUT_S)).status_code == 200
-        for number in left:
-            assert (await http.get(f"/api/runs/{lane.user}-{number}")).status_code == 404
+    for _ in range(5):  # on a slow machine their turn may come before they leave
+        lane = Lane(server)
+        async with server.http(lane.token) as http:
+            if not await leave_before_their_turn(lane, http):
+                continue
+            async for _ in Looks(RECV_TIMEOUT_S):
+                if (await http.get("/api/threads")).status_code == 200:
+                    break
+            last = large_run(lane, LEFT.stop)  # its turn comes when theirs would have
+            done = await http.post("/agui", content=last, timeout=RECV_TIMEOUT_S)
+            assert done.status_code == 200
+            for number in LEFT:
+                assert (await http.get(f"/api/runs/{lane.user}-{number}")).status_code == 404
+            return
+    pytest.skip("this machine is too slow to leave in time")
 
 
 async def test_bodies_of_those_who_leave_at_once_cost_nobody_memory(roomy_server: Server) -> None:
