@@ -12,6 +12,8 @@ STEP := @sh scripts/step
 INSTALL := sh scripts/install .venv/bin/python
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund
 GATES := mypy-gate pyright-gate page-gate client-gate beside-gate lint-gate format-gate floors-gate
+LAST := browser-last package-last lowest-last clients-last frameworks-last
+AT_ONCE_IN_TWO := $(MAKE) --no-print-directory --jobs=2 --output-sync=target AT_ONCE=yes
 # Processes that share the test files. Twice the cores of a small machine: tests wait a lot.
 WORKERS ?= 4
 SPREAD := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
@@ -23,11 +25,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# One after the other, but for the gates, which start this file anew and need nothing of one another.
+# One after the other, but for the gates and the last live tests, which start this file anew and need
+# nothing of one another.
 ifndef AT_ONCE
 .NOTPARALLEL:
 endif
-.PHONY: help setup run page test check live planted soak coverage bench versions newest lock release format clean $(GATES)
+.PHONY: help setup run page test check orders live planted soak coverage bench versions newest lock release format clean $(GATES) $(LAST)
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
@@ -39,11 +42,13 @@ run: .venv/.installed page/dist/index.html ## serve the page, with a sign-in lin
 
 page: page/dist/index.html ## build the chat page
 
-test: check live ## every gate, then the live and the browser tests
+test: check orders live ## every gate, then the orders, the live and the browser tests
 
 check: .venv/.developer .build/.installed $(CLIENT)/node_modules/.installed $(AGENT)/node_modules/.installed page/node_modules/.installed ## the gates: format, lint, types, floors, unit and contract tests, agent frameworks beside
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target AT_ONCE=yes $(GATES)
+	@$(AT_ONCE_IN_TWO) $(GATES)
 	$(STEP) tests    pytest tests/unit tests/contracts tests/typing $(SPREAD) $(ARGS)
+
+orders: .venv/.developer ## what holds in whatever order the tasks run
 	$(STEP) orders   pytest tests/interleaving --numprocesses=$(WORKERS) $(ARGS)
 
 mypy-gate:
@@ -67,13 +72,22 @@ page-gate:
 beside-gate:
 	$(STEP) beside   python scripts/beside.py
 
-live: .venv/.developer .build/.installed .venv/.chromium .venv/.servers $(DRIVERS)/node_modules/.installed page/dist/index.html ## the tests that start real servers, clients and browsers
+live: .venv/.developer .build/.installed .venv/.chromium .venv/.servers $(DRIVERS)/node_modules/.installed $(CLIENT)/node_modules/.installed $(AGENT)/node_modules/.installed page/dist/index.html ## the tests that start real servers, clients and browsers
 	$(STEP) live     pytest tests/live -m "not soak and not alone" $(SPREAD) --durations=20 $(ARGS)
 	$(STEP) alone    pytest tests/live -m "alone and not soak" --durations=20 $(ARGS)
-	$(STEP) lowest   python scripts/versions.py --locked
-	$(STEP) beside   python scripts/beside.py --try
+	@$(AT_ONCE_IN_TWO) $(LAST)
+
+browser-last:
 	$(STEP) browser  pytest tests/browser $(SPREAD) $(ARGS)
+package-last:
 	$(STEP) package  pytest tests/package -m "not soak" $(SPREAD) $(ARGS)
+lowest-last:
+	$(STEP) lowest   python scripts/versions.py --locked
+clients-last:
+	$(STEP) client   npm --prefix $(CLIENT) run test:live
+	$(STEP) agui     npm --prefix $(AGENT) run test:live
+frameworks-last:
+	$(STEP) beside   python scripts/beside.py --try
 
 planted: .venv/.developer ## put each mistake of tests/planted back, and show which test catches it
 	$(STEP) planted  pytest tests/planted -o console_output_style=classic $(ARGS)

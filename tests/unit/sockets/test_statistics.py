@@ -205,7 +205,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(STEPS)
 async def test_every_count_is_the_oracles_after_each_step(history: list[Step]) -> None:
     async with open_house(

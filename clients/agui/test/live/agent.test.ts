@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { HttpAgent } from "../src/index.js";
-import { Gateway } from "../../typescript/test/live/server.js";
+import { HttpAgent } from "../../src/index.js";
+import { Gateway } from "../../../typescript/test/live/server.js";
 
 let gateway: Gateway;
 let token: string;

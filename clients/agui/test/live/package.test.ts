@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const run = promisify(execFile);
-const HERE = fileURLToPath(new URL("../", import.meta.url));
+const HERE = fileURLToPath(new URL("../../", import.meta.url));
 const PACKAGES = [join(HERE, "../typescript"), HERE];
 const TSC = join(HERE, "node_modules/typescript/bin/tsc");
 const USE = `
