@@ -45,6 +45,7 @@ from isolane.engines.sqlite.usage import Quotas
 from isolane.errors import Unavailable
 from isolane.events.event import Event, Record, decode_event
 from isolane.events.packing import references_of
+from isolane.health.draining import Draining
 from isolane.log.feed import QUIET_S, Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
@@ -202,6 +203,7 @@ class House:
     factory: WebSocketManagerFactory
     resumer: Resumer
     settings: Settings
+    draining: Draining
     notices: list[Mapping[str, object]] = field(default_factory=list)
     lease: RunLease | None = None
     """That of the run that a test begins with, where it needs to know."""
@@ -291,6 +293,7 @@ async def open_house(
         feed = Feed(ground.log, own_bell, quiet_s=quiet_s)
         limits = LocalLimits(chosen.published_limits, clock=ground.clock)
         store = wrap_store(ground.store)
+        draining = Draining()
         service = AgentService(
             {
                 name: agent if isinstance(agent, Agent) else adapt_function(agent, name=name)
@@ -302,11 +305,12 @@ async def open_house(
             members=DatabaseMembers(ground.database, clock=ground.clock),
             settings=chosen,
             tasks=ground.tasks,
+            draining=draining,
             clock=ground.clock,
             notify=lambda _user, frame: parts["house"].notices.append(frame),
         )
         resumer = Resumer(feed, store)
-        sockets = Sockets(limits, tasks=ground.tasks)
+        sockets = Sockets(limits, tasks=ground.tasks, draining=draining)
         factory = WebSocketManagerFactory(
             feed,
             sockets,
@@ -316,7 +320,9 @@ async def open_house(
             threads_per_user=chosen.limit_threads_per_user,
             sweep_interval_s=sweep_interval_s,
         )
-        house = House(ground, own_bell, feed, limits, service, sockets, factory, resumer, chosen)
+        house = House(
+            ground, own_bell, feed, limits, service, sockets, factory, resumer, chosen, draining
+        )
         parts["house"] = house
         stack.push_async_callback(factory.shutdown)
         yield house

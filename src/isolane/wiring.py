@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -42,6 +42,7 @@ from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import Unavailable
 from isolane.events.event import check_question
+from isolane.health.draining import Draining
 from isolane.health.pressure import Pressure
 from isolane.health.resources import Resources
 from isolane.health.watchdog import Watchdog
@@ -73,6 +74,7 @@ class _Ground:
     tasks: TaskOwner
     watchdog: Watchdog
     providers: Mapping[str, Provider]
+    draining: Draining = field(default_factory=Draining)
 
 
 @asynccontextmanager
@@ -152,14 +154,13 @@ async def renumber_logs(settings: Settings) -> int:
 
 def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     """Make every part and check each as it enters."""
-    settings, tasks = ground.settings, ground.tasks
+    settings, tasks, database = ground.settings, ground.tasks, ground.database
     storage, health = _make_storage(ground), _make_health(ground)
-    credentials = make_credentials(
-        settings, ground.database, ground.providers, tasks=tasks, users=ground.users
-    )
+    providers, users = ground.providers, ground.users
+    credentials = make_credentials(settings, database, providers, tasks=tasks, users=users)
     feed = Feed(storage.log, ensure(LocalBell(), Bell))
     limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
-    sockets = Sockets(limits, tasks=tasks)
+    sockets = Sockets(limits, tasks=tasks, draining=ground.draining)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
     service = AgentService(
         agents,
@@ -169,6 +170,7 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         members=storage.members,
         settings=settings,
         tasks=tasks,
+        draining=ground.draining,
         clock=clock.now_ms,
         timer=clock.monotonic_ms,
         notify=sockets.post_to_user,
@@ -188,7 +190,7 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         resumer=resumer,
         storage=storage,
         credentials=credentials,
-        sign_in=make_sign_in(ground.database, ground.providers),
+        sign_in=make_sign_in(database, providers),
         intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
         health=health,
     )

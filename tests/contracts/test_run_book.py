@@ -330,6 +330,35 @@ async def test_a_node_sees_each_stop_of_its_runs_once(engines: Engines) -> None:
     assert await engines.book.load_stops("two") == [(key_of_run("two"), 7)]
 
 
+async def test_all_runs_of_users_are_stopped_that_they_had_at_a_time(engines: Engines) -> None:
+    before = engines.clock()
+    await line_up(engines, "1", "2")
+    await engines.begin(context_of("1", user_id="bob"))
+    await engines.begin(context_of("1", user_id="carol"))
+    await engines.book.request_stop(key_of_run("1"), asked_at=7)
+    engines.clock.now += 1
+    await engines.add_run(context_of("3"), draft_of("c"))
+    await engines.begin(context_of("2", user_id="bob", thread_id="other"))
+    until = {ALICE: before, "bob": before + 1, "nobody": before}
+    await engines.book.request_stops(until, asked_at=9)
+    found = {run.key: run.stop_at for run in await engines.book.load_open_runs()}
+    assert found == {
+        key_of_run("1"): 7,
+        key_of_run("2"): 9,
+        key_of_run("3"): None,
+        key_of_run("1", user_id="bob"): 9,
+        key_of_run("2", user_id="bob"): 9,
+        key_of_run("1", user_id="carol"): None,
+    }
+
+
+async def test_stops_of_users_without_a_run_write_nothing(engines: Engines) -> None:
+    await engines.begin(context_of("1"))
+    before = engines.transactions[0]
+    await engines.book.request_stops({f"user-{n}": 10**15 for n in range(100)}, asked_at=9)
+    assert engines.transactions[0] == before + 1  # a look
+
+
 # --- what is lost and what is under way ----------------------------------------------------------
 
 
@@ -364,7 +393,8 @@ async def test_runs_under_way_are_told_in_chats_alone(engines: Engines) -> None:
     request = replace(draft_of("a"), opening=Opening(ThreadKind.REQUEST))
     await engines.begin_run(context_of("3", thread_id="request"), request)
     await engines.begin(context_of("1", user_id="bob"))
-    assert await engines.book.find_active(ALICE) == [ActiveRun("thread", "1")]
+    (record,) = await engines.write(KEY, "1", [b"{}"])
+    assert await engines.book.find_active(ALICE) == [ActiveRun("thread", "1", record.id)]
     await engines.end(context_of("1"))
     assert await engines.book.find_active(ALICE) == []
 

@@ -219,7 +219,7 @@ class Stream:
 async def reserve(scene: Scene) -> None:
     """Take the only slot, of a stream that has ended, and keep another stream in it."""
     limits = DistantLimits({LIMIT: 1}, clock=scene.house.clock)
-    sockets = Sockets(limits, tasks=scene.house.tasks)
+    sockets = Sockets(limits, tasks=scene.house.tasks, draining=scene.house.draining)
     try:
         async with sockets.reserve(ALICE) as slot:
             sockets.own(slot, Stream("1", is_open=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from isolane.context import RunKey, UserExecutionContext
@@ -104,6 +104,14 @@ class RunBook(Protocol):
         `asked_at` is in milliseconds since 1970. A run that has ended stays as it is. The id of a
         run that attached stops the one that it attached to. Without a run of that id the abort
         waits for it for 10 s, 100 aborts of a user at most.
+        """
+        ...
+
+    async def request_stops(self, until: Mapping[str, int], *, asked_at: int) -> None:
+        """Write that all runs of some users are to stop whose rows were made until a time.
+
+        `until` has that time per user id. All times are in milliseconds since 1970. Runs that wait
+        are stopped, too. A run that was stopped before keeps the time of its first stop.
         """
         ...
 

@@ -179,6 +179,8 @@ class StoredRun:
     """Content of the run. After the run's end only the agent's name is left in it."""
     first_seq: int | None
     last_seq: int | None
+    after: EventId
+    """Place in the log before the run's first event. For a run that waits, the end of the log."""
     created_at: int
     started_at: int | None
     ended_at: int | None
@@ -271,6 +273,8 @@ class Admitted:
     """Where it begins; None when it waits for its turn."""
     position: int
     """Its place in the thread's line: 0 has the turn, 1 is next."""
+    after: EventId
+    """Place in the log before the run's first event. For a run that waits, the end of the log."""
     ahead: str | None = None
     """The run whose turn it was. A run that interrupts has stopped that one."""
     stop_at: int | None = None
@@ -283,6 +287,8 @@ class ActiveRun:
 
     thread_id: str
     run_id: str
+    head: EventId
+    """End of the thread's log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,7 @@ class AguiConversation:
     async def _do(self, command: Command) -> None:
         match command:
             case Welcome() | Hello():
-                greet(self._gateway, self._connection)
+                await greet(self._gateway, self._connection)
                 self._pulse.wake()
             case Refuse(error, thread_id, run_id):
                 tell(self._connection, error, thread_id=thread_id, run_id=run_id)

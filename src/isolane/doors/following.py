@@ -117,7 +117,7 @@ class Following:
         gateway, own = self._gateway, self._connection.context
         stored = await gateway.service.load_run(own, replay.run_id)
         context = own.for_thread(stored.thread_id).for_run(stored.run_id)
-        start = await gateway.service.load_start(context)
+        start = stored.after
         if replay.offset != FROM_START:
             after = EventId.parse(replay.offset)
             (await gateway.feed.load_bounds(context.thread_key)).check_cursor(after)

@@ -50,6 +50,8 @@ class Gateway:
     """What users haven't read yet of large answers."""
     is_open: bool = False
     """True once the gateway has recovered the runs of an earlier process."""
+    unstopped: dict[str, int] = field(default_factory=dict)
+    """Time of the last revocation per user whose runs aren't stopped on record yet."""
     dropped_keys: int = 0
     """How often a key of the local issuer was gone when somebody looked last."""
 
@@ -90,18 +92,32 @@ class Gateway:
     async def enforce_revocations(self) -> None:
         """Close what was opened with credentials that were revoked since, by any process.
 
-        Who comes with such a credential is refused from here on. Raises `Unavailable`.
+        Who comes with such a credential is refused from here on. Safe to cancel: the next call
+        does the rest.
+
+        Raises:
+            Unavailable: The database can't be reached. A later call does the rest.
         """
         credentials = self.credentials
         dropped = credentials.issuer.dropped_keys
         found = await credentials.revocations.refresh()
-        if not found and dropped == self.dropped_keys:
-            return
-        self.dropped_keys = dropped
-        self.sockets.revoke(credentials.is_revoked)
+        if found or dropped != self.dropped_keys:
+            self.dropped_keys = dropped
+            self.sockets.revoke(credentials.is_revoked)
         if self.settings.revoked_runs == "abort":
             for row in found:
-                self.service.abort_all(row.user_id, until=row.revoked_at)
+                until = self.unstopped.get(row.user_id, row.revoked_at)
+                self.unstopped[row.user_id] = max(until, row.revoked_at)
+        if self.unstopped:
+            await self._stop_runs()
+
+    async def _stop_runs(self) -> None:
+        """Stop the runs of users whose credentials were revoked."""
+        stopped = dict(self.unstopped)
+        await self.service.abort_all(stopped)
+        for user_id, until in stopped.items():
+            if self.unstopped.get(user_id) == until:  # else a newer revocation came meanwhile
+                del self.unstopped[user_id]
 
 
 def get_gateway(scope: Mapping[str, Any]) -> Gateway:

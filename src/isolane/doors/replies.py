@@ -11,26 +11,31 @@ from isolane.sockets.connection import WebSocketConnection
 from isolane.wire.frames import encode_frame, error_frame, run_error, welcome
 
 
-def greet(gateway: Gateway, connection: WebSocketConnection) -> None:
-    """Answer hello: with the limits, the runs under way, and when the credential ends."""
-    active = gateway.service.get_active_runs(connection.user_id)
-    heads = [gateway.service.get_head(run) for run in active]
-    frame = welcome(
-        connection_id=connection.id,
-        user_id=connection.user_id,
-        heartbeat_ms=gateway.settings.heartbeat_ms,
-        limits=gateway.settings.published_limits,
-        token_expires_at=connection.identity.expires_at,
-        active_runs=[
-            {
-                "threadId": run.thread_key.thread_id,
-                "runId": run.run_key.run_id,
-                "head": str(head),
-            }
-            for run, head in zip(active, heads, strict=True)
-        ],
-    )
-    gateway.sockets.greet(connection, frame)
+async def greet(gateway: Gateway, connection: WebSocketConnection) -> None:
+    """Answer hello: with the limits, the runs under way, and when the credential ends.
+
+    A client without a welcome would wait for ever. So the socket closes where the runs can't be
+    read, and its client comes back.
+    """
+
+    async def load() -> dict[str, object]:
+        active = await gateway.service.load_active_runs(connection.user_id)
+        return welcome(
+            connection_id=connection.id,
+            user_id=connection.user_id,
+            heartbeat_ms=gateway.settings.heartbeat_ms,
+            limits=gateway.settings.published_limits,
+            token_expires_at=connection.identity.expires_at,
+            active_runs=[
+                {"threadId": run.thread_id, "runId": run.run_id, "head": str(run.head)}
+                for run in active
+            ],
+        )
+
+    try:
+        await gateway.sockets.greet(connection, load)
+    except IsolaneError as error:
+        hang_up(connection, error)
 
 
 def answer_ping(connection: WebSocketConnection, t: object, *, frame_max_bytes: int) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import (
     Admitted,
     Disposition,
@@ -17,7 +17,7 @@ from isolane.contracts import (
     StoredRun,
     Terms,
 )
-from isolane.errors import InvalidInput, RunConflict, Unavailable
+from isolane.errors import InvalidInput, RunConflict
 from isolane.events.left_out import LeftOut
 from isolane.events.transcript import Message
 from isolane.runs.deletion import Deletion
@@ -47,6 +47,7 @@ class Admission:
     ) -> None:
         """Hand runs that begin to `driver`; `check_room` raises while no new one has room."""
         self._live = ground.live
+        self._draining = ground.draining
         self._store = ground.store
         self._book = ground.book
         self._maker = ground.maker
@@ -103,7 +104,7 @@ class Admission:
         is_known = known is not None or self._find_holder(key, offer) is not None
         if is_known and await self._brings_more(key, offer):
             offer = replace(offer, question=None)
-        head = await self._deletion.load_head(key)
+        await self._deletion.under_way.until_free(key)
         if offer.draft.seed is not None and self._live.get_of_thread(key):
             raise RunConflict("a thread that has a run takes no history from outside")
         # Nothing is awaited from here until the book is asked, with the run held here.
@@ -116,7 +117,7 @@ class Admission:
         run = self._maker.make(context, draft)
         run.left_out.add(left_out)
         run.on_disconnect = offer.on_disconnect
-        ticket = await self._admit(run, offer, policy, head, told=told)
+        ticket = await self._admit(run, offer, policy, told=told)
         if asks and not (offer.policy or self._settings.names_policy):
             self._unread.stop_before(run)
         self._unread.watch(run)  # its reader may have left already
@@ -190,7 +191,7 @@ class Admission:
         return await self._ticket_of(context, holder.run_id)
 
     async def _admit(
-        self, run: Run, offer: Offer, policy: str, head: EventId, *, told: asyncio.Event
+        self, run: Run, offer: Offer, policy: str, *, told: asyncio.Event
     ) -> RunTicket:
         """Let a run in, and return its ticket: it begins to live once its caller was told."""
         self._check_open()
@@ -209,9 +210,9 @@ class Admission:
         if admitted.begun is not None:
             run.begun = admitted.begun
             self._driver.start_begun(run, admitted.begun, told)
-            return RunTicket(run.context, Disposition.STARTED, admitted.begun.after)
+            return RunTicket(run.context, Disposition.STARTED, admitted.after)
         self._follow_up(run, admitted, policy)
-        return RunTicket(run.context, Disposition.QUEUED, head, admitted.position)
+        return RunTicket(run.context, Disposition.QUEUED, admitted.after, admitted.position)
 
     def _terms(self, run: Run, policy: str) -> Terms:
         settings = self._settings
@@ -239,6 +240,5 @@ class Admission:
 
     def _check_open(self) -> None:
         """Raise `Unavailable` when no new run is taken on now."""
-        if self._live.is_draining:
-            raise Unavailable("the gateway is draining")
+        self._draining.check_open()
         self._check_room()

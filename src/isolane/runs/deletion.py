@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import ThreadKind
 from isolane.runs.ground import Ground
 from isolane.runs.locks import KeyedLocks
@@ -36,6 +36,7 @@ class Deletion:
         self._placing = placing
         self._leave = leave
         self.under_way = KeyedLocks[ThreadKey]()
+        """Threads that are being deleted."""
 
     async def delete_thread(self, context: UserExecutionContext) -> None:
         """Remove the context's thread; see `AgentService.delete_thread`."""
@@ -75,11 +76,3 @@ class Deletion:
             self._stopping.note_deleted([run.context.run_key])
             run.stop.set()
             self._leave(run)  # at once: its agent may take its time, and its ids are free now
-
-    async def load_head(self, key: ThreadKey) -> EventId:
-        """Return where the log ends; no deletion of the thread is under way then."""
-        while True:
-            await self.under_way.until_free(key)
-            head = (await self._feed.load_bounds(key)).head
-            if key not in self.under_way:
-                return head

@@ -28,6 +28,7 @@ class Dispatcher:
     def __init__(self, ground: Ground, *, begin: Begin) -> None:
         """Claim for the node of `ground`, and hand each run to `begin`."""
         self._live = ground.live
+        self._draining = ground.draining
         self._book = ground.book
         self._maker = ground.maker
         self._node_id = ground.node_id
@@ -39,14 +40,14 @@ class Dispatcher:
     def wake(self) -> None:
         """Look for runs whose turn has come. Plain: a task of its own looks."""
         self._is_woken = True
-        if not (self._is_claiming or self._live.is_draining):
+        if not (self._is_claiming or self._draining.has_begun):
             self._is_claiming = True
             self._tasks.detach(self._claim(), name="claim of runs")
 
     async def _claim(self) -> None:
         backoff = Backoff()
         try:
-            while self._is_woken and not self._live.is_draining:
+            while self._is_woken and not self._draining.has_begun:
                 self._is_woken = False
                 try:
                     claimed = await self._book.claim(self._node_id, room=CLAIMED_AT_ONCE)

@@ -24,6 +24,7 @@ class Drain:
     def __init__(self, ground: Ground, *, driver: RunDriver, starting: KeyedLocks[RunKey]) -> None:
         """Wait for runs that are being taken on, which `starting` holds, before all others end."""
         self._live = ground.live
+        self._draining = ground.draining
         self._tasks = ground.tasks
         self._driver = driver
         self._starting = starting
@@ -31,7 +32,7 @@ class Drain:
 
     async def drain(self, *, timeout_s: float) -> None:
         """Let runs under way go on for `timeout_s`, then end them; see `AgentService.drain`."""
-        self._live.is_draining = True
+        self._draining.begin()
         await self._tasks.complete(self._drain(timeout_s), name="shutdown of runs")
 
     def hurry(self) -> None:

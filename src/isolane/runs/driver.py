@@ -31,6 +31,7 @@ class RunDriver:
     def __init__(self, ground: Ground) -> None:
         """Drive the runs that `ground` holds."""
         self._live_runs = ground.live
+        self._draining = ground.draining
         self._feed = ground.feed
         self._book = ground.book
         self._news = ground.news
@@ -120,7 +121,7 @@ class RunDriver:
             await self._end_unbegun(run, DatabaseFailed("what the run asks for can't be read"))
             return
         backoff = Backoff()
-        while run.begun is None and not (self._live_runs.is_draining or run.is_deleted):
+        while run.begun is None and not (self._draining.has_begun or run.is_deleted):
             try:
                 async with self.beginning.hold(run.context.run_key):
                     run.begun = await self._book.begin(run.context)

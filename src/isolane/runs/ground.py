@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from isolane.clock import Clock
 from isolane.contracts import Members, RunBook, Store
+from isolane.health.draining import Draining
 from isolane.ids import new_node_id
 from isolane.log.feed import Feed
 from isolane.runs.live import LiveRuns
@@ -25,6 +26,7 @@ class Ground:
     members: Members
     settings: Settings
     tasks: TaskOwner
+    draining: Draining
     clock: Clock
     """Milliseconds since 1970."""
     news: ThreadNews

@@ -16,8 +16,6 @@ class LiveRuns:
         """Begin with none."""
         self._runs: dict[RunKey, Run] = {}
         self._of_thread: dict[ThreadKey, dict[str, Run]] = {}
-        self.is_draining = False
-        """True while the gateway shuts down: no run is accepted and none begins."""
 
     def __len__(self) -> int:
         """Return how many there are, those that wait included."""
@@ -47,10 +45,6 @@ class LiveRuns:
     def get_of_thread(self, key: ThreadKey) -> Sequence[Run]:
         """Return the runs of a thread, in the order in which they came."""
         return tuple(self._of_thread.get(key, {}).values())
-
-    def get_of_user(self, user_id: str) -> Sequence[Run]:
-        """Return the runs of a user."""
-        return [run for key, run in self._runs.items() if key.user_id == user_id]
 
     def hold(self, run: Run) -> None:
         """Keep a run until it is dropped."""

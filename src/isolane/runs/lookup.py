@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from isolane.context import START, EventId, RunKey, UserExecutionContext
-from isolane.contracts import StoredRun
+from isolane.contracts import ActiveRun, StoredRun
 from isolane.errors import NotFound
 from isolane.events.event import Record
 from isolane.runs.ground import Ground
@@ -21,7 +21,12 @@ class RunLookup:
         """Look among the runs of this process first, then in the store."""
         self._live = ground.live
         self._store = ground.store
+        self._book = ground.book
         self._feed = ground.feed
+
+    async def load_active_runs(self, user_id: str) -> list[ActiveRun]:
+        """Return the user's runs that are under way; see `AgentService.load_active_runs`."""
+        return await self._book.find_active(user_id)
 
     async def load_run(self, context: UserExecutionContext, run_id: str) -> StoredRun:
         """Return one of the user's runs, whatever its thread. Raises `NotFound`."""
@@ -59,10 +64,7 @@ class RunLookup:
 
         A run that waits for its turn begins after what the log has now. Raises `NotFound`.
         """
-        head = (await self._feed.load_bounds(context.thread_key)).head
-        # Looked up after the head: what a caller knows of it may be of before it began, or of a
-        # thread that was deleted since.
-        return _start_of(await self.load_run(context, context.run_key.run_id), head)
+        return (await self.load_run(context, context.run_key.run_id)).after
 
     async def follow_batches(
         self, context: UserExecutionContext, *, after: EventId | None = None
@@ -72,12 +74,10 @@ class RunLookup:
         # Listens first: a deletion that comes while the place is looked up ends this as well.
         async with self._feed.reading(context.thread_key) as tail:
             if context.run_id is not None:
-                # The end of the log first, as in `load_start`.
-                head = after or (await self._feed.load_bounds(context.thread_key)).head
                 stored = await self.load_run(context, context.run_id)
                 check_thread(context, stored.thread_id)
                 run_id = stored.run_id  # another one, when this one attached to it
-                start = after or _start_of(stored, head)
+                start = after or stored.after
                 if stored.last_seq is not None and start.seq >= stored.last_seq:
                     return
             async with aclosing(tail.follow(start)) as batches:
@@ -87,10 +87,3 @@ class RunLookup:
                         yield own
                     if run_id is not None and own and own[-1].is_end:
                         return
-
-
-def _start_of(stored: StoredRun, head: EventId) -> EventId:
-    """Return the place before a run's first event: `head`, read before the run, when it waits."""
-    if stored.first_seq is None:
-        return head
-    return EventId(head.epoch, stored.first_seq - 1)

@@ -14,10 +14,11 @@ from ag_ui.core import RunAgentInput
 
 from isolane.clock import Clock
 from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
-from isolane.contracts import Agent, Members, RunBook, RunTicket, Store, StoredRun, ThreadKind
+from isolane.contracts import ActiveRun, Agent, Members, RunBook, RunTicket, Store, StoredRun
 from isolane.errors import NoActiveRun
 from isolane.events.event import Record
 from isolane.events.left_out import Kind, LeftOut
+from isolane.health.draining import Draining
 from isolane.log.feed import Feed
 from isolane.runs.admission import Admission
 from isolane.runs.deletion import Deletion
@@ -53,6 +54,7 @@ class AgentService:
         members: Members,
         settings: Settings,
         tasks: TaskOwner,
+        draining: Draining,
         clock: Clock,
         timer: Clock | None = None,
         notify: Notify,
@@ -60,7 +62,7 @@ class AgentService:
         check_room: Callable[[], None] = lambda: None,
         subjects: Subjects | None = None,
     ) -> None:
-        """Serve `agents`, the first as the default.
+        """Serve `agents`, the first as the default, until `draining` has begun.
 
         `is_followed` says whether a socket reads a run: then nobody's leaving stops it.
         `check_room` raises `Unavailable` while there is no room for new runs. `timer` is a clock
@@ -76,6 +78,7 @@ class AgentService:
             members=members,
             settings=settings,
             tasks=tasks,
+            draining=draining,
             clock=clock,
             news=ThreadNews(store, notify, clock=clock),
             maker=RunMaker(agents, subjects=subjects, clock=clock),
@@ -86,7 +89,7 @@ class AgentService:
         self._driver = RunDriver(ground)
         self._stopping = Stopping(ground, timer=timer or clock)
         halt = self._stopping.halt_run
-        self._unread = UnreadRuns(ground.live, is_followed=is_followed, halt=halt)
+        self._unread = UnreadRuns(ground, is_followed=is_followed, halt=halt)
         self._deletion = Deletion(
             ground, stopping=self._stopping, placing=placing, leave=self._driver.leave
         )
@@ -117,20 +120,15 @@ class AgentService:
         """What all runs so far left out, by what it was."""
         return self._maker.left_out
 
-    def get_active_runs(self, user_id: str) -> list[UserExecutionContext]:
-        """Return the contexts of the user's runs that are under way, in chats."""
-        return [
-            run.context
-            for run in self._live.get_of_user(user_id)
-            if run.begun is not None and run.begun.kind is ThreadKind.CHAT
-        ]
+    async def load_active_runs(self, user_id: str) -> list[ActiveRun]:
+        """Return the user's runs that are under way, in chats, whichever process drives them.
 
-    def get_head(self, context: UserExecutionContext) -> EventId | None:
-        """Return where the log ends that the context's run writes; None when it isn't under way."""
-        run = self._live.get(context.run_key)
-        if run is None or run.begun is None:
-            return None
-        return (run.writer.head if run.writer is not None else None) or run.begun.after
+        Each has the end of its thread's log at the same moment. Safe to cancel.
+
+        Raises:
+            Unavailable: The database can't be reached.
+        """
+        return await self._lookup.load_active_runs(user_id)
 
     @property
     def agent_names(self) -> tuple[str, ...]:
@@ -272,9 +270,17 @@ class AgentService:
         """Stop every run of a thread that hasn't ended, also those in line; return their ids."""
         return await self._stopping.stop_thread(key)
 
-    def abort_all(self, user_id: str, *, until: int) -> None:
-        """Stop every run of a user that was taken on until then, those that wait too."""
-        self._stopping.stop_user(user_id, until=until)
+    async def abort_all(self, until: Mapping[str, int]) -> None:
+        """Stop every run of some users that was taken on until a time, those that wait too.
+
+        `until` has that time per user, in milliseconds since 1970. Runs of this process stop before
+        the first wait. All stops are on record once this returns, whichever process drives the
+        runs. Cancelling doesn't take a stop back.
+
+        Raises:
+            Unavailable: The stops can't be written now; the call can be repeated.
+        """
+        await self._stopping.stop_users(until)
 
     async def remember_abort(self, user_id: str, run_id: str) -> None:
         """Keep an abort that overtook its run, for 10 s, 100 a user.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -73,11 +73,15 @@ class Stopping:
         await asyncio.gather(*(self._stop(run, now) for run in runs))
         return [run.run_id for run in runs]
 
-    def stop_user(self, user_id: str, *, until: int) -> None:
-        """Stop every run of a user that was taken on until then, those that wait too."""
-        for run in self._live.get_of_user(user_id):
-            if run.taken_on_at <= until:
-                self.halt_run(run)
+    async def stop_users(self, until: Mapping[str, int]) -> None:
+        """Stop the runs that users had at a time; see `AgentService.abort_all`."""
+        now = self._clock()
+        runs = [run for run in self._live if run.taken_on_at <= until.get(run.context.user_id, -1)]
+        for run in runs:
+            run.stop.set(asked_at=now)
+        await self._book.request_stops(until, asked_at=now)
+        # The row of a run may be newer than `until`, although its user asked for it before.
+        await asyncio.gather(*(self._stop(run, now) for run in runs))
 
     async def _stop(self, run: Run, asked_at: int) -> None:
         """Stop a run here at once: nobody who waits for the disk may keep it going."""

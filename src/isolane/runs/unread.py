@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from isolane.context import ThreadKey
-from isolane.runs.live import LiveRuns
+from isolane.runs.ground import Ground
 from isolane.runs.readers import UNREAD_S, HttpReader, OnDisconnect, Readers
 from isolane.runs.run import Run
 
@@ -23,9 +23,10 @@ _log = structlog.get_logger(__name__)
 class UnreadRuns:
     """Counts who reads runs over HTTP, and stops runs that their readers have left."""
 
-    def __init__(self, live: LiveRuns, *, is_followed: IsFollowed, halt: Halt) -> None:
-        """Watch the runs in `live`; a socket that follows one reads it, too."""
-        self._live = live
+    def __init__(self, ground: Ground, *, is_followed: IsFollowed, halt: Halt) -> None:
+        """Watch the runs of `ground`; a socket that follows one reads it, too."""
+        self._live = ground.live
+        self._draining = ground.draining
         self._is_followed = is_followed
         self._halt = halt
         self._readers = Readers()
@@ -59,7 +60,7 @@ class UnreadRuns:
 
     def _stop(self, run: Run) -> None:
         """Stop a run that nobody reads. A shutdown cuts all readers off: that says nothing."""
-        if not (run.stop.is_set() or self._live.is_draining or self._is_read(run)):
+        if not (run.stop.is_set() or self._draining.has_begun or self._is_read(run)):
             _log.info("unread_run_stopped", run_id=run.run_id, user_id=run.context.user_id)
             self._halt(run)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from isolane.context import UserExecutionContext
-from isolane.contracts import Identity, Verdict
+from isolane.contracts import Delivery, Identity, Verdict
 from isolane.errors import (
     ConnectionFailed,
     IsolaneError,
@@ -191,3 +191,12 @@ class WebSocketConnection:
     async def dispose(self) -> None:
         """Let everything go, for the peer is gone. Idempotent."""
         await self._writer.dispose()
+
+
+async def send_to_each(
+    connections: Iterable[WebSocketConnection], message: Mapping[str, object]
+) -> Delivery:
+    """Send `message` to every greeted connection at once; one that hangs delays no other's."""
+    greeted = [connection for connection in connections if connection.has_greeted]
+    verdicts = await asyncio.gather(*(connection.send(message) for connection in greeted))
+    return {connection.id: verdict for connection, verdict in zip(greeted, verdicts, strict=True)}

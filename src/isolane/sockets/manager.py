@@ -23,8 +23,7 @@ from isolane.errors import (
 )
 from isolane.ids import is_same_user
 from isolane.log.tail import Tail
-from isolane.sockets.connection import WebSocketConnection
-from isolane.sockets.registry import send_to_each
+from isolane.sockets.connection import WebSocketConnection, send_to_each
 from isolane.sockets.writer import GOING_AWAY
 from isolane.tasks import TaskOwner, end_task
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from typing import Final, Protocol
@@ -15,12 +15,15 @@ import structlog
 from isolane.context import ThreadKey
 from isolane.contracts import Delivery, Identity, Limits
 from isolane.errors import GoingAway, LimitExceeded, Unavailable, chain_of
+from isolane.health.draining import Draining
 from isolane.ids import new_error_id
-from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.connection import WebSocketConnection, send_to_each
 from isolane.sockets.writer import CLOSE_GRACE_S, CLOSE_NORMAL, GOING_AWAY
 from isolane.tasks import TaskOwner
 from isolane.wire.frames import error_frame
 
+Frame = Mapping[str, object]
+"""A control frame."""
 LIMIT: Final = "connectionsPerUser"
 SHED_RETRY_MS: Final = 15_000
 """Milliseconds that a client is asked to stay away after its idle socket was closed. A client that
@@ -75,15 +78,18 @@ class Sockets:
     One per app.
     """
 
-    def __init__(self, limits: Limits, *, tasks: TaskOwner) -> None:
-        """Begin with nobody, and take slots from `limits`."""
+    def __init__(self, limits: Limits, *, tasks: TaskOwner, draining: Draining) -> None:
+        """Begin with nobody, and take slots from `limits` until `draining` has begun."""
         self._limits = limits
+        self._draining = draining
         self._tasks = tasks
         self._slots: defaultdict[str, dict[str, Slot]] = defaultdict(dict)
         """Slots in use of each user, by the ids of their sockets and streams, the oldest first."""
-        self._farewell: dict[str, object] | None = None
+        self._farewell: Frame | None = None
         """Frame that says until when runs go on; None while the gateway doesn't drain."""
         self._is_shut = False
+        self._told: dict[str, list[Frame]] = {}
+        """Frames that follow the welcome of a socket, by its id, while its welcome is loaded."""
         self.shed_count = 0
         """Idle sockets so far that were closed because memory was short."""
 
@@ -100,7 +106,7 @@ class Sockets:
     @property
     def is_draining(self) -> bool:
         """Say whether the gateway takes nothing new, because it ends."""
-        return self._is_shut or self._farewell is not None
+        return self._draining.has_begun
 
     # --- slots -----------------------------------------------------------------------------------
 
@@ -128,8 +134,7 @@ class Sockets:
         Raises:
             Unavailable: The gateway is draining.
         """
-        if self.is_draining:
-            raise Unavailable("the gateway is draining")
+        self._draining.check_open()
 
     def own(self, slot: Slot, member: Member) -> None:
         """Keep a socket or stream in its slot. A socket that comes after the shutdown is closed."""
@@ -200,16 +205,27 @@ class Sockets:
         for connection in self.get_sockets(user_id):
             if connection.has_greeted:
                 connection.post(message)
+            elif connection.id in self._told:
+                self._told[connection.id].append(message)
 
-    def greet(self, connection: WebSocketConnection, frame: Mapping[str, object]) -> None:
-        """Welcome a socket: from here on it is told what its user's sockets are told.
+    async def greet(
+        self, connection: WebSocketConnection, load: Callable[[], Awaitable[Frame]]
+    ) -> None:
+        """Welcome a socket with the frame that `load` returns.
 
-        While the gateway drains, the socket hears at once until when runs go on.
+        The socket is told what its user's sockets are told since `load` began. While the gateway
+        drains, it hears at once until when runs go on. Raises what `load` raises. Safe to cancel.
         """
+        # A read takes milliseconds, and the user's own runs bound what is told meanwhile.
+        told = self._told.setdefault(connection.id, [])
+        try:
+            frame = await load()
+        finally:
+            del self._told[connection.id]
         connection.has_greeted = True
-        connection.post(frame)
-        if self._farewell is not None:
-            connection.post(self._farewell)
+        farewell = [] if self._farewell is None or self._farewell in told else [self._farewell]
+        for each in (frame, *told, *farewell):
+            connection.post(each)
 
     def revoke(self, is_revoked: Callable[[Identity], bool]) -> None:
         """End what was opened with a credential that counts no more. A renewed one is the newer."""
@@ -230,6 +246,7 @@ class Sockets:
 
     def begin_drain(self, *, deadline_ms: int) -> None:
         """Take nothing new, and tell who is here until when runs go on, in Unix milliseconds."""
+        self._draining.begin()
         self._farewell = {"type": "draining", "deadlineMs": deadline_ms}
         for user_id in tuple(self._slots):
             self.post_to_user(user_id, self._farewell)
@@ -241,6 +258,7 @@ class Sockets:
         come back in batches too. A socket that takes nothing is reset after 2 s. A socket that is
         accepted meanwhile is closed too. Event streams end with the feed.
         """
+        self._draining.begin()
         self._is_shut = True
         while sockets := self._all_sockets():
             await self._close_all(sockets, spread_s=spread_s)
@@ -260,15 +278,6 @@ class Sockets:
                 await asyncio.sleep(min(spread_s / len(batches), BYE_PAUSE_S))  # the point of it
             closing += [self._tasks.start(_close_one(socket), name="bye") for socket in batch]
         await asyncio.wait(closing)
-
-
-async def send_to_each(
-    connections: Iterable[WebSocketConnection], message: Mapping[str, object]
-) -> Delivery:
-    """Send `message` to every greeted connection at once; one that hangs delays no other's."""
-    greeted = [connection for connection in connections if connection.has_greeted]
-    verdicts = await asyncio.gather(*(connection.send(message) for connection in greeted))
-    return {connection.id: verdict for connection, verdict in zip(greeted, verdicts, strict=True)}
 
 
 async def _close_one(socket: WebSocketConnection) -> None:

@@ -278,7 +278,7 @@ async def test_queued_run_is_told_the_same_after_a_restart_and_a_renumbering(
         await house.service.start(first, ask(first, "a"))
         await house.service.start(waiting, ask(waiting, "b", parentRunId="1"))
         before = await house.ground.database.read(load_agent_ids)
-        house.service._live.is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.draining.begin()  # as in a shutdown, in which nobody's turn comes
         await house.ground.database.write(renumber)
     witness = Witness()
     async with open_house({"default": witness}, url=url) as house:

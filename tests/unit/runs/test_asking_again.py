@@ -247,7 +247,7 @@ async def test_waiting_answer_is_next_after_a_restart(tmp_path: Path) -> None:
             own = context_of(run_id)
             await house.service.start(own, ask(own, *texts))
         await talker.until_begun("2")
-        house.service._live.is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.draining.begin()  # as in a shutdown, in which nobody's turn comes
         house.clock.now += 1
         again = RunDraft("default", [user_message("q")], "q", {}, asks_again=True)
         await house.ground.admit(context_of("4"), again, policy="interrupt")

@@ -266,7 +266,7 @@ async def test_request_is_told_to_nobody_and_removed_some_time_after_its_run_end
         await house.service.start_offer(own, asked)
         await house.service.start_offer(chat, offer_of("q"))
         await until(lambda: house.service.active_count == 2)
-        active = house.service.get_active_runs(ALICE)
+        active = await house.service.load_active_runs(ALICE)
         assert [run.run_id for run in active] == ["2"]
 
         async def remove() -> int:

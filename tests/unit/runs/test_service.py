@@ -467,7 +467,7 @@ async def test_a_run_that_interrupts_is_next_after_a_restart_too(tmp_path: Path)
         for one in runs[:2]:
             house.clock.now += 1
             await house.service.start(one, ask(one, one.run_key.run_id))
-        house.service._live.is_draining = True  # as in a shutdown, in which nobody's turn comes
+        house.draining.begin()  # as in a shutdown, in which nobody's turn comes
         house.clock.now += 1
         draft = to_draft(ask(runs[2], "2", forwardedProps=props), "default")
         await house.ground.admit(runs[2], draft, policy="interrupt")
@@ -491,7 +491,7 @@ async def test_threads_and_users_do_not_wait_for_each_other() -> None:
             ticket = await house.service.start(one, ask(one, "hi"))
             assert ticket.disposition is Disposition.STARTED
         assert house.service.active_count == 3
-        assert len(house.service.get_active_runs(ALICE)) == 2
+        assert len(await house.service.load_active_runs(ALICE)) == 2
         gate.opened.set()
         for one in contexts:
             assert outcome(await house.events(one)) == "success"

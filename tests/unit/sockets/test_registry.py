@@ -112,13 +112,41 @@ async def test_socket_that_greets_during_a_drain_is_told_of_it(house: House) -> 
         await house.open_socket("2", user_id="bob"),
     )
     late.has_greeted = False
-    house.sockets.greet(early, {"type": "welcome"})
+
+    async def load() -> dict[str, object]:
+        return {"type": "welcome"}
+
+    await house.sockets.greet(early, load)
     await early.close()
     house.sockets.begin_drain(deadline_ms=7)
-    house.sockets.greet(late, {"type": "welcome"})
+    await house.sockets.greet(late, load)
     await late.close()
     assert before.frames == [{"type": "welcome"}]
     assert socket.frames == [{"type": "welcome"}, {"type": "draining", "deadlineMs": 7}]
+
+
+async def test_what_is_told_while_a_welcome_is_loaded_follows_it(house: House) -> None:
+    connection, socket = await house.open_socket("1")
+    connection.has_greeted = False
+
+    async def load() -> dict[str, object]:
+        house.sockets.post_to_user(ALICE, {"type": "thread_updated"})
+        house.sockets.post_to_user("bob", {"type": "not for her"})
+        house.sockets.begin_drain(deadline_ms=7)
+        return {"type": "welcome"}
+
+    async def fail() -> dict[str, object]:
+        house.sockets.post_to_user(ALICE, {"type": "too early"})
+        raise Unavailable("no database")
+
+    with pytest.raises(Unavailable):
+        await house.sockets.greet(connection, fail)
+    assert not connection.has_greeted
+    await house.sockets.greet(connection, load)
+    await connection.close()
+    kinds = [frame["type"] for frame in socket.frames]
+    assert kinds == ["welcome", "thread_updated", "draining"]
+    assert not house.sockets._told
 
 
 async def test_socket_that_is_accepted_during_shutdown_is_closed(house: House) -> None:

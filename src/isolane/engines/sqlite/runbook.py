@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from sqlalchemy import Connection
@@ -23,6 +23,7 @@ from isolane.engines.sqlite import line, stops, usage
 from isolane.engines.sqlite.address import load_stored
 from isolane.engines.sqlite.drafts import to_fingerprints
 from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.heads import load_bounds
 from isolane.engines.sqlite.joining import CheckQuestion, Joining, Values, insert_run
 from isolane.engines.sqlite.new_messages import has_question
 from isolane.engines.sqlite.runs import (
@@ -103,6 +104,13 @@ class DatabaseRunBook:
         work = partial(self._request_stop, key, asked_at)
         return await self._database.write(work, lane=key.user_id)
 
+    async def request_stops(self, until: Mapping[str, int], *, asked_at: int) -> None:
+        """Write that all runs of some users are to stop; see `RunBook`."""
+        # Most of the users have no run, and none is let in that was asked for before.
+        busy = await self._database.read(partial(stops.load_busy, until))
+        if busy:
+            await self._database.write(lambda one: stops.stop_all(one, busy, asked_at=asked_at))
+
     async def load_stops(self, node_id: str) -> list[tuple[RunKey, int]]:
         """Return the runs of a node that were stopped, unseen by it; see `RunBook`."""
         return await self._database.read(lambda one: stops.load_unseen(one, node_id))
@@ -153,7 +161,7 @@ class DatabaseRunBook:
             if not is_busy:
                 begun, row = self._joining.begin_new(connection, context, draft)
                 insert_run(connection, context, {**row, **owned})
-                return Admitted(draft, begun, 0, stop_at=stop_at)
+                return Admitted(draft, begun, 0, begun.after, stop_at=stop_at)
             kept, row = self._joining.keep(connection, context, draft)
             self._check_asked_again(connection, context, draft, holder)
             row |= _place_of(waiting, is_next=terms.policy == "interrupt")
@@ -164,7 +172,8 @@ class DatabaseRunBook:
         if ahead is not None and terms.policy == "interrupt":
             key = RunKey(context.user_id, ahead)
             stops.stop_run(connection, key, asked_at=self._clock())
-        return Admitted(kept, None, position, ahead=ahead, stop_at=stop_at)
+        after = load_bounds(context.thread_key, connection).head
+        return Admitted(kept, None, position, after, ahead=ahead, stop_at=stop_at)
 
     def _load_stop(
         self, connection: Connection, context: UserExecutionContext, terms: Terms

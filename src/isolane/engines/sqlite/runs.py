@@ -27,7 +27,7 @@ from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop,
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
-from isolane.engines.sqlite.file import events, nodes, runs, threads
+from isolane.engines.sqlite.file import events, heads, nodes, runs, threads
 from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers
@@ -97,7 +97,11 @@ def load_lost(connection: Connection) -> list[StoredRun]:
 
 def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
     """Return the user's runs that are under way, in chats."""
-    return [ActiveRun(*row) for row in connection.exec_driver_sql(_ACTIVE, (user_id,))]
+    found = connection.exec_driver_sql(_ACTIVE, (user_id,))
+    return [
+        ActiveRun(thread_id, run_id, EventId(epoch, head_seq))
+        for thread_id, run_id, epoch, head_seq in found
+    ]
 
 
 def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
@@ -132,8 +136,12 @@ def write_broken(connection: Connection, key: RunKey, *, is_anew: bool) -> int |
 
 
 def _select_runs() -> Select[Any]:
-    """Select runs of threads that weren't deleted, each with the id of its thread."""
-    return select(runs, threads.c.thread_id).join(threads, threads.c.thread_no == runs.c.thread_no)
+    """Select runs of threads that weren't deleted, each with its thread's id and end of log."""
+    return (
+        select(runs, threads.c.thread_id, threads.c.epoch, heads.c.head_seq)
+        .join(threads, threads.c.thread_no == runs.c.thread_no)
+        .join(heads, heads.c.thread_no == runs.c.thread_no)
+    )
 
 
 def _stored(row: Row[Any], connection: Connection) -> StoredRun:
@@ -144,6 +152,7 @@ def _stored(row: Row[Any], connection: Connection) -> StoredRun:
         draft=to_draft(row, connection),
         first_seq=row.first_seq,
         last_seq=row.last_seq,
+        after=EventId(row.epoch, row.head_seq if row.first_seq is None else row.first_seq - 1),
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -174,7 +183,8 @@ _AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE thread_no = ?"
 
 # By the index of open runs, in which a user has few.
 _ACTIVE: Final = """
-SELECT thread_id, run_id FROM runs INDEXED BY runs_open JOIN threads USING (thread_no)
+SELECT thread_id, run_id, epoch, head_seq FROM runs INDEXED BY runs_open
+JOIN threads USING (thread_no) JOIN heads USING (thread_no)
 WHERE runs.user_id = ? AND runs.state != 'ended' AND runs.state = 'running' AND kind = 'chat'
 ORDER BY runs.created_at
 """

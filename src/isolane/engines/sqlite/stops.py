@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Connection
@@ -36,6 +37,11 @@ _STOP: Final = """
 UPDATE runs SET stop_at = coalesce(stop_at, ?)
 WHERE user_id = ? AND run_id = ? AND state != 'ended'
 """
+_BUSY: Final = "SELECT DISTINCT user_id FROM runs INDEXED BY runs_open WHERE state != 'ended'"
+_STOP_ALL: Final = """
+UPDATE runs INDEXED BY runs_open SET stop_at = coalesce(stop_at, ?)
+WHERE user_id = ? AND state != 'ended' AND created_at <= ?
+"""
 _UNSEEN: Final = """
 SELECT user_id, run_id, stop_at FROM runs INDEXED BY runs_stopping
 WHERE stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL AND node_id = ?
@@ -56,6 +62,18 @@ def stop_run(connection: Connection, key: RunKey, *, asked_at: int) -> bool:
         return stop_run(connection, RunKey(key.user_id, found[0]), asked_at=asked_at)
     connection.exec_driver_sql(_STOP, (asked_at, *key))
     return True
+
+
+def load_busy(until: Mapping[str, int], connection: Connection) -> dict[str, int]:
+    """Return the part of `until` whose users have unfinished runs."""
+    users = connection.exec_driver_sql(_BUSY).scalars()
+    return {user_id: until[user_id] for user_id in users if user_id in until}
+
+
+def stop_all(connection: Connection, until: Mapping[str, int], *, asked_at: int) -> None:
+    """Write that users' unfinished runs were stopped whose rows were made until a time."""
+    rows = [(asked_at, user_id, before) for user_id, before in until.items()]
+    connection.exec_driver_sql(_STOP_ALL, rows)
 
 
 def keep_early(connection: Connection, key: RunKey, *, now: int) -> None:
