@@ -46,6 +46,7 @@ from isolane.errors import Unavailable
 from isolane.events.event import Event, Record, decode_event
 from isolane.events.packing import references_of
 from isolane.health.draining import Draining
+from isolane.ids import new_node_id
 from isolane.log.feed import QUIET_S, Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
@@ -140,6 +141,17 @@ class Admitting:
         admitted = await self.admit(context, draft)
         assert admitted.begun is None
         return admitted.draft
+
+    async def take_turn(self, context: UserExecutionContext) -> BegunRun:
+        """Begin a run that has waited, and whose turn has come."""
+        return await self.book.begin(context, await self.claim(context))
+
+    async def claim(self, context: UserExecutionContext) -> RunLease:
+        """Claim a run whose turn has come, for a node of its own that lives no more."""
+        claimed = await self.book.claim(new_node_id(), room=1000)
+        leases = [each.lease for each in claimed if each.run.key == context.run_key]
+        assert leases, f"it is not the turn of run {context.run_id}"
+        return leases[0]
 
     async def admit(
         self, context: UserExecutionContext, draft: RunDraft, *, policy: str = "queue"

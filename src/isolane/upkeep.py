@@ -23,8 +23,8 @@ INTERVAL_MIN_S: Final = 0.25
 """Seconds between two looks for old entries, at least, even when entries are kept briefly."""
 REVOCATION_INTERVAL_S: Final = 0.25
 """Other processes revoke, too, as `isolane user remove` does, and SQLite tells nobody."""
-TURNS_INTERVAL_S: Final = 5.0
-"""Seconds between two looks for runs that wait although nobody has the turn on their thread."""
+BEAT_S: Final = 1.0
+"""Seconds between two beats. A run whose answer was lost begins within two beats."""
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +39,8 @@ def start_upkeep(gateway: Gateway) -> None:
         REVOCATION_INTERVAL_S, gateway.enforce_revocations, failed="revocations_postponed"
     )
     tasks.detach(enforce, name="revocations")
-    look = every(TURNS_INTERVAL_S, gateway.service.look_for_turns, failed="turn_look_postponed")
-    tasks.detach(look, name="turns")
+    beat = every(BEAT_S, gateway.service.beat, failed="beat_postponed")
+    tasks.detach(beat, name="beat")
     removal_s = to_interval_s(settings.request_threads_kept_s)
     remove = every(
         removal_s, partial(_remove_requests, gateway), failed="request_removal_postponed"

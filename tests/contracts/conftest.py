@@ -66,7 +66,7 @@ class Engines(Admitting):
 
     async def take_turn(self, context: UserExecutionContext) -> BegunRun:
         """Begin a run that has waited."""
-        begun = await self.book.begin(context)
+        begun = await super().take_turn(context)
         self._note(begun)
         return begun
 

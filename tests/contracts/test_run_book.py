@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests.contracts.conftest import Engines
-from tests.house import ALICE, context_of, draft_of, key_of
+from tests.house import ALICE, context_of, draft_of, key_of, user_message
 
 from isolane.context import RunKey
 from isolane.contracts import (
@@ -15,13 +15,15 @@ from isolane.contracts import (
     Admitted,
     Opening,
     RunBook,
+    RunDraft,
+    RunEnd,
     RunState,
     StoredRun,
     Terms,
     ThreadKind,
     ensure,
 )
-from isolane.errors import LimitExceeded, NotFound, RunConflict
+from isolane.errors import Fenced, LimitExceeded, NotFound, RunConflict
 
 KEY = key_of()
 
@@ -35,7 +37,7 @@ async def states(engines: Engines) -> dict[str, RunState]:
 
 
 async def claimed(engines: Engines, node_id: str = "node", *, room: int = 9) -> list[str]:
-    return [run.run_id for run in await engines.book.claim(node_id, room=room)]
+    return [each.run.run_id for each in await engines.book.claim(node_id, room=room)]
 
 
 async def line_up(engines: Engines, *run_ids: str) -> None:
@@ -189,15 +191,18 @@ async def test_an_end_hands_the_turn_on_in_its_own_transaction(engines: Engines)
 
 async def test_nobody_begins_before_the_turn_has_come(engines: Engines) -> None:
     await line_up(engines, "1", "2", "3")
-    for run_id in ("1", "2", "3"):
-        with pytest.raises(RunConflict, match="not the turn"):
-            await engines.book.begin(context_of(run_id))
+    assert await claimed(engines) == []
     await engines.end(context_of("1"))
-    with pytest.raises(RunConflict, match="not the turn"):
-        await engines.book.begin(context_of("3"))
+    (next_one,) = await engines.book.claim("node", room=9)
+    assert next_one.run.run_id == "2"
+    for lease in (replace(next_one.lease, run_no=99), replace(next_one.lease, fence=99)):
+        with pytest.raises(Fenced):
+            await engines.book.begin(context_of("2"), lease)
+    with pytest.raises(Fenced):
+        await engines.book.begin(context_of("3"), replace(next_one.lease, fence=99))
     await engines.log.delete(KEY)
     with pytest.raises(NotFound):
-        await engines.book.begin(context_of("2"))
+        await engines.book.begin(context_of("2"), next_one.lease)
 
 
 async def test_a_thread_whose_next_run_has_not_begun_is_busy(engines: Engines) -> None:
@@ -218,6 +223,39 @@ async def test_a_run_is_claimed_by_one_node_as_long_as_that_lives(engines: Engin
     assert len(await claimed(engines, "two")) == 1
     await engines.members.leave("one")
     assert len(await claimed(engines, "three")) == 3
+
+
+async def test_a_run_is_begun_by_the_lease_of_the_newest_claim(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.end(context_of("1"))
+    (first,) = await engines.book.claim("dead", room=9)
+    (second,) = await engines.book.claim("node", room=9)
+    with pytest.raises(Fenced):
+        await engines.book.begin(context_of("2"), first.lease)
+    begun = await engines.book.begin(context_of("2"), second.lease)
+    assert begun.lease == second.lease
+
+
+async def test_a_begin_whose_answer_was_lost_is_repeated(engines: Engines) -> None:
+    await engines.begin(context_of("1"), "a", "b")
+    await engines.add_run(context_of("2"), draft_of("in other words", "c", rewind_to="b"))
+    await engines.end(context_of("1"))
+    lease = await engines.claim(context_of("2"))
+    begun = await engines.book.begin(context_of("2"), lease)
+    assert await engines.book.begin(context_of("2"), lease) == begun
+    await engines.log.append(lease, [b"{}"], batch=1)
+    with pytest.raises(Fenced):
+        await engines.book.begin(context_of("2"), lease)
+
+
+async def test_a_claim_whose_answer_was_lost_is_not_claimed_anew(engines: Engines) -> None:
+    await line_up(engines, "1", "2")
+    await engines.end(context_of("1"))
+    assert await claimed(engines) == ["2"]
+    assert await claimed(engines) == []
+    (held,) = await engines.book.load_held("node")
+    assert await engines.book.give_back(held.lease)
+    assert await claimed(engines) == ["2"]
 
 
 async def test_a_turn_that_was_lost_is_handed_on(engines: Engines) -> None:
@@ -246,6 +284,89 @@ async def test_a_run_whose_end_cannot_be_written_holds_up_nobody(engines: Engine
     terms = Terms(runs_per_user=2)
     assert isinstance(await engines.book.admit(context_of("3"), draft_of("c"), terms), Admitted)
     await engines.book.give_up(key_of_run("unknown"))
+
+
+# --- what a node holds, and gives back -----------------------------------------------------------
+
+
+async def test_a_node_holds_what_it_has_claimed_or_begun(engines: Engines) -> None:
+    await engines.book.admit(context_of("1"), draft_of("a"), Terms(node_id="one"))
+    await engines.add_run(context_of("2"), draft_of("b"))
+    other = context_of("1", thread_id="other", user_id="bob")
+    await engines.book.admit(other, draft_of("c"), Terms(node_id="two"))
+    (held,) = await engines.book.load_held("one")
+    assert (held.lease.run_id, held.has_begun, held.has_events) == ("1", True, False)
+    await engines.log.append(held.lease, [b"{}"], batch=1)
+    assert await engines.book.load_held("one") == [replace(held, has_events=True)]
+    await engines.end(context_of("1"))
+    assert await engines.book.load_held("one") == []
+    (next_one,) = await engines.book.claim("one", room=9)
+    (held,) = await engines.book.load_held("one")
+    assert (held.lease, held.has_begun, held.has_events) == (next_one.lease, False, False)
+    await engines.log.delete(KEY)
+    assert await engines.book.load_held("one") == []
+
+
+async def test_a_claimed_run_that_is_given_back_is_anybodys(engines: Engines) -> None:
+    await line_up(engines, "1", "2", "3")
+    await engines.end(context_of("1"))
+    await engines.members.register("one")
+    (first,) = await engines.book.claim("one", room=9)
+    assert await claimed(engines, "two") == []
+    assert await engines.book.give_back(first.lease)
+    with pytest.raises(Fenced):
+        await engines.book.begin(context_of("2"), first.lease)
+    assert await engines.book.load_held("one") == []
+    assert await claimed(engines, "two") == ["2"]
+    assert not await engines.book.give_back(first.lease)
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        draft_of("c", "d"),
+        draft_of("in other words", rewind_to="b"),
+        RunDraft("default", [user_message("b")], "b", {}, asks_again=True),
+        replace(draft_of("e"), request={"state": {"a": 1}}),
+        RunDraft("default", [], None, {}),
+    ],
+    ids=["adds", "rewinds", "asks again", "has a state", "adds nothing"],
+)
+async def test_a_run_that_was_admitted_and_is_given_back_joins_its_thread_once(
+    engines: Engines, draft: RunDraft
+) -> None:
+    await engines.begin(context_of("1"), "a", "b")
+    await engines.end(context_of("1"), messages=[], state=b'{"kept":1}')
+    begun = await engines.begin_run(context_of("2"), draft)
+    assert await engines.book.give_back(begun.lease)
+    (waiting,) = await engines.book.load_open_runs()
+    assert (waiting.state, waiting.after) == (RunState.QUEUED, begun.after)
+    with pytest.raises(Fenced):
+        await engines.log.append(begun.lease, [b"{}"], batch=1)
+    lease = await engines.claim(context_of("2"))
+    assert await engines.book.begin(context_of("2"), lease) == replace(begun, lease=lease)
+    (record,) = await engines.log.append(lease, [b"{}"], batch=1)
+    assert record.id.seq == begun.after.seq + 1
+    await engines.end(context_of("2"))
+    assert await engines.book.load_open_runs() == []
+
+
+async def test_nothing_is_given_back_by_another_lease_or_after_an_event(engines: Engines) -> None:
+    lease = await engines.begin(context_of("1"))
+    for other in (replace(lease, fence=lease.fence - 1), replace(lease, run_no=99)):
+        assert not await engines.book.give_back(other)
+    newer = await engines.log.take_over(KEY, "1")
+    assert not await engines.book.give_back(lease)
+    await engines.log.append(newer, [b"{}"], batch=1)
+    newest = await engines.log.take_over(KEY, "1")  # whose batches are counted anew
+    assert not await engines.book.give_back(newest)
+    end = RunEnd("1", "success", None, (), engines.clock())
+    await engines.log.append(newest, [b"{}"], batch=1, end=end)
+    assert not await engines.book.give_back(newest)
+    assert await states(engines) == {}
+    lease = await engines.begin(context_of("2"))
+    await engines.log.delete(KEY)
+    assert not await engines.book.give_back(lease)
 
 
 # --- stops ---------------------------------------------------------------------------------------
@@ -381,7 +502,7 @@ async def test_a_run_that_was_given_up_is_lost_once_its_thread_is_free(engines: 
     await engines.book.give_up(key_of_run("1"))
     assert await engines.book.find_lost() == []
     assert not await engines.book.take_over(key_of_run("1"), "node")
-    await engines.book.begin(context_of("2"))
+    await engines.take_turn(context_of("2"))
     await engines.end(context_of("2"))
     assert [run.run_id for run in await engines.book.find_lost()] == ["1"]
     assert await engines.book.take_over(key_of_run("1"), "node")

@@ -104,7 +104,7 @@ async def test_a_queued_run_waits_whole_and_begins_once(engines: Engines) -> Non
     assert stored is not None
     assert (stored.state, stored.draft, stored.first_seq) == (RunState.QUEUED, draft, None)
     await engines.end(context_of("ahead"))
-    begun = await engines.book.begin(context_of("r"))
+    begun = await engines.take_turn(context_of("r"))
     assert list(begun.added) == [user_message("hi")]
     (opened,) = await engines.book.load_open_runs()
     assert opened.state is RunState.RUNNING
@@ -216,7 +216,7 @@ async def test_what_was_rewound_does_not_come_back_from_an_old_list(
         assert stored is not None
         assert [one["id"] for one in stored.draft.messages] == ["new"]
         await engines.end(context_of("ahead"))
-        begun = await engines.book.begin(context_of("3"))
+        begun = await engines.take_turn(context_of("3"))
     else:
         begun = await engines.begin_run(context_of("3"), old_list)
     assert [one["id"] for one in begun.added] == ["new"]
@@ -249,7 +249,7 @@ async def test_a_run_is_never_younger_than_its_start(
     await engines.begin_run(context_of("1"), draft_of("a"))
     await engines.add_run(context_of("2"), draft_of("b"))
     await engines.end(context_of("1"))
-    await engines.book.begin(context_of("2"))
+    await engines.take_turn(context_of("2"))
     for run in await engines.book.load_open_runs():
         assert run.started_at is not None
         assert run.created_at <= run.started_at
@@ -262,7 +262,7 @@ async def test_a_forgotten_run_stays_forgotten(engines: Engines) -> None:
     for run_id in ("1", "2", "unknown"):
         await store.forget_run(RunKey(ALICE, run_id))
     await engines.end(context_of("1"), messages=[])
-    await engines.book.begin(context_of("2"))
+    await engines.take_turn(context_of("2"))
     await engines.add_run(context_of("3"), draft_of("c"))
     found = [await store.load_run(RunKey(ALICE, run_id)) for run_id in "123"]
     assert [run and run.draft.is_forgotten for run in found] == [True, True, False]
@@ -278,7 +278,7 @@ async def test_a_run_that_waits_keeps_the_message_that_it_rewinds_to_and_asks_an
     (waiting,) = [run for run in await engines.book.load_open_runs() if run.key.run_id == "3"]
     assert list(waiting.draft.messages) == anew
     await engines.end(context_of("2"), messages=[said("d")])
-    begun = await engines.book.begin(context_of("3"))
+    begun = await engines.take_turn(context_of("3"))
     assert [one["content"] for one in begun.history] == ["in other words"]
 
 
@@ -482,7 +482,7 @@ async def test_everything_outlives_a_restart(engines: Engines) -> None:
     assert await contents(reborn) == ["a", "b"]
     (waiting,) = await reborn.book.load_open_runs()
     assert waiting.draft == draft_of("c")
-    begun = await reborn.book.begin(context_of("2"))
+    begun = await reborn.take_turn(context_of("2"))
     assert begun.after == EventId(begun.after.epoch, 2)
 
 
@@ -521,11 +521,11 @@ async def test_the_first_answer_wins_also_when_it_waits_for_its_turn(engines: En
     await engines.end(context_of("asks"), outcome="interrupt", interrupts=ASKED[:1])
     await engines.add_run(context_of("first"), answering("i-1"))
     assert await open_ids(engines) == []
-    await engines.book.begin(context_of("ahead"))
+    await engines.take_turn(context_of("ahead"))
     with pytest.raises(RunConflict, match="i-1 waits for no answer here"):
         await engines.admit(context_of("second"), answering("i-1"))
     await engines.end(context_of("ahead"))
-    await engines.book.begin(context_of("first"))
+    await engines.take_turn(context_of("first"))
     with pytest.raises(RunConflict, match="i-1 waits for no answer here"):
         await engines.admit(context_of("second"), answering("i-1"))
     assert await engines.store.load_run(RunKey(ALICE, "second")) is None
@@ -619,7 +619,7 @@ async def test_a_question_that_is_asked_again_stands_and_what_followed_does_not(
         _, stored = await engines.book.load_open_runs()
         assert stored.draft == kept
         await engines.end(context_of("ahead"))
-        begun = await engines.book.begin(context_of("3"))
+        begun = await engines.take_turn(context_of("3"))
     else:
         begun = await engines.begin_run(context_of("3"), again("c"))
     assert list(begun.added) == [user_message("c")]
@@ -643,7 +643,7 @@ async def test_a_question_is_asked_again_only_while_it_is_the_last(
         await engines.add_run(context_of("3"), again("a"))
     await engines.end(context_of("2"), messages=[said("d")])
     third = context_of("3")
-    refused = engines.book.begin(third) if waits else engines.admit(third, again("a"))
+    refused = engines.take_turn(third) if waits else engines.admit(third, again("a"))
     with pytest.raises(RunConflict):
         await refused
     assert contents_of(await load(engines)) == ["a", "b", "c", "d"]

@@ -126,7 +126,7 @@ async def test_the_oldest_unfinished_run_is_the_last_of_its_turn(engines: Engine
     assert told(await engines.turns.load_turn(KEY, "4")) == ("4", ["4"])
     assert told(await engines.turns.load_last_turn(KEY)) == ("1", ["1", "2"])
     for run_id in ("3", "4"):
-        await engines.book.begin(context_of(run_id))
+        await engines.take_turn(context_of(run_id))
         await engines.end(context_of(run_id))
     assert told(await engines.turns.load_last_turn(KEY)) == ("4", ["4"])
     assert told(await engines.turns.load_turn(KEY, "3")) == ("1", ["1", "2", "3"])

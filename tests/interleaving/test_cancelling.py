@@ -90,6 +90,7 @@ ELSEWHERE: Final = {"Database.close", "Tail.listen"}
 
 
 PLAIN: Final = {
+    "DatabaseMembers.beat",
     "Feed.open_tail",
     "Feed.reading",
     "LocalBell.listen",
@@ -254,6 +255,19 @@ async def follow_other(scene: Scene) -> object:
     return await following.follow(context, begin)
 
 
+async def greet(scene: Scene) -> None:
+    """Welcome a socket whose welcome takes a while."""
+
+    async def load() -> dict[str, object]:
+        await asyncio.sleep(1)
+        return {"type": "welcome"}
+
+    try:
+        await scene.house.sockets.greet(scene.connection, load)
+    finally:
+        assert not scene.house.sockets._told
+
+
 async def take_turn(scene: Scene) -> None:
     await scene.turns.take("bob")
     await scene.turns.take(ALICE)
@@ -316,16 +330,20 @@ def tickets_of(scene: Scene) -> TicketBook:
 
 ACTS: Final[dict[str, Act]] = {
     "AgentService.abort": lambda scene: scene.house.service.abort(live),
+    "AgentService.abort_all": lambda scene: scene.house.service.abort_all(
+        {ALICE: scene.house.clock.now}
+    ),
+    "AgentService.beat": lambda scene: scene.house.service.beat(),
     "AgentService.delete_thread": lambda scene: scene.house.service.delete_thread(live),
     "AgentService.drain": lambda scene: scene.house.service.drain(timeout_s=1),
     "AgentService.emit": lambda scene: scene.house.service.emit(live.thread_key, "news", {}),
     "AgentService.follow": lambda scene: consume(scene.house.service.follow(live)),
     "AgentService.follow_batches": lambda scene: consume(scene.house.service.follow_batches(live)),
+    "AgentService.load_active_runs": lambda scene: scene.house.service.load_active_runs(ALICE),
     "AgentService.load_known": lambda scene: scene.house.service.load_known(live, has_results=True),
     "AgentService.load_run": lambda scene: scene.house.service.load_run(live, "live"),
     "AgentService.load_start": lambda scene: scene.house.service.load_start(live),
     "AgentService.locate": lambda scene: scene.house.service.locate(live, "old"),
-    "AgentService.look_for_turns": lambda scene: scene.house.service.look_for_turns(),
     "AgentService.recover": lambda scene: scene.house.service.recover(),
     "AgentService.remove_request": lambda scene: scene.house.service.remove_request(
         key_of(), older_than=0
@@ -364,13 +382,13 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseRunBook.attach": lambda scene: scene.house.ground.book.attach(
         context_of("more"), run_id="live", asked=[]
     ),
-    "DatabaseRunBook.begin": lambda scene: scene.house.ground.book.begin(
-        context_of("queued", thread_id="open")
-    ),
+    "DatabaseRunBook.begin": lambda scene: scene.house.ground.book.begin(open_run, scene.lease),
     "DatabaseRunBook.claim": lambda scene: scene.house.ground.book.claim("node", room=1),
     "DatabaseRunBook.find_active": lambda scene: scene.house.ground.book.find_active(ALICE),
     "DatabaseRunBook.find_lost": lambda scene: scene.house.ground.book.find_lost(),
+    "DatabaseRunBook.give_back": lambda scene: scene.house.ground.book.give_back(scene.lease),
     "DatabaseRunBook.give_up": lambda scene: scene.house.ground.book.give_up(open_run.run_key),
+    "DatabaseRunBook.load_held": lambda scene: scene.house.ground.book.load_held(""),
     "DatabaseRunBook.load_open_runs": lambda scene: scene.house.ground.book.load_open_runs(),
     "DatabaseRunBook.load_stops": lambda scene: scene.house.ground.book.load_stops(""),
     "DatabaseRunBook.mend_turns": lambda scene: scene.house.ground.book.mend_turns(),
@@ -379,6 +397,9 @@ ACTS: Final[dict[str, Act]] = {
     ),
     "DatabaseRunBook.request_stop": lambda scene: scene.house.ground.book.request_stop(
         open_run.run_key, asked_at=0
+    ),
+    "DatabaseRunBook.request_stops": lambda scene: scene.house.ground.book.request_stops(
+        {ALICE: scene.house.clock.now}, asked_at=0
     ),
     "DatabaseRunBook.take_over": lambda scene: scene.house.ground.book.take_over(
         open_run.run_key, "node"
@@ -463,6 +484,7 @@ ACTS: Final[dict[str, Act]] = {
     "SessionBook.load_all": lambda scene: scene.sessions.load_all(ALICE),
     "SignIns.begin": lambda scene: sign_ins_of(scene).begin("corp", "https://home.example/back"),
     "SignIns.take": take_sign_in,
+    "Sockets.greet": greet,
     "Sockets.reserve": reserve,
     "Sockets.send_to_user": (
         lambda scene: scene.house.sockets.send_to_user(ALICE, {"type": "ping"})

@@ -43,6 +43,7 @@ UNFORESEEN: Final = "nobody foresaw this"
 PLACES: Final[dict[str, tuple[Any, str]]] = {
     "agent": (RunLife, "_take"),
     "authentication": (Judge, "_catch"),
+    "beat": (DatabaseRunBook, "mend_turns"),
     "chat": (Numbered, "tell"),
     "claim": (DatabaseRunBook, "claim"),
     "commits": (DatabaseEventLog, "_write"),
@@ -65,7 +66,6 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "start": (Admission, "take_on"),
     "stop": (Stop, "wait"),
     "sweep of the log": (DatabaseEventLog, "sweep"),
-    "turns": (DatabaseRunBook, "mend_turns"),
     "watchdog": (Watchdog, "_judge"),
     "writer of a run": (RunWriter, "_commit_batch"),
     "writer of a socket": (SocketWriter, "_write_batch"),
@@ -99,7 +99,7 @@ if VARIABLE in os.environ:  # in the server, and not in the tests, which read `P
     for _place, (_owner, _name) in PLACES.items():
         _plant(_place, _owner, _name)
     upkeep.INTERVAL_MAX_S = 0.3  # type: ignore[misc]  # so that nobody waits a minute for retention
-    upkeep.TURNS_INTERVAL_S = 0.3  # type: ignore[misc]
+    upkeep.BEAT_S = 0.3  # type: ignore[misc]
 
 
 async def talker(input: RunAgentInput) -> AsyncIterator[str]:  # noqa: A002  # AG-UI's name for it

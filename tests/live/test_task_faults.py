@@ -31,6 +31,7 @@ SOURCE: Final = Path(__file__).parents[2] / "src" / "isolane"
 KINDS: Final[dict[str, str]] = {
     "agent of ": "agent",
     "authentication": "authentication",
+    "beat": "beat",
     "bye": "farewell",
     "chat on ": "chat",
     "claim of runs": "claim",
@@ -56,7 +57,6 @@ KINDS: Final[dict[str, str]] = {
     "shutdown of runs": "drain",
     "start of ": "start",
     "stop of ": "stop",
-    "turns": "turns",
     "writer ": "writer of a socket",
     "writer of ": "writer of a run",
 }
@@ -309,6 +309,7 @@ async def sit_still(lane: Lane) -> None:
 
 
 HOUSE: Final[dict[str, Callable[[Lane], Awaitable[None]]]] = {
+    "beat": sit_still,
     "claim": stop_before_another,
     "news": play_often,
     "pressure": sit_still,
@@ -316,7 +317,6 @@ HOUSE: Final[dict[str, Callable[[Lane], Awaitable[None]]]] = {
     "retention": sit_still,
     "revocations": sit_still,
     "sweep of the log": play_often,
-    "turns": sit_still,
     "watchdog": sit_still,
 }
 

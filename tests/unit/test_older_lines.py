@@ -65,7 +65,7 @@ async def test_who_waited_stands_where_it_stood(
         late = await book.admit(context_of("late"), draft_of("x"), Terms())
         assert late.position == 6  # type: ignore[union-attr]
         await ground.end_run(context_of("newer"))
-        assert [run.run_id for run in await book.claim("node", room=9)] == ["c"]
+        assert [each.run.run_id for each in await book.claim("node", room=9)] == ["c"]
         stored = await ground.store.load_run(RunKey(ALICE, "old"))
         assert stored is not None
         assert stored.state is RunState.RUNNING

@@ -48,7 +48,7 @@ async def test_question_is_kept_as_a_message_and_in_the_log_alone(
             await ground.add_run(context, draft)
             assert await places_of(tmp_path) == 1
             await ground.end_run(ahead)
-            begun = await ground.book.begin(context)
+            begun = await ground.take_turn(context)
         else:
             begun = await ground.begin_run(context, draft)
         assert list(begun.added) == draft.messages

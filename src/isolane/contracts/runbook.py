@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from isolane.context import RunKey, UserExecutionContext
-from isolane.contracts.shapes import ActiveRun, Admitted, BegunRun, RunDraft, StoredRun, Terms
+from isolane.contracts.shapes import (
+    ActiveRun,
+    Admitted,
+    BegunRun,
+    ClaimedRun,
+    HeldRun,
+    RunDraft,
+    RunLease,
+    StoredRun,
+    Terms,
+)
 from isolane.events.transcript import Message
 
 
@@ -66,21 +76,38 @@ class RunBook(Protocol):
         """
         ...
 
-    async def begin(self, context: UserExecutionContext) -> BegunRun:
-        """Begin a run that has waited and has the turn now, as `admit` begins one.
+    async def begin(self, context: UserExecutionContext, lease: RunLease) -> BegunRun:
+        """Begin a claimed run, as `admit` begins one.
+
+        A run that was begun before and has no event joins its thread no second time. So the call
+        can be repeated after an answer that was lost.
 
         Raises:
             NotFound: The thread was deleted.
-            RunConflict: The run doesn't have the turn. Or it asks a question again that isn't the
-                thread's last one now.
+            Fenced: The lease is no longer the run's, or the run has an event.
+            RunConflict: The run asks a question again that isn't the thread's last one now.
             DatabaseFailed: The run can never begin.
         """
         ...
 
-    async def claim(self, node_id: str, *, room: int) -> list[StoredRun]:
+    async def claim(self, node_id: str, *, room: int) -> list[ClaimedRun]:
         """Claim up to `room` runs (a count) whose turn has come, for a node to begin them.
 
-        While the node lives, no other node gets these runs.
+        While the node lives, no other node gets these runs. Nor does the node itself: a claim whose
+        answer was lost ends with `give_back`.
+        """
+        ...
+
+    async def load_held(self, node_id: str) -> list[HeldRun]:
+        """Return the runs that have their thread's turn in the name of a node."""
+        ...
+
+    async def give_back(self, lease: RunLease) -> bool:
+        """Let any node claim a run that was claimed or begun and has no event in the log.
+
+        The run keeps its thread's turn, and its messages stay where it joined the thread. The lease
+        ends: nothing begins or writes by it. False when the lease isn't the run's, or the run has
+        an event. Then nothing changes.
         """
         ...
 

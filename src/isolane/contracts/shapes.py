@@ -226,6 +226,27 @@ class RunLease:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run whose turn has come, and that one node may begin."""
+
+    run: StoredRun
+    lease: RunLease
+    """The right to begin the run and to write its events."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRun:
+    """A run that has its thread's turn in the name of a node."""
+
+    lease: RunLease
+    """The lease as the rows have it, whether or not the node knows it."""
+    has_begun: bool
+    """True when the run is under way. False when the node has only claimed it."""
+    has_events: bool
+    """True when the log has an event of the run."""
+
+
+@dataclass(frozen=True, slots=True)
 class BegunRun:
     """A run that starts now: its new messages, the agent's history, and its place in the log."""
 

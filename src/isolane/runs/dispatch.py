@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from isolane.backoff import Backoff
-from isolane.contracts import StoredRun
+from isolane.contracts import ClaimedRun, RunLease
 from isolane.errors import Unavailable, chain_of
 from isolane.runs.ground import Ground
 from isolane.runs.run import Run
@@ -16,8 +17,8 @@ from isolane.runs.run import Run
 CLAIMED_AT_ONCE: Final = 64
 """Runs that one transaction claims, at most."""
 
-Begin = Callable[[Run], None]
-"""Begins a run whose turn has come, in a task of its own."""
+Begin = Callable[[Run, RunLease], None]
+"""Begins a run that this node has claimed, in a task of its own."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,14 +36,22 @@ class Dispatcher:
         self._tasks = ground.tasks
         self._begin = begin
         self._is_woken = False
-        self._is_claiming = False
+        self._idle = asyncio.Event()
+        """Set while no claim is under way."""
+        self._idle.set()
 
     def wake(self) -> None:
         """Look for runs whose turn has come. Plain: a task of its own looks."""
-        self._is_woken = True
-        if not (self._is_claiming or self._draining.has_begun):
-            self._is_claiming = True
+        if self._may_claim():
             self._tasks.detach(self._claim(), name="claim of runs")
+
+    def _may_claim(self) -> bool:
+        """Say whether a claim begins now; the one that is under way looks once more."""
+        self._is_woken = True
+        if self._draining.has_begun or not self._idle.is_set():
+            return False
+        self._idle.clear()
+        return True
 
     async def _claim(self) -> None:
         backoff = Backoff()
@@ -59,14 +68,19 @@ class Dispatcher:
                 except Exception as error:  # noqa: BLE001 - the next look claims again
                     _log.error("run_claim_failed", chain=chain_of(error))
                     return
-                for stored in claimed:
-                    self._take(stored)
+                for each in claimed:
+                    self._take(each)
                 self._is_woken = self._is_woken or len(claimed) == CLAIMED_AT_ONCE
         finally:
-            self._is_claiming = False
+            self._idle.set()
 
-    def _take(self, stored: StoredRun) -> None:
+    async def until_idle(self) -> None:
+        """Return once no claim is under way. Safe to cancel."""
+        await self._idle.wait()
+
+    def _take(self, claimed: ClaimedRun) -> None:
         """Begin a claimed run, once. One that nobody holds here waited in another process."""
+        stored = claimed.run
         run = self._live.get(stored.key)
         if run is None:
             run = self._maker.revive(stored)
@@ -77,16 +91,19 @@ class Dispatcher:
         run.draft = stored.draft
         if stored.stop_at is not None:
             run.stop.set(asked_at=stored.stop_at)
-        self._begin(run)
+        self._begin(run, claimed.lease)
 
     async def look(self) -> None:
         """Hand the turn on where it was lost, and obey stops that another process wrote.
 
-        Raises `Unavailable`. Safe to cancel: the next look does the rest.
+        Safe to cancel: the next look does the rest.
+
+        Raises:
+            Unavailable: The database can't be reached.
         """
-        has_waiting = any(run.begun is None for run in self._live)
-        if await self._book.mend_turns() or has_waiting:
-            self.wake()
+        await self._book.mend_turns()
+        if self._may_claim():  # another process may have given a run back
+            await self._claim()
         found = await self._book.load_stops(self._node_id)
         for key, asked_at in found:
             run = self._live.get(key)

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from isolane.context import RunKey
-from isolane.errors import GoingAway
+from isolane.errors import GoingAway, IsolaneError
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
 from isolane.runs.locks import KeyedLocks
@@ -18,6 +20,9 @@ MARGIN_S: Final = 10.0
 """Seconds that ended runs may take to write their end; the agents' own grace is well below."""
 
 
+_log = structlog.get_logger(__name__)
+
+
 class Drain:
     """Ends the runs of this process in order."""
 
@@ -25,6 +30,8 @@ class Drain:
         """Wait for runs that are being taken on, which `starting` holds, before all others end."""
         self._live = ground.live
         self._draining = ground.draining
+        self._book = ground.book
+        self._node_id = ground.node_id
         self._tasks = ground.tasks
         self._driver = driver
         self._starting = starting
@@ -43,7 +50,9 @@ class Drain:
         with suppress(TimeoutError):
             async with asyncio.timeout(MARGIN_S):  # they may be runs under way then
                 await self._starting.until_released()
+                await self._driver.dispatcher.until_idle()
                 await self._driver.beginning.until_released()
+        await self._give_back()
         active = [run for run in self._live if run.begun is not None]
         if not active:
             return
@@ -54,6 +63,15 @@ class Drain:
         for run in active:
             run.stop.set(GoingAway("the gateway is shutting down"))
         await asyncio.wait({ended}, timeout=MARGIN_S)
+
+    async def _give_back(self) -> None:
+        """Let any node begin what this one has claimed and hasn't begun."""
+        try:
+            for held in await self._book.load_held(self._node_id):
+                if not held.has_begun:
+                    await self._book.give_back(held.lease)
+        except IsolaneError as error:  # others get these runs once this node is gone
+            _log.warning("runs_not_given_back", reason=str(error))
 
 
 async def _until_ended(runs: Iterable[Run]) -> None:

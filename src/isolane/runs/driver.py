@@ -49,9 +49,9 @@ class RunDriver:
         """Drive a run that has begun, once `told` is set."""
         self._tasks.detach(self._live_after(told, run, begun), name=f"run {run.run_id}")
 
-    def _start_waiting(self, run: Run) -> None:
-        """Begin a run whose turn has come, and drive it."""
-        self._tasks.detach(self._take_turn(run), name=f"run {run.run_id}")
+    def _start_waiting(self, run: Run, lease: RunLease) -> None:
+        """Begin a claimed run, and drive it."""
+        self._tasks.detach(self._take_turn(run, lease), name=f"run {run.run_id}")
 
     async def _live_after(self, told: asyncio.Event, run: Run, begun: BegunRun) -> None:
         await told.wait()
@@ -115,32 +115,33 @@ class RunDriver:
                 _log.error("run_give_up_failed", run_id=run.run_id, chain=chain_of(error))
                 return None
 
-    async def _take_turn(self, run: Run) -> None:
+    async def _take_turn(self, run: Run, lease: RunLease) -> None:
         """Begin a run that has waited; the disk may not be ready when its turn comes."""
         if run.draft is NO_DRAFT:
-            await self._end_unbegun(run, DatabaseFailed("what the run asks for can't be read"))
+            unreadable = DatabaseFailed("what the run asks for can't be read")
+            await self._end_unbegun(run, lease, unreadable)
             return
         backoff = Backoff()
         while run.begun is None and not (self._draining.has_begun or run.is_deleted):
             try:
                 async with self.beginning.hold(run.context.run_key):
-                    run.begun = await self._book.begin(run.context)
-            except NotFound:  # deleted with its thread while its turn came
+                    run.begun = await self._book.begin(run.context, lease)
+            except NotFound:  # deleted with its thread, or given back while its turn came
                 self.leave(run)
                 return
             except Unavailable as error:
                 _log.error("run_start_failed", run_id=run.run_id, reason=str(error))
                 await backoff.pause()  # between two tries
             except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
-                await self._end_unbegun(run, error)
+                await self._end_unbegun(run, lease, error)
                 return
         if run.begun is not None:
             await self._live(run, run.begun)
 
-    async def _end_unbegun(self, run: Run, error: Exception) -> None:
+    async def _end_unbegun(self, run: Run, lease: RunLease, error: Exception) -> None:
         """End a run that waited and can never begin, and let the next one of its thread go on."""
         try:
-            end = await end_unbegun(run, self.open_writer(run, None, ()), error)
+            end = await end_unbegun(run, self.open_writer(run, lease, ()), error)
             await self.give_up(run, end)
         finally:
             self.leave(run)

@@ -80,14 +80,14 @@ class Restart:
     async def _take_on(self) -> set[asyncio.Task[None]]:
         """Begin to end the lost runs, and take on the queued ones; return the tasks that end."""
         found = await self._book.find_lost()
-        ends = {self._start_end(each) for each in found if each.key not in self._live}
+        ends = {self.start_end(each) for each in found if each.key not in self._live}
         for each in await self._book.load_open_runs():
             if each.state is RunState.QUEUED and each.key not in self._live:
                 self._live.hold(self._maker.revive(each))
         self._driver.dispatcher.wake()
         return ends
 
-    def _start_end(self, stored: StoredRun) -> asyncio.Task[None]:
+    def start_end(self, stored: StoredRun) -> asyncio.Task[None]:
         """Begin to end a lost run. Until that is done, its thread's next run waits."""
         run = self._maker.revive(stored)
         run.is_lost = True

@@ -21,6 +21,7 @@ from isolane.events.left_out import Kind, LeftOut
 from isolane.health.draining import Draining
 from isolane.log.feed import Feed
 from isolane.runs.admission import Admission
+from isolane.runs.beat import Beat
 from isolane.runs.deletion import Deletion
 from isolane.runs.draft import to_offer
 from isolane.runs.drain import Drain
@@ -103,6 +104,13 @@ class AgentService:
             check_room=check_room,
         )
         self._restart = Restart(ground, driver=self._driver)
+        self._beat = Beat(
+            ground,
+            driver=self._driver,
+            starting=self._admission.starting,
+            restart=self._restart,
+            timer=timer or clock,
+        )
         self._drain = Drain(ground, driver=self._driver, starting=self._admission.starting)
 
     @property
@@ -343,18 +351,23 @@ class AgentService:
     async def drain(self, *, timeout_s: float) -> None:
         """Take no more runs; let those under way go on for `timeout_s`, then end them.
 
-        `hurry` ends the wait. Runs that wait for their turn stay on record for the next start.
+        `hurry` ends the wait. Runs that wait for their turn stay on record, and those that were
+        claimed and haven't begun are given back: another process takes them, or the next start.
         Cancelling the caller doesn't take it back.
         """
         await self._drain.drain(timeout_s=timeout_s)
 
-    async def look_for_turns(self) -> None:
-        """Begin runs that wait although nobody has the turn, and obey stops of other processes.
+    async def beat(self) -> None:
+        """Say that this process lives, and do what only the rows of runs know of.
+
+        Turns that were lost are handed on, and stops of other processes are obeyed. A run that this
+        process holds and hasn't known for 1 s is given back; one that has an event ends. Its answer
+        was lost. To be called each second. Safe to cancel: the next beat does the rest.
 
         Raises:
-        - `Unavailable`: the database can't be reached; the next look does the rest.
+            Unavailable: The database can't be reached; the next beat does the rest.
         """
-        await self._driver.dispatcher.look()
+        await self._beat.beat()
 
     def hurry(self) -> None:
         """End the wait of a drain, now or to come; runs under way still get their end."""

@@ -19,7 +19,7 @@ from isolane.wiring import open_gateway
 async def test_stops_of_a_revocation_are_written_again_until_they_are_on_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = Settings(database_url=MEMORY, auth_mode="dev", revoked_runs="abort")
+    settings = Settings(database_url=MEMORY, revoked_runs="abort")
     agents = {"default": adapt_function(says("word"), name="default")}
     # Only this test looks for revocations.
     monkeypatch.setattr("isolane.wiring.start_upkeep", lambda _gateway: None)

@@ -27,7 +27,14 @@ from tests.house import (
 from isolane.agents.function import adapt_function
 from isolane.agents.threads import AgentThreads
 from isolane.context import EventId, RunKey, UserExecutionContext
-from isolane.contracts import AgentServiceProtocol, Disposition, RunState, StoppedBy, ensure
+from isolane.contracts import (
+    AgentServiceProtocol,
+    Disposition,
+    RunLease,
+    RunState,
+    StoppedBy,
+    ensure,
+)
 from isolane.errors import (
     InvalidContext,
     InvalidInput,
@@ -1081,10 +1088,10 @@ async def test_a_run_that_cannot_begin_holds_up_no_other_of_its_thread() -> None
         def __getattr__(self, name: str) -> object:
             return getattr(self._book, name)
 
-        async def begin(self, context: UserExecutionContext) -> object:
+        async def begin(self, context: UserExecutionContext, lease: RunLease) -> object:
             if context.run_id == "2":
                 raise ValueError("what nobody foresaw")
-            return await self._book.begin(context)  # type: ignore[attr-defined]
+            return await self._book.begin(context, lease)  # type: ignore[attr-defined]
 
     def wrap(book: Any) -> Any:  # noqa: ANN401 - one book for another
         return FaultyBook(book)

@@ -28,11 +28,13 @@ _BOUNDS: Final = """
 SELECT trimmed_seq, epoch, head_seq FROM heads JOIN threads USING (thread_no) WHERE thread_no = ?
 """
 _CLAIM: Final = "UPDATE heads SET run_no = ?, fence = ?, batch = 0 WHERE thread_no = ?"
+_RELEASE: Final = "UPDATE heads SET run_no = 0 WHERE thread_no = ? AND run_no = ? AND fence = ?"
 _ADVANCE: Final = """
 UPDATE heads SET head_seq = head_seq + ?, batch = batch + 1, run_no = ?
 WHERE thread_no = ? AND run_no = ? AND fence = ? AND batch = ? RETURNING head_seq
 """
 _LAST: Final = "SELECT fence, batch, head_seq FROM heads WHERE thread_no = ?"
+_LEASE: Final = "SELECT run_no, fence, batch FROM heads WHERE thread_no = ?"
 _OPEN_RUN: Final = """
 SELECT run_no FROM runs WHERE user_id = ? AND run_id = ? AND thread_no = ? AND state != 'ended'
 """
@@ -82,6 +84,26 @@ def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> R
         raise NotFound(f"no thread {key.thread_id}")
     epoch = load_bounds_of(connection, stored).head.epoch
     return RunLease(key, run_id, epoch, fence, stored.thread_no, run_no)
+
+
+def release(connection: Connection, lease: RunLease) -> None:
+    """End a lease: nothing is written by it any more. One that ended before stays ended."""
+    place = (lease.thread_no, lease.run_no, lease.fence)
+    connection.exec_driver_sql(_RELEASE, place)
+
+
+def check_unused(connection: Connection, lease: RunLease) -> None:
+    """Check that a lease is in force, and that nothing was written by it.
+
+    Raises:
+        NotFound: The thread was deleted.
+        Fenced: The lease has ended, or a batch was written.
+    """
+    last = connection.exec_driver_sql(_LEASE, (lease.thread_no,)).one_or_none()
+    if last is None:
+        raise NotFound(f"thread {lease.key.thread_id} was deleted")
+    if tuple(last) != (lease.run_no, lease.fence, 0):
+        raise Fenced(f"the lease of run {lease.run_id} has ended, or was used")
 
 
 def take_over(key: ThreadKey, run_id: str, connection: Connection) -> RunLease:

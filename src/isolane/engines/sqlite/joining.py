@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, insert, update
 
 from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun, ThreadKind
+from isolane.contracts import BegunRun, RunDraft, RunLease, RunState, StoredRun, ThreadKind
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import load_stored, rows_of
 from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
@@ -36,7 +36,6 @@ from isolane.engines.sqlite.new_messages import (
 from isolane.engines.sqlite.openings import check_seed, is_history_claimed, kind_of, load_kind
 from isolane.engines.sqlite.runs import (
     IS_ALIVE,
-    find_run_no,
     load_agent_ids,
     replace_draft,
     row_of_run,
@@ -108,55 +107,66 @@ class Joining:
     ) -> tuple[BegunRun, Values]:
         """Begin a run that needn't wait; return what its row is to hold."""
         run_no = next_run_no(connection)
-        begun, row = self._join(connection, context, draft, run_no)
+        lease = claim(connection, context.thread_key, context.run_key.run_id, run_no)
+        begun, row = self._join(connection, context, draft, lease)
         check_added(draft, begun.added)
         return begun, {**row, "run_no": run_no, "created_at": row["started_at"]}
 
     def begin_waiting(
-        self, connection: Connection, context: UserExecutionContext, stored: StoredRun
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        stored: StoredRun,
+        lease: RunLease,
     ) -> BegunRun:
         """Begin a run that has waited, and write that into its row."""
         before = usage.load_run_bytes(connection, context.run_key)
-        run_no = find_run_no(connection, context.run_key)
-        begun, row = self._join(connection, context, stored.draft, run_no)
+        begun, row = self._join(connection, context, stored.draft, lease)
         row["draft"] = replace_draft(connection, context, row["draft"])
         connection.execute(update(runs).where(row_of_run(context.run_key)).values(**row))
         usage.count_run(connection, context.run_key, before=before)
         return begun
 
+    def begin_again(
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        stored: StoredRun,
+        lease: RunLease,
+    ) -> BegunRun:
+        """Begin a run whose messages have joined the thread already, and write that it goes on."""
+        key, draft = context.thread_key, stored.draft
+        history = load_messages(key, None, connection)
+        rewound = load_rewound(key, draft, history, connection)
+        connection.execute(
+            update(runs).where(row_of_run(context.run_key)).values(state=RunState.RUNNING)
+        )
+        asked = _Asked(draft.messages, history, None, rewound)
+        return _to_begun(connection, context, draft, asked, after=stored.after, lease=lease)
+
     def _join(
-        self, connection: Connection, context: UserExecutionContext, draft: RunDraft, run_no: int
+        self,
+        connection: Connection,
+        context: UserExecutionContext,
+        draft: RunDraft,
+        lease: RunLease,
     ) -> tuple[BegunRun, Values]:
         """Apply a run's rewind and add its messages; return what its row holds from now on."""
         key = context.thread_key
-        lease = claim(connection, key, context.run_key.run_id, run_no)
         head = load_bounds(key, connection).head
         ask = self._ask_again if draft.asks_again else self._ask
-        asked = ask(connection, context, draft, head, run_no)
+        asked = ask(connection, context, draft, head, lease.run_no)
         touch_thread(connection, key, self._clock(), title=title_of(asked.added))
-        agent_ids = load_agent_ids(connection, context, draft)
+        begun = _to_begun(connection, context, draft, asked, after=head, lease=lease)
         row = {
             "state": RunState.RUNNING,
             "draft": encode_joined(draft, asked.place),
             "asked": to_fingerprints(asked_of(draft, asked.added)),
             "first_seq": head.seq + 1,
             "started_at": self._clock(),
-            "agent_run_id": agent_ids.run_id,
+            "agent_run_id": begun.agent_ids.run_id,
             "turn_id": _turn_for(connection, context, asked.added),
         }
-        state = state_for(draft, key, connection)
-        kind, is_claimed = load_kind(connection, key), is_history_claimed(connection, key)
-        begun = BegunRun(
-            added=asked.added,
-            history=asked.history,
-            after=head,
-            lease=lease,
-            agent_ids=agent_ids,
-            rewound=asked.rewound,
-            state=state,
-            kind=kind,
-            is_history_claimed=is_claimed,
-        )
         return begun, row
 
     def _ask(
@@ -202,6 +212,30 @@ class Joining:
         take_back(connection, key, number + 1, since=since, until=head.seq + 1)
         history = load_messages(key, None, connection)
         return _Asked(history[-1:], history, (number, number))
+
+
+def _to_begun(
+    connection: Connection,
+    context: UserExecutionContext,
+    draft: RunDraft,
+    asked: _Asked,
+    *,
+    after: EventId,
+    lease: RunLease,
+) -> BegunRun:
+    """Return what the agent of a run gets, whose messages have joined the thread."""
+    key = context.thread_key
+    return BegunRun(
+        added=asked.added,
+        history=asked.history,
+        after=after,
+        lease=lease,
+        agent_ids=load_agent_ids(connection, context, draft),
+        rewound=asked.rewound,
+        state=state_for(draft, key, connection),
+        kind=load_kind(connection, key),
+        is_history_claimed=is_history_claimed(connection, key),
+    )
 
 
 def insert_run(

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from isolane.context import RunKey
-from isolane.contracts import RunState
+from isolane.context import RunKey, ThreadKey
+from isolane.contracts import HeldRun, RunLease, RunState
+from isolane.engines.sqlite.heads import release
 
 READY: Final = "ready"
 """The state of a run whose turn has come and that hasn't begun. Outside it still waits."""
@@ -54,11 +55,24 @@ AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no) AND 
 )
 """
 _CLAIMABLE: Final = """
-SELECT user_id, run_id FROM runs INDEXED BY runs_ready
-WHERE state = 'ready' AND (node_id IS NULL OR node_id NOT IN (SELECT node_id FROM nodes))
+SELECT user_id, run_id FROM runs INDEXED BY runs_ready WHERE state = 'ready'
+AND (node_id IS NULL OR node_id != ? AND node_id NOT IN (SELECT node_id FROM nodes))
 AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no) LIMIT ?
 """
 _CLAIM: Final = "UPDATE runs SET node_id = ? WHERE user_id = ? AND run_id = ?"
+_HELD: Final = """
+SELECT runs.user_id, thread_id, run_id, epoch, fence, thread_no, runs.run_no, state = 'running',
+    coalesce(head_seq >= first_seq, 0)
+FROM runs INDEXED BY runs_in_turn JOIN threads USING (thread_no) JOIN heads USING (thread_no)
+WHERE node_id = ? AND state IN ('ready', 'running')
+"""
+_GIVE_BACK: Final = """
+UPDATE runs SET state = 'ready', node_id = NULL
+WHERE run_no = ? AND state IN ('ready', 'running') AND EXISTS (
+    SELECT 1 FROM heads WHERE heads.thread_no = runs.thread_no AND heads.run_no = runs.run_no
+    AND heads.fence = ? AND coalesce(heads.head_seq < runs.first_seq, 1)
+)
+"""
 
 
 class Holder(NamedTuple):
@@ -112,9 +126,37 @@ def find_without_turn(connection: Connection) -> list[int]:
     return list(connection.exec_driver_sql(_WITHOUT_TURN).scalars())
 
 
+def find_claimable(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:
+    """Return up to `room` runs whose turn has come and that the node may claim."""
+    found = connection.exec_driver_sql(_CLAIMABLE, (node_id, room))
+    return [RunKey(*row) for row in found]
+
+
 def claim(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:
     """Mark up to `room` runs whose turn has come as the node's own; return their keys."""
-    keys = [RunKey(*row) for row in connection.exec_driver_sql(_CLAIMABLE, (room,))]
+    keys = find_claimable(connection, node_id, room=room)
     if keys:
         connection.exec_driver_sql(_CLAIM, [(node_id, *key) for key in keys])
     return keys
+
+
+def load_held(connection: Connection, node_id: str) -> list[HeldRun]:
+    """Return the runs that have their thread's turn in the name of a node."""
+    return [
+        HeldRun(
+            RunLease(ThreadKey(user_id, thread_id), run_id, epoch, fence, thread_no, run_no),
+            bool(has_begun),
+            bool(has_events),
+        )
+        for (
+            user_id, thread_id, run_id, epoch, fence, thread_no, run_no, has_begun, has_events,
+        ) in connection.exec_driver_sql(_HELD, (node_id,))
+    ]  # fmt: skip
+
+
+def give_back(connection: Connection, lease: RunLease) -> bool:
+    """Let any node claim a run without an event; False when the lease isn't the run's."""
+    if not connection.exec_driver_sql(_GIVE_BACK, (lease.run_no, lease.fence)).rowcount:
+        return False
+    release(connection, lease)
+    return True

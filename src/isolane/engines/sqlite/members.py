@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select
 
 from isolane.clock import Clock
 from isolane.engines.sqlite.file import Database, nodes
@@ -27,9 +27,7 @@ class DatabaseMembers:
         await self._database.write(work)
 
     async def beat(self, node_id: str) -> None:
-        """Say that the node lives still; see `Members`."""
-        own = update(nodes).where(nodes.c.node_id == node_id).values(beat_at=self._clock())
-        await self._database.write(lambda connection: connection.execute(own).rowcount)
+        """Do nothing: the file's lock says that the node lives; see `Members`."""
 
     async def leave(self, node_id: str) -> None:
         """Count the node no longer; see `Members`."""

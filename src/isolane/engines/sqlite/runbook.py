@@ -8,13 +8,16 @@ from functools import partial
 from sqlalchemy import Connection
 
 from isolane.clock import Clock
-from isolane.context import RunKey, UserExecutionContext
+from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import (
     NO_DRAFT,
     ActiveRun,
     Admitted,
     BegunRun,
+    ClaimedRun,
+    HeldRun,
     RunDraft,
+    RunLease,
     RunState,
     StoredRun,
     Terms,
@@ -23,10 +26,11 @@ from isolane.engines.sqlite import line, stops, usage
 from isolane.engines.sqlite.address import load_stored
 from isolane.engines.sqlite.drafts import to_fingerprints
 from isolane.engines.sqlite.file import Database
-from isolane.engines.sqlite.heads import load_bounds
+from isolane.engines.sqlite.heads import check_unused, claim, load_bounds
 from isolane.engines.sqlite.joining import CheckQuestion, Joining, Values, insert_run
 from isolane.engines.sqlite.new_messages import has_question
 from isolane.engines.sqlite.runs import (
+    find_run_no,
     load_active,
     load_lost,
     load_open_runs,
@@ -78,13 +82,26 @@ class DatabaseRunBook:
         work = partial(self._attach, context, run_id, asked)
         return await self._database.write(work, lane=context.user_id)
 
-    async def begin(self, context: UserExecutionContext) -> BegunRun:
-        """Begin a run whose turn has come; see `RunBook`."""
-        return await self._database.write(partial(self._begin, context), lane=context.user_id)
+    async def begin(self, context: UserExecutionContext, lease: RunLease) -> BegunRun:
+        """Begin a claimed run; see `RunBook`."""
+        work = partial(self._begin, context, lease)
+        return await self._database.write(work, lane=context.user_id)
 
-    async def claim(self, node_id: str, *, room: int) -> list[StoredRun]:
-        """Take runs whose turn has come, for a node to begin them; see `RunBook`."""
+    async def claim(self, node_id: str, *, room: int) -> list[ClaimedRun]:
+        """Claim runs whose turn has come, for a node to begin them; see `RunBook`."""
+        # Mostly there are none, and a read holds up nobody who writes.
+        if not await self._database.read(lambda one: line.find_claimable(one, node_id, room=1)):
+            return []
         return await self._database.write(partial(_claim, node_id, room))
+
+    async def load_held(self, node_id: str) -> list[HeldRun]:
+        """Return the runs that have the turn in the name of a node; see `RunBook`."""
+        return await self._database.read(lambda one: line.load_held(one, node_id))
+
+    async def give_back(self, lease: RunLease) -> bool:
+        """Let any node claim a run without an event; see `RunBook`."""
+        work = partial(_give_back, lease)
+        return await self._database.write(work, lane=lease.key.user_id)
 
     async def give_up(self, key: RunKey) -> None:
         """Hand the turn on from a run whose end can't be written; see `RunBook`."""
@@ -231,16 +248,18 @@ class DatabaseRunBook:
         stops.stop_run(connection, context.run_key, asked_at=now - age_ms)
         return now - age_ms
 
-    def _begin(self, context: UserExecutionContext, connection: Connection) -> BegunRun:
+    def _begin(
+        self, context: UserExecutionContext, lease: RunLease, connection: Connection
+    ) -> BegunRun:
         stored = load_run(context.run_key, connection)
         if stored is None:
             raise NotFound(f"run {context.run_id} was deleted with its thread")
         if stored.draft is NO_DRAFT:
             raise DatabaseFailed("what the run asks for can't be read")
-        holder = line.load_holder(connection, load_stored(connection, context.thread_key).thread_no)
-        if holder is None or holder.run_id != context.run_id or holder.has_begun:
-            raise RunConflict(f"it is not the turn of run {context.run_id}")
-        return self._joining.begin_waiting(connection, context, stored)
+        check_unused(connection, lease)
+        if stored.first_seq is None:
+            return self._joining.begin_waiting(connection, context, stored, lease)
+        return self._joining.begin_again(connection, context, stored, lease)
 
     def _request_stop(self, key: RunKey, asked_at: int, connection: Connection) -> bool:
         if stops.stop_run(connection, key, asked_at=asked_at):
@@ -267,10 +286,20 @@ def _place_of(waiting: line.Waiting, *, is_next: bool) -> Values:
     return {"place": waiting.first_place - 1 if is_next else waiting.last_place + 1}
 
 
-def _claim(node_id: str, room: int, connection: Connection) -> list[StoredRun]:
+def _claim(node_id: str, room: int, connection: Connection) -> list[ClaimedRun]:
     keys = line.claim(connection, node_id, room=room)
     found = (load_run(key, connection) for key in keys)
-    return [run for run in found if run is not None]
+    return [ClaimedRun(run, _lease(connection, run)) for run in found if run is not None]
+
+
+def _lease(connection: Connection, run: StoredRun) -> RunLease:
+    """Return a new lease of a run; an older one has ended."""
+    key = ThreadKey(run.key.user_id, run.thread_id)
+    return claim(connection, key, run.run_id, find_run_no(connection, run.key))
+
+
+def _give_back(lease: RunLease, connection: Connection) -> bool:
+    return line.give_back(connection, lease)
 
 
 def _mend_turns(connection: Connection) -> int:

@@ -181,7 +181,7 @@ async def test_run_that_waits_refers_to_it_too(ground: Ground, tmp_path: Path) -
     waiting = {run.run_id: run.draft for run in await ground.book.load_open_runs()}["r"]
     assert waiting == replace(asked, messages=[question])
     await end(ground, "r-0")
-    begun = await ground.book.begin(context_of("r"))
+    begun = await ground.take_turn(context_of("r"))
     assert list(begun.added) == [question]
     assert begun.state == asked.request["state"]
     await assert_exact(ground.database)
@@ -198,7 +198,7 @@ async def test_alone_in_line_it_is_kept_until_the_run_has_begun(
     await ground.add_run(context_of("r"), draft(shows("q", PICTURE)))
     assert count_in(tmp_path) == 1
     await end(ground, "r-0")
-    await ground.book.begin(context_of("r"))
+    await ground.take_turn(context_of("r"))
     await assert_exact(ground.database)
     assert count_in(tmp_path) == 1
     assert await stored(ground) == [user_message("first")]  # the run is under way

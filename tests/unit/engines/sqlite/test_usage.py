@@ -156,7 +156,7 @@ class Users:
         await append_to(self.ground.log, key, run_id, [b"over"], end=end)
         if self.waiting.get(key):
             following = self.waiting[key].pop(0)
-            await self.ground.book.begin(following)
+            await self.ground.take_turn(following)
             self.running[key] = following
 
     async def tidy(self, key: ThreadKey) -> None:
@@ -318,7 +318,7 @@ async def test_run_that_was_let_in_goes_on_past_the_quota(tmp_path: Path) -> Non
         answer = [user_message(LARGE, message_id="answer")]
         end = RunEnd("r-1", "success", None, answer, ground.clock())
         await append_to(ground.log, key, "r-1", [b"x" * quotas.size, b"over"], end=end)
-        await ground.book.begin(context_of("r-2"))
+        await ground.take_turn(context_of("r-2"))
         assert (await kept_by(ground)).bytes > quotas.size
         with pytest.raises(LimitExceeded) as refused:
             await ground.add_run(context_of("r-3"), draft_of("even more"))
