@@ -658,7 +658,7 @@ def assert_nothing_is_left(scene: Scene) -> None:
     house, service, factory = scene.house, scene.house.service, scene.house.factory
     assert not service._live
     assert not any(
-        (service._admission.starting, service._driver.beginning, service._deletion.under_way)
+        (service._admission._starting, service._driver.beginning, service._deletion.under_way)
     )
     assert not house.limits._held
     assert not house.bell._listeners

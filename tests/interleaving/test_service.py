@@ -239,7 +239,7 @@ async def assert_nothing_is_left(house: House) -> None:
     service = house.service
     assert service.active_count == 0
     assert not service._live
-    assert not service._admission.starting
+    assert not service._admission._starting
     assert not house.limits._held
     assert not house.bell._listeners
     assert not house.feed._tails

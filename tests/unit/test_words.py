@@ -14,10 +14,12 @@ SOURCE: Final = Path(__file__).parents[2] / "src" / "isolane"
 NOT_YET: Final = (
     "app.py",
     "contracts/engines.py",
-    "doors/gateway.py",
     "engines/",
     "log/",
-    "runs/",
+    "runs/draft.py",
+    "runs/making.py",
+    "runs/question.py",
+    "runs/writer.py",
     "server.py",
 )
 """Files and folders that still name errors inside sentences. The list only gets shorter."""

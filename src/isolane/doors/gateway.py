@@ -67,7 +67,11 @@ class Gateway:
         return LargeAnswer(self.unread, user_id, load, send_timeout_s=self.settings.send_timeout_s)
 
     def check_ready(self) -> None:
-        """Raise `Unavailable` unless the gateway takes work."""
+        """Return while the gateway takes work.
+
+        Raises:
+            Unavailable: The gateway starts or drains.
+        """
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
 
@@ -124,7 +128,9 @@ def get_gateway(scope: Mapping[str, Any]) -> Gateway:
     """Return the gateway that the app's lifespan opened.
 
     It is kept by its own app, since a host may have mounted two and has one state for both.
-    Raises `Unavailable` when that lifespan doesn't run, as when the app is mounted without it.
+
+    Raises:
+        Unavailable: That lifespan doesn't run, because the app is mounted without it.
     """
     gateway: Gateway | None = getattr(scope["app"].state, STATE_KEY, None)
     if gateway is None:

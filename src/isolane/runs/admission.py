@@ -59,8 +59,7 @@ class Admission:
         self._driver = driver
         self._placing = placing
         self._check_room = check_room
-        self.starting = KeyedLocks[RunKey]()
-        """Runs that are being taken on."""
+        self._starting = ground.starting
 
     async def take_on(
         self, context: UserExecutionContext, offer: Offer, told: asyncio.Event, left_out: LeftOut
@@ -69,7 +68,7 @@ class Admission:
 
         Frames of one thread are placed one after the other: each finds what the one before asked.
         """
-        async with self.starting.hold(context.run_key):
+        async with self._starting.hold(context.run_key):
             stored = await self._store.load_run(context.run_key)
             if stored is not None:
                 return await self._attach(context, stored, offer)
@@ -131,7 +130,11 @@ class Admission:
         )
 
     async def _check_results(self, key: ThreadKey, offer: Offer) -> None:
-        """Raise `InvalidInput` for a tool's answer that would be lost: its id is another's."""
+        """Check that no answer of a tool has the id of another message: it would be lost.
+
+        Raises:
+            InvalidInput: An answer has such an id.
+        """
         fresh: dict[str, Message] = {}
         for result in offer.results:
             found = await self._store.load_known(
@@ -155,8 +158,10 @@ class Admission:
     def _find_holder(self, key: ThreadKey, offer: Offer) -> Run | None:
         """Return the unfinished run that asks the frame's question, one that goes on if possible.
 
-        Raises `InvalidInput` when it asks something else under that id. Who rewinds takes the
-        question back, and so nobody is asked.
+        A frame that rewinds takes the question back, so it has no holder.
+
+        Raises:
+            InvalidInput: The run asks something else under that id.
         """
         if offer.question is None or offer.draft.rewind_to is not None:
             return None
@@ -239,6 +244,10 @@ class Admission:
             raise InvalidInput("forwardedProps.rewindTo", "must be the id of a message that stands")
 
     def _check_open(self) -> None:
-        """Raise `Unavailable` when no new run is taken on now."""
+        """Return while new runs are taken on.
+
+        Raises:
+            Unavailable: The gateway drains, or has no room for new runs.
+        """
         self._draining.check_open()
         self._check_room()

@@ -10,13 +10,10 @@ from typing import Final
 
 import structlog
 
-from isolane.clock import Clock
-from isolane.context import RunKey
 from isolane.contracts import HeldRun, RunLease, RunState
 from isolane.errors import DatabaseFailed, chain_of
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
-from isolane.runs.locks import KeyedLocks
 from isolane.runs.restart import Restart
 
 UNKNOWN_MS: Final = 1000
@@ -29,25 +26,17 @@ _log = structlog.get_logger(__name__)
 class Beat:
     """Compares the rows in the name of this node with the runs that it drives."""
 
-    def __init__(
-        self,
-        ground: Ground,
-        *,
-        driver: RunDriver,
-        starting: KeyedLocks[RunKey],
-        restart: Restart,
-        timer: Clock,
-    ) -> None:
-        """Let `restart` end runs; `starting` are being taken on. `timer` is never set."""
+    def __init__(self, ground: Ground, *, driver: RunDriver, restart: Restart) -> None:
+        """Let `driver` claim runs, and `restart` end them."""
         self._live = ground.live
         self._book = ground.book
         self._store = ground.store
         self._members = ground.members
         self._node_id = ground.node_id
         self._dispatcher = driver.dispatcher
-        self._starting = starting
+        self._starting = ground.starting
         self._restart = restart
-        self._timer = timer
+        self._timer = ground.timer
         self._unknown: dict[RunLease, int] = {}
         """Leases of runs that this node doesn't know, and since when, by the timer."""
         self._failed: frozenset[int] = frozenset()

@@ -85,7 +85,7 @@ class Dispatcher:
         if run is None:
             run = self._maker.revive(stored)
             self._live.hold(run)
-        if run.has_turn:
+        if run.has_turn or run.begun is not None:  # what drives it has lost its lease, and ends
             return
         run.has_turn = True
         run.draft = stored.draft

@@ -9,11 +9,9 @@ from typing import Final
 
 import structlog
 
-from isolane.context import RunKey
 from isolane.errors import GoingAway, IsolaneError
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
-from isolane.runs.locks import KeyedLocks
 from isolane.runs.run import Run
 
 MARGIN_S: Final = 10.0
@@ -26,15 +24,15 @@ _log = structlog.get_logger(__name__)
 class Drain:
     """Ends the runs of this process in order."""
 
-    def __init__(self, ground: Ground, *, driver: RunDriver, starting: KeyedLocks[RunKey]) -> None:
-        """Wait for runs that are being taken on, which `starting` holds, before all others end."""
+    def __init__(self, ground: Ground, *, driver: RunDriver) -> None:
+        """Wait for runs that are being taken on before all others end."""
         self._live = ground.live
         self._draining = ground.draining
         self._book = ground.book
         self._node_id = ground.node_id
         self._tasks = ground.tasks
         self._driver = driver
-        self._starting = starting
+        self._starting = ground.starting
         self._hurried = asyncio.Event()
 
     async def drain(self, *, timeout_s: float) -> None:

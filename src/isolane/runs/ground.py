@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from isolane.clock import Clock
+from isolane.context import RunKey
 from isolane.contracts import Members, RunBook, Store
 from isolane.health.draining import Draining
 from isolane.ids import new_node_id
 from isolane.log.feed import Feed
 from isolane.runs.live import LiveRuns
+from isolane.runs.locks import KeyedLocks
 from isolane.runs.making import RunMaker
 from isolane.runs.news import ThreadNews
 from isolane.settings import Settings
@@ -29,8 +31,12 @@ class Ground:
     draining: Draining
     clock: Clock
     """Milliseconds since 1970."""
+    timer: Clock
+    """Milliseconds of a clock that is never set, for what lasts seconds."""
     news: ThreadNews
     maker: RunMaker
     live: LiveRuns = field(default_factory=LiveRuns)
+    starting: KeyedLocks[RunKey] = field(default_factory=KeyedLocks)
+    """Runs that are being taken on."""
     node_id: str = field(default_factory=new_node_id)
     """Name of this process in the run book. Each start has another."""

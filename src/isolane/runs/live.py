@@ -26,7 +26,11 @@ class LiveRuns:
         return iter(tuple(self._runs.values()))
 
     def __getitem__(self, key: RunKey) -> Run:
-        """Return the run of that key; raises `KeyError`."""
+        """Return the run of that key.
+
+        Raises:
+            KeyError: The run isn't here.
+        """
         return self._runs[key]
 
     def __contains__(self, key: RunKey) -> bool:

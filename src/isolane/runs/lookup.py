@@ -29,7 +29,7 @@ class RunLookup:
         return await self._book.find_active(user_id)
 
     async def load_run(self, context: UserExecutionContext, run_id: str) -> StoredRun:
-        """Return one of the user's runs, whatever its thread. Raises `NotFound`."""
+        """Return one of the user's runs, whatever its thread; see `AgentService.load_run`."""
         stored = await self._store.load_run(RunKey(context.user_id, run_id))
         if stored is None:
             raise NotFound(f"no run {run_id}")
@@ -60,10 +60,7 @@ class RunLookup:
         )
 
     async def load_start(self, context: UserExecutionContext) -> EventId:
-        """Return the place in the log before the first event of the context's run.
-
-        A run that waits for its turn begins after what the log has now. Raises `NotFound`.
-        """
+        """Return the place before the first event of a run; see `AgentService.load_start`."""
         return (await self.load_run(context, context.run_key.run_id)).after
 
     async def follow_batches(

@@ -65,10 +65,10 @@ class AgentService:
     ) -> None:
         """Serve `agents`, the first as the default, until `draining` has begun.
 
-        `is_followed` says whether a socket reads a run: then nobody's leaving stops it.
-        `check_room` raises `Unavailable` while there is no room for new runs. `timer` is a clock
-        that nobody sets, for what lasts seconds. `subjects` know how the outside names the users of
-        runs that have waited over a restart.
+        `is_followed` says whether a socket reads a run. A run that a socket reads isn't stopped
+        when its reader over HTTP leaves. `check_room` fails with `Unavailable` while there is no
+        room for new runs. `timer` measures seconds and is never set. `subjects` know how the
+        outside names the users of runs that have waited over a restart.
         """
         self._settings = settings
         self._tasks = tasks
@@ -81,6 +81,7 @@ class AgentService:
             tasks=tasks,
             draining=draining,
             clock=clock,
+            timer=timer or clock,
             news=ThreadNews(store, notify, clock=clock),
             maker=RunMaker(agents, subjects=subjects, clock=clock),
         )
@@ -88,7 +89,7 @@ class AgentService:
         self._maker, self._live = ground.maker, ground.live
         self._lookup = RunLookup(ground)
         self._driver = RunDriver(ground)
-        self._stopping = Stopping(ground, timer=timer or clock)
+        self._stopping = Stopping(ground)
         halt = self._stopping.halt_run
         self._unread = UnreadRuns(ground, is_followed=is_followed, halt=halt)
         self._deletion = Deletion(
@@ -104,14 +105,8 @@ class AgentService:
             check_room=check_room,
         )
         self._restart = Restart(ground, driver=self._driver)
-        self._beat = Beat(
-            ground,
-            driver=self._driver,
-            starting=self._admission.starting,
-            restart=self._restart,
-            timer=timer or clock,
-        )
-        self._drain = Drain(ground, driver=self._driver, starting=self._admission.starting)
+        self._beat = Beat(ground, driver=self._driver, restart=self._restart)
+        self._drain = Drain(ground, driver=self._driver)
 
     @property
     def active_count(self) -> int:
@@ -153,7 +148,11 @@ class AgentService:
         return self._live.find_run_of(context.thread_key, message_id)
 
     def check_agent(self, name: str | None) -> str:
-        """Return the agent's name, the default's for None; raises `UnknownAgent`."""
+        """Return the agent's name, the default's for None.
+
+        Raises:
+            UnknownAgent: No agent has that name.
+        """
         return self._maker.check_agent(name)
 
     async def start(
@@ -166,19 +165,27 @@ class AgentService:
         over_http: bool = False,
         must_add: bool = False,
     ) -> RunTicket:
-        """Take a run on; the same run id attaches to the one there is, and so does its question.
+        """Take a run on. A run id that is known attaches to its run, and so does a question.
 
-        A question that a run under way or in line holds already attaches to that run, whose context
-        is in the ticket. One that is the thread's last and was answered is asked again: what
-        followed it is taken back.
+        A question that an unfinished run asks already attaches to that run, whose context is in the
+        ticket. The thread's last question, once it was answered, is asked again: what followed it
+        is taken back.
 
-        `left_out` is what its client sent beside `run_input`, for the run's warning. What is asked
-        `over_http` may be stopped when its readers leave (see `enter`), and comes in the place of
-        runs that its user has left, unless frame or settings name a policy. A run that `must_add`
-        is a `RunConflict` when the thread has all its messages. Raises
-        `RunConflict`, `LimitExceeded`, `InvalidInput`, `Unavailable`, `UnknownAgent`. The run's
-        first event comes only after the caller had a chance to say so. Cancelling the caller
+        `left_out` is what the client sent beside `run_input`, for the run's warning. A run that is
+        asked `over_http` may be stopped when its readers leave (see `enter`). It also replaces runs
+        that its user has left, unless frame or settings name a policy. A run that `must_add` is
+        refused when the thread has all its messages.
+
+        The run's first event comes only after the caller had a chance to say so. A cancelled caller
         changes nothing for the run: it is taken on, and the same id attaches to it.
+
+        Raises:
+            RunConflict: The thread is busy and the policy is `reject`. Or the id was used with
+                other content. Or the run must add a message and adds none.
+            LimitExceeded: The user has too many runs, or exceeds a quota.
+            InvalidInput: A field of the input is wrong.
+            Unavailable: The gateway drains, has no room, or can't reach its database.
+            UnknownAgent: No agent has that name.
         """
         offer = to_offer(run_input, self.check_agent(agent))
         offer = replace(offer, draft=replace(offer.draft, must_add=must_add))
@@ -206,14 +213,21 @@ class AgentService:
             told.set()
 
     async def load_run(self, context: UserExecutionContext, run_id: str) -> StoredRun:
-        """Return one of the user's runs, whatever its thread. Raises `NotFound`."""
+        """Return one of the user's runs, whatever its thread.
+
+        Raises:
+            NotFound: The user has no such run.
+        """
         return await self._lookup.load_run(context, run_id)
 
     async def locate(self, context: UserExecutionContext, run_id: str) -> UserExecutionContext:
         """Return the context of one of the user's runs: its thread is the one that is on record.
 
-        The id of a run that attached leads to the run that it attached to. Raises `NotFound`. Finds
-        a run from the moment it is taken on, before it is stored.
+        The id of a run that attached leads to the run that it attached to. A run is found from the
+        moment it is taken on, before it is stored.
+
+        Raises:
+            NotFound: The user has no such run.
         """
         return await self._lookup.locate(context, run_id)
 
@@ -222,15 +236,18 @@ class AgentService:
     ) -> Known:
         """Return what a frame of the context's run needn't bring: what its thread has.
 
-        What the frame's own rewind takes back may come anew, and what the same run brought before
-        is compared. Which calls were answered is looked up where a list `has_results`.
+        Messages that the frame's own rewind takes back may come anew. Messages that the same run
+        brought before are compared. Answered calls are looked up where a list `has_results`.
         """
         return await self._lookup.load_known(context, rewind_to=rewind_to, has_results=has_results)
 
     async def load_start(self, context: UserExecutionContext) -> EventId:
         """Return the place in the log before the first event of the context's run.
 
-        A run that waits for its turn begins after what the log has now. Raises `NotFound`.
+        A run that waits for its turn begins after the end that the log has now.
+
+        Raises:
+            NotFound: The user has no such run.
         """
         return await self._lookup.load_start(context)
 
@@ -239,8 +256,13 @@ class AgentService:
     ) -> AsyncGenerator[Record, None]:
         """Yield the records of the context's run to its end, or of its whole thread, live.
 
-        Raises `NotFound`, `CursorExpired`, `InvalidCursor`, and `InvalidContext` when the run
-        belongs to another thread.
+        A caller may cancel or close the iterator at any record.
+
+        Raises:
+            NotFound: The user has no such thread or run.
+            CursorExpired: The log no longer keeps what came after `after`.
+            InvalidCursor: The place `after` is ahead of the log.
+            InvalidContext: The run belongs to another thread.
         """
         async with aclosing(self.follow_batches(context, after=after)) as batches:
             async for batch in batches:
@@ -258,8 +280,10 @@ class AgentService:
     async def abort(self, context: UserExecutionContext) -> None:
         """Stop the context's run; its own end follows. A run that has ended stays as it is.
 
-        The id of a run that attached stops the one that it attached to. Raises `InvalidContext`
-        when the run belongs to another thread.
+        The id of a run that attached stops the run that it attached to.
+
+        Raises:
+            InvalidContext: The run belongs to another thread.
         """
         await self._stopping.abort(context)
 
@@ -291,10 +315,13 @@ class AgentService:
         await self._stopping.stop_users(until)
 
     async def remember_abort(self, user_id: str, run_id: str) -> None:
-        """Keep an abort that overtook its run, for 10 s, 100 a user.
+        """Keep an abort that overtook its run, for 10 s, 100 per user.
 
-        Not when a run with this id was deleted just now: that one was meant, and it is over.
-        Raises `Unavailable`. Cancelling doesn't take it back.
+        The abort isn't kept when a run with this id was deleted just now: that run was meant, and
+        it is over. Cancelling doesn't take the abort back.
+
+        Raises:
+            Unavailable: The abort can't be written now.
         """
         await self._stopping.remember(RunKey(user_id, run_id))
 
@@ -311,9 +338,12 @@ class AgentService:
         self._unread.leave(reader)
 
     async def delete_thread(self, context: UserExecutionContext) -> None:
-        """Remove the context's thread: its runs end without another event. Raises `NotFound`.
+        """Delete the context's thread. Its runs end without another event.
 
-        Cancelling the caller doesn't take it back.
+        Cancelling the caller doesn't take the deletion back.
+
+        Raises:
+            NotFound: The user has no such thread.
         """
         await self._deletion.delete_thread(context)
 
@@ -332,8 +362,11 @@ class AgentService:
     async def emit(self, key: ThreadKey, event_type: str, data: Mapping[str, object]) -> EventId:
         """Put a CUSTOM event into the run under way, and return its id once it is committed.
 
-        Raises `NoActiveRun`, and `NotFound` when the thread is deleted meanwhile. Cancelling
-        doesn't take it back.
+        Cancelling doesn't take the event back.
+
+        Raises:
+            NoActiveRun: No run is under way on the thread.
+            NotFound: The thread was deleted meanwhile.
         """
         run = self._driver.get_active(key)
         if run is None or run.writer is None:
@@ -343,8 +376,8 @@ class AgentService:
     async def recover(self) -> int:
         """End the runs that another life left open, and take the queued ones on again.
 
-        Returns how many were open. A run whose end takes longer than 1 s to write, or can't be
-        written at all, keeps nobody from starting: its end goes on beside.
+        Returns how many runs were open. An end that takes longer than 1 s to write, or can't be
+        written at all, goes on in a task of its own and delays no start.
         """
         return await self._restart.recover()
 

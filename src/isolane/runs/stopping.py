@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from isolane.clock import Clock
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.errors import InvalidContext, IsolaneError
 from isolane.runs.ground import Ground
@@ -20,14 +19,14 @@ _log = structlog.get_logger(__name__)
 class Stopping:
     """Stops runs: here at once, and in the book, so that a stop outlives this process."""
 
-    def __init__(self, ground: Ground, *, timer: Clock) -> None:
-        """Write stops into the book; `timer` measures seconds and is never set."""
+    def __init__(self, ground: Ground) -> None:
+        """Write stops into the book."""
         self._live = ground.live
         self._book = ground.book
         self._store = ground.store
         self._tasks = ground.tasks
         self._clock = ground.clock
-        self._deleted_runs = RecentRuns(timer)
+        self._deleted_runs = RecentRuns(ground.timer)
 
     async def abort(self, context: UserExecutionContext) -> None:
         """Stop the context's run; see `AgentService.abort`."""
@@ -108,9 +107,10 @@ class Stopping:
 
 
 def check_thread(context: UserExecutionContext, thread_id: str) -> None:
-    """Raise `InvalidContext` when a run is of another thread than the context says.
+    """Check that a run is of the context's thread. A run's thread is the one that is on record.
 
-    A run belongs to the thread that is on record.
+    Raises:
+        InvalidContext: The run is of another thread.
     """
     if context.thread_id != thread_id:
         raise InvalidContext("runId", "must name a run of the context's own thread", context.run_id)

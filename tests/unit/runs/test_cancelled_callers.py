@@ -122,7 +122,7 @@ async def test_a_start_whose_house_closes_is_told_so() -> None:
         house.service._deletion.under_way.hold(key_of()),  # nobody ends this wait
     ):
         task = asyncio.create_task(start("r")(house))
-        await until(lambda: house.service._admission.starting)
+        await until(lambda: house.service._admission._starting)
         await house.tasks.close()
         with pytest.raises(Exception, match="the gateway ended during the start of r"):
             await task

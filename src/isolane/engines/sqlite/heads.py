@@ -77,7 +77,11 @@ def new_fence() -> int:
 
 
 def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> RunLease:
-    """Let a run write the log of its thread, and nobody else from now on. Raises `NotFound`."""
+    """Let a run write the log of its thread, and nobody else from now on.
+
+    Raises:
+        NotFound: The thread was deleted.
+    """
     stored = load_stored(connection, key)
     fence = new_fence()
     if not connection.exec_driver_sql(_CLAIM, (run_no, fence, stored.thread_no)).rowcount:
@@ -121,8 +125,11 @@ def advance(
     """Number a batch; return the number of its first entry, and whether it is new.
 
     A batch that was committed before has the numbers that it got then, as long as it is the last
-    one of its lease. Nothing passes after the end. Raises `NotFound` when the thread was deleted,
-    `Fenced` when somebody else writes the run, or a later batch was written.
+    one of its lease. Nothing passes after the end.
+
+    Raises:
+        NotFound: The thread was deleted.
+        Fenced: Somebody else writes the run, or a later batch was written.
     """
     count = len(payloads)
     run_no = NO_RUN if is_end else lease.run_no

@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection
 
 from isolane.context import RunKey, ThreadKey
-from isolane.contracts import HeldRun, RunLease, RunState
+from isolane.contracts import HeldRun, RunLease, RunState, Terms
 from isolane.engines.sqlite.heads import release
+from isolane.errors import LimitExceeded, RunConflict
 
 READY: Final = "ready"
 """The state of a run whose turn has come and that hasn't begun. Outside it still waits."""
@@ -110,6 +111,29 @@ def load_waiting(connection: Connection, thread_no: int) -> Waiting:
 def count_open(connection: Connection, user_id: str, *, most: int) -> int:
     """Return how many unfinished runs the user has on threads that are there; `most` at most."""
     return int(connection.exec_driver_sql(_COUNT_OF_USER, (user_id, most)).scalar_one())
+
+
+def check_terms(
+    connection: Connection, user_id: str, terms: Terms, *, is_busy: bool, waiting: int
+) -> None:
+    """Check that a run may be let in.
+
+    Raises:
+        RunConflict: The thread is busy and the policy is `reject`.
+        LimitExceeded: The user has too many runs, or too many runs wait on the thread.
+    """
+    if terms.policy == "reject" and is_busy:
+        raise RunConflict("the thread has a run under way", retryable=True)
+    most = terms.runs_per_user
+    if count_open(connection, user_id, most=most) >= most:
+        raise LimitExceeded("runsPerUser", most)
+    if is_busy and waiting >= terms.queued_per_thread:
+        raise LimitExceeded("queuedRunsPerThread", terms.queued_per_thread)
+
+
+def place_of(waiting: Waiting, *, is_next: bool) -> dict[str, int]:
+    """Return the place of a run that waits: behind all others, or before them."""
+    return {"place": waiting.first_place - 1 if is_next else waiting.last_place + 1}
 
 
 def hand_on(connection: Connection, thread_no: int) -> None:

@@ -40,7 +40,7 @@ from isolane.engines.sqlite.runs import (
 )
 from isolane.engines.sqlite.threads import load_found_thread
 from isolane.engines.sqlite.usage import Quotas
-from isolane.errors import DatabaseFailed, LimitExceeded, NotFound, RunConflict
+from isolane.errors import DatabaseFailed, NotFound, RunConflict
 from isolane.events.transcript import Message
 
 
@@ -100,8 +100,8 @@ class DatabaseRunBook:
 
     async def give_back(self, lease: RunLease) -> bool:
         """Let any node claim a run without an event; see `RunBook`."""
-        work = partial(_give_back, lease)
-        return await self._database.write(work, lane=lease.key.user_id)
+        user_id = lease.key.user_id
+        return await self._database.write(lambda one: line.give_back(one, lease), lane=user_id)
 
     async def give_up(self, key: RunKey) -> None:
         """Hand the turn on from a run whose end can't be written; see `RunBook`."""
@@ -170,7 +170,9 @@ class DatabaseRunBook:
         holder = line.load_holder(connection, thread_no)
         waiting = line.load_waiting(connection, thread_no)
         is_busy = holder is not None or waiting.length > 0
-        _check_terms(connection, context.user_id, terms, is_busy=is_busy, waiting=waiting.length)
+        line.check_terms(
+            connection, context.user_id, terms, is_busy=is_busy, waiting=waiting.length
+        )
         stop_at = self._load_stop(connection, context, terms)
         owned = {"node_id": terms.node_id, "stop_at": stop_at}
         with usage.bounded(connection, context.user_id, self._quotas):
@@ -181,7 +183,7 @@ class DatabaseRunBook:
                 return Admitted(draft, begun, 0, begun.after, stop_at=stop_at)
             kept, row = self._joining.keep(connection, context, draft)
             self._check_asked_again(connection, context, draft, holder)
-            row |= _place_of(waiting, is_next=terms.policy == "interrupt")
+            row |= line.place_of(waiting, is_next=terms.policy == "interrupt")
             insert_run(connection, context, {**row, "stop_at": stop_at})
         line.hand_on(connection, thread_no)  # where runs waited although nobody had the turn
         position = 1 if terms.policy == "interrupt" else waiting.length + 1
@@ -268,24 +270,6 @@ class DatabaseRunBook:
         return False
 
 
-def _check_terms(
-    connection: Connection, user_id: str, terms: Terms, *, is_busy: bool, waiting: int
-) -> None:
-    """Raise what keeps a run from being let in: its thread is busy, or a limit is reached."""
-    if terms.policy == "reject" and is_busy:
-        raise RunConflict("the thread has a run under way", retryable=True)
-    most = terms.runs_per_user
-    if line.count_open(connection, user_id, most=most) >= most:
-        raise LimitExceeded("runsPerUser", most)
-    if is_busy and waiting >= terms.queued_per_thread:
-        raise LimitExceeded("queuedRunsPerThread", terms.queued_per_thread)
-
-
-def _place_of(waiting: line.Waiting, *, is_next: bool) -> Values:
-    """Return the place of a run that waits: behind all others, or before them."""
-    return {"place": waiting.first_place - 1 if is_next else waiting.last_place + 1}
-
-
 def _claim(node_id: str, room: int, connection: Connection) -> list[ClaimedRun]:
     keys = line.claim(connection, node_id, room=room)
     found = (load_run(key, connection) for key in keys)
@@ -296,10 +280,6 @@ def _lease(connection: Connection, run: StoredRun) -> RunLease:
     """Return a new lease of a run; an older one has ended."""
     key = ThreadKey(run.key.user_id, run.thread_id)
     return claim(connection, key, run.run_id, find_run_no(connection, run.key))
-
-
-def _give_back(lease: RunLease, connection: Connection) -> bool:
-    return line.give_back(connection, lease)
 
 
 def _mend_turns(connection: Connection) -> int:
