@@ -82,8 +82,8 @@ class Beat:
             _log.error("unknown_run_kept", run_id=lease.run_id, chain=chain_of(error))
 
     async def _end(self, lease: RunLease) -> None:
-        self._failed |= {lease.run_no}  # one try: an end that fails for good fails each time
         stored = await self._store.load_run(lease.run_key)
+        self._failed |= {lease.run_no}  # one try: an end that fails for good fails each time
         if stored is not None and stored.state is RunState.RUNNING:
             _log.warning("unknown_run_ended", run_id=lease.run_id)
             _ = self._restart.start_end(stored)

@@ -119,6 +119,27 @@ async def test_a_run_with_events_that_nobody_drives_ends() -> None:
         await assert_nothing_is_left(house)
 
 
+async def test_an_end_that_the_database_cannot_take_now_is_tried_at_the_next_beat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_house({"default": says("word")}) as house:
+        terms = Terms(node_id=house.service._beat._node_id)
+        admitted: Any = await house.ground.book.admit(FIRST, draft_of("a"), terms)
+        await house.ground.log.append(admitted.begun.lease, [b'{"type":"RUN_STARTED"}'], batch=1)
+        await beat(house, times=1)
+
+        async def refuse(_key: object) -> object:
+            raise Unavailable("the database is busy")
+
+        monkeypatch.setattr(house.ground.store, "load_run", refuse)
+        with pytest.raises(Unavailable):
+            await house.service.beat()
+        monkeypatch.undo()
+        await house.service.beat()
+        async with asyncio.timeout(5):
+            assert outcome(await house.events(FIRST)) == "agent_lost"
+
+
 async def test_what_is_being_taken_on_is_not_unknown() -> None:
     books = Books()
     async with open_house({"default": says("word")}, wrap_book=books.wrap) as house:
