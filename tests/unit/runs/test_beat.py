@@ -265,12 +265,12 @@ async def test_a_drain_gives_back_what_was_claimed_and_has_not_begun(
         await house.ground.book.admit(FIRST, draft_of("a"), Terms(node_id="other"))
         await house.service.start(SECOND, ask(SECOND, "b"))
         await house.ground.end_run(FIRST)
-        await house.service.beat()
+        beating = asyncio.create_task(house.service.beat())
         await reached.wait()
         draining = asyncio.create_task(house.service.drain(timeout_s=5))
         await until(lambda: house.draining.has_begun)
         go_on.set()
-        await draining
+        await asyncio.gather(draining, beating)
         assert await house.ground.book.load_held(house.service._beat._node_id) == []
         (waiting,) = await house.ground.book.load_open_runs()
         assert waiting.state is RunState.QUEUED
