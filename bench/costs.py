@@ -17,8 +17,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
+from figures import FULL, QUICK, Effort, Faults, Figure, Load, Measured
 from generator import Generator, build
-from loads import FULL, QUICK, Effort, Faults, Figure, Load, Measured, all_loads
+from loads import all_loads
 from machine import Cores, on_core
 from servers import (
     CHECKOUT,

@@ -45,7 +45,11 @@ class Line:
         self._socket.close()
 
     def upgrade(self, path: str, token: str | None) -> None:
-        """Become a WebSocket. Raises ConnectionError when it can't."""
+        """Become a WebSocket.
+
+        Raises:
+            ConnectionError: The server refuses.
+        """
         asked = upgrade_request(f"{HOST}:{self._socket.getpeername()[1]}", path, token)
         self.ask(asked, first=b" 101 ", last=b"\r\n\r\n")
 
@@ -54,7 +58,11 @@ class Line:
         return self.ask(encode_frame(TEXT, text.encode()), first=first, last=last)
 
     def ask(self, sent: bytes, *, first: bytes, last: bytes) -> Answer:
-        """Send, and read until the mark `last` has come. Raises ConnectionError when it can't."""
+        """Send, and read until the mark `last` has come.
+
+        Raises:
+            ConnectionError: The server hangs up before, or the mark `first` has not come.
+        """
         began, first_s = time.perf_counter(), 0.0
         self._socket.sendall(sent)
         parts, seen = list[bytes](), b""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final, TypeAlias
 
-from loads import Figure, Goal, Measured
+from figures import Figure, Goal, Measured
 
 WHOLE_FROM: Final = 100
 """Greater values are shown without decimals."""
@@ -26,11 +26,12 @@ def to_lines(figure: Figure, rounds: Rounds, measured: Sequence[str]) -> list[st
         beside = [median(one.beside[column] for one in found.values()) for column in columns]
         cells = [min(values), median(values), max(values), *beside]
         lines.append(f"  {name:<20}{''.join(f'{_to_text(cell):>11}' for cell in cells)}")
-    return [*lines, *(_compare(figure, rounds, name) for name in measured), ""]
+    compared = {name: _compare(figure, rounds, name) for name in measured}
+    return [*lines, *(f"  {name}: {text}" for name, text in compared.items() if text), ""]
 
 
 def _compare(figure: Figure, rounds: Rounds, name: str) -> str:
-    """Return a line with the ratios to all others, each of the same round, and the goals."""
+    """Return the ratios to all others, each of the same round, and the goals."""
     ratios = {peer: ratio_of(rounds[name], of) for peer, of in rounds.items() if peer != name}
     goals = {goal.peer: goal for goal in figure.goals}
     own = median(one.value for one in rounds[name].values())
@@ -38,7 +39,7 @@ def _compare(figure: Figure, rounds: Rounds, name: str) -> str:
     for peer, ratio in ratios.items():
         if ratio is not None:
             parts.append(_judge(f"{ratio:.2f} x {peer}", ratio, goals.get(peer)))
-    return f"  {name}: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def ratio_of(own: Mapping[int, Measured], peer: Mapping[int, Measured]) -> float | None:

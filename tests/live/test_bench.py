@@ -10,8 +10,9 @@ from typing import Final
 
 import pytest
 from costs import Bench
+from figures import Effort
 from generator import Generator, build
-from loads import Effort, Sustained, all_loads
+from loads import Sustained, all_loads
 from pace import Pace
 from servers import FOLDER, HOST, PLAIN, UVICORN, Server, make_tokens, running, serve_isolane
 

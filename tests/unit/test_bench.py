@@ -10,16 +10,17 @@ import socket
 import threading
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
+from figures import Figure, Goal, Measured
 from generator import Generator, Window, build
-from loads import Figure, Goal, Measured
 from pace import Pace
 from servers import CHECKOUT, PLAIN, Server, serve_peer
 from table import ratio_of, to_lines
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
@@ -46,17 +47,22 @@ def yardstick(programs: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def saying(seqs: Sequence[int]) -> Iterator[Server]:
+def saying(seqs: Sequence[int], *, words: str = "") -> Iterator[Server]:
     """Answer each question with entries of these numbers, and an end of the last one's number."""
 
     def answer(connection: ServerConnection) -> None:
-        for _ in connection:
-            for seq in seqs[:-1]:
-                connection.send(f'{{"id":"e-{seq}","chunk":{{"delta":"due=1 at=1 "}}}}')
-            connection.send(f'{{"id":"e-{seqs[-1]}","chunk":{{"type":"RUN_FINISHED"}}}}')
+        with suppress(ConnectionClosed):  # the generator hangs up without a goodbye
+            for _ in connection:
+                for seq in seqs[:-1]:
+                    connection.send(to_entry(seq, f'"delta":"due=1 at=1 {words}"'))
+                connection.send(to_entry(seqs[-1], '"type":"RUN_FINISHED"'))
 
     with serve(answer, sock=listen()) as server:
         yield from _beside(server)
+
+
+def to_entry(seq: int, chunk: str) -> str:
+    return f'{{"id":"e-{seq}","chunk":{{{chunk}}}}}'
 
 
 @contextmanager
@@ -129,6 +135,15 @@ def test_ids_that_do_not_follow_are_gaps(
         report = generator.finish(server, 1, Pace(0, 1, 1), at_once=1)
     assert report.gaps == gaps
     assert report.events == len(seqs) - 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [10, 1_000, 1_000_000], ids=["7 bits", "16 bits", "64 bits"])
+def test_events_of_any_length_are_counted_also_in_pieces(generator: Generator, size: int) -> None:
+    with saying([1, 2, 3, 4], words="x" * size) as server:
+        report = generator.finish(server, 2, Pace(0, 1, 1), at_once=2)
+    assert report.faults == ""
+    assert (report.ended, report.events) == (2, 6)
 
 
 @needs_compiler
