@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine
 from tests.house import MEMORY
 from tests.interleaving.scheduler import ShuffledLoop
 
-from isolane.engines.sqlite.file import READERS, Database, _create_engine, metadata
+from isolane.engines.sqlite.database import READERS, Database, _create_engine
 from isolane.engines.sqlite.lanes import HOUSE
+from isolane.engines.sqlite.tables import metadata
 
 T = TypeVar("T")
 

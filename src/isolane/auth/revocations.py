@@ -19,7 +19,8 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
-from isolane.engines.sqlite.file import Database, revocations
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.tables import revocations
 from isolane.expiry import ExpiringDict
 
 SESSION_KEPT_MS: Final = 3_600_000

@@ -15,7 +15,8 @@ from isolane.auth import revocations
 from isolane.auth.single_use import digest_of
 from isolane.clock import Clock
 from isolane.contracts import PLAIN, Identity
-from isolane.engines.sqlite.file import Database, accounts, sessions
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.tables import accounts, sessions
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
 from isolane.subjects import SEPARATOR
 from isolane.tasks import TaskOwner

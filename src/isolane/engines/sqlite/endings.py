@@ -11,11 +11,11 @@ from isolane.contracts import RunEnd, RunLease, RunState
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.drafts import narrow_draft
-from isolane.engines.sqlite.file import runs
 from isolane.engines.sqlite.line import hand_on
 from isolane.engines.sqlite.messages import add_messages
 from isolane.engines.sqlite.runs import find_first, to_failure_columns
 from isolane.engines.sqlite.states import keep_state
+from isolane.engines.sqlite.tables import runs
 from isolane.engines.sqlite.turns import find_turn
 
 # As text: each is a look at one row, and SQLAlchemy's expressions cost as much again.

@@ -15,7 +15,6 @@ from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun, ThreadKin
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import load_stored, rows_of
 from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
-from isolane.engines.sqlite.file import runs, threads
 from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
 from isolane.engines.sqlite.messages import (
     add_messages,
@@ -42,6 +41,7 @@ from isolane.engines.sqlite.runs import (
     row_of_run,
     take_answers,
 )
+from isolane.engines.sqlite.tables import runs, threads
 from isolane.engines.sqlite.threads import add_thread, load_thread, title_of
 from isolane.engines.sqlite.turns import find_turn, move_question
 from isolane.errors import RunConflict

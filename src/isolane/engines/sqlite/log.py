@@ -21,9 +21,9 @@ from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, RunEnd, RunLease
 from isolane.engines.sqlite import attachments, heads, retention, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored
+from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.deletion import load_removal, remove_some
 from isolane.engines.sqlite.endings import settle
-from isolane.engines.sqlite.file import Database
 from isolane.engines.sqlite.steps import PAUSE_S
 from isolane.engines.sqlite.threads import erase
 from isolane.errors import IsolaneError, NotFound

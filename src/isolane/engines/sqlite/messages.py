@@ -14,12 +14,12 @@ from isolane.context import ThreadKey
 from isolane.contracts import KnownMessage, RunDraft, Seed
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
-from isolane.engines.sqlite.file import messages
 from isolane.engines.sqlite.heads import NO_RUN
 from isolane.engines.sqlite.new_messages import calls_in
 from isolane.engines.sqlite.openings import BEFORE_THE_LOG
 from isolane.engines.sqlite.pages import RoleOf
 from isolane.engines.sqlite.states import load_state, take_back_states
+from isolane.engines.sqlite.tables import messages
 from isolane.engines.sqlite.turns import take_back_turns
 from isolane.errors import TooLarge
 from isolane.events.packing import bare, size_of

@@ -18,7 +18,7 @@ from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, ThreadSnapshot, ThreadSummary
 from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.attachments import load_whole
-from isolane.engines.sqlite.file import messages
+from isolane.engines.sqlite.tables import messages
 from isolane.errors import InvalidCursor
 from isolane.events.interrupts import Interrupt
 from isolane.events.packing import size_of

@@ -27,8 +27,8 @@ from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop,
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
-from isolane.engines.sqlite.file import events, nodes, runs, threads
 from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
+from isolane.engines.sqlite.tables import events, nodes, runs, threads
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers
 from isolane.ids import derive_stand_in, new_agent_id

@@ -7,7 +7,8 @@ from typing import Final
 from sqlalchemy import Connection
 
 from isolane.context import RunKey
-from isolane.engines.sqlite.file import delete_dead, early_aborts
+from isolane.engines.sqlite.expiry import delete_expired
+from isolane.engines.sqlite.tables import early_aborts
 
 KEPT_MS: Final = 10_000
 """Milliseconds for which an abort waits for its run."""
@@ -60,7 +61,7 @@ def stop_run(connection: Connection, key: RunKey, *, asked_at: int) -> bool:
 
 def keep_early(connection: Connection, key: RunKey, *, now: int) -> None:
     """Let an abort wait for its run; `now` is of the clock that nobody sets."""
-    delete_dead(early_aborts, now - 1, connection)
+    delete_expired(early_aborts, now - 1, connection)
     connection.exec_driver_sql(_KEEP, (*key, now + KEPT_MS))
     connection.exec_driver_sql(_SURPLUS, (key.user_id, KEPT_PER_USER))
 

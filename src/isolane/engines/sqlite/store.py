@@ -24,7 +24,7 @@ from isolane.contracts import (
 )
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import load_stored, rows_of
-from isolane.engines.sqlite.file import Database, threads
+from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.heads import load_bounds
 from isolane.engines.sqlite.messages import (
     has_message,
@@ -54,6 +54,7 @@ from isolane.engines.sqlite.runs import (
     open_interrupts,
 )
 from isolane.engines.sqlite.states import load_state
+from isolane.engines.sqlite.tables import threads
 from isolane.engines.sqlite.threads import (
     add_thread,
     load_found_thread,

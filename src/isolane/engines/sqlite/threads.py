@@ -13,9 +13,9 @@ from isolane.contracts import ThreadKind, ThreadPage, ThreadSummary
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import NO_THREAD, StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.deletion import note_removal
-from isolane.engines.sqlite.file import runs, threads
 from isolane.engines.sqlite.heads import add_head, delete_head
 from isolane.engines.sqlite.runs import IS_UNDER_WAY
+from isolane.engines.sqlite.tables import runs, threads
 from isolane.errors import InvalidCursor, NotFound
 from isolane.events.transcript import Message
 from isolane.ids import new_agent_id, new_epoch

@@ -22,7 +22,7 @@ from isolane.context import ThreadKey
 from isolane.contracts import StandingRun, StandingTurn, Turn, TurnPage, TurnRun
 from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.attachments import load_whole
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.heads import NO_RUN
 from isolane.engines.sqlite.line import to_run_state
 from isolane.engines.sqlite.pages import PAGE_BYTES, PAGE_MAX

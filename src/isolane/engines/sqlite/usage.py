@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection
 
 from isolane.context import RunKey
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
 from isolane.errors import QuotaExceeded
 
 EVERYBODY: Final = ""

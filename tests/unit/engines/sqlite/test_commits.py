@@ -12,7 +12,8 @@ from sqlalchemy import Connection, event, select
 from tests.house import sqlite_url
 
 from isolane.engines.sqlite.commits import GROUP_MAX
-from isolane.engines.sqlite.file import Database, attempts, open_database
+from isolane.engines.sqlite.database import Database, open_database
+from isolane.engines.sqlite.tables import attempts
 from isolane.errors import DatabaseFailed, NotFound, Unavailable
 
 FLOOD = 50
