@@ -22,7 +22,6 @@ REASON: Final = re.compile(r"^# Long because: .{20,}$", re.MULTILINE)
 
 BEING_SPLIT: Final = frozenset(
     {
-        "engines/sqlite/turns.py",
         "runs/run.py",
         "runs/writer.py",
     }
