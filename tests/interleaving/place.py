@@ -46,7 +46,8 @@ class _Kept(Database):
 
     async def close(self) -> None:
         """End this seed's use of it."""
-        self._writing.close()
+        for connection in (self._writing, *self._idle):
+            connection.close()
 
 
 class _AnyOrder(frozenset[Any]):

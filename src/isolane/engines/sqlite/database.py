@@ -19,10 +19,11 @@ from typing import Any, Final, TypeVar
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from isolane.engines.sqlite.commits import Commits, Outcome, Write
+from isolane.engines.sqlite.driver import driver_of, execute, transaction
 from isolane.engines.sqlite.failures import passes, translated
 from isolane.engines.sqlite.file import keep_private, path_of
 from isolane.engines.sqlite.lanes import HOUSE, Gate
@@ -39,7 +40,7 @@ CACHE_KIB: Final = 512
 """Page cache per connection, in KiB. SQLite's own 2 MiB grew with the log and made no append
 faster, because the system caches the file as well."""
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_TOUCH: Final = text("UPDATE alembic_version SET version_num = version_num")
+_TOUCH: Final = "UPDATE alembic_version SET version_num = version_num"
 """A write that changes nothing. It succeeds when other writes would."""
 
 
@@ -52,8 +53,10 @@ class Database:
         With 0 readers the writing thread reads, too.
         """
         self._engine = engine
-        # One connection for all writes, because the pool costs more per commit than its statements.
-        self._writing = engine.connect().execution_options(begin="BEGIN IMMEDIATE")
+        # Connections stay open, because the pool costs more per transaction than its statements.
+        self._writing = engine.connect()
+        self._idle: list[Connection] = []
+        """Connections of reading threads that don't read now."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="isolane-write")
         self._readers = (
             ThreadPoolExecutor(readers, thread_name_prefix="isolane-read")
@@ -77,9 +80,9 @@ class Database:
             Unavailable: The file can't be read or written now.
             DatabaseFailed: It never can.
         """
-        await self.read(lambda connection: connection.execute(text("SELECT 1")).all())
+        await self.read(lambda connection: execute(connection, "SELECT 1").fetchone())
         if self._is_refused:
-            await self.write(lambda connection: connection.execute(_TOUCH))
+            await self.write(lambda connection: execute(connection, _TOUCH))
 
     async def read(self, query: Callable[[Connection], T], *, lane: str = HOUSE) -> T:
         """Run `query` in one read transaction.
@@ -91,7 +94,7 @@ class Database:
             Unavailable: The file can't be read now.
             DatabaseFailed: The query can never succeed.
         """
-        work = partial(_read, self._engine, query)
+        work = partial(self._read, query)
         if lane == HOUSE:
             return await translated(asyncio.get_running_loop().run_in_executor(self._readers, work))
         await self._gate.enter(lane)
@@ -99,6 +102,17 @@ class Database:
         reading.add_done_callback(partial(self._leave, lane))
         # A thread can't be cancelled, so the read counts until it is done.
         return await translated(asyncio.shield(reading))
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        try:
+            connection = self._idle.pop()
+        except IndexError:  # each thread has one soon
+            connection = self._engine.connect()
+        try:
+            with transaction(connection):
+                return query(connection)
+        finally:
+            self._idle.append(connection)
 
     def _leave(self, lane: str, reading: asyncio.Future[Any]) -> None:
         self._gate.leave(lane)
@@ -143,7 +157,7 @@ class Database:
 
     def _write_together(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         self._bound_waiting(min(each.deadline_s for each in writes))
-        with self._writing.begin():
+        with transaction(self._writing, "BEGIN IMMEDIATE"):
             return [self._write_beside(each) for each in writes]
 
     def _write_beside(self, write: Write) -> Outcome:
@@ -151,20 +165,22 @@ class Database:
 
         Raises what ends the transaction for all of them.
         """
-        savepoint = self._writing.begin_nested()
+        driver = driver_of(self._writing)
+        driver.execute("SAVEPOINT one")
+        outcome: Outcome
         try:
-            result = write.work(self._writing)
+            outcome = write.work(self._writing), None
         except Exception as error:
             if passes(error):  # SQLite may have undone all writes, and the next try may succeed
                 raise
-            savepoint.rollback()
-            return None, error
-        savepoint.commit()
-        return result, None
+            driver.execute("ROLLBACK TO one")
+            outcome = None, error
+        driver.execute("RELEASE one")
+        return outcome
 
     def _write(self, write: Write) -> Any:  # noqa: ANN401 - whatever the work returns
         self._bound_waiting(write.deadline_s)
-        with self._writing.begin():
+        with transaction(self._writing, "BEGIN IMMEDIATE"):
             return write.work(self._writing)
 
     def _bound_waiting(self, deadline_s: float) -> None:
@@ -174,8 +190,7 @@ class Database:
             raise Unavailable("the database was busy for too long")
         if abs(left_ms - self._busy_timeout_ms) >= BUSY_STEP_MS:
             self._busy_timeout_ms = left_ms
-            raw: Any = self._writing.connection.driver_connection
-            raw.execute(f"PRAGMA busy_timeout={left_ms}")
+            execute(self._writing, f"PRAGMA busy_timeout={left_ms}")
 
     async def close(self) -> None:
         """Finish what was begun, merge the write-ahead log, and close the file.
@@ -188,7 +203,8 @@ class Database:
     def _shut(self) -> None:
         self._readers.shutdown()
         self._writer.shutdown()
-        self._writing.close()
+        for connection in (self._writing, *self._idle):
+            connection.close()
         self._engine.dispose()
 
 
@@ -197,11 +213,6 @@ def _outcome_of(work: Callable[[], object]) -> Outcome:
         return work(), None
     except Exception as error:  # noqa: BLE001 - raised again where the caller waits
         return None, error
-
-
-def _read(engine: Engine, query: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
-        return query(connection)
 
 
 async def open_database(url: str) -> Database:
@@ -215,7 +226,7 @@ async def open_database(url: str) -> Database:
 
 def _open(url: str) -> Database:
     engine = _create_engine(url)
-    with engine.begin() as connection:
+    with engine.connect() as connection, transaction(connection):
         _migrate(connection)
     return Database(engine, readers=0 if isinstance(engine.pool, StaticPool) else READERS)
 
@@ -235,17 +246,11 @@ def _create_engine(url: str) -> Engine:
         options |= {"pool_size": READERS + 1, "max_overflow": 0}
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _set_pragmas)
-    event.listen(engine, "begin", _begin)
     return engine
 
 
-def _begin(connection: Connection) -> None:
-    # The driver's own BEGIN comes late and never before a SELECT, so reads would be no snapshot.
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
-
-
 def _set_pragmas(raw: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-    raw.isolation_level = None  # the driver begins no transaction of its own
+    raw.isolation_level = None  # `transaction` begins them
     cursor = raw.cursor()
     for pragma in (
         "journal_mode=WAL",
