@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.deletion import delete_attachments
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.errors import DatabaseFailed
 from isolane.events.packing import LEAST_BYTES, is_packed, pack, references_of, unpack
 
@@ -49,9 +50,9 @@ def keep(connection: Connection, stored: StoredThread, payload: bytes) -> bytes:
     if not cut:
         return payload
     for digest, count in _count([packed]).items():
-        used = connection.exec_driver_sql(_USE, (stored.thread_no, digest, count)).one()
-        if used.uses == count:  # it is new
-            connection.exec_driver_sql(_KEEP, (used.number, cut[digest]))
+        number, uses = execute(connection, _USE, (stored.thread_no, digest, count)).fetchone()
+        if uses == count:  # it is new
+            execute(connection, _KEEP, (number, cut[digest]))
             usage.add(connection, stored.user_id, size=usage.ROW_BYTES + len(cut[digest]))
     return packed
 
@@ -62,12 +63,13 @@ def release(connection: Connection, stored: StoredThread, payloads: Iterable[byt
     What is no payload, or isn't packed, has none.
     """
     for digest, count in _count(payloads).items():
-        left = connection.exec_driver_sql(_RELEASE, (count, stored.thread_no, digest)).one_or_none()
-        if left is None or left.uses > 0:
+        left = execute(connection, _RELEASE, (count, stored.thread_no, digest)).fetchone()
+        number, uses = left or (0, 1)
+        if uses > 0:
             continue
-        size = connection.exec_driver_sql(_SIZE, (left.number,)).scalar_one()
+        size = load_value(connection, _SIZE, (number,))
         usage.add(connection, stored.user_id, size=-usage.ROW_BYTES - size)
-        delete_attachments(connection, [left.number])
+        delete_attachments(connection, [number])
 
 
 def replace(connection: Connection, stored: StoredThread, old: bytes, payload: bytes) -> bytes:
@@ -91,7 +93,7 @@ def load_whole(connection: Connection, stored: StoredThread, payload: bytes) -> 
     digests = {each.digest for each in references_of(payload)}
     loaded: dict[bytes, bytes] = {}
     for digest in digests:
-        data = connection.exec_driver_sql(_LOAD, (stored.thread_no, digest)).scalar_one_or_none()
+        data = load_value(connection, _LOAD, (stored.thread_no, digest))
         if data is None:
             raise DatabaseFailed(f"an attachment of thread number {stored.thread_no} is missing")
         loaded[digest] = data

@@ -38,6 +38,11 @@ def load_value(connection: Connection, statement: str, values: Sequence[object] 
     return None if row is None else row[0]
 
 
+def load_column(connection: Connection, statement: str, values: Sequence[object] = ()) -> list[Any]:
+    """Return the first column of all rows."""
+    return [row[0] for row in execute(connection, statement, values)]
+
+
 @contextmanager
 def transaction(connection: Connection, begin: str = "BEGIN") -> Iterator[None]:
     """Commit what the block does; undo it when the block raises.

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection
 
 from isolane.context import START, EventId, RunKey, ThreadKey
 from isolane.contracts import LogBounds, RunLease
 from isolane.engines.sqlite.address import StoredThread, load_stored
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.errors import Fenced, NotFound
 
 NO_RUN: Final = 0
 """Stands where a row names its run by number, when no run is meant. Numbers count from 1."""
 _FENCE_BITS: Final = 63
 
-# As text: these run with every append or read, and SQLAlchemy's expressions would cost more.
 _ADD: Final = "INSERT INTO heads (thread_no) VALUES (?)"
 _DELETE: Final = "DELETE FROM heads WHERE thread_no = ?"
 _BOUNDS: Final = """
@@ -41,12 +41,12 @@ _NEXT_RUN: Final = "SELECT coalesce(max(run_no), 0) + 1 FROM runs"
 
 def add_head(connection: Connection, thread_no: int) -> None:
     """Begin the log of a new thread."""
-    connection.exec_driver_sql(_ADD, (thread_no,))
+    execute(connection, _ADD, (thread_no,))
 
 
 def delete_head(connection: Connection, thread_no: int) -> None:
     """End the log of a deleted thread: nothing is written into it any more."""
-    connection.exec_driver_sql(_DELETE, (thread_no,))
+    execute(connection, _DELETE, (thread_no,))
 
 
 def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
@@ -56,7 +56,7 @@ def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
 
 def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
     """Return the same for a thread whose number is known already."""
-    row = connection.exec_driver_sql(_BOUNDS, (stored.thread_no,)).one_or_none()
+    row = execute(connection, _BOUNDS, (stored.thread_no,)).fetchone()
     if row is None:
         return LogBounds(0, START)
     trimmed_seq, epoch, head_seq = row
@@ -65,7 +65,7 @@ def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
 
 def next_run_no(connection: Connection) -> int:
     """Return the number of the run that is inserted next. Nobody else writes meanwhile."""
-    number: int = connection.exec_driver_sql(_NEXT_RUN).scalar_one()
+    number: int = load_value(connection, _NEXT_RUN)
     return number
 
 
@@ -78,7 +78,7 @@ def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> R
     """Let a run write the log of its thread, and nobody else from now on. Raises `NotFound`."""
     stored = load_stored(connection, key)
     fence = new_fence()
-    if not connection.exec_driver_sql(_CLAIM, (run_no, fence, stored.thread_no)).rowcount:
+    if not execute(connection, _CLAIM, (run_no, fence, stored.thread_no)).rowcount:
         raise NotFound(f"no thread {key.thread_id}")
     epoch = load_bounds_of(connection, stored).head.epoch
     return RunLease(key, run_id, epoch, fence, stored.thread_no, run_no)
@@ -87,7 +87,7 @@ def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> R
 def take_over(key: ThreadKey, run_id: str, connection: Connection) -> RunLease:
     """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
     place = (*RunKey(key.user_id, run_id), load_stored(connection, key).thread_no)
-    run_no: int | None = connection.exec_driver_sql(_OPEN_RUN, place).scalar_one_or_none()
+    run_no: int | None = load_value(connection, _OPEN_RUN, place)
     if run_no is None:
         raise NotFound(f"no run {run_id} goes on in thread {key.thread_id}")
     return claim(connection, key, run_id, run_no)
@@ -105,10 +105,10 @@ def advance(
     count = len(payloads)
     run_no = NO_RUN if is_end else lease.run_no
     place = (count, run_no, lease.thread_no, lease.run_no, lease.fence, batch - 1)
-    raw: Any = connection.connection.driver_connection  # a third of what SQLAlchemy takes
-    for (head_seq,) in raw.execute(_ADVANCE, place).fetchall():
-        return head_seq - count + 1, True
-    last = raw.execute(_LAST, (lease.thread_no,)).fetchone()
+    advanced = load_value(connection, _ADVANCE, place)
+    if advanced is not None:
+        return advanced - count + 1, True
+    last = execute(connection, _LAST, (lease.thread_no,)).fetchone()
     if last is None:
         raise NotFound(f"thread {lease.key.thread_id} was deleted")
     fence, last_batch, head_seq = last

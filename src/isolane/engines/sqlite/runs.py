@@ -27,6 +27,7 @@ from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop,
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
 from isolane.engines.sqlite.tables import events, nodes, runs, threads
 from isolane.errors import AgentFailed
@@ -97,7 +98,7 @@ def load_lost(connection: Connection) -> list[StoredRun]:
 
 def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
     """Return the user's runs that are under way, in chats."""
-    return [ActiveRun(*row) for row in connection.exec_driver_sql(_ACTIVE, (user_id,))]
+    return [ActiveRun(*row) for row in execute(connection, _ACTIVE, (user_id,))]
 
 
 def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
@@ -168,7 +169,6 @@ def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
     }
 
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE thread_no = ?"
 
 
@@ -192,7 +192,7 @@ def load_agent_ids(
 ) -> RunIds:
     """Return by which ids an agent knows the run, whose thread is there; a new run gets its own."""
     place = (load_stored(connection, context.thread_key).thread_no,)
-    thread_id = str(connection.exec_driver_sql(_AGENT_THREAD, place).scalar_one())
+    thread_id: str = load_value(connection, _AGENT_THREAD, place)
     run_id = _load_agent_run_id(connection, context.run_key) or new_agent_id()
     parent = draft.request.get("parentRunId")
     if parent is None or parent == context.run_id:
@@ -209,7 +209,8 @@ def find_run_no(connection: Connection, key: RunKey) -> int:
 
 def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
     """Return by which id an agent knows one of the user's runs; None when there is no such run."""
-    return connection.exec_driver_sql(_AGENT_RUN, key).scalar_one_or_none()
+    found: str | None = load_value(connection, _AGENT_RUN, key)
+    return found
 
 
 def forget_run(key: RunKey, connection: Connection) -> None:

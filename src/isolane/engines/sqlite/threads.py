@@ -13,6 +13,7 @@ from isolane.contracts import ThreadKind, ThreadPage, ThreadSummary
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import NO_THREAD, StoredThread, load_stored, rows_of
 from isolane.engines.sqlite.deletion import note_removal
+from isolane.engines.sqlite.driver import execute, load_column
 from isolane.engines.sqlite.heads import add_head, delete_head
 from isolane.engines.sqlite.runs import IS_UNDER_WAY
 from isolane.engines.sqlite.tables import runs, threads
@@ -67,10 +68,8 @@ def erase(connection: Connection, key: ThreadKey) -> tuple[frozenset[str], Store
     if stored.thread_no == NO_THREAD:
         raise NotFound(f"no thread {key.thread_id}")
     place = (stored.thread_no,)
-    run_ids = frozenset(
-        connection.exec_driver_sql(_LATE_RUNS, (*stored, stored.thread_no)).scalars()
-    )
-    connection.exec_driver_sql(_DELETE, place)
+    run_ids = frozenset(load_column(connection, _LATE_RUNS, (*stored, stored.thread_no)))
+    execute(connection, _DELETE, place)
     delete_head(connection, stored.thread_no)
     usage.add(connection, key.user_id, threads=-1, size=-usage.ROW_BYTES)
     note_removal(connection, stored)
@@ -95,7 +94,7 @@ def renumber(connection: Connection) -> int:
     For a database that was put back from a backup: it ends earlier than what clients have seen, and
     would give the same ids to other events.
     """
-    return connection.exec_driver_sql(_RENUMBER).rowcount
+    return execute(connection, _RENUMBER).rowcount
 
 
 def load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:

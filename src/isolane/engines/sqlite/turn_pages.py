@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from itertools import groupby
 from typing import Final
 
@@ -13,19 +14,19 @@ from isolane.context import ThreadKey
 from isolane.contracts import StandingRun, StandingTurn, TurnPage
 from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.attachments import load_whole
+from isolane.engines.sqlite.driver import execute, load_column, load_value
 from isolane.engines.sqlite.heads import NO_RUN
 from isolane.engines.sqlite.turn_rows import (
-    BACK,
     NEVER,
     TurnRow,
     find_run,
     find_run_by_number,
     first_of,
+    load_back,
 )
 from isolane.errors import InvalidCursor
 from isolane.events.transcript import FINGERPRINT_BYTES, Message, fingerprint
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _THREAD: Final = "SELECT 1 FROM threads WHERE thread_no = ?"
 _OF_RUN: Final = """
 SELECT CASE WHEN until_seq IS NULL THEN payload END FROM messages INDEXED BY messages_by_run
@@ -47,13 +48,13 @@ def load_turns(
         InvalidCursor: `before` names nothing that stands.
     """
     stored = load_stored(connection, key)
-    if connection.exec_driver_sql(_THREAD, (stored.thread_no,)).first() is None:
+    if execute(connection, _THREAD, (stored.thread_no,)).fetchone() is None:
         return None
     place = NEVER if before is None else _find_place(connection, stored, before)
     turns: list[StandingTurn] = []
     size = 0
-    with connection.exec_driver_sql(BACK, (stored.thread_no, place)) as rows:
-        for turn_id, group in groupby(map(TurnRow._make, rows), lambda row: row.turn_id):
+    with closing(load_back(connection, stored, place)) as rows:
+        for turn_id, group in groupby(rows, lambda row: row.turn_id):
             if len(turns) == limit:
                 return TurnPage(turns, has_older=True)
             runs, turn_bytes = _load_runs(connection, stored, group)
@@ -103,7 +104,7 @@ def _ids_in(asked: bytes) -> frozenset[bytes]:
 
 def _load_payloads(connection: Connection, stored: StoredThread, run_no: int) -> list[bytes | None]:
     """Return a run's messages in order, as JSON; None for one that was taken back."""
-    written = connection.exec_driver_sql(_OF_RUN, (stored.thread_no, run_no)).scalars().all()
+    written = load_column(connection, _OF_RUN, (stored.thread_no, run_no))
     return [each and load_whole(connection, stored, each) for each in written]
 
 
@@ -114,7 +115,7 @@ def _decode(payload: bytes) -> Message:
 
 def _find_place(connection: Connection, stored: StoredThread, before: str) -> int:
     """Return the first log entry of the turn that `before` names, 0 for a message of the seed."""
-    run_no = connection.exec_driver_sql(_RUN_OF, (stored.thread_no, before)).scalar_one_or_none()
+    run_no = load_value(connection, _RUN_OF, (stored.thread_no, before))
     if run_no == NO_RUN:
         return 0
     if run_no is None:

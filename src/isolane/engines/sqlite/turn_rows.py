@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Generator
+from contextlib import closing
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
 from isolane.contracts import Turn, TurnRun
 from isolane.engines.sqlite.address import StoredThread
+from isolane.engines.sqlite.driver import execute
 from isolane.engines.sqlite.line import to_run_state
 
 _ROW: Final = (
@@ -22,7 +24,7 @@ _STANDING: Final = (
     "WHERE thread_no = ? AND is_rewound = 0"
 )
 _FROM: Final = f"{_STANDING} AND first_seq >= ? ORDER BY first_seq"
-BACK: Final = f"{_STANDING} AND first_seq > 0 AND first_seq < ? ORDER BY first_seq DESC"
+_BACK: Final = f"{_STANDING} AND first_seq > 0 AND first_seq < ? ORDER BY first_seq DESC"
 NEVER: Final = 2**63 - 1
 """A number greater than that of any log entry."""
 
@@ -52,7 +54,7 @@ class TurnRow(NamedTuple):
 
 def find_run(connection: Connection, stored: StoredThread, run_id: str) -> TurnRow | None:
     """Return a run of the thread, or the run that it attached to; None without one."""
-    found = connection.exec_driver_sql(_RUN, (stored.user_id, run_id)).one_or_none()
+    found = execute(connection, _RUN, (stored.user_id, run_id)).fetchone()
     row = None if found is None else TurnRow._make(found)
     if row is None or row.thread_no != stored.thread_no:
         return None
@@ -61,22 +63,28 @@ def find_run(connection: Connection, stored: StoredThread, run_id: str) -> TurnR
 
 def find_run_by_number(connection: Connection, run_no: int) -> TurnRow | None:
     """Return the run with that number; None without one."""
-    found = connection.exec_driver_sql(_RUN_BY_NUMBER, (run_no,)).one_or_none()
+    found = execute(connection, _RUN_BY_NUMBER, (run_no,)).fetchone()
     return None if found is None else TurnRow._make(found)
+
+
+def load_back(connection: Connection, stored: StoredThread, before: int) -> Generator[TurnRow]:
+    """Yield the standing runs that begin before the log entry `before`, the newest first."""
+    with closing(execute(connection, _BACK, (stored.thread_no, before))) as rows:
+        yield from map(TurnRow._make, rows)
 
 
 def find_newest(connection: Connection, stored: StoredThread, *, before: int) -> TurnRow | None:
     """Return the newest standing run that begins before the log entry `before`, or None."""
-    with connection.exec_driver_sql(BACK, (stored.thread_no, before)) as rows:
-        return next(_to_rows(rows), None)
+    with closing(load_back(connection, stored, before)) as rows:
+        return next(rows, None)
 
 
 def turn_of(connection: Connection, stored: StoredThread, turn_id: str) -> Turn:
     """Return a turn with all of its runs that stand, in order."""
     runs: list[TurnRun] = []
     first = first_of(connection, stored, turn_id)
-    with connection.exec_driver_sql(_FROM, (stored.thread_no, first)) as rows:
-        for row in _to_rows(rows):
+    with closing(execute(connection, _FROM, (stored.thread_no, first))) as rows:
+        for row in map(TurnRow._make, rows):
             if row.turn_id != turn_id:  # the runs of a turn follow one another
                 break
             runs.append(row.to_run())
@@ -87,7 +95,3 @@ def first_of(connection: Connection, stored: StoredThread, turn_id: str) -> int:
     """Return the first log entry of the run that began the turn."""
     row = find_run(connection, stored, turn_id)
     return 0 if row is None else row.first_seq or 0
-
-
-def _to_rows(rows: Iterable[Sequence[Any]]) -> Iterator[TurnRow]:
-    return map(TurnRow._make, rows)

@@ -19,11 +19,11 @@ from isolane.context import ThreadKey
 from isolane.contracts import Turn, TurnPage
 from isolane.engines.sqlite.address import load_stored
 from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.engines.sqlite.pages import PAGE_BYTES, PAGE_MAX
 from isolane.engines.sqlite.turn_pages import load_turns
 from isolane.engines.sqlite.turn_rows import NEVER, find_newest, find_run, turn_of
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _UNDER_WAY: Final = """
 SELECT run_id FROM runs INDEXED BY runs_in_turn
 WHERE thread_no = ? AND state IN ('ready', 'running')
@@ -95,13 +95,13 @@ def take_back_turns(connection: Connection, key: ThreadKey, *, since: int) -> No
     That run stands while one of its messages stands.
     """
     stored = load_stored(connection, key)
-    connection.exec_driver_sql(_TAKE_BACK, (stored.thread_no, since))
-    connection.exec_driver_sql(_TAKE_BACK_EMPTY, (stored.thread_no, since))
+    execute(connection, _TAKE_BACK, (stored.thread_no, since))
+    execute(connection, _TAKE_BACK_EMPTY, (stored.thread_no, since))
 
 
 def move_question(connection: Connection, number: int, run_no: int) -> None:
     """Give the message in row `number` to run number `run_no`, which asks it again."""
-    connection.exec_driver_sql(_MOVE, (run_no, number))
+    execute(connection, _MOVE, (run_no, number))
 
 
 def _load_turn(key: ThreadKey, run_id: str, connection: Connection) -> Turn | None:
@@ -127,7 +127,7 @@ def _load_last_turn(key: ThreadKey, connection: Connection) -> Turn | None:
 def _load_open_turn(key: ThreadKey, connection: Connection) -> Turn | None:
     stored = load_stored(connection, key)
     for query in (_UNDER_WAY, _WAITING):
-        run_id = connection.exec_driver_sql(query, (stored.thread_no,)).scalar_one_or_none()
+        run_id = load_value(connection, query, (stored.thread_no,))
         if run_id is not None:
             return _load_turn(key, run_id, connection)
     return None

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from isolane.context import RunKey
 from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.driver import execute, execute_many, load_value
 from isolane.errors import QuotaExceeded
 
 EVERYBODY: Final = ""
@@ -25,7 +26,6 @@ ROW_BYTES: Final = 100
 """Counted for each row beside its payload: about what its keys take on the disk."""
 UNLIMITED: Final = 2**63 - 1
 
-# As text: an append runs this, and SQLAlchemy's binding of it would cost as much again.
 _ADD: Final = """
 INSERT INTO usage (user_id, threads, bytes) VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE
 SET threads = threads + excluded.threads, bytes = bytes + excluded.bytes
@@ -87,7 +87,7 @@ def add_rows(connection: Connection, rows: Iterable[tuple[str, int]]) -> None:
 def _add(connection: Connection, changes: Sequence[tuple[str, int, int]]) -> None:
     """Change the rows of users, given with threads and bytes, and that of the totals."""
     _, threads, sizes = zip(*changes, strict=True)
-    connection.exec_driver_sql(_ADD, [*changes, (EVERYBODY, sum(threads), sum(sizes))])
+    execute_many(connection, _ADD, [*changes, (EVERYBODY, sum(threads), sum(sizes))])
 
 
 def weigh(payload_bytes: Iterable[int]) -> int:
@@ -97,13 +97,13 @@ def weigh(payload_bytes: Iterable[int]) -> int:
 
 def load(connection: Connection, user_id: str) -> Kept:
     """Return what the user keeps."""
-    row = connection.exec_driver_sql(_LOAD, (user_id,)).one_or_none()
+    row = execute(connection, _LOAD, (user_id,)).fetchone()
     return Kept(0, 0) if row is None else Kept(*row)
 
 
 def load_run_bytes(connection: Connection, key: RunKey) -> int:
     """Return what a run's row counts, 0 when there is none."""
-    return int(connection.exec_driver_sql(_RUN, key).scalar() or 0)
+    return int(load_value(connection, _RUN, key) or 0)
 
 
 @contextmanager
