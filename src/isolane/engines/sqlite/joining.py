@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, update
+from sqlalchemy import Connection, delete, insert, update
 
 from isolane.clock import Clock
-from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun, ThreadKind
+from isolane.context import EventId, UserExecutionContext
+from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.address import load_stored, rows_of
+from isolane.engines.sqlite.address import load_stored
 from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
 from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
 from isolane.engines.sqlite.messages import (
@@ -41,8 +41,8 @@ from isolane.engines.sqlite.runs import (
     row_of_run,
     take_answers,
 )
-from isolane.engines.sqlite.tables import runs, threads
-from isolane.engines.sqlite.threads import add_thread, load_thread, title_of
+from isolane.engines.sqlite.tables import runs
+from isolane.engines.sqlite.threads import title_of, touch_thread
 from isolane.engines.sqlite.turns import find_turn, move_question
 from isolane.errors import RunConflict
 from isolane.events.transcript import Message
@@ -216,26 +216,6 @@ def insert_run(
     draft = attachments.keep(connection, stored, row["draft"])
     connection.execute(insert(runs).values({**keys, **row, "draft": draft}))
     usage.count_run(connection, context.run_key, before=before)
-
-
-def touch_thread(
-    connection: Connection,
-    key: ThreadKey,
-    now: int,
-    *,
-    title: str = "",
-    kind: ThreadKind = ThreadKind.CHAT,
-) -> None:
-    """Make a thread, or date the one there is anew; a thread that has a title keeps it."""
-    found = load_thread(key, connection)
-    if found is None:
-        add_thread(connection, key, title=title, kind=kind, now=now)
-        return
-    # A row that another program made has no id yet.
-    agent_id = func.coalesce(threads.c.agent_thread_id, new_agent_id())
-    values = {"updated_at": now, "title": found.title or title, "agent_thread_id": agent_id}
-    own = rows_of(threads, load_stored(connection, key))
-    connection.execute(update(threads).where(own).values(values))
 
 
 def _turn_for(
