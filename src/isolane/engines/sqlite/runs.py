@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Final
 
@@ -25,17 +26,15 @@ from sqlalchemy import (
 from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop, StoredRun
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
+from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
 from isolane.engines.sqlite.driver import execute, load_value
 from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
-from isolane.engines.sqlite.tables import events, nodes, runs, threads
+from isolane.engines.sqlite.tables import nodes, runs, threads
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers
 from isolane.ids import derive_stand_in, new_agent_id
 
-IS_UNDER_WAY: Final = text("runs.state = 'running'")
-"""As text: the condition of a partial index has to be spelled as there."""
 _IS_OPEN: Final = text("runs.state != 'ended'")
 """As text, because the condition of a partial index has to be spelled as there."""
 
@@ -44,11 +43,8 @@ def load_moment(
     connection: Connection, key: ThreadKey, bounds: LogBounds
 ) -> tuple[EventId, str | None]:
     """Return where the log ended before the run under way, and that run's id, if there is one."""
-    under_way = connection.execute(
-        select(runs.c.first_seq, runs.c.run_id).where(
-            rows_of(runs, load_stored(connection, key)), IS_UNDER_WAY
-        )
-    ).one_or_none()
+    place = (load_stored(connection, key).thread_no,)
+    under_way = execute(connection, _UNDER_WAY, place).fetchone()
     if under_way is None:
         return bounds.head, None
     first_seq, run_id = under_way
@@ -103,14 +99,15 @@ def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
 
 def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
     """Make a run under way the node's own; False when another run has the turn on its thread."""
-    own = select(runs.c.state, runs.c.thread_no).where(row_of_run(key), IS_ALIVE)
-    row = connection.execute(own).one_or_none()
-    if row is None or row.state not in {RunState.RUNNING, BROKEN}:
+    row = execute(connection, _STATE, key).fetchone()
+    if row is None:
         return False
-    if row.state == BROKEN and load_holder(connection, row.thread_no) is not None:
+    state, thread_no = row
+    if state not in {RunState.RUNNING, BROKEN}:
         return False
-    values = {"state": RunState.RUNNING, "node_id": node_id}
-    connection.execute(update(runs).where(row_of_run(key)).values(**values))
+    if state == BROKEN and load_holder(connection, thread_no) is not None:
+        return False
+    execute(connection, _OWN, (node_id, *key))
     return True
 
 
@@ -169,6 +166,30 @@ def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
     }
 
 
+_UNDER_WAY: Final = """
+SELECT first_seq, run_id FROM runs WHERE thread_no = ? AND runs.state = 'running'
+"""
+_STATE: Final = """
+SELECT state, thread_no FROM runs JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND run_id = ?
+"""
+_OWN: Final = "UPDATE runs SET state = 'running', node_id = ? WHERE user_id = ? AND run_id = ?"
+_NUMBER: Final = "SELECT run_no FROM runs WHERE user_id = ? AND run_id = ?"
+_KNOWN: Final = """
+SELECT thread_no, draft FROM runs JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND run_id = ? AND attached_to IS NULL
+"""
+_WRITERS: Final = """
+SELECT seq, run_no FROM events WHERE thread_no = ? AND seq < ? ORDER BY seq DESC
+"""
+_ANSWER: Final = "UPDATE runs SET answered_by = ? WHERE user_id = ? AND run_id = ?"
+_ASKING: Final = """
+SELECT run_id, interrupts, answered_by FROM runs
+WHERE thread_no = ? AND first_seq IS NOT NULL ORDER BY first_seq DESC LIMIT 1
+"""
+_NOTHING: Final = ("", None, None)
+_DRAFT: Final = "SELECT draft FROM runs WHERE user_id = ? AND run_id = ?"
+_KEEP_DRAFT: Final = "UPDATE runs SET draft = ? WHERE user_id = ? AND run_id = ?"
 _AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE thread_no = ?"
 
 
@@ -203,7 +224,7 @@ def load_agent_ids(
 
 def find_run_no(connection: Connection, key: RunKey) -> int:
     """Return the number of a run's row, which is there."""
-    number: int = connection.execute(select(runs.c.run_no).where(row_of_run(key))).scalar_one()
+    number: int = load_value(connection, _NUMBER, key)
     return number
 
 
@@ -215,15 +236,14 @@ def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
 
 def forget_run(key: RunKey, connection: Connection) -> None:
     """Keep that a run's id is to be told as unknown; see `Store.forget_run`."""
-    is_known = and_(row_of_run(key), runs.c.attached_to.is_(None), IS_ALIVE)
-    query = select(runs.c.thread_no, runs.c.draft).where(is_known)
-    found = connection.execute(query).one_or_none()
+    found = execute(connection, _KNOWN, key).fetchone()
     if found is None:
         return
-    stored = StoredThread(key.user_id, found.thread_no)
-    kept = load_kept(connection, stored, found.draft)
+    thread_no, draft = found
+    stored = StoredThread(key.user_id, thread_no)
+    kept = load_kept(connection, stored, draft)
     kept.is_forgotten = True
-    _write_kept(connection, key, stored, found.draft, kept)
+    _write_kept(connection, key, stored, draft, kept)
 
 
 def find_first(connection: Connection, thread_no: int, run_no: int, known: int) -> int:
@@ -232,9 +252,7 @@ def find_first(connection: Connection, thread_no: int, run_no: int, known: int) 
     It may have written its start already. A thread has one run at a time, so its entries are the
     last ones.
     """
-    ours = select(events.c.seq).where(events.c.thread_no == thread_no, events.c.seq < known)
-    newest = ours.add_columns(events.c.run_no).order_by(events.c.seq.desc())
-    with connection.execute(newest) as rows:
+    with closing(execute(connection, _WRITERS, (thread_no, known))) as rows:
         for seq, writer in rows:
             if writer != run_no:
                 break
@@ -250,24 +268,16 @@ def take_answers(
         return
     asking_id, interrupts = open_interrupts(context.thread_key, connection)
     check_answers(resume, interrupts)
-    connection.execute(
-        update(runs)
-        .where(row_of_run(RunKey(context.user_id, asking_id)))
-        .values(answered_by=context.run_id)
-    )
+    execute(connection, _ANSWER, (context.run_id, context.user_id, asking_id))
 
 
 def open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Sequence[Interrupt]]:
     """Return the thread's last run and what it asks, nothing when it asks nothing any more."""
-    last = connection.execute(
-        select(runs.c.run_id, runs.c.interrupts, runs.c.answered_by)
-        .where(rows_of(runs, load_stored(connection, key)), runs.c.first_seq.is_not(None))
-        .order_by(runs.c.first_seq.desc())
-        .limit(1)
-    ).one_or_none()
-    if last is None or last.interrupts is None or last.answered_by is not None:
+    place = (load_stored(connection, key).thread_no,)
+    run_id, interrupts, answered_by = execute(connection, _ASKING, place).fetchone() or _NOTHING
+    if interrupts is None or answered_by is not None:
         return "", ()
-    return last.run_id, msgspec.json.decode(last.interrupts)
+    return run_id, msgspec.json.decode(interrupts)
 
 
 def _write_kept(
@@ -276,12 +286,11 @@ def _write_kept(
     """Write a draft in the place of what a run's row had of it."""
     before = usage.load_run_bytes(connection, key)
     draft = attachments.replace(connection, stored, old, msgspec.json.encode(kept))
-    connection.execute(update(runs).where(row_of_run(key)).values(draft=draft))
+    execute(connection, _KEEP_DRAFT, (draft, *key))
     usage.count_run(connection, key, before=before)
 
 
 def replace_draft(connection: Connection, context: UserExecutionContext, draft: bytes) -> bytes:
     """Keep what a run asks for in the place of what its row has, and return it to be written."""
-    query = select(runs.c.draft).where(row_of_run(context.run_key))
-    old = connection.execute(query).scalar_one()
+    old = load_value(connection, _DRAFT, context.run_key)
     return attachments.replace(connection, load_stored(connection, context.thread_key), old, draft)
