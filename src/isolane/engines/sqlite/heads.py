@@ -1,7 +1,7 @@
 """The end of each log and its writer: one narrow row per thread.
 
-The row is the gate of an append. One update numbers what comes, refuses who has lost the run, and
-refuses what comes a second time.
+The row is the gate of an append. One update numbers the events, refuses a writer that has lost its
+lease, and recognises a batch that was sent before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from isolane.engines.sqlite.driver import execute, load_value
 from isolane.errors import Fenced, NotFound
 
 NO_RUN: Final = 0
-"""Stands where a row names its run by number, when no run is meant. Numbers count from 1."""
+"""Number that means no run. Numbers of runs count from 1."""
 _FENCE_BITS: Final = 63
 
 _ADD: Final = "INSERT INTO heads (thread_no) VALUES (?)"
@@ -45,17 +45,17 @@ def add_head(connection: Connection, thread_no: int) -> None:
 
 
 def delete_head(connection: Connection, thread_no: int) -> None:
-    """End the log of a deleted thread: nothing is written into it any more."""
+    """End the log of a deleted thread, so that nothing is written into it any more."""
     execute(connection, _DELETE, (thread_no,))
 
 
 def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
-    """Return what a thread's log holds. That of a thread which nobody used ends at `START`."""
+    """Return where a thread's log begins and ends. The log of an unused thread ends at `START`."""
     return load_bounds_of(connection, load_stored(connection, key))
 
 
 def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
-    """Return the same for a thread whose number is known already."""
+    """Return where the log of a thread begins and ends, whose number is known."""
     row = execute(connection, _BOUNDS, (stored.thread_no,)).fetchone()
     if row is None:
         return LogBounds(0, START)
@@ -64,18 +64,22 @@ def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
 
 
 def next_run_no(connection: Connection) -> int:
-    """Return the number of the run that is inserted next. Nobody else writes meanwhile."""
+    """Return the number of the next run. Nobody else writes within this transaction."""
     number: int = load_value(connection, _NEXT_RUN)
     return number
 
 
 def new_fence() -> int:
-    """Return a random token for a lease. Nobody can tell which of two is the newer one."""
+    """Return a random token for a lease. Tokens have no order."""
     return secrets.randbits(_FENCE_BITS)
 
 
 def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> RunLease:
-    """Let a run write the log of its thread, and nobody else from now on. Raises `NotFound`."""
+    """Give a run the lease of its thread's log; older leases end.
+
+    Raises:
+        NotFound: There is no such thread.
+    """
     stored = load_stored(connection, key)
     fence = new_fence()
     if not execute(connection, _CLAIM, (run_no, fence, stored.thread_no)).rowcount:
@@ -98,9 +102,12 @@ def advance(
 ) -> tuple[int, bool]:
     """Number a batch; return the number of its first entry, and whether it is new.
 
-    A batch that was committed before has the numbers that it got then, as long as it is the last
-    one of its lease. Nothing passes after the end. Raises `NotFound` when the thread was deleted,
-    `Fenced` when somebody else writes the run, or a later batch was written.
+    The last batch of a lease may come twice; it then keeps the numbers that it has. Nothing is
+    written after the end.
+
+    Raises:
+        NotFound: The thread was deleted.
+        Fenced: Somebody else has the lease, the lease has ended, or a later batch was written.
     """
     count = len(payloads)
     run_no = NO_RUN if is_end else lease.run_no

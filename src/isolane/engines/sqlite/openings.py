@@ -36,7 +36,11 @@ WHERE kind = 'request' AND updated_at < ? AND NOT EXISTS (
 
 
 def check_seed(connection: Connection, key: ThreadKey) -> None:
-    """Raise `RunConflict` when the thread has a run already, and so takes no seed."""
+    """Check that a thread has had no run yet, because only such a thread takes a seed.
+
+    Raises:
+        RunConflict: The thread has had a run.
+    """
     place = (load_stored(connection, key).thread_no,)
     if execute(connection, _HAS_RUN, place).fetchone() is not None:
         raise RunConflict("a thread that has had a run takes no history from outside")

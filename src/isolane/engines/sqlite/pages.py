@@ -1,7 +1,7 @@
 """A thread's messages page by page, from the newest back, as of one moment.
 
-A place names the moment and the oldest message that was read. It is told by places in the thread's
-own log, because the numbers of rows would say how much other users write.
+A place names the moment and the oldest message that was read. It uses places in the thread's own
+log, because numbers of rows would tell how much other users write.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _PLACE: Final = re.compile(rf"([a-z0-9]{{1,32}}-{_NUMBER})~{_NUMBER}~{_NUMBER}",
 
 
 class Place(NamedTuple):
-    """A message of a thread as it stood at `head`; older than it is what a page holds."""
+    """A message of a thread as it stood at `head`. A page has the messages before it."""
 
     head: EventId
     since_seq: int
     """The first entry of the run that added the message."""
     rank: int
-    """How many messages that run had added before it."""
+    """Number of messages that the run had added before it."""
 
     def __str__(self) -> str:
         """Return the wire form."""
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some messages, the oldest first, and where the older ones are."""
+    """Some messages, the oldest first, and the place of the older ones."""
 
     messages: Sequence[bytes]
     before: str | None
@@ -83,7 +83,11 @@ class LoadRuns(Protocol):
 
 
 def parse_place(text: str) -> Place:
-    """Return the place that a page gave out; raises `InvalidCursor` for any other text."""
+    """Return the place that a page gave out as text.
+
+    Raises:
+        InvalidCursor: No page gives out such a text.
+    """
     found = _PLACE.fullmatch(text)
     if found is None:
         raise _unknown()
@@ -92,10 +96,11 @@ def parse_place(text: str) -> Place:
 
 
 def check_place(place: Place, bounds: LogBounds) -> None:
-    """Raise when the moment of `place` can't be told any more.
+    """Check that the moment of `place` is still kept.
 
-    `CursorExpired` when it is older than the log, or of a thread that had the id before;
-    `InvalidCursor` when it is ahead of the log.
+    Raises:
+        CursorExpired: It is older than the log, or belongs to an older thread of that id.
+        InvalidCursor: It is ahead of the log.
     """
     try:
         bounds.check_cursor(place.head)
@@ -124,9 +129,9 @@ def load_page(
 def load_runs(
     connection: Connection, key: ThreadKey, place: Place, *, limit: int, max_bytes: int
 ) -> tuple[list[list[bytes]], str | None]:
-    """Return the messages before `place` in whole runs, and where the older ones are.
+    """Return the messages before `place` in whole runs, and the place of the older ones.
 
-    Behind the newest place stands what the run under way was asked. It comes on top of the rest.
+    The newest page also has the question of the run under way, beyond its size.
     """
     stored = load_stored(connection, key)
     until = place.head.seq + 1

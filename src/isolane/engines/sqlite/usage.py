@@ -63,11 +63,19 @@ class Usage:
         self._database = database
 
     async def load(self, user_id: str) -> Kept:
-        """Return what the user keeps; nothing for one who is unknown. Raises `Unavailable`."""
+        """Return what the user keeps. An unknown user keeps nothing.
+
+        Raises:
+            Unavailable: The database can't be read now.
+        """
         return await self._database.read(lambda connection: load(connection, user_id))
 
     async def load_totals(self) -> Kept:
-        """Return what all users keep together. Raises `Unavailable`."""
+        """Return what all users keep together.
+
+        Raises:
+            Unavailable: The database can't be read now.
+        """
         return await self.load(EVERYBODY)
 
 
@@ -108,10 +116,13 @@ def load_run_bytes(connection: Connection, key: RunKey) -> int:
 
 @contextmanager
 def bounded(connection: Connection, user_id: str, quotas: Quotas) -> Iterator[None]:
-    """Let the block add only what fits into the user's quotas, to the byte; else raise.
+    """Let the block add only what fits into the user's quotas, byte for byte.
 
-    The transaction has to be undone when it raises `QuotaExceeded`. Who keeps all that is allowed
-    is refused before the block, which would add something in any case.
+    The transaction has to be undone when this raises. A user whose quota of bytes is full is
+    refused before the block, because each block adds something.
+
+    Raises:
+        QuotaExceeded: The user keeps more than the quotas allow.
     """
     before = load(connection, user_id)
     if before.bytes >= quotas.size:
