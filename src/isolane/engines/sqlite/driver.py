@@ -7,7 +7,7 @@ its expressions. `failures` translates the driver's errors.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,22 @@ def load_value(connection: Connection, statement: str, values: Sequence[object] 
 def load_column(connection: Connection, statement: str, values: Sequence[object] = ()) -> list[Any]:
     """Return the first column of all rows."""
     return [row[0] for row in execute(connection, statement, values)]
+
+
+def insert_row(connection: Connection, table: str, row: Mapping[str, object]) -> None:
+    """Insert a row, given by the names of its columns. Only values may be words of users."""
+    names, marks = ", ".join(row), ", ".join("?" * len(row))
+    statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - our own names
+    execute(connection, statement, tuple(row.values()))
+
+
+def update_row(
+    connection: Connection, table: str, row: Mapping[str, object], key: str, value: object
+) -> None:
+    """Write columns of the row whose column `key` is `value`. Only values may be words of users."""
+    changes = ", ".join(f"{name} = ?" for name in row)
+    statement = f"UPDATE {table} SET {changes} WHERE {key} = ?"  # noqa: S608 - our own names
+    execute(connection, statement, (*row.values(), value))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
 from isolane.contracts import RunEnd, RunLease, RunState
 from isolane.engines.sqlite import attachments, usage
@@ -13,9 +13,8 @@ from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.drafts import narrow_draft
 from isolane.engines.sqlite.line import hand_on
 from isolane.engines.sqlite.messages import add_messages
-from isolane.engines.sqlite.runs import find_first, to_failure_columns
+from isolane.engines.sqlite.runs import find_first, to_failure_columns, update_run
 from isolane.engines.sqlite.states import keep_state
-from isolane.engines.sqlite.tables import runs
 from isolane.engines.sqlite.turns import find_turn
 
 # As text: each is a look at one row, and SQLAlchemy's expressions cost as much again.
@@ -44,7 +43,7 @@ def settle(
     written = attachments.replace(connection, stored, draft, narrow_draft(draft))
     row = _to_row(end) | {"turn_id": turn_id, "draft": written}
     row |= {"first_seq": begun, "last_seq": last_seq}
-    connection.execute(update(runs).where(runs.c.run_no == lease.run_no).values(**row))
+    update_run(connection, lease.run_no, row)
     usage.count_run(connection, lease.run_key, before=before)
     connection.exec_driver_sql(_TOUCH, (end.ended_at, lease.thread_no))
     hand_on(connection, lease.thread_no)

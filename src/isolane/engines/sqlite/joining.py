@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection
 
 from isolane.clock import Clock
 from isolane.context import EventId, UserExecutionContext
@@ -15,6 +15,7 @@ from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import load_stored
 from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
+from isolane.engines.sqlite.driver import execute, insert_row
 from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
 from isolane.engines.sqlite.messages import (
     add_messages,
@@ -34,14 +35,12 @@ from isolane.engines.sqlite.new_messages import (
 )
 from isolane.engines.sqlite.openings import check_seed, is_history_claimed, kind_of, load_kind
 from isolane.engines.sqlite.runs import (
-    IS_ALIVE,
     find_run_no,
     load_agent_ids,
     replace_draft,
-    row_of_run,
     take_answers,
+    update_run,
 )
-from isolane.engines.sqlite.tables import runs
 from isolane.engines.sqlite.threads import title_of, touch_thread
 from isolane.engines.sqlite.turns import find_turn, move_question
 from isolane.errors import RunConflict
@@ -120,7 +119,7 @@ class Joining:
         run_no = find_run_no(connection, context.run_key)
         begun, row = self._join(connection, context, stored.draft, run_no)
         row["draft"] = replace_draft(connection, context, row["draft"])
-        connection.execute(update(runs).where(row_of_run(context.run_key)).values(**row))
+        update_run(connection, run_no, row)
         usage.count_run(connection, context.run_key, before=before)
         return begun
 
@@ -204,17 +203,23 @@ class Joining:
         return _Asked(history[-1:], history, (number, number))
 
 
+_DELETE_OLD: Final = """
+DELETE FROM runs WHERE user_id = ? AND run_id = ?
+AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no)
+"""
+
+
 def insert_run(
     connection: Connection, context: UserExecutionContext, row: Mapping[str, Any]
 ) -> None:
     """Add the row of a run whose thread is there."""
     # The id may be that of a run whose thread was deleted, and whose row is still there.
     before = usage.load_run_bytes(connection, context.run_key)
-    connection.execute(delete(runs).where(row_of_run(context.run_key), ~IS_ALIVE))
+    execute(connection, _DELETE_OLD, context.run_key)
     stored = load_stored(connection, context.thread_key)
     keys = {**context.run_key._asdict(), "thread_no": stored.thread_no}
     draft = attachments.keep(connection, stored, row["draft"])
-    connection.execute(insert(runs).values({**keys, **row, "draft": draft}))
+    insert_row(connection, "runs", {**keys, **row, "draft": draft})
     usage.count_run(connection, context.run_key, before=before)
 
 

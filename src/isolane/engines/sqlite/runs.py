@@ -28,7 +28,7 @@ from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop,
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
-from isolane.engines.sqlite.driver import execute, load_value
+from isolane.engines.sqlite.driver import execute, load_value, update_row
 from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
 from isolane.engines.sqlite.tables import nodes, runs, threads
 from isolane.errors import AgentFailed
@@ -153,6 +153,11 @@ def _stored(row: Row[Any], connection: Connection) -> StoredRun:
         asked=to_asked(row.asked or b""),
         stop_at=row.stop_at,
     )
+
+
+def update_run(connection: Connection, run_no: int, row: Mapping[str, object]) -> None:
+    """Write columns of a run's row, given by their names."""
+    update_row(connection, "runs", row, "run_no", run_no)
 
 
 def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
