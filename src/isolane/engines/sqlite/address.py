@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -32,8 +32,3 @@ def load_stored(connection: Connection, key: ThreadKey) -> StoredThread:
     """
     thread_no: int | None = load_value(connection, _FIND, key)
     return StoredThread(key.user_id, NO_THREAD if thread_no is None else thread_no)
-
-
-def rows_of(table: Any, stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    """Return the condition that a row of `table` is of a thread."""
-    return table.c.thread_no == stored.thread_no

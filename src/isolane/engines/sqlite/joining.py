@@ -14,6 +14,7 @@ from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import BegunRun, RunDraft, RunState, StoredRun
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import load_stored
+from isolane.engines.sqlite.agent_ids import load_agent_ids
 from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
 from isolane.engines.sqlite.driver import execute, insert_row
 from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
@@ -36,7 +37,6 @@ from isolane.engines.sqlite.new_messages import (
 from isolane.engines.sqlite.openings import check_seed, is_history_claimed, kind_of, load_kind
 from isolane.engines.sqlite.runs import (
     find_run_no,
-    load_agent_ids,
     replace_draft,
     take_answers,
     update_run,
