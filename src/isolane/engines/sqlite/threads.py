@@ -35,7 +35,7 @@ thread_id, title, threads.created_at, updated_at, (
     LIMIT 1
 ), kind
 """
-_LOAD: Final = f"SELECT {_SUMMARY} FROM threads WHERE user_id = ? AND thread_id = ?"  # noqa: S608 - no user's words
+_LOAD: Final = f"SELECT {_SUMMARY} FROM threads WHERE thread_no = ?"  # noqa: S608 - no user's words
 _LIST: Final = f"""
 SELECT {_SUMMARY} FROM threads
 WHERE user_id = ? AND threads.kind = 'chat' AND (updated_at, thread_id) < (?, ?)
@@ -43,11 +43,11 @@ ORDER BY updated_at DESC, thread_id DESC LIMIT ?
 """  # noqa: S608 - no user's words
 _NEWEST: Final = (2**63 - 1, "")
 """A place behind all threads of a list."""
-_TITLE: Final = "UPDATE threads SET title = ?, updated_at = ? WHERE user_id = ? AND thread_id = ?"
+_TITLE: Final = "UPDATE threads SET title = ?, updated_at = ? WHERE thread_no = ?"
 _TOUCH: Final = """
 UPDATE threads SET updated_at = ?, title = CASE title WHEN '' THEN ? ELSE title END,
     agent_thread_id = coalesce(agent_thread_id, ?)
-WHERE user_id = ? AND thread_id = ?
+WHERE thread_no = ?
 """
 _DELETE: Final = "DELETE FROM threads WHERE thread_no = ?"
 # By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
@@ -111,7 +111,7 @@ def renumber(connection: Connection) -> int:
 
 def load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
     """Return the thread, or None when nobody used it yet."""
-    row = execute(connection, _LOAD, key).fetchone()
+    row = execute(connection, _LOAD, (load_stored(connection, key).thread_no,)).fetchone()
     return None if row is None else _summary(row)
 
 
@@ -134,7 +134,7 @@ def _summary(row: Sequence[Any]) -> ThreadSummary:
 
 def set_title(connection: Connection, key: ThreadKey, title: str, *, now: int) -> None:
     """Name a thread, if it exists. `now` is in milliseconds since 1970."""
-    execute(connection, _TITLE, (title, now, *key))
+    execute(connection, _TITLE, (title, now, load_stored(connection, key).thread_no))
 
 
 def touch_thread(
@@ -147,8 +147,8 @@ def touch_thread(
 ) -> None:
     """Make a thread, or date an existing one anew; a thread that has a title keeps it."""
     # A row of an older version has no id for the agent yet.
-    touched = execute(connection, _TOUCH, (now, title, new_agent_id(), *key))
-    if not touched.rowcount:
+    values = (now, title, new_agent_id(), load_stored(connection, key).thread_no)
+    if not execute(connection, _TOUCH, values).rowcount:
         add_thread(connection, key, title=title, kind=kind, now=now)
 
 
