@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from isolane.context import RunKey
 from isolane.contracts import RunState
+from isolane.engines.sqlite.driver import execute, load_column, load_value
 
 READY: Final = "ready"
 """The state of a run whose turn has come and that hasn't begun. Outside it still waits."""
@@ -83,19 +84,19 @@ def to_run_state(word: str) -> RunState:
 
 def load_holder(connection: Connection, thread_no: int) -> Holder | None:
     """Return the run whose turn it is on a thread; None without one."""
-    found = connection.exec_driver_sql(_HOLDER, (thread_no,)).one_or_none()
+    found = execute(connection, _HOLDER, (thread_no,)).fetchone()
     return None if found is None else Holder(found[0], found[1] == RunState.RUNNING)
 
 
 def load_waiting(connection: Connection, thread_no: int) -> Waiting:
     """Return who waits on a thread."""
-    length, first_place, last_place = connection.exec_driver_sql(_WAITING, (thread_no,)).one()
+    length, first_place, last_place = execute(connection, _WAITING, (thread_no,)).fetchone()
     return Waiting(length, first_place or 0, last_place or 0)
 
 
 def count_open(connection: Connection, user_id: str, *, most: int) -> int:
     """Return how many unfinished runs the user has on threads that are there; `most` at most."""
-    return int(connection.exec_driver_sql(_COUNT_OF_USER, (user_id, most)).scalar_one())
+    return int(load_value(connection, _COUNT_OF_USER, (user_id, most)))
 
 
 def hand_on(connection: Connection, thread_no: int) -> None:
@@ -104,12 +105,12 @@ def hand_on(connection: Connection, thread_no: int) -> None:
     It is a statement of its own after the one that freed the turn: only then does it see every run
     that was let in before.
     """
-    connection.exec_driver_sql(_HAND_ON, (thread_no, thread_no))
+    execute(connection, _HAND_ON, (thread_no, thread_no))
 
 
 def find_without_turn(connection: Connection) -> list[int]:
     """Return the numbers of threads on which runs wait and nobody has the turn."""
-    return list(connection.exec_driver_sql(_WITHOUT_TURN).scalars())
+    return load_column(connection, _WITHOUT_TURN)
 
 
 def claim(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:

@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from isolane.context import RunKey
+from isolane.engines.sqlite.driver import execute, execute_many, load_value
 from isolane.engines.sqlite.expiry import delete_expired
 from isolane.engines.sqlite.tables import early_aborts
 
@@ -50,44 +51,44 @@ def stop_run(connection: Connection, key: RunKey, *, asked_at: int) -> bool:
     The id of a run that attached stops the one that it attached to. The first stop counts, and a
     run that has ended stays as it is.
     """
-    found = connection.exec_driver_sql(_ROW, key).one_or_none()
+    found = execute(connection, _ROW, key).fetchone()
     if found is None:
         return False
     if found[0] is not None:
         return stop_run(connection, RunKey(key.user_id, found[0]), asked_at=asked_at)
-    connection.exec_driver_sql(_STOP, (asked_at, *key))
+    execute(connection, _STOP, (asked_at, *key))
     return True
 
 
 def keep_early(connection: Connection, key: RunKey, *, now: int) -> None:
     """Let an abort wait for its run; `now` is of the clock that nobody sets."""
     delete_expired(early_aborts, now - 1, connection)
-    connection.exec_driver_sql(_KEEP, (*key, now + KEPT_MS))
-    connection.exec_driver_sql(_SURPLUS, (key.user_id, KEPT_PER_USER))
+    execute(connection, _KEEP, (*key, now + KEPT_MS))
+    execute(connection, _SURPLUS, (key.user_id, KEPT_PER_USER))
 
 
 def take_early(connection: Connection, key: RunKey, *, now: int) -> int | None:
     """Forget an abort that waits; return for how many milliseconds it did, None without one."""
-    expires_at = connection.exec_driver_sql(_FIND, key).scalar_one_or_none()
+    expires_at = load_value(connection, _FIND, key)
     if expires_at is None:
         return None
-    connection.exec_driver_sql(_TAKE, key)
+    execute(connection, _TAKE, key)
     age_ms = now - (int(expires_at) - KEPT_MS)
     return age_ms if age_ms <= KEPT_MS else None
 
 
 def load_revoked(connection: Connection, user_id: str) -> int:
     """Return when something of the user's was revoked last; 0 when nothing ever was."""
-    return int(connection.exec_driver_sql(_REVOKED, (user_id,)).scalar_one() or 0)
+    return int(load_value(connection, _REVOKED, (user_id,)) or 0)
 
 
 def load_unseen(connection: Connection, node_id: str) -> list[tuple[RunKey, int]]:
     """Return the stopped runs of a node that hasn't obeyed yet, with when each was stopped."""
-    found = connection.exec_driver_sql(_UNSEEN, (node_id,))
+    found = execute(connection, _UNSEEN, (node_id,))
     return [(RunKey(user_id, run_id), stop_at) for user_id, run_id, stop_at in found]
 
 
 def note_seen(connection: Connection, keys: list[RunKey], *, now: int) -> None:
     """Write that a node has obeyed the stops of these runs."""
     if keys:
-        connection.exec_driver_sql(_SEEN, [(now, *key) for key in keys])
+        execute_many(connection, _SEEN, [(now, *key) for key in keys])
