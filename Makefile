@@ -1,6 +1,7 @@
 # `make` shows what there is. All of it runs in .venv, which holds exactly what the files of
 # requirements/ name: what a server needs, and once a target asks for them the developers' tools.
-# What only builds the page and the package, Node among it, lies apart in .build.
+# What only builds the page and the package, Node among it, lies apart in .build, as do the servers
+# that only the bench runs.
 
 PYTHON ?= python3
 ARGS =
@@ -30,7 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ifndef AT_ONCE
 .NOTPARALLEL:
 endif
-.PHONY: help setup run page test check orders live planted soak coverage bench versions newest lock release format clean $(GATES) $(LAST)
+.PHONY: help setup run page test check orders live planted soak coverage bench benches versions newest lock release format clean $(GATES) $(LAST)
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
@@ -98,12 +99,14 @@ soak: .venv/.developer $(DRIVERS)/node_modules/.installed ## an hour of churn wi
 coverage: .venv/.developer ## tell which lines no unit or contract test runs
 	$(STEP) coverage pytest tests/unit tests/contracts $(SPREAD) --cov --cov-report=term $(ARGS)
 
-bench: .venv/.developer ## measure what a manager costs, what grows with what is stored, what long lists and chats cost, then the stream
+bench: .venv/.developer .build/peers/.installed ## measure what the gateway costs beside other servers; ARGS=--quick takes two minutes
+	.venv/bin/python bench/costs.py $(ARGS)
+
+benches: .venv/.developer ## measure what a manager costs, what grows with what is stored, what long lists and the chat doors cost
 	.venv/bin/python bench/manager.py
 	.venv/bin/python bench/growth.py
 	.venv/bin/python bench/lists.py
 	.venv/bin/python bench/chats.py
-	.venv/bin/python bench/stream.py $(ARGS)
 
 versions: .venv/.developer ## the unit, contract and some live tests on each Python here, lowest and newest dependencies
 	$(STEP) versions python scripts/versions.py $(ARGS)
@@ -158,6 +161,12 @@ clean: ## remove what make and the tools made
 	@rm -rf .build
 	$(STEP) build    $(INSTALL) requirements/build.lock --target .build/python
 	@sh scripts/node .build
+	@touch $@
+
+# Other servers, which only the bench runs, in an environment that no tool of this one sees.
+.build/peers/.installed: bench/peers.lock | .venv/.locked
+	@$(PYTHON) -m venv --clear .build/peers
+	$(STEP) peers    sh scripts/install .build/peers/bin/python bench/peers.lock
 	@touch $@
 
 %/node_modules/.installed: %/package-lock.json | .venv/.locked

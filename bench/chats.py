@@ -7,33 +7,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import socket
 import sys
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 from uuid import uuid4
 
-from client import HOST, Turns, read_cpu_s
-from pace import NS_PER_S, Pace
-from target import Target, make_tokens, running
-from wire import TEXT, encode_frame, upgrade_request
-
-from isolane.testing.server import free_port
+from line import Answer, Line
+from machine import Turns, read_cpu_s
+from pace import Pace
+from servers import HOST, Server, make_tokens, serve_isolane
+from wire import TEXT, encode_frame
 
 EVENTS: Final = 2_000
 RATE: Final = 1_000
 """Events a second of the one run that is followed."""
 ROUNDS: Final = 6
-AT_ONCE: Final = 100_000
-"""Events a second of a run that nobody waits for."""
+AT_ONCE: Final = 0
+"""Rate of a run that is over as soon as it can be."""
 REPLAYED: Final = 1_000
 REPLAYS: Final = 40
 BEFORE: Final = 499
@@ -43,51 +38,6 @@ FOLLOWED_MAX: Final = 1.3
 REPLAY_MAX_S: Final = 0.015
 START_MORE_MAX_S: Final = 0.010
 WORDS: Final = "What one says in a conversation, at some length. " * 4
-PATIENCE_S: Final = 30.0
-MARK_MAX: Final = 64
-"""Bytes of the longest mark: so many of what came before may begin one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came for a request, and when; seconds since the request was sent."""
-
-    first_s: float
-    last_s: float
-    content: bytes
-
-
-class Line:
-    """A plain socket to the gateway. It reads bytes and looks for marks, and parses nothing."""
-
-    def __init__(self, port: int) -> None:
-        """Connect."""
-        self._socket = socket.create_connection((HOST, port), timeout=PATIENCE_S)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-    def ask(self, sent: bytes, *, first: bytes, last: bytes) -> Answer:
-        """Send, and read until the mark `last` has come. Raises ConnectionError when it can't."""
-        began, first_s = time.perf_counter(), 0.0
-        self._socket.sendall(sent)
-        parts, seen = list[bytes](), b""
-        while True:
-            part = self._socket.recv(1 << 18)
-            now_s = time.perf_counter() - began
-            if not part:
-                raise ConnectionError(b"".join(parts)[-2000:])
-            parts.append(part)
-            seen = seen[-MARK_MAX:] + part
-            if not first_s and first in seen:
-                first_s = now_s
-            if last in seen:
-                break
-        content = b"".join(parts)
-        if not first_s:
-            raise ConnectionError(content[-2000:])
-        return Answer(first_s, now_s, content)
 
 
 class Door(ABC):
@@ -113,7 +63,7 @@ class Door(ABC):
         return line.ask(sent, first=self.first, last=self.last)
 
     @abstractmethod
-    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+    def to_turn(self, chat: str, props: Mapping[str, str], *, before: int = 0) -> bytes:
         """Return the request that asks once, behind so many earlier messages."""
 
 
@@ -131,8 +81,7 @@ class OfSocket(Door):
     def open(self) -> Line:
         """Return a line that has been upgraded."""
         line = super().open()
-        asked = upgrade_request(f"{HOST}:{self.port}", self.path, self.token)
-        line.ask(asked, first=b" 101 ", last=b"\r\n\r\n")
+        line.upgrade(self.path, self.token)
         return line
 
     def to_frame(self, said: Mapping[str, Any]) -> bytes:
@@ -169,7 +118,7 @@ class Threads(OfSocket):
     first = b'"TEXT_MESSAGE_CONTENT"'
     last = b'"RUN_FINISHED"'
 
-    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+    def to_turn(self, chat: str, props: Mapping[str, str], *, before: int = 0) -> bytes:
         """Return a run's frame."""
         del before
         question = {"id": str(uuid4()), "role": "user", "content": "Speak."}
@@ -201,7 +150,7 @@ class ChatSocket(OfSocket, Again):
     first = b'"type":"chunk"'
     last = b'"type":"end"'
 
-    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+    def to_turn(self, chat: str, props: Mapping[str, str], *, before: int = 0) -> bytes:
         """Return a frame that sends a turn."""
         head = {"type": "send", "requestId": str(uuid4()), "body": {"forwardedProps": props}}
         return self.to_frame({**head, **_to_chat(chat, before)})
@@ -218,7 +167,7 @@ class ChatHttp(OfHttp, Again):
 
     path = "/ai/chat"
 
-    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+    def to_turn(self, chat: str, props: Mapping[str, str], *, before: int = 0) -> bytes:
         """Return a request that sends a turn."""
         return self.to_request({**_to_chat(chat, before), "forwardedProps": props})
 
@@ -240,7 +189,7 @@ class Completions(OfHttp, Again):
 
     path = "/v1/chat/completions"
 
-    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+    def to_turn(self, chat: str, props: Mapping[str, str], *, before: int = 0) -> bytes:
         """Return a request that may be repeated."""
         said = {"model": "default", "stream": True, "metadata": props, "messages": _to_list(before)}
         return self.to_request(said, headers=[f"Idempotency-Key: {chat}-{uuid4()}"])
@@ -256,7 +205,7 @@ class Responses(OfHttp, Again):
 
     path = "/v1/responses"
 
-    def to_turn(self, chat: str, props: Mapping[str, int], *, before: int = 0) -> bytes:
+    def to_turn(self, chat: str, props: Mapping[str, str], *, before: int = 0) -> bytes:
         """Return a request."""
         del chat
         said = {"model": "default", "stream": True, "metadata": props, "input": _to_list(before)}
@@ -283,9 +232,9 @@ DOORS: Final[Sequence[Callable[[int, str], Door]]] = (
 )
 
 
-def pace_of(events: int, rate: int) -> dict[str, int]:
-    """Return what makes an agent speak so often, so many times a second from now on."""
-    return Pace(time.monotonic_ns(), NS_PER_S // rate, events).to_props()
+def pace_of(events: int, rate: int) -> dict[str, str]:
+    """Return what makes an agent say so many events, at so many per second."""
+    return {"pace": str(Pace(rate, events=events))}
 
 
 def to_ms(took_s: Sequence[float]) -> str:
@@ -298,10 +247,10 @@ def name_of(door: Door) -> str:
     return f"{door.path}{' (WebSocket)' if isinstance(door, OfSocket) else ''}"
 
 
-def measure_following(doors: Sequence[Door], target: Target) -> bool:
+def measure_following(doors: Sequence[Door], server: Server) -> bool:
     """Print the server's CPU for each followed event; say whether each door stays in its bound."""
     rounds = range(ROUNDS + 1)
-    spent = [[_follow(door, target, f"followed-{number}") for door in doors] for number in rounds]
+    spent = [[_follow(door, server, f"followed-{number}") for door in doors] for number in rounds]
     del spent[0]  # of caches
     print(f"server CPU for a followed event, {RATE} events a second, {ROUNDS} rounds in turns:")
     ratios: list[float] = []
@@ -313,17 +262,17 @@ def measure_following(doors: Sequence[Door], target: Target) -> bool:
     return max(ratios) <= FOLLOWED_MAX
 
 
-def _follow(door: Door, target: Target, chat: str) -> float:
+def _follow(door: Door, server: Server, chat: str) -> float:
     """Return the server's CPU seconds while one run is followed at a door."""
     line = door.open()
-    before = read_cpu_s(target.pid)
+    before = read_cpu_s(server.pid)
     door.ask(line, door.to_turn(chat, pace_of(EVENTS, RATE)))
-    spent = read_cpu_s(target.pid) - before
+    spent = read_cpu_s(server.pid) - before
     line.close()
     return spent
 
 
-def measure_replays(doors: Sequence[Door], target: Target) -> bool:
+def measure_replays(doors: Sequence[Door], server: Server) -> bool:
     """Print what it takes to tell a turn again; say whether each door stays in its bound."""
     print(
         f"a turn of {REPLAYED} deltas told again, to a socket that parses nothing, {REPLAYS} times:"
@@ -338,10 +287,10 @@ def measure_replays(doors: Sequence[Door], target: Target) -> bool:
             told, least = answer.content.count(door.first), REPLAYED // 2
             if told < least:
                 raise RuntimeError(f"{name_of(door)} told {told} events, not {least} at least")
-            turns, before = Turns.read(target.pid), read_cpu_s(target.pid)
+            turns, before = Turns.read(server.pid), read_cpu_s(server.pid)
             took_s = [door.ask(line, again).last_s for _ in range(REPLAYS)]
-            cpu_s = (read_cpu_s(target.pid) - before) / REPLAYS
-            stretch = Turns.read(target.pid).stretch_since(turns)
+            cpu_s = (read_cpu_s(server.pid) - before) / REPLAYS
+            stretch = Turns.read(server.pid).stretch_since(turns)
             slowest_s = max(slowest_s, median(took_s) / stretch)
             print(
                 f"  {name_of(door):24} {to_ms(took_s)} until the last byte, at most "
@@ -352,7 +301,7 @@ def measure_replays(doors: Sequence[Door], target: Target) -> bool:
     return slowest_s <= REPLAY_MAX_S
 
 
-def measure_starts(doors: Sequence[Door], target: Target) -> bool:
+def measure_starts(doors: Sequence[Door], server: Server) -> bool:
     """Print what known messages cost the start of a run; say whether each stays in its bound."""
     print(
         f"until the first event of a question alone, and behind {BEFORE} messages, {STARTS} times:"
@@ -362,12 +311,12 @@ def measure_starts(doors: Sequence[Door], target: Target) -> bool:
         line = door.open()
         took: dict[int, list[float]] = {0: [], BEFORE: []}
         door.ask(line, door.to_turn("long", pace_of(1, AT_ONCE), before=BEFORE))
-        turns = Turns.read(target.pid)
+        turns = Turns.read(server.pid)
         for _ in range(STARTS):
             for before, own in took.items():
                 turn = door.to_turn("long", pace_of(1, AT_ONCE), before=before)
                 own.append(door.ask(line, turn).first_s)
-        stretch = Turns.read(target.pid).stretch_since(turns)
+        stretch = Turns.read(server.pid).stretch_since(turns)
         one, many = took.values()
         # Each pair is of one moment, and so are their neighbours.
         more_s = median(after - before for before, after in zip(one, many, strict=True))
@@ -380,14 +329,14 @@ def measure_starts(doors: Sequence[Door], target: Target) -> bool:
     return most_s <= START_MORE_MAX_S
 
 
-def measure(target: Target) -> bool:
+def measure(server: Server) -> bool:
     """Measure and print; say whether all of it stays within its bounds."""
-    tokens = [str(token) for token in target.tokens]
-    doors = [door(target.port, token) for door, token in zip(DOORS, tokens[1:], strict=True)]
+    tokens = server.tokens
+    doors = [door(server.port, token) for door, token in zip(DOORS, tokens[1:], strict=True)]
     is_kept = [
-        measure_following([Threads(target.port, tokens[0]), *doors], target),
-        measure_replays(doors, target),
-        measure_starts(doors, target),
+        measure_following([Threads(server.port, tokens[0]), *doors], server),
+        measure_replays(doors, server),
+        measure_starts(doors, server),
     ]
     return all(is_kept)
 
@@ -398,14 +347,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the database is; a disk, not a tmpfs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        data, port = Path(folder) / "data", free_port()
-        where = ["--host", HOST, "--port", str(port), "--data", str(data)]
-        command = ["-m", "isolane", "serve", "--agent", "agent:stream", *where]
-        os.environ["ISOLANE_LIMIT_FRAMES_PER_MINUTE"] = "100000"
-        data.mkdir()
-        with running(command, data / "isolane.log", port) as pid:
-            tokens = make_tokens(data, 1 + len(DOORS))
-            return 0 if measure(Target("isolane", port, pid, tokens)) else 1
+        tokens = make_tokens(1 + len(DOORS))
+        env = {"ISOLANE_LIMIT_FRAMES_PER_MINUTE": "100000"}
+        with serve_isolane(Path(folder) / "data", "agent:stream", tokens, env=env) as server:
+            return 0 if measure(server) else 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from isolane.contracts import RunDraft
-from isolane.engines.sqlite.file import open_database
+from isolane.engines.sqlite.database import open_database
 from isolane.settings import DATABASE_NAME
 
 USER = "u1"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 import uvloop
 from ag_ui.core import RunAgentInput
 from filling import USER, add_threads, make_database
-from target import running
+from servers import running
 
 from isolane.agents.function import adapt_function
 from isolane.app import open_gateway
@@ -176,7 +175,9 @@ def start_server(data: Path) -> tuple[float, float]:
     port = free_port()
     began_s = time.perf_counter()
     where = ["--port", str(port), "--data", str(data)]
-    with running(["-m", "isolane", "serve", *where], data / "isolane.log", port) as pid:
+    with running(
+        [sys.executable, "-m", "isolane", "serve", *where], data / "isolane.log", port
+    ) as pid:
         took_s = time.perf_counter() - began_s
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
@@ -185,8 +186,6 @@ def start_server(data: Path) -> tuple[float, float]:
 
 def compare_starts(data: Sequence[Path]) -> list[Times]:
     """Start a server on each folder a few times, in turns."""
-    # As where it is installed: bytecode is written once, not compiled at each start.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     start_server(data[0])
     found: list[defaultdict[str, list[float]]] = [defaultdict(list) for _ in data]
     for _ in range(STARTS):

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import http.client
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -20,12 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from client import HOST, Turns, read_cpu_s
 from filling import add_threads, make_database
-from target import Target, make_tokens, running
+from machine import Turns, read_cpu_s
+from servers import HOST, Server, make_tokens, serve_isolane
 from websockets.asyncio.client import connect
-
-from isolane.testing.server import free_port
 
 WORDS = "What one says in a conversation, at some length. " * 10
 """Characters of each message, as in a chat."""
@@ -61,9 +58,9 @@ class Cost:
 class Pings:
     """A neighbour who pings on a schedule that waits for no answer, in a thread of its own."""
 
-    def __init__(self, target: Target) -> None:
-        """Speak as the second user of `target`."""
-        self._target = target
+    def __init__(self, server: Server) -> None:
+        """Speak as the second user of `server`."""
+        self._server = server
         self._is_over = threading.Event()
         self.is_counted = True
         self.took_s: list[float] = []
@@ -80,8 +77,8 @@ class Pings:
             thread.join()
 
     async def _ping(self) -> None:
-        headers = {"Authorization": f"Bearer {self._target.tokens[1]}"}
-        url = f"ws://{HOST}:{self._target.port}/ws"
+        headers = {"Authorization": f"Bearer {self._server.tokens[1]}"}
+        url = f"ws://{HOST}:{self._server.port}/ws"
         async with connect(url, additional_headers=headers, proxy=None) as socket:
             await socket.send('{"type":"hello","v":1}')
             await socket.recv()
@@ -99,15 +96,15 @@ class Pings:
                 self.took_s.append(time.time() - frame["t"])
 
 
-def ask(target: Target, thread_id: str, history: bytes, number: int) -> Cost:
+def ask(server: Server, thread_id: str, history: bytes, number: int) -> Cost:
     """Ask once more on a thread, with its history sent along, and read the answer to its end."""
     name = f"{thread_id}-{'long' if history else 'short'}-{number}"
     question = json.dumps({"id": name, "role": "user", "content": QUESTION}).encode()
     head = f'{{"threadId":"{thread_id}","runId":"{name}","state":{{}},"messages":['.encode()
     body = head + history + question + b'],"tools":[],"context":[],"forwardedProps":{}}'
-    line = http.client.HTTPConnection(HOST, target.port, timeout=120)
-    headers = {"Authorization": f"Bearer {target.tokens[0]}", "Content-Type": "application/json"}
-    cpu_s, began_s = read_cpu_s(target.pid), time.perf_counter()
+    line = http.client.HTTPConnection(HOST, server.port, timeout=120)
+    headers = {"Authorization": f"Bearer {server.tokens[0]}", "Content-Type": "application/json"}
+    cpu_s, began_s = read_cpu_s(server.pid), time.perf_counter()
     line.request("POST", "/agui", body, headers)
     answer = line.getresponse()
     if answer.status != http.HTTPStatus.OK:
@@ -115,16 +112,16 @@ def ask(target: Target, thread_id: str, history: bytes, number: int) -> Cost:
     first = answer.readline()
     while STARTED not in first:
         first = answer.readline()
-    took = Cost(time.perf_counter() - began_s, read_cpu_s(target.pid) - cpu_s)
+    took = Cost(time.perf_counter() - began_s, read_cpu_s(server.pid) - cpu_s)
     answer.read()
     line.close()
     return took
 
 
-def measure(target: Target, thread_id: str, history: bytes, rounds: int) -> Phase:
+def measure(server: Server, thread_id: str, history: bytes, rounds: int) -> Phase:
     """Ask some times beside a neighbour; no ping of a pause between counts."""
-    pings, costs = Pings(target), list[Cost]()
-    before = Turns.read(target.pid)
+    pings, costs = Pings(server), list[Cost]()
+    before = Turns.read(server.pid)
     with pings.going_on():
         for number in range(rounds):
             pause_s = len(history) / SENT_BYTES_S
@@ -132,8 +129,8 @@ def measure(target: Target, thread_id: str, history: bytes, rounds: int) -> Phas
                 pings.is_counted = False
                 time.sleep(pause_s)
                 pings.is_counted = True
-            costs.append(ask(target, thread_id, history, number))
-    return Phase(costs, sorted(pings.took_s), Turns.read(target.pid).stretch_since(before))
+            costs.append(ask(server, thread_id, history, number))
+    return Phase(costs, sorted(pings.took_s), Turns.read(server.pid).stretch_since(before))
 
 
 def fill(data: Path) -> dict[int, bytes]:
@@ -174,19 +171,16 @@ def main() -> int:
     options = parser.parse_args()
     in_time = True
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        data, port = Path(folder) / "data", free_port()
+        data = Path(folder) / "data"
         histories = fill(data)
-        where = ["--host", HOST, "--port", str(port), "--data", str(data)]
-        command = ["-m", "isolane", "serve", "--agent", "agent:brief", *where]
-        os.environ["ISOLANE_LIMIT_FRAMES_PER_MINUTE"] = "100000"  # for the pings
-        with running(command, data / "isolane.log", port) as pid:
-            target = Target("isolane", port, pid, make_tokens(data, 2))
+        env = {"ISOLANE_LIMIT_FRAMES_PER_MINUTE": "100000"}  # for the pings
+        with serve_isolane(data, "agent:brief", make_tokens(2), env=env) as server:
             columns = ("until start", "CPU", "ping p50", "ping p99", "stretch") * 2
             print(f"{'sent':>7}", *(f"{column:>11}" for column in columns))
             for size_mb, history in histories.items():
-                ask(target, f"h{size_mb}-0", history, -1)  # the first time is of caches
+                ask(server, f"h{size_mb}-0", history, -1)  # the first time is of caches
                 phases = [
-                    measure(target, f"h{size_mb}-0", sent, ROUNDS[size_mb])
+                    measure(server, f"h{size_mb}-0", sent, ROUNDS[size_mb])
                     for sent in (history, b"")
                 ]
                 in_time = show(size_mb, phases) and in_time

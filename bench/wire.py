@@ -5,11 +5,8 @@ A library's client needs ten times as long per frame, and would be slower than a
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
-CLOSE: Final = 8
-PING: Final = 9
-PONG: Final = 10
 TEXT: Final = 1
 
 _FINAL: Final = 0x80
@@ -17,14 +14,6 @@ _MASKED: Final = 0x80
 _NO_MASK: Final = bytes(4)  # a legal one, which changes nothing
 _LENGTH_16: Final = 126
 _LENGTH_64: Final = 127
-
-
-class Frame(NamedTuple):
-    """A frame in a buffer: its opcode, its payload, and where the next one begins."""
-
-    opcode: int
-    payload: bytes
-    end: int
 
 
 def upgrade_request(host: str, path: str, token: str | None) -> bytes:
@@ -52,19 +41,3 @@ def encode_frame(opcode: int, payload: bytes) -> bytes:
     else:
         head = bytes([_FINAL | opcode, _MASKED | _LENGTH_64]) + size.to_bytes(8, "big")
     return head + _NO_MASK + payload
-
-
-def read_frame(buffer: bytes, at: int) -> Frame | None:
-    """Return the server's frame that begins at `at`; None while it is not all there."""
-    start = at + 2
-    if len(buffer) < start:
-        return None
-    size = buffer[at + 1]
-    if size == _LENGTH_16:
-        start += 2
-        size = int.from_bytes(buffer[at + 2 : start], "big")
-    elif size == _LENGTH_64:
-        start += 8
-        size = int.from_bytes(buffer[at + 2 : start], "big")
-    end = start + size
-    return Frame(buffer[at] & 0x0F, buffer[start:end], end) if len(buffer) >= end else None

@@ -35,7 +35,7 @@ from isolane.contracts import (
 )
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.sqlite.file import Database, open_database
+from isolane.engines.sqlite.database import Database, open_database
 from isolane.engines.sqlite.lanes import HOUSE
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.members import DatabaseMembers

@@ -21,7 +21,7 @@ from isolane.auth.keyring import KeyFile
 from isolane.clock import now_ms
 from isolane.contracts import PLAIN, Scope
 from isolane.demo import is_loopback, print_links
-from isolane.engines.sqlite.file import open_database
+from isolane.engines.sqlite.database import open_database
 from isolane.engines.sqlite.usage_report import NothingToReport, read_report
 from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError
 from isolane.logs import configure_logs

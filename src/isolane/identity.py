@@ -25,7 +25,7 @@ from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.contracts import Authenticator, ensure
 from isolane.doors.parts import Credentials, SignInDesk
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
 from isolane.settings import KEY_NAME, Settings
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner

@@ -32,7 +32,8 @@ from isolane.doors.parts import Health, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.sqlite.file import Database, lock_database, open_database, path_of
+from isolane.engines.sqlite.database import Database, open_database
+from isolane.engines.sqlite.file import lock_database, path_of
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.engines.sqlite.runbook import DatabaseRunBook

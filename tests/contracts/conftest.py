@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 from tests.house import MEMORY, Admitting, Ground, ManualClock, draft_of, open_ground, sqlite_url
 
 from isolane.auth import revocations
@@ -26,6 +25,7 @@ from isolane.contracts import (
     Store,
     TurnBook,
 )
+from isolane.engines.sqlite.driver import driver_of
 from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.errors import DatabaseFailed
@@ -171,10 +171,10 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             ground,
         )
 
-        def count(_connection: object) -> None:
-            opened.transactions[0] += 1
+        def count(statement: str) -> None:
+            opened.transactions[0] += statement.startswith("BEGIN")
 
-        event.listen(ground.database._engine, "begin", count)
+        driver_of(ground.database._writing).set_trace_callback(count)
         return opened
 
     yield await open_life()

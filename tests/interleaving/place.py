@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine
 from tests.house import MEMORY
 from tests.interleaving.scheduler import ShuffledLoop
 
-from isolane.engines.sqlite.file import READERS, Database, _create_engine, metadata
+from isolane.engines.sqlite.database import READERS, Database, _create_engine
 from isolane.engines.sqlite.lanes import HOUSE
+from isolane.engines.sqlite.tables import metadata
 
 T = TypeVar("T")
 
@@ -45,7 +46,8 @@ class _Kept(Database):
 
     async def close(self) -> None:
         """End this seed's use of it."""
-        self._writing.close()
+        for connection in (self._writing, *self._idle):
+            connection.close()
 
 
 class _AnyOrder(frozenset[Any]):

@@ -40,7 +40,7 @@ from isolane.doors.handshake import Replay
 from isolane.doors.room import Room
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import WEIGHT_BYTES, LocalLimits
-from isolane.engines.sqlite.file import READERS, Database
+from isolane.engines.sqlite.database import READERS, Database
 from isolane.engines.sqlite.lanes import Gate
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.members import DatabaseMembers

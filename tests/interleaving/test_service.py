@@ -19,7 +19,7 @@ from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import RunState
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
 from isolane.errors import (
     CursorExpired,
     LimitExceeded,

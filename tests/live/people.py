@@ -24,7 +24,7 @@ from websockets.typing import Subprotocol
 from isolane.auth.accounts import Accounts
 from isolane.clock import now_ms
 from isolane.contracts import PLAIN
-from isolane.engines.sqlite.file import open_database
+from isolane.engines.sqlite.database import open_database
 from isolane.settings import DATABASE_NAME
 
 PASSWORD: Final = note("correct horse battery")

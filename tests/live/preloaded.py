@@ -23,7 +23,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-PRELOADED: Final = ("isolane.cli", "isolane.server", "isolane.app", "isolane.engines.sqlite.file")
+PRELOADED: Final = (
+    "isolane.cli",
+    "isolane.server",
+    "isolane.app",
+    "isolane.engines.sqlite.database",
+)
 ORDER_BYTES: Final = 1 << 20
 """No order is larger: an environment has some KB."""
 LINE_BYTES: Final = 16 << 20

@@ -16,7 +16,7 @@ from tests.live import preloaded
 from tests.live.stopwatch import Turns
 from tests.live.untold import find_leaks, note, note_request, note_response
 
-from isolane.engines.sqlite.file import READERS
+from isolane.engines.sqlite.database import READERS
 from isolane.settings import DATABASE_NAME
 from isolane.testing import server
 from isolane.testing.server import (

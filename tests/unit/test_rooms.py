@@ -22,9 +22,6 @@ REASON: Final = re.compile(r"^# Long because: .{20,}$", re.MULTILINE)
 
 BEING_SPLIT: Final = frozenset(
     {
-        "engines/sqlite/file.py",
-        "engines/sqlite/log.py",
-        "engines/sqlite/turns.py",
         "runs/run.py",
         "runs/writer.py",
     }

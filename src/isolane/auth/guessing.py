@@ -21,7 +21,9 @@ from sqlalchemy.dialects.sqlite import insert
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
 from isolane.engines.memory.rates import HOUR_MS, MINUTE_MS, to_wait
-from isolane.engines.sqlite.file import Database, attempts, delete_dead
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.expiry import delete_expired
+from isolane.engines.sqlite.tables import attempts
 from isolane.errors import LimitExceeded
 
 ATTEMPTS_PER_MINUTE: Final = 10
@@ -120,7 +122,7 @@ def _hit_all(
     counted: Sequence[tuple[str, Sequence[_Rate]]], now: int, connection: Connection
 ) -> _Refusal | None:
     """Count one attempt per key until a key refuses; earlier keys keep their count."""
-    delete_dead(attempts, now, connection)
+    delete_expired(attempts, now, connection)
     for key, rates in counted:
         refused = _hit(key, rates, now, connection)
         if refused is not None:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
-from isolane.engines.sqlite.file import Database, revocations
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.driver import load_value
+from isolane.engines.sqlite.tables import revocations
 from isolane.expiry import ExpiringDict
 
 SESSION_KEPT_MS: Final = 3_600_000
@@ -147,12 +149,14 @@ def add(
     )
 
 
+_LAST: Final = """
+SELECT max(revoked_at) FROM revocations WHERE user_id = ? AND session_id IS NULL
+"""
+
+
 def load_last(user_id: str, connection: Connection) -> int:
     """Return the time of the user's latest revocation, single sessions aside; 0 without one."""
-    query = select(func.max(revocations.c.revoked_at)).where(
-        revocations.c.user_id == user_id, revocations.c.session_id.is_(None)
-    )
-    return connection.execute(query).scalar_one() or 0
+    return load_value(connection, _LAST, (user_id,)) or 0
 
 
 def _load(after: int, connection: Connection) -> list[Revocation]:

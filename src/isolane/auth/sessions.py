@@ -15,7 +15,9 @@ from isolane.auth import revocations
 from isolane.auth.single_use import digest_of
 from isolane.clock import Clock
 from isolane.contracts import PLAIN, Identity
-from isolane.engines.sqlite.file import Database, accounts, sessions
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.driver import execute, load_value
+from isolane.engines.sqlite.tables import accounts, sessions
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
 from isolane.subjects import SEPARATOR
 from isolane.tasks import TaskOwner
@@ -207,12 +209,19 @@ def _end_surplus(user_id: str, now: int, connection: Connection) -> None:
         _delete(user_id, session_id, now, connection)
 
 
+# Each request of a browser runs these.
+_SESSION: Final = """
+SELECT session_id, user_id, device, created_at, last_seen_at FROM sessions WHERE session_id = ?
+"""
+_SCOPES: Final = "SELECT scopes FROM accounts WHERE user_id = ?"
+
+
 def _load(session_id: str, connection: Connection) -> tuple[Session, _Rights] | None:
-    query = select(sessions).where(sessions.c.session_id == session_id)
-    row = connection.execute(query).one_or_none()
+    row = execute(connection, _SESSION, (session_id,)).fetchone()
     if row is None:
         return None
-    return Session(**row._mapping), _load_rights(row.user_id, connection)  # noqa: SLF001 - SQLAlchemy's public way to a mapping
+    session = Session(*row)
+    return session, _load_rights(session.user_id, connection)
 
 
 def _has_account(user_id: str, connection: Connection) -> bool:
@@ -222,8 +231,7 @@ def _has_account(user_id: str, connection: Connection) -> bool:
 
 def _load_rights(user_id: str, connection: Connection) -> _Rights:
     """Return the scopes of a local account; users of providers have a plain user's scopes."""
-    query = select(accounts.c.scopes).where(accounts.c.user_id == user_id)
-    scopes = connection.execute(query).scalar_one_or_none()
+    scopes: str | None = load_value(connection, _SCOPES, (user_id,))
     rights = PLAIN if scopes is None else frozenset(scopes.split())
     return _Rights(rights, revocations.load_last(user_id, connection))
 

@@ -18,7 +18,9 @@ from isolane.auth.providers import Provider, ask
 from isolane.auth.single_use import digest_of, take_row
 from isolane.auth.tokens import check_claims, open_token, refused, to_identity, verify
 from isolane.clock import Clock
-from isolane.engines.sqlite.file import Database, delete_dead, sign_ins
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.expiry import delete_expired
+from isolane.engines.sqlite.tables import sign_ins
 from isolane.errors import SHOWN_CHARACTERS, InvalidFrame, Unauthenticated, Unavailable
 from isolane.subjects import SEPARATOR
 from isolane.wire.frames import decode_object
@@ -93,7 +95,7 @@ class SignIns:
 
 
 def _insert(pending: Pending, connection: Connection) -> None:
-    delete_dead(sign_ins, pending.expires_at - LIFETIME_MS, connection)
+    delete_expired(sign_ins, pending.expires_at - LIFETIME_MS, connection)
     newest = select(sign_ins.c.digest).order_by(sign_ins.c.expires_at.desc())
     surplus = newest.offset(PENDING_MAX - 1).limit(SURPLUS_AT_ONCE)
     connection.execute(delete(sign_ins).where(sign_ins.c.digest.in_(surplus)))

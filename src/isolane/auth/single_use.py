@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, select
 
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
 
 
 def digest_of(secret: str) -> bytes:

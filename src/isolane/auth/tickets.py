@@ -13,7 +13,9 @@ from sqlalchemy import Connection, delete, func, insert, select
 from isolane.auth.single_use import digest_of, take_row
 from isolane.clock import Clock
 from isolane.contracts import Identity
-from isolane.engines.sqlite.file import Database, delete_dead, tickets
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.expiry import delete_expired
+from isolane.engines.sqlite.tables import tickets
 from isolane.errors import LimitExceeded, Unauthenticated
 from isolane.ids import new_ticket
 
@@ -105,7 +107,7 @@ class TicketBook:
     def _insert(self, digest: bytes, held: _Held, connection: Connection) -> bool:
         """Store a ticket and return True; return False when the user has too many."""
         user_id = held.identity.user_id
-        delete_dead(tickets, held.created_at, connection)
+        delete_expired(tickets, held.created_at, connection)
         own = (tickets.c.user_id == user_id) & (tickets.c.kind == self._kind)
         alive = own & (tickets.c.expires_at > held.created_at)
         count = connection.execute(select(func.count()).where(alive)).scalar_one()

@@ -1,6 +1,6 @@
 """The contracts of the engines: what may be replaced by another technology."""
 
-# Long because: a contract is mostly docstrings; who writes an engine reads all of them.
+# Long because: a contract is mostly docstrings, and the author of an engine reads all of them.
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ from isolane.events.transcript import Message
 class EventLog(Protocol):
     """One ordered log per `ThreadKey`, which exists from the start and is empty until used.
 
-    Reading is safe to cancel. Every method raises `Unavailable` when the log can't be reached.
+    Reading is safe to cancel.
+
+    Raises:
+        Unavailable: The log can't be reached. Every method may raise it.
     """
 
     async def append(
@@ -53,22 +56,24 @@ class EventLog(Protocol):
         of the first. So after `Unavailable`, which leaves open whether the batch was written, send
         the same batch again.
 
-        Cancelling doesn't take it back: who is cancelled doesn't know whether it was committed.
+        Cancelling doesn't take the batch back: it may have been committed.
 
         Raises:
-        - `NotFound` when the thread was deleted, also when there is a new one of its id.
-        - `Fenced` when somebody else has the lease, when it has ended, or when `batch` isn't the
-          next one of the lease. Nothing was written.
-        - `Unavailable` when nothing can be written now.
-        - `DatabaseFailed` when these payloads can never be written. Nothing was written.
+            NotFound: The thread was deleted. There may be a new thread of its id.
+            Fenced: Somebody else has the lease, the lease has ended, or `batch` isn't its next one.
+                Nothing was written.
+            Unavailable: Nothing can be written now. The batch may have been written.
+            DatabaseFailed: These payloads can never be written. Nothing was written.
         """
         ...
 
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
-        """Return a new lease of a run that hasn't ended; whoever had one before writes no more.
+        """Return a new lease of a run that hasn't ended; older leases of the run end.
 
-        `RunBook` gives a run its first lease. Cancelling doesn't take it back. Raises `NotFound`
-        when the thread has no such run, or the run has ended.
+        `RunBook` gives a run its first lease. Cancelling doesn't take it back.
+
+        Raises:
+            NotFound: The thread has no such run, or the run has ended.
         """
         ...
 
@@ -77,65 +82,74 @@ class EventLog(Protocol):
     ) -> list[Record]:
         """Return up to `limit` records (a count) strictly after `after`, oldest first.
 
-        The record that reaches `max_bytes` of payload is the last, and there is always one when
-        the log has any. Raises `CursorExpired` when records after `after` are no longer kept or the
-        epoch is another, `InvalidCursor` when `after` is ahead of the log. Safe to cancel.
+        The record that reaches `max_bytes` of payload is the last one. The list is empty only when
+        the log has nothing after `after`. Safe to cancel.
+
+        Raises:
+            CursorExpired: Records after `after` are no longer kept, or the epoch is another.
+            InvalidCursor: `after` is ahead of the log.
         """
         ...
 
     async def load_bounds(self, key: ThreadKey) -> LogBounds:
-        """Return what the log holds now; that of a thread which nobody has used ends at `START`.
+        """Return where the log begins and ends now. The log of an unused thread ends at `START`.
 
         Safe to cancel.
         """
         ...
 
     async def delete(self, key: ThreadKey) -> frozenset[str]:
-        """Remove a thread with everything it has; its next numbering is of another epoch.
+        """Delete a thread with everything it has; its next log has another epoch.
 
-        Nothing of it is there from then on; its rows leave the disk later, in the steps of `sweep`.
-        Returns the ids of its runs that haven't ended, and of the newest, whose end may not be
-        known to its writer yet. A run that is stored later is the next thread's. Raises `NotFound`.
-        An append that comes later raises it, too. Cancelling doesn't take it back.
+        The thread is gone at once. Its rows leave the disk later, in the steps of `sweep`. Returns
+        the ids of its unfinished runs and of its newest run, whose writer may not know of its end
+        yet. A run that is stored later belongs to the next thread. Cancelling doesn't take the
+        deletion back.
+
+        Raises:
+            NotFound: There is no such thread. Later appends to the deleted thread raise it, too.
         """
         ...
 
     async def trim(
         self, *, older_than: int, told: Callable[[ThreadKey], None] | None = None
     ) -> int:
-        """Let go of finished runs that ended before `older_than`; return how many entries went.
+        """Trim runs that ended before `older_than`; return how many entries were trimmed.
 
-        `older_than` is in milliseconds since 1970. Whole runs from the old end only, never an
-        active one. What exceeds the thread's own maximum goes when a run ends. Works in small
-        steps, so that appends wait for none of it, and looks only at what is due. `told` hears of
-        each thread that lost entries. Cancelling doesn't take it back.
+        `older_than` is in milliseconds since 1970. Only whole runs at the old end of a log are
+        trimmed, and no active run. What exceeds a thread's maximum is trimmed when a run ends. The
+        work has small steps, so that no append waits, and reads only what is due. `told` is called
+        with each thread that lost entries. Cancelling doesn't take it back.
         """
         ...
 
     async def sweep(self) -> None:
-        """Remove from the disk what was let go and what was deleted, until none is left.
+        """Delete from the disk what was trimmed, and the rows of deleted threads.
 
-        Works in steps of a few milliseconds, so that appends wait for none of it. Cancelling
-        leaves the rest for the next sweep, in this process or in another one.
+        The work has steps of a few milliseconds, so that no append waits. Cancelling leaves the
+        rest to the next sweep, in this process or in another one.
         """
         ...
 
 
 @runtime_checkable
 class Bell(Protocol):
-    """Says that a log has grown. A hint: a ring may be lost, the log has the record."""
+    """A signal that a log has grown. It is a hint: a ring may be lost; the log has the record."""
 
     def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
-        """Tell all listeners of `key`, without waiting for any. Plain, and raises nothing."""
+        """Call all listeners of `key` without waiting for any. It raises nothing."""
         ...
 
     async def listen(
         self, key: ThreadKey, listener: Callable[[Sequence[Record]], None]
     ) -> Callable[[], None]:
-        """Call `listener` at each ring from now on; return the function that ends it.
+        """Call `listener` at each ring from now on; return the function that ends that.
 
-        `listener` is plain and quick. The function that ends it is plain and idempotent. Raises
-        `Unavailable`. Cancelled before it returned, nothing listens.
+        `listener` is plain and quick. The returned function is plain and idempotent. A call that
+        is cancelled leaves no listener.
+
+        Raises:
+            Unavailable: The bell can't be reached.
         """
         ...
 
@@ -145,22 +159,24 @@ class Store(Protocol):
     """Threads, messages and runs. Every method takes the context or the key first.
 
     Methods called `load_` and `has_` change nothing and are safe to cancel. Cancelling one that
-    writes doesn't take the write back: it may have happened. Every method raises `Unavailable` when
-    the store can't be reached.
+    writes doesn't take the write back: it may have happened.
+
+    Raises:
+        Unavailable: The store can't be reached. Every method may raise it.
     """
 
     async def load_run(self, key: RunKey) -> StoredRun | None:
-        """Return the user's run of that id, whatever its thread; None when there is none.
+        """Return the user's run of that id, whatever its thread; None without one.
 
-        The id of a run that attached leads to the run that it attached to. What that one `asked`
-        is what the frame of the attached one repeated of it.
+        The id of a run that attached leads to the run that it attached to. Its `asked` then has the
+        messages that the attached frame repeated.
         """
         ...
 
     async def forget_run(self, key: RunKey) -> None:
-        """Keep that a run's id was deleted by its user: `RunDraft.is_forgotten`.
+        """Write that the user deleted a run's id: `RunDraft.is_forgotten`.
 
-        Nothing else changes for the run. Without a run of that id nothing is kept.
+        Nothing else changes for the run. Without a run of that id nothing is written.
         """
         ...
 
@@ -171,16 +187,19 @@ class Store(Protocol):
     async def load_threads(self, user_id: str, *, before: str | None, limit: int) -> ThreadPage:
         """Return up to `limit` (a count) of the user's threads, the newest change first.
 
-        `before` is a page's own cursor, None for the first page. Raises `InvalidCursor` for a
-        cursor that no page gave out. Threads of requests are not among them.
+        `before` is the cursor of a page, None for the first page. Threads of requests aren't among
+        them.
+
+        Raises:
+            InvalidCursor: No page gave this cursor out.
         """
         ...
 
     async def load_ended_requests(self, *, older_than: int, limit: int) -> list[ThreadKey]:
         """Return up to `limit` (a count) threads of requests of all users, the oldest first.
 
-        Their runs have ended, and nothing of them has changed since `older_than`, in milliseconds
-        since 1970. For their removal only.
+        Their runs have ended, and they haven't changed since `older_than`, in milliseconds since
+        1970. The caller deletes them.
         """
         ...
 
@@ -194,11 +213,14 @@ class Store(Protocol):
     ) -> ThreadSnapshot | None:
         """Return the thread with its newest messages and the place to follow it from.
 
-        While a run is active both are as of before its first event. A page has `limit` messages
-        (a count) and `max_bytes` of their JSON at most, but one message always. With `before`, a
-        page's own place, it has the messages before that, as of the moment of the first page: what
-        is added or rewound meanwhile changes nothing. Raises `InvalidCursor` for a place that no
-        page gave out, `CursorExpired` when that moment is no longer kept or the thread is another.
+        While a run is active, both are as of before its first event. A page has at most `limit`
+        messages (a count) and `max_bytes` of their JSON, but always one message. `before` is the
+        place of a page; the next page has the messages before it, as of the moment of the first
+        page. What is added or rewound meanwhile changes nothing.
+
+        Raises:
+            InvalidCursor: No page gave this place out.
+            CursorExpired: That moment is no longer kept, or the thread is another.
         """
         ...
 
@@ -212,37 +234,46 @@ class Store(Protocol):
     ) -> Conversation | None:
         """Return the thread's messages as they stand now, in whole runs; None without a thread.
 
-        What the run under way was asked is among them. A page ends before a run that a user's
-        message begins, once it has `limit` messages (a count) or `max_bytes` of their JSON, and
-        before any run once it has twice as much. `before` is as with `load_snapshot`; so is what
-        is raised.
+        The question of the run under way is among them. A page with `limit` messages (a count) or
+        `max_bytes` of their JSON ends before the next run that a user's message begins. A page with
+        twice as much ends before any run. `before` is as with `load_snapshot`.
+
+        Raises:
+            InvalidCursor: No page gave this place out.
+            CursorExpired: That moment is no longer kept, or the thread is another.
         """
         ...
 
     async def add_thread(self, key: ThreadKey, *, title: str) -> ThreadSummary:
-        """Make a thread, or return the one there is.
+        """Make a thread, or return the existing one.
 
-        Raises `LimitExceeded` when a new one doesn't fit into what its user may keep.
+        Raises:
+            LimitExceeded: A new thread exceeds the user's quota.
         """
         ...
 
     async def set_title(self, key: ThreadKey, title: str) -> ThreadSummary:
-        """Name a thread; raises `NotFound`."""
+        """Name a thread.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
         ...
 
     async def load_known_ids(self, key: ThreadKey, *, before: str | None = None) -> frozenset[str]:
         """Return the ids of all messages that the thread ever had, rewound ones included.
 
-        With `before`, the id of a message that stands, of those only that stand before it.
+        `before` is the id of a standing message. With it only the messages that stand before it
+        count.
         """
         ...
 
     async def load_answered_calls(
         self, key: ThreadKey, *, before: str | None = None
     ) -> frozenset[str]:
-        """Return the ids of the calls that those messages answer; `before` as above.
+        """Return the ids of the calls that the messages of `load_known_ids` answer.
 
-        An id that names a newer call, which waits for its answer, is not among them.
+        An id that also names a newer call without an answer isn't among them.
         """
         ...
 
@@ -253,9 +284,9 @@ class Store(Protocol):
     async def load_known(
         self, key: ThreadKey, message_id: str, *, rewind_to: str | None = None
     ) -> KnownMessage | None:
-        """Return what the thread knows of a message's id; None when it never had it.
+        """Return what the thread knows of a message's id; None for an id that it never had.
 
-        With `rewind_to` as it will be after a rewind to that message.
+        With `rewind_to` the answer is as after a rewind to that message.
         """
         ...
 
@@ -268,38 +299,41 @@ class Store(Protocol):
     ) -> list[Message]:
         """Return the messages as they stood before the log entry `seq`.
 
-        Raises `TooLarge` when they have more than `max_bytes` as JSON.
+        Raises:
+            TooLarge: As JSON they have more than `max_bytes`.
         """
         ...
 
 
 @runtime_checkable
 class TurnBook(Protocol):
-    """The turns of threads: each is what was asked at once, and the runs that answered it.
+    """The turns of threads: each is a question and the runs that answered it.
 
     A run that adds a message of a user begins a turn, also when it asks a known question again.
-    Runs after it that add none belong to the same turn. So does the first run of a thread to its
-    own. A turn that was rewound is not told any more. Every method changes nothing, is safe to
-    cancel, and raises `Unavailable` when the store can't be reached.
+    Later runs that add none belong to the same turn. The first run of a thread always begins one. A
+    rewound turn isn't returned any more. Every method changes nothing and is safe to cancel.
+
+    Raises:
+        Unavailable: The store can't be reached. Every method may raise it.
     """
 
     async def load_turn(self, key: ThreadKey, run_id: str) -> Turn | None:
         """Return the turn of a run of the thread, with all of its runs that stand.
 
-        The id of a run that attached leads to the run that it attached to. A run that waits is the
-        last one of the turn that it will belong to, as things are now. None for an unknown run,
-        and for one that was rewound.
+        The id of a run that attached leads to the run that it attached to. A waiting run is the
+        last one of the turn that it will belong to, as things are now. None for an unknown run, and
+        for a rewound run.
         """
         ...
 
     async def load_last_turn(self, key: ThreadKey) -> Turn | None:
-        """Return the thread's newest turn that stands; None when there is none."""
+        """Return the thread's newest standing turn; None without one."""
         ...
 
     async def load_open_turn(self, key: ThreadKey) -> Turn | None:
-        """Return the turn of the thread's oldest unfinished run, which is the last of its runs.
+        """Return the turn of the thread's oldest unfinished run, which is the turn's last run.
 
-        That is the run under way; without one, the run that is next. None when all runs have ended.
+        It is the run under way, or the next run without one. None when all runs have ended.
         """
         ...
 
@@ -313,9 +347,12 @@ class TurnBook(Protocol):
     ) -> TurnPage | None:
         """Return turns that stand, the newest first, with their messages; None without a thread.
 
-        A page has `limit` turns (a count) and `max_bytes` of their messages' JSON at most, but one
-        turn always. `before` names a turn, or a message of one: the page has older ones then.
-        Raises `InvalidCursor` when it names nothing that stands.
+        A page has at most `limit` turns (a count) and `max_bytes` of their messages' JSON, but
+        always one turn. `before` is the id of a turn, or of a message of one. The page then has
+        older turns.
+
+        Raises:
+            InvalidCursor: `before` names nothing that stands.
         """
         ...
 
@@ -325,59 +362,66 @@ class Limits(Protocol):
     """Counts what each user holds, by the published names of the limits."""
 
     def take(self, user_id: str, limit: str) -> AbstractAsyncContextManager[None]:
-        """Hold one of the user's places for the time of the block.
+        """Hold one of the user's places for the block.
 
-        Looking and counting is one step, however many ask at once. Safe to cancel: a caller that
-        is cancelled on entering holds nothing, and one that is cancelled on leaving has given the
-        place back.
+        Checking and counting is one step, however many ask at once. Safe to cancel. A caller that
+        is cancelled on entering holds nothing. A caller that is cancelled on leaving has released
+        the place.
 
         Raises:
-            LimitExceeded: On entering, the user holds all places that there are.
+            LimitExceeded: On entering, the user holds all places already.
         """
         ...
 
     def hit(self, user_id: str, limit: str) -> None:
-        """Count one event against a rate; raises `LimitExceeded` with when to come back."""
+        """Count one event against a rate.
+
+        Raises:
+            LimitExceeded: The rate is used up. The error has the time to wait.
+        """
         ...
 
     def weigh(self, user_id: str, size: int) -> float:
-        """Count a frame of `size` bytes; when the user's are too many for now, don't.
+        """Count a frame of `size` bytes, unless the user has sent too many bytes for now.
 
-        Returns the seconds after which to ask again, or 0 when it was counted.
+        Returns 0 when the frame was counted, or the seconds after which to ask again.
         """
         ...
 
 
 @runtime_checkable
 class Authenticator(Protocol):
-    """Tells who a credential speaks for. A host that has users of its own brings one."""
+    """Finds out whom a credential speaks for. A host with users of its own brings one."""
 
     async def authenticate(self, token: str) -> Identity | None:
-        """Return who `token` speaks for; None denies.
+        """Return whom `token` speaks for; None denies.
 
-        A token is what came as `Bearer`, as subprotocol `bearer.…` or in the host's own cookie, and
-        whatever anybody sent. Raises `Unauthenticated` to deny with a reason, `Unavailable` when it
-        can't be found out now. Safe to cancel.
+        A token came as `Bearer`, as subprotocol `bearer.…` or in the host's own cookie. Anybody may
+        have sent it, so it may be any text. Safe to cancel.
+
+        Raises:
+            Unauthenticated: The token is denied with a reason.
+            Unavailable: Whom the token speaks for can't be found out now.
         """
         ...
 
 
 @runtime_checkable
 class StopSignal(Protocol):
-    """How an agent learns that nobody wants its answer any more."""
+    """A signal to an agent that nobody wants its answer any more."""
 
     def is_set(self) -> bool:
         """Say whether the run was stopped."""
         ...
 
     async def wait(self) -> object:
-        """Return once the run is stopped; what it returns says nothing. Safe to cancel."""
+        """Return once the run is stopped. The value means nothing. Safe to cancel."""
         ...
 
 
 @runtime_checkable
 class Agent(Protocol):
-    """Whatever answers."""
+    """A program that answers."""
 
     def run(
         self,
@@ -385,10 +429,10 @@ class Agent(Protocol):
         context: UserExecutionContext,
         stop: StopSignal,
     ) -> AsyncGenerator[object, None]:
-        """Yield text, mappings or AG-UI events until the answer is whole.
+        """Yield text, mappings or AG-UI events until the answer is complete.
 
-        May raise anything: the run ends in an error then. A stopped run's `stop` is set; an agent
-        that goes on is cancelled a second later, at whatever it awaits. An agent whose attribute
+        An agent may raise anything; the run then ends in an error. When a run is stopped, `stop` is
+        set, and an agent that goes on is cancelled a second later. An agent whose attribute
         `hears_stop` is False is cancelled at once.
 
         `input` names thread, run and parent by random ids that no other user has, so that memory

@@ -19,7 +19,9 @@ from isolane.events.event import Record
 from isolane.health.fairness import Turns
 from isolane.log.window import BATCH_BYTES, BATCH_RECORDS, Window, WindowSize
 
-READ_RECORDS: Final = 256
+READ_RECORDS: Final = 1_024
+"""Records per page of the log. Each page costs a hop to a thread and a transaction, about 160 µs of
+CPU; the loop needs 3 ms to send its records."""
 
 
 class LogReader(Protocol):
@@ -162,8 +164,9 @@ class Tail:
     async def follow(self, after: EventId) -> AsyncGenerator[list[Record], None]:
         """Yield everything strictly after `after` in batches, then live, until the tail is closed.
 
-        Raises `CursorExpired` when what comes next is no longer kept, `InvalidCursor` when
-        `after` is ahead of the log.
+        Raises:
+            CursorExpired: The next record is no longer kept.
+            InvalidCursor: `after` is ahead of the log.
         """
         position = after
         while not self._is_ended:

@@ -90,8 +90,8 @@ class Window:
         ):
             self.begin_at(after)
         newest = self.end.seq if self.end is not None else 0
-        if after.seq <= newest:
-            self._append([record for record in records if record.id.seq > newest])
+        if after.seq <= newest < last.seq:
+            self._append(records[newest - after.seq :])
         if last.seq >= self.start_seq:
             self._prepend([record for record in records if record.id.seq <= self.start_seq])
 
@@ -114,10 +114,13 @@ class Window:
         return batch
 
     def _append(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self._records.append(record)
-            self._bytes += len(record.payload)
-            self.end = record.id
+        self.end = records[-1].id
+        if len(records) > self._most_records:  # these would push all others out
+            self._records.clear()
+            self._bytes = 0
+            records = records[-self._most_records :]
+        self._records.extend(records)
+        self._bytes += sum(len(record.payload) for record in records)
         self._trim()
 
     def _trim(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.house import MEMORY, ManualClock
 
-from isolane.engines.sqlite.file import Database, open_database
+from isolane.engines.sqlite.database import Database, open_database
 
 
 @pytest.fixture

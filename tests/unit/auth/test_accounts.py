@@ -12,7 +12,7 @@ from tests.house import ManualClock
 from isolane.auth.accounts import PASSWORD_MAX_BYTES, Accounts
 from isolane.auth.revocations import Revocations
 from isolane.contracts import PLAIN, Identity
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
 from isolane.errors import InvalidInput, NotFound, Unauthenticated
 
 PASSWORD = "correct horse battery"

@@ -24,7 +24,8 @@ from isolane.auth.guessing import (
 )
 from isolane.clock import now_ms
 from isolane.engines.memory.rates import HOUR_MS
-from isolane.engines.sqlite.file import Database, attempts
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.tables import attempts
 from isolane.errors import LimitExceeded, Unauthenticated
 
 HERE = "192.0.2.1"

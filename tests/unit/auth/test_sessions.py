@@ -20,7 +20,8 @@ from isolane.auth.sessions import (
     session_id_of,
 )
 from isolane.contracts import PLAIN
-from isolane.engines.sqlite.file import Database, accounts, sessions
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.tables import accounts, sessions
 from isolane.errors import NotFound, Unauthenticated
 from isolane.tasks import TaskOwner
 

@@ -12,7 +12,8 @@ from tests.house import ManualClock
 
 from isolane.auth.tickets import LIFETIME_MS, TICKETS_PER_USER, TicketBook
 from isolane.contracts import Identity
-from isolane.engines.sqlite.file import Database, open_database, tickets
+from isolane.engines.sqlite.database import Database, open_database
+from isolane.engines.sqlite.tables import tickets
 from isolane.errors import LimitExceeded, Unauthenticated
 
 ALICE = Identity("alice", None)

@@ -25,6 +25,7 @@ from isolane.engines.memory.bell import LocalBell
 from isolane.errors import CursorExpired, InvalidCursor, NotFound
 from isolane.events.event import Record
 from isolane.log.feed import Feed
+from isolane.log.tail import READ_RECORDS
 from isolane.log.window import FULL_WINDOW, SMALL_WINDOW, WINDOW_BYTES, WINDOW_RECORDS
 
 Listener = Callable[[Sequence[Record]], None]
@@ -108,10 +109,11 @@ async def test_a_follower_behind_the_window_reads_the_log(ground: Ground) -> Non
     async with aclosing(tail.follow(START)) as batches:
         await append(feed, 1)
         found += [record.id.seq for record in await anext(batches)]
-        await append(feed, 3 * WINDOW_RECORDS)  # while the follower is busy elsewhere
-        while len(found) < 3 * WINDOW_RECORDS + 1:
+        most = 2 * READ_RECORDS + WINDOW_RECORDS
+        await append(feed, most)  # while the follower is busy elsewhere
+        while len(found) < most + 1:
             found += [record.id.seq for record in await anext(batches)]
-    assert found == list(range(1, 3 * WINDOW_RECORDS + 2))
+    assert found == list(range(1, most + 2))
     assert feed.log_reads > 1
     tail.close()
 

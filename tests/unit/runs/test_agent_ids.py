@@ -25,7 +25,7 @@ from isolane.agents.function import adapt_function
 from isolane.agents.threads import AgentThreads
 from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
-from isolane.engines.sqlite.file import open_database
+from isolane.engines.sqlite.database import open_database
 from isolane.engines.sqlite.threads import renumber
 from isolane.testing import ScriptedAgent
 

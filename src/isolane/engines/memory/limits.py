@@ -42,7 +42,11 @@ class LocalLimits:
                 del self._held[user_id, limit]
 
     def hit(self, user_id: str, limit: str) -> None:
-        """Count one event of the minute; raises `LimitExceeded` with when to come back."""
+        """Count one event of the minute.
+
+        Raises:
+            LimitExceeded: The minute's events are used up. The error has the time to wait.
+        """
         wait_ms = self._events.hit((limit, user_id), self._most[limit])
         if wait_ms:
             raise LimitExceeded(limit, self._most[limit], retry_after_ms=wait_ms)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
+from isolane.engines.sqlite.driver import load_value
 
 NO_THREAD: Final = 0
 """Stands for the number of a thread that isn't there. Numbers count from 1."""
 
-# As text: this is a look at one index, and SQLAlchemy's binding costs as much again.
 _FIND: Final = "SELECT thread_no FROM threads WHERE user_id = ? AND thread_id = ?"
 
 
@@ -30,10 +30,5 @@ def load_stored(connection: Connection, key: ThreadKey) -> StoredThread:
     Every statement on a user's thread gets its number from here. So the address, with the user id
     of the verified context, is the only way to a thread.
     """
-    thread_no: int | None = connection.exec_driver_sql(_FIND, key).scalar_one_or_none()
+    thread_no: int | None = load_value(connection, _FIND, key)
     return StoredThread(key.user_id, NO_THREAD if thread_no is None else thread_no)
-
-
-def rows_of(table: Any, stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    """Return the condition that a row of `table` is of a thread."""
-    return table.c.thread_no == stored.thread_no

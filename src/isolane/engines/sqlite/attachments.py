@@ -1,9 +1,8 @@
-"""Attachments of a thread: kept once, however many of its rows refer to them.
+"""Attachments of a thread: stored once, however many of its rows refer to them.
 
-Messages, log entries, shared states and what runs ask for are written with references, and read
-whole again. Attachments belong to the rows of one thread: nobody can name those of another, and
-whether another has the same one can't be told. A count says how many references there are; with
-the last one an attachment goes.
+Messages, log entries, shared states and drafts are written with references, and are read back
+whole. An attachment belongs to one thread. Nobody can name an attachment of another thread, or find
+out whether another thread has the same one. An attachment is deleted with its last reference.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from sqlalchemy import Connection
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.deletion import delete_attachments
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.errors import DatabaseFailed
 from isolane.events.packing import LEAST_BYTES, is_packed, pack, references_of, unpack
 
@@ -39,39 +39,40 @@ _SIZE: Final = "SELECT length(bytes) FROM attachment_bytes WHERE number = ?"
 
 
 def keep(connection: Connection, stored: StoredThread, payload: bytes) -> bytes:
-    """Keep the large attachments of JSON, and return it as it is to be written.
+    """Store the large attachments of JSON, and return the JSON with references instead.
 
-    Who deletes or replaces what was written calls `release` with it.
+    When that is deleted or replaced, its references are to be released.
     """
-    if len(payload) < LEAST_BYTES:  # as nearly all events: they cost no more than this look
+    if len(payload) < LEAST_BYTES:  # nearly all events are
         return payload
     packed, cut = pack(payload)
     if not cut:
         return payload
     for digest, count in _count([packed]).items():
-        used = connection.exec_driver_sql(_USE, (stored.thread_no, digest, count)).one()
-        if used.uses == count:  # it is new
-            connection.exec_driver_sql(_KEEP, (used.number, cut[digest]))
+        number, uses = execute(connection, _USE, (stored.thread_no, digest, count)).fetchone()
+        if uses == count:  # it is new
+            execute(connection, _KEEP, (number, cut[digest]))
             usage.add(connection, stored.user_id, size=usage.ROW_BYTES + len(cut[digest]))
     return packed
 
 
 def release(connection: Connection, stored: StoredThread, payloads: Iterable[bytes | None]) -> None:
-    """Count the references of written payloads no longer; attachments without any go.
+    """Release the references of written payloads, and delete attachments without references.
 
-    What is no payload, or isn't packed, has none.
+    None and payloads that aren't packed have no references.
     """
     for digest, count in _count(payloads).items():
-        left = connection.exec_driver_sql(_RELEASE, (count, stored.thread_no, digest)).one_or_none()
-        if left is None or left.uses > 0:
+        left = execute(connection, _RELEASE, (count, stored.thread_no, digest)).fetchone()
+        number, uses = left or (0, 1)
+        if uses > 0:
             continue
-        size = connection.exec_driver_sql(_SIZE, (left.number,)).scalar_one()
+        size = load_value(connection, _SIZE, (number,))
         usage.add(connection, stored.user_id, size=-usage.ROW_BYTES - size)
-        delete_attachments(connection, [left.number])
+        delete_attachments(connection, [number])
 
 
 def replace(connection: Connection, stored: StoredThread, old: bytes, payload: bytes) -> bytes:
-    """Keep JSON in the place of what was written before; what both have isn't written anew."""
+    """Store JSON in place of what was written before. Attachments of both aren't written anew."""
     packed = keep(connection, stored, payload)
     release(connection, stored, [old])
     return packed
@@ -82,16 +83,17 @@ def _count(payloads: Iterable[bytes | None]) -> Counter[bytes]:
 
 
 def load_whole(connection: Connection, stored: StoredThread, payload: bytes) -> bytes:
-    """Return JSON as it was before `keep`, to the byte.
+    """Return JSON as it was before `keep`, byte for byte.
 
-    Raises `DatabaseFailed` when an attachment is missing: the file is damaged.
+    Raises:
+        DatabaseFailed: An attachment is missing, so the file is damaged.
     """
     if not is_packed(payload):
         return payload
     digests = {each.digest for each in references_of(payload)}
     loaded: dict[bytes, bytes] = {}
     for digest in digests:
-        data = connection.exec_driver_sql(_LOAD, (stored.thread_no, digest)).scalar_one_or_none()
+        data = load_value(connection, _LOAD, (stored.thread_no, digest))
         if data is None:
             raise DatabaseFailed(f"an attachment of thread number {stored.thread_no} is missing")
         loaded[digest] = data

@@ -13,9 +13,9 @@ from sqlalchemy import Connection
 
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import StoredThread
+from isolane.engines.sqlite.driver import execute, execute_many
 from isolane.engines.sqlite.steps import load_some
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _NOTE: Final = "INSERT INTO removals (user_id, thread_no) VALUES (?, ?)"
 _NEXT: Final = "SELECT user_id, thread_no FROM removals ORDER BY thread_no LIMIT 1"
 _SOME_EVENTS: Final = """
@@ -43,12 +43,12 @@ _FORGET: Final = "DELETE FROM removals WHERE thread_no = ?"
 
 def note_removal(connection: Connection, stored: StoredThread) -> None:
     """Leave the rows of a deleted thread to be removed."""
-    connection.exec_driver_sql(_NOTE, stored)
+    execute(connection, _NOTE, stored)
 
 
 def load_removal(connection: Connection) -> StoredThread | None:
     """Return a deleted thread that has rows still; None when there is none."""
-    found = connection.exec_driver_sql(_NEXT).one_or_none()
+    found = execute(connection, _NEXT).fetchone()
     return None if found is None else StoredThread(*found)
 
 
@@ -56,7 +56,7 @@ def delete_attachments(connection: Connection, numbers: Sequence[int]) -> None:
     """Delete attachments and the counts of their references, by their numbers."""
     for table_name in ("attachments", "attachment_bytes"):
         statement = f"DELETE FROM {table_name} WHERE number = ?"  # noqa: S608 - named above
-        connection.exec_driver_sql(statement, [(number,) for number in numbers])
+        execute_many(connection, statement, [(number,) for number in numbers])
 
 
 def remove_some(stored: StoredThread, connection: Connection) -> bool:
@@ -67,17 +67,17 @@ def remove_some(stored: StoredThread, connection: Connection) -> bool:
     """
     number = (stored.thread_no,)
     if rows := load_some(connection, _SOME_EVENTS, number):
-        connection.exec_driver_sql(_DELETE_EVENTS, (*number, rows[-1].place))
+        execute(connection, _DELETE_EVENTS, (*number, rows[-1].place))
     elif rows := load_some(connection, _SOME_MESSAGES, number):
-        connection.exec_driver_sql(_DELETE_MESSAGES, (*number, rows[-1].place))
+        execute(connection, _DELETE_MESSAGES, (*number, rows[-1].place))
     elif rows := load_some(connection, _SOME_STATES, number):
-        connection.exec_driver_sql(_DELETE_STATES, (*number, rows[-1].place))
+        execute(connection, _DELETE_STATES, (*number, rows[-1].place))
     elif rows := load_some(connection, _SOME_RUNS, number):
-        connection.exec_driver_sql(_DELETE_RUN, [(row.place,) for row in rows])
+        execute_many(connection, _DELETE_RUN, [(row.place,) for row in rows])
     elif rows := load_some(connection, _SOME_ATTACHMENTS, number):
         delete_attachments(connection, [row.place for row in rows])
     else:
-        connection.exec_driver_sql(_FORGET, number)
+        execute(connection, _FORGET, number)
         return False
     usage.add(connection, stored.user_id, size=-usage.weigh(row.size for row in rows))
     return True

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
+from isolane.context import RunKey
 from isolane.contracts import NO_DRAFT, RunDraft
 from isolane.engines.sqlite import attachments
 from isolane.engines.sqlite.address import StoredThread
@@ -48,15 +49,15 @@ def encode_joined(draft: RunDraft, place: tuple[int, int] | None) -> bytes:
     )
 
 
-def to_draft(row: Row[Any], connection: Connection) -> RunDraft:
-    """Return what a run asks for; one run that is damaged must not hide the others."""
+def to_draft(connection: Connection, key: RunKey, thread_no: int, draft: bytes) -> RunDraft:
+    """Return the draft in a run's row; `NO_DRAFT` for a damaged one, which mustn't hide others."""
     try:
-        stored = StoredThread(row.user_id, row.thread_no)
-        written = attachments.load_whole(connection, stored, row.draft)
+        stored = StoredThread(key.user_id, thread_no)
+        written = attachments.load_whole(connection, stored, draft)
         kept = msgspec.json.decode(written, type=KeptDraft)
         found = kept.messages if kept.place is None else load_added(stored, kept.place, connection)
     except (msgspec.DecodeError, DatabaseFailed) as error:
-        _log.error("draft_unreadable", run_id=row.run_id, reason=str(error))
+        _log.error("draft_unreadable", run_id=key.run_id, reason=str(error))
         return NO_DRAFT
     return RunDraft(
         kept.agent,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
 from isolane.contracts import RunEnd, RunLease, RunState
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.drafts import narrow_draft
-from isolane.engines.sqlite.file import runs
+from isolane.engines.sqlite.driver import execute
 from isolane.engines.sqlite.line import hand_on
 from isolane.engines.sqlite.messages import add_messages
-from isolane.engines.sqlite.runs import find_first, to_failure_columns
+from isolane.engines.sqlite.runs import find_first, to_failure_columns, update_run
 from isolane.engines.sqlite.states import keep_state
 from isolane.engines.sqlite.turns import find_turn
 
@@ -31,7 +31,7 @@ def settle(
     `first_seq` is the first of those: where a run begins that ends without having begun.
     """
     key = lease.key
-    begun, turn_id, draft = connection.exec_driver_sql(_ROW, (lease.run_no,)).one()
+    begun, turn_id, draft = execute(connection, _ROW, (lease.run_no,)).fetchone()
     if begun is None:
         begun = find_first(connection, lease.thread_no, lease.run_no, first_seq)
         # A run that could not begin goes on with a turn all the same.
@@ -44,9 +44,9 @@ def settle(
     written = attachments.replace(connection, stored, draft, narrow_draft(draft))
     row = _to_row(end) | {"turn_id": turn_id, "draft": written}
     row |= {"first_seq": begun, "last_seq": last_seq}
-    connection.execute(update(runs).where(runs.c.run_no == lease.run_no).values(**row))
+    update_run(connection, lease.run_no, row)
     usage.count_run(connection, lease.run_key, before=before)
-    connection.exec_driver_sql(_TOUCH, (end.ended_at, lease.thread_no))
+    execute(connection, _TOUCH, (end.ended_at, lease.thread_no))
     hand_on(connection, lease.thread_no)
 
 

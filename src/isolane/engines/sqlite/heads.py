@@ -1,27 +1,27 @@
 """The end of each log and its writer: one narrow row per thread.
 
-The row is the gate of an append. One update numbers what comes, refuses who has lost the run, and
-refuses what comes a second time.
+The row is the gate of an append. One update numbers the events, refuses a writer that has lost its
+lease, and recognises a batch that was sent before.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection
 
 from isolane.context import START, EventId, RunKey, ThreadKey
 from isolane.contracts import LogBounds, RunLease
 from isolane.engines.sqlite.address import StoredThread, load_stored
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.errors import Fenced, NotFound
 
 NO_RUN: Final = 0
-"""Stands where a row names its run by number, when no run is meant. Numbers count from 1."""
+"""Number that means no run. Numbers of runs count from 1."""
 _FENCE_BITS: Final = 63
 
-# As text: these run with every append or read, and SQLAlchemy's expressions would cost more.
 _ADD: Final = "INSERT INTO heads (thread_no) VALUES (?)"
 _DELETE: Final = "DELETE FROM heads WHERE thread_no = ?"
 _BOUNDS: Final = """
@@ -43,22 +43,22 @@ _NEXT_RUN: Final = "SELECT coalesce(max(run_no), 0) + 1 FROM runs"
 
 def add_head(connection: Connection, thread_no: int) -> None:
     """Begin the log of a new thread."""
-    connection.exec_driver_sql(_ADD, (thread_no,))
+    execute(connection, _ADD, (thread_no,))
 
 
 def delete_head(connection: Connection, thread_no: int) -> None:
-    """End the log of a deleted thread: nothing is written into it any more."""
-    connection.exec_driver_sql(_DELETE, (thread_no,))
+    """End the log of a deleted thread, so that nothing is written into it any more."""
+    execute(connection, _DELETE, (thread_no,))
 
 
 def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
-    """Return what a thread's log holds. That of a thread which nobody used ends at `START`."""
+    """Return where a thread's log begins and ends. The log of an unused thread ends at `START`."""
     return load_bounds_of(connection, load_stored(connection, key))
 
 
 def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
-    """Return the same for a thread whose number is known already."""
-    row = connection.exec_driver_sql(_BOUNDS, (stored.thread_no,)).one_or_none()
+    """Return where the log of a thread begins and ends, whose number is known."""
+    row = execute(connection, _BOUNDS, (stored.thread_no,)).fetchone()
     if row is None:
         return LogBounds(0, START)
     trimmed_seq, epoch, head_seq = row
@@ -66,25 +66,25 @@ def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
 
 
 def next_run_no(connection: Connection) -> int:
-    """Return the number of the run that is inserted next. Nobody else writes meanwhile."""
-    number: int = connection.exec_driver_sql(_NEXT_RUN).scalar_one()
+    """Return the number of the next run. Nobody else writes within this transaction."""
+    number: int = load_value(connection, _NEXT_RUN)
     return number
 
 
 def new_fence() -> int:
-    """Return a random token for a lease. Nobody can tell which of two is the newer one."""
+    """Return a random token for a lease. Tokens have no order."""
     return secrets.randbits(_FENCE_BITS)
 
 
 def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> RunLease:
-    """Let a run write the log of its thread, and nobody else from now on.
+    """Give a run the lease of its thread's log; older leases end.
 
     Raises:
-        NotFound: The thread was deleted.
+        NotFound: There is no such thread.
     """
     stored = load_stored(connection, key)
     fence = new_fence()
-    if not connection.exec_driver_sql(_CLAIM, (run_no, fence, stored.thread_no)).rowcount:
+    if not execute(connection, _CLAIM, (run_no, fence, stored.thread_no)).rowcount:
         raise NotFound(f"no thread {key.thread_id}")
     epoch = load_bounds_of(connection, stored).head.epoch
     return RunLease(key, run_id, epoch, fence, stored.thread_no, run_no)
@@ -93,7 +93,7 @@ def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> R
 def release(connection: Connection, lease: RunLease) -> None:
     """End a lease: nothing is written by it any more. One that ended before stays ended."""
     place = (lease.thread_no, lease.run_no, lease.fence)
-    connection.exec_driver_sql(_RELEASE, place)
+    execute(connection, _RELEASE, place)
 
 
 def check_unused(connection: Connection, lease: RunLease) -> None:
@@ -103,17 +103,17 @@ def check_unused(connection: Connection, lease: RunLease) -> None:
         NotFound: The thread was deleted.
         Fenced: The lease has ended, or a batch was written.
     """
-    last = connection.exec_driver_sql(_LEASE, (lease.thread_no,)).one_or_none()
+    last = execute(connection, _LEASE, (lease.thread_no,)).fetchone()
     if last is None:
         raise NotFound(f"thread {lease.key.thread_id} was deleted")
-    if tuple(last) != (lease.run_no, lease.fence, 0):
+    if last != (lease.run_no, lease.fence, 0):
         raise Fenced(f"the lease of run {lease.run_id} has ended, or was used")
 
 
 def take_over(key: ThreadKey, run_id: str, connection: Connection) -> RunLease:
     """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
     place = (*RunKey(key.user_id, run_id), load_stored(connection, key).thread_no)
-    run_no: int | None = connection.exec_driver_sql(_OPEN_RUN, place).scalar_one_or_none()
+    run_no: int | None = load_value(connection, _OPEN_RUN, place)
     if run_no is None:
         raise NotFound(f"no run {run_id} goes on in thread {key.thread_id}")
     return claim(connection, key, run_id, run_no)
@@ -124,20 +124,20 @@ def advance(
 ) -> tuple[int, bool]:
     """Number a batch; return the number of its first entry, and whether it is new.
 
-    A batch that was committed before has the numbers that it got then, as long as it is the last
-    one of its lease. Nothing passes after the end.
+    The last batch of a lease may come twice; it then keeps the numbers that it has. Nothing is
+    written after the end.
 
     Raises:
         NotFound: The thread was deleted.
-        Fenced: Somebody else writes the run, or a later batch was written.
+        Fenced: Somebody else has the lease, the lease has ended, or a later batch was written.
     """
     count = len(payloads)
     run_no = NO_RUN if is_end else lease.run_no
     place = (count, run_no, lease.thread_no, lease.run_no, lease.fence, batch - 1)
-    raw: Any = connection.connection.driver_connection  # a third of what SQLAlchemy takes
-    for (head_seq,) in raw.execute(_ADVANCE, place).fetchall():
-        return head_seq - count + 1, True
-    last = raw.execute(_LAST, (lease.thread_no,)).fetchone()
+    advanced = load_value(connection, _ADVANCE, place)
+    if advanced is not None:
+        return advanced - count + 1, True
+    last = execute(connection, _LAST, (lease.thread_no,)).fetchone()
     if last is None:
         raise NotFound(f"thread {lease.key.thread_id} was deleted")
     fence, last_batch, head_seq = last

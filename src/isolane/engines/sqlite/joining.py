@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, update
+from sqlalchemy import Connection
 
 from isolane.clock import Clock
-from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import BegunRun, RunDraft, RunLease, RunState, StoredRun, ThreadKind
+from isolane.context import EventId, UserExecutionContext
+from isolane.contracts import BegunRun, RunDraft, RunLease, RunState, StoredRun
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.address import load_stored, rows_of
+from isolane.engines.sqlite.address import load_stored
+from isolane.engines.sqlite.agent_ids import load_agent_ids
 from isolane.engines.sqlite.drafts import asked_of, encode_joined, to_fingerprints
-from isolane.engines.sqlite.file import runs, threads
+from isolane.engines.sqlite.driver import execute, insert_row
 from isolane.engines.sqlite.heads import claim, load_bounds, next_run_no
 from isolane.engines.sqlite.messages import (
     add_messages,
@@ -35,13 +36,11 @@ from isolane.engines.sqlite.new_messages import (
 )
 from isolane.engines.sqlite.openings import check_seed, is_history_claimed, kind_of, load_kind
 from isolane.engines.sqlite.runs import (
-    IS_ALIVE,
-    load_agent_ids,
     replace_draft,
-    row_of_run,
     take_answers,
+    update_run,
 )
-from isolane.engines.sqlite.threads import add_thread, load_thread, title_of
+from isolane.engines.sqlite.threads import title_of, touch_thread
 from isolane.engines.sqlite.turns import find_turn, move_question
 from isolane.errors import RunConflict
 from isolane.events.transcript import Message
@@ -123,7 +122,7 @@ class Joining:
         before = usage.load_run_bytes(connection, context.run_key)
         begun, row = self._join(connection, context, stored.draft, lease)
         row["draft"] = replace_draft(connection, context, row["draft"])
-        connection.execute(update(runs).where(row_of_run(context.run_key)).values(**row))
+        update_run(connection, lease.run_no, row)
         usage.count_run(connection, context.run_key, before=before)
         return begun
 
@@ -138,9 +137,7 @@ class Joining:
         key, draft = context.thread_key, stored.draft
         history = load_messages(key, None, connection)
         rewound = load_rewound(key, draft, history, connection)
-        connection.execute(
-            update(runs).where(row_of_run(context.run_key)).values(state=RunState.RUNNING)
-        )
+        update_run(connection, lease.run_no, {"state": RunState.RUNNING})
         asked = _Asked(draft.messages, history, None, rewound)
         return _to_begun(connection, context, draft, asked, after=stored.after, lease=lease)
 
@@ -238,38 +235,24 @@ def _to_begun(
     )
 
 
+_DELETE_OLD: Final = """
+DELETE FROM runs WHERE user_id = ? AND run_id = ?
+AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no)
+"""
+
+
 def insert_run(
     connection: Connection, context: UserExecutionContext, row: Mapping[str, Any]
 ) -> None:
     """Add the row of a run whose thread is there."""
     # The id may be that of a run whose thread was deleted, and whose row is still there.
     before = usage.load_run_bytes(connection, context.run_key)
-    connection.execute(delete(runs).where(row_of_run(context.run_key), ~IS_ALIVE))
+    execute(connection, _DELETE_OLD, context.run_key)
     stored = load_stored(connection, context.thread_key)
     keys = {**context.run_key._asdict(), "thread_no": stored.thread_no}
     draft = attachments.keep(connection, stored, row["draft"])
-    connection.execute(insert(runs).values({**keys, **row, "draft": draft}))
+    insert_row(connection, "runs", {**keys, **row, "draft": draft})
     usage.count_run(connection, context.run_key, before=before)
-
-
-def touch_thread(
-    connection: Connection,
-    key: ThreadKey,
-    now: int,
-    *,
-    title: str = "",
-    kind: ThreadKind = ThreadKind.CHAT,
-) -> None:
-    """Make a thread, or date the one there is anew; a thread that has a title keeps it."""
-    found = load_thread(key, connection)
-    if found is None:
-        add_thread(connection, key, title=title, kind=kind, now=now)
-        return
-    # A row that another program made has no id yet.
-    agent_id = func.coalesce(threads.c.agent_thread_id, new_agent_id())
-    values = {"updated_at": now, "title": found.title or title, "agent_thread_id": agent_id}
-    own = rows_of(threads, load_stored(connection, key))
-    connection.execute(update(threads).where(own).values(values))
 
 
 def _turn_for(

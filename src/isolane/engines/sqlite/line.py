@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from isolane.context import RunKey, ThreadKey
 from isolane.contracts import HeldRun, RunLease, RunState, Terms
+from isolane.engines.sqlite.driver import execute, execute_many, load_column, load_value
 from isolane.engines.sqlite.heads import release
 from isolane.errors import LimitExceeded, RunConflict
 
@@ -98,19 +99,19 @@ def to_run_state(word: str) -> RunState:
 
 def load_holder(connection: Connection, thread_no: int) -> Holder | None:
     """Return the run whose turn it is on a thread; None without one."""
-    found = connection.exec_driver_sql(_HOLDER, (thread_no,)).one_or_none()
+    found = execute(connection, _HOLDER, (thread_no,)).fetchone()
     return None if found is None else Holder(found[0], found[1] == RunState.RUNNING)
 
 
 def load_waiting(connection: Connection, thread_no: int) -> Waiting:
     """Return who waits on a thread."""
-    length, first_place, last_place = connection.exec_driver_sql(_WAITING, (thread_no,)).one()
+    length, first_place, last_place = execute(connection, _WAITING, (thread_no,)).fetchone()
     return Waiting(length, first_place or 0, last_place or 0)
 
 
 def count_open(connection: Connection, user_id: str, *, most: int) -> int:
     """Return how many unfinished runs the user has on threads that are there; `most` at most."""
-    return int(connection.exec_driver_sql(_COUNT_OF_USER, (user_id, most)).scalar_one())
+    return int(load_value(connection, _COUNT_OF_USER, (user_id, most)))
 
 
 def check_terms(
@@ -142,25 +143,24 @@ def hand_on(connection: Connection, thread_no: int) -> None:
     It is a statement of its own after the one that freed the turn: only then does it see every run
     that was let in before.
     """
-    connection.exec_driver_sql(_HAND_ON, (thread_no, thread_no))
+    execute(connection, _HAND_ON, (thread_no, thread_no))
 
 
 def find_without_turn(connection: Connection) -> list[int]:
     """Return the numbers of threads on which runs wait and nobody has the turn."""
-    return list(connection.exec_driver_sql(_WITHOUT_TURN).scalars())
+    return load_column(connection, _WITHOUT_TURN)
 
 
 def find_claimable(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:
     """Return up to `room` runs whose turn has come and that the node may claim."""
-    found = connection.exec_driver_sql(_CLAIMABLE, (node_id, room))
-    return [RunKey(*row) for row in found]
+    return [RunKey(*row) for row in execute(connection, _CLAIMABLE, (node_id, room))]
 
 
 def claim(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:
     """Mark up to `room` runs whose turn has come as the node's own; return their keys."""
     keys = find_claimable(connection, node_id, room=room)
     if keys:
-        connection.exec_driver_sql(_CLAIM, [(node_id, *key) for key in keys])
+        execute_many(connection, _CLAIM, [(node_id, *key) for key in keys])
     return keys
 
 
@@ -174,13 +174,13 @@ def load_held(connection: Connection, node_id: str) -> list[HeldRun]:
         )
         for (
             user_id, thread_id, run_id, epoch, fence, thread_no, run_no, has_begun, has_events,
-        ) in connection.exec_driver_sql(_HELD, (node_id,))
+        ) in execute(connection, _HELD, (node_id,))
     ]  # fmt: skip
 
 
 def give_back(connection: Connection, lease: RunLease) -> bool:
     """Let any node claim a run without an event; False when the lease isn't the run's."""
-    if not connection.exec_driver_sql(_GIVE_BACK, (lease.run_no, lease.fence)).rowcount:
+    if not execute(connection, _GIVE_BACK, (lease.run_no, lease.fence)).rowcount:
         return False
     release(connection, lease)
     return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, insert, select
 
 from isolane.clock import Clock
-from isolane.engines.sqlite.file import Database, nodes
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.tables import nodes
 
 
 class DatabaseMembers:

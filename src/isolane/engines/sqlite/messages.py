@@ -1,20 +1,21 @@
-"""The rows of messages: what stands, what was taken back, and what a thread ever had."""
+"""The rows of messages: those that stand, those that were taken back, and all that ever were."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
 from isolane.contracts import KnownMessage, RunDraft, Seed
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
-from isolane.engines.sqlite.file import messages
+from isolane.engines.sqlite.address import StoredThread, load_stored
+from isolane.engines.sqlite.driver import execute, execute_many, load_column, load_value
 from isolane.engines.sqlite.heads import NO_RUN
 from isolane.engines.sqlite.new_messages import calls_in
 from isolane.engines.sqlite.openings import BEFORE_THE_LOG
@@ -29,32 +30,70 @@ from isolane.events.transcript import Message
 _log = structlog.get_logger(__name__)
 
 
-def _messages(stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return rows_of(messages, stored)
+# Of some messages retention has kept only the id. Their payload is empty.
+_NOW: Final = """
+SELECT payload FROM messages WHERE thread_no = ? AND until_seq IS NULL ORDER BY number
+"""
+_THEN: Final = """
+SELECT payload FROM messages WHERE thread_no = ? AND since_seq < ? AND payload != x''
+AND (until_seq IS NULL OR until_seq >= ?) ORDER BY number
+"""
+_ADDED: Final = """
+SELECT payload FROM messages WHERE thread_no = ? AND number BETWEEN ? AND ? ORDER BY number
+"""
+_IDS: Final = "SELECT message_id FROM messages WHERE thread_no = ?"
+_IDS_BEFORE: Final = """
+SELECT message_id FROM messages WHERE thread_no = ? AND until_seq IS NULL AND number < ?
+"""
+_PAYLOADS: Final = """
+SELECT payload FROM messages WHERE thread_no = ? AND payload != x'' ORDER BY number
+"""
+_PAYLOADS_BEFORE: Final = """
+SELECT payload FROM messages
+WHERE thread_no = ? AND until_seq IS NULL AND number < ? AND payload != x'' ORDER BY number
+"""
+_REWOUND: Final = """
+SELECT message_id, payload FROM messages WHERE thread_no = ? AND until_seq IS NOT NULL
+"""
+_KNOWN: Final = """
+SELECT number, payload, until_seq FROM messages WHERE thread_no = ? AND message_id = ?
+ORDER BY until_seq IS NOT NULL, number DESC LIMIT 1
+"""
+_NEWEST: Final = """
+SELECT number, since_seq, message_id, payload FROM messages
+WHERE thread_no = ? AND until_seq IS NULL ORDER BY number DESC
+"""
+_STANDING: Final = """
+SELECT number, since_seq, message_id FROM messages
+WHERE thread_no = ? AND message_id = ? AND until_seq IS NULL ORDER BY number LIMIT 1
+"""
+_ADD: Final = """
+INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq, is_claimed)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
+_LAST: Final = "SELECT max(number) FROM messages"
+_TAKE_BACK: Final = """
+UPDATE messages SET until_seq = ? WHERE thread_no = ? AND until_seq IS NULL AND number >= ?
+"""
 
 
 def load_messages(
     key: ThreadKey, before: int | None, connection: Connection, *, max_bytes: int = sys.maxsize
 ) -> list[Message]:
-    """Return what stands now, or stood before the log entry `before`.
+    """Return the messages that stand now, or stood before the log entry `before`.
 
-    Raises `TooLarge` when that has more than `max_bytes` as a list.
+    Raises:
+        TooLarge: As a JSON list they have more than `max_bytes`.
     """
     stored = load_stored(connection, key)
-    query = select(messages.c.payload).where(_messages(stored)).order_by(messages.c.number)
     if before is None:
-        query = query.where(messages.c.until_seq.is_(None))
+        found = execute(connection, _NOW, (stored.thread_no,))
     else:
-        query = query.where(
-            messages.c.since_seq < before,
-            messages.c.payload != b"",  # of these retention has kept the id only
-            or_(messages.c.until_seq.is_(None), messages.c.until_seq >= before),
-        )
+        found = execute(connection, _THEN, (stored.thread_no, before, before))
     payloads: list[bytes] = []
     size = 0
-    with connection.execute(query) as result:
-        rows: Any = result.cursor  # the driver's own: SQLAlchemy's takes longer for a row
-        for (payload,) in rows:
+    with closing(found):
+        for (payload,) in found:
             size += size_of(payload) + 1
             if size > max_bytes:
                 raise TooLarge(f"the messages have more than {max_bytes} bytes")
@@ -70,43 +109,40 @@ def _to_message(connection: Connection, stored: StoredThread, written: bytes) ->
 def load_added(
     stored: StoredThread, place: tuple[int, int], connection: Connection
 ) -> list[Message]:
-    """Return the thread's messages from one number to another."""
-    query = select(messages.c.payload).where(_messages(stored), messages.c.number.between(*place))
-    payloads = connection.execute(query.order_by(messages.c.number)).scalars().all()
+    """Return the thread's messages from the first number of `place` to the last."""
+    payloads = load_column(connection, _ADDED, (stored.thread_no, *place))
     return [_to_message(connection, stored, payload) for payload in payloads]
 
 
 def load_known_ids(key: ThreadKey, before: str | None, connection: Connection) -> frozenset[str]:
-    """Return the ids of the messages that a thread ever had, or of those before a standing one."""
-    query = select(messages.c.message_id).where(_ever(connection, key, before))
-    return frozenset(connection.execute(query).scalars())
+    """Return the ids of all messages that a thread ever had; see `Store.load_known_ids`."""
+    return frozenset(_load_ever(connection, key, before, _IDS, _IDS_BEFORE))
 
 
 def load_answered_calls(
     key: ThreadKey, before: str | None, connection: Connection
 ) -> frozenset[str]:
-    """Return the ids of the calls that those messages answer."""
-    query = select(messages.c.payload).where(
-        _ever(connection, key, before),
-        messages.c.payload != b"",  # of these retention has kept the id only
-    )
+    """Return the ids of the calls that those messages answer; see `Store.load_answered_calls`."""
     answered: set[str] = set()
-    with connection.execute(query.order_by(messages.c.number)) as rows:
-        for payload in rows.scalars():
-            found = msgspec.json.decode(bare(payload), type=_Calls)
-            answered.difference_update(call.id for call in found.made)
-            if found.answered is not None:
-                answered.add(found.answered)
+    for payload in _load_ever(connection, key, before, _PAYLOADS, _PAYLOADS_BEFORE):
+        found = msgspec.json.decode(bare(payload), type=_Calls)
+        answered.difference_update(call.id for call in found.made)
+        if found.answered is not None:
+            answered.add(found.answered)
     return frozenset(answered)
 
 
-def _ever(connection: Connection, key: ThreadKey, before: str | None) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    """Select all that a thread ever had, or what stands before a message that stands."""
+def _load_ever(
+    connection: Connection, key: ThreadKey, before: str | None, every: str, some: str
+) -> Iterator[Any]:
+    """Yield what `every` selects of a thread, or `some` of what stands before a message."""
     stored = load_stored(connection, key)
     cut = None if before is None else _find_standing(connection, stored, before)
     if cut is None:
-        return _messages(stored)
-    return and_(_standing(stored), messages.c.number < cut.number)
+        rows = execute(connection, every, (stored.thread_no,))
+    else:
+        rows = execute(connection, some, (stored.thread_no, cut.number))
+    return (value for (value,) in rows)
 
 
 def load_rewound(
@@ -114,21 +150,18 @@ def load_rewound(
 ) -> frozenset[str]:
     """Return the ids that a run may not bring back; one that rewinds itself may bring any.
 
-    Another device offers its old list in good faith. The calls of rewound messages are among the
-    ids, for devices give results ids of their own.
+    Another device offers its old list in good faith. The ids include the calls of rewound messages,
+    because devices give results ids of their own.
     """
     if draft.rewind_to is not None:
         return frozenset()
     stored = load_stored(connection, key)
-    query = select(messages.c.message_id, messages.c.payload)
     ids: set[str] = set()
-    for message_id, payload in connection.execute(
-        query.where(_messages(stored), messages.c.until_seq.is_not(None))
-    ):
+    for message_id, payload in execute(connection, _REWOUND, (stored.thread_no,)):
         ids.add(message_id)
-        if payload:  # else only the id is kept
+        if payload:
             ids.update(calls_in(msgspec.json.decode(bare(payload))))
-    if not ids:  # as mostly: then what stands need not be gone through
+    if not ids:  # mostly, and then the history need not be read
         return frozenset()
     standing = {one for message in history for one in (message["id"], *calls_in(message))}
     return frozenset(ids - standing)
@@ -139,26 +172,19 @@ def load_known_message(
 ) -> KnownMessage | None:
     """Return what a thread knows of a message's id; see `Store.load_known`."""
     stored = load_stored(connection, key)
-    found = connection.execute(
-        select(messages.c.number, messages.c.payload, messages.c.until_seq)
-        .where(_messages(stored), messages.c.message_id == message_id)
-        .order_by(messages.c.until_seq.is_not(None), messages.c.number.desc())
-        .limit(1)
-    ).one_or_none()
+    found = execute(connection, _KNOWN, (stored.thread_no, message_id)).fetchone()
     if found is None:
         return None
+    number, payload, until_seq = found
     cut = None if rewind_to is None else _find_standing(connection, stored, rewind_to)
-    is_cut = cut is not None and found.number >= cut.number
-    stands = found.until_seq is None and not is_cut
+    is_cut = cut is not None and number >= cut.number
+    stands = until_seq is None and not is_cut
     last = load_last_question(key, connection) if stands and cut is None else None
     return KnownMessage(
-        _to_message(connection, stored, found.payload) if found.payload else None,
+        _to_message(connection, stored, payload) if payload else None,
         stands,
-        last is not None and last.number == found.number,
+        last is not None and last.number == number,
     )
-
-
-_PLACE: Final = (messages.c.number, messages.c.since_seq, messages.c.message_id)
 
 
 class _Call(msgspec.Struct):
@@ -166,7 +192,7 @@ class _Call(msgspec.Struct):
 
 
 class _Calls(msgspec.Struct):
-    """The fields of a message that name calls: those that it makes, and the one that it answers."""
+    """The fields of a message that name calls: the calls it makes, and the call it answers."""
 
     made: list[_Call] = msgspec.field(name="toolCalls", default_factory=list[_Call])
     answered: str | None = msgspec.field(name="toolCallId", default=None)
@@ -181,10 +207,9 @@ class _Standing(NamedTuple):
 
 
 def load_last_question(key: ThreadKey, connection: Connection) -> _Standing | None:
-    """Return where the newest message of a user stands."""
+    """Return the place of the newest message of a user; None without one."""
     stored = load_stored(connection, key)
-    newest = select(*_PLACE, messages.c.payload).where(_standing(stored))
-    with connection.execute(newest.order_by(messages.c.number.desc())) as rows:
+    with closing(execute(connection, _NEWEST, (stored.thread_no,))) as rows:
         for *place, payload in rows:
             if msgspec.json.decode(bare(payload), type=RoleOf).role == "user":
                 return _Standing(*place)
@@ -199,7 +224,10 @@ def state_for(draft: RunDraft, key: ThreadKey, connection: Connection) -> Any:  
     kept = load_state(connection, key)
     try:
         return None if kept is None else decode_state(kept)
-    except (ValueError, RecursionError) as error:  # a damaged row must not end each run here
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a damaged row mustn't end each run here
         _log.error("state_unreadable", thread_id=key.thread_id, reason=str(error))
         return None
 
@@ -209,32 +237,20 @@ def has_message(key: ThreadKey, message_id: str, connection: Connection) -> bool
     return _find_standing(connection, load_stored(connection, key), message_id) is not None
 
 
-def _standing(stored: StoredThread) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    return and_(_messages(stored), messages.c.until_seq.is_(None))
-
-
 def _find_standing(
     connection: Connection, stored: StoredThread, message_id: str
 ) -> _Standing | None:
-    """Return where the first message of that id stands: an agent may use one id twice."""
-    first = select(*_PLACE).where(_standing(stored), messages.c.message_id == message_id)
-    found = connection.execute(first.order_by(messages.c.number).limit(1)).one_or_none()
+    """Return the place of the first standing message of that id. An agent may use an id twice."""
+    found = execute(connection, _STANDING, (stored.thread_no, message_id)).fetchone()
     return None if found is None else _Standing(*found)
 
 
 def add_seed(connection: Connection, key: ThreadKey, seed: Seed) -> None:
-    """Add what was said before the first run of a thread."""
+    """Add the messages that stand before the first run of a thread."""
     is_claimed = seed.is_claimed
     add_messages(
         connection, key, NO_RUN, seed.messages, since=BEFORE_THE_LOG, is_claimed=is_claimed
     )
-
-
-# As text: a seed may have a thousand messages, and SQLAlchemy takes longer for them than SQLite.
-_ADD: Final = """
-INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq, is_claimed)
-VALUES (?, ?, ?, ?, ?, ?)
-"""
 
 
 def add_messages(
@@ -246,7 +262,7 @@ def add_messages(
     since: int,
     is_claimed: bool = False,
 ) -> tuple[int, int] | None:
-    """Add messages and return the numbers of the first and the last one; None when none came.
+    """Add messages and return the numbers of the first and the last; None for no messages.
 
     `run_no` is the number of the run that adds them, `NO_RUN` for those before the first run.
     """
@@ -260,15 +276,15 @@ def add_messages(
         (stored.thread_no, message["id"], run_no, payload, since, is_claimed)
         for message, payload in zip(added, payloads, strict=True)
     ]
-    connection.exec_driver_sql(_ADD, rows)
+    execute_many(connection, _ADD, rows)
     usage.add(connection, key.user_id, size=usage.weigh(map(len, payloads)))
-    # Nobody else writes meanwhile, so they stand in a row.
-    last: int = connection.execute(select(func.max(messages.c.number))).scalar_one()
+    # Nobody else writes meanwhile, so their numbers follow one another.
+    last: int = load_value(connection, _LAST)
     return last - len(rows) + 1, last
 
 
 def rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: int) -> None:
-    """Drop the message and what follows it, as of the log entry `until`."""
+    """Take back the message and all behind it, as of the log entry `until`."""
     found = _find_standing(connection, load_stored(connection, key), message_id)
     if found is not None:
         take_back(connection, key, found.number, since=found.since_seq, until=until)
@@ -277,8 +293,8 @@ def rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: in
 def take_back(
     connection: Connection, key: ThreadKey, number: int, *, since: int, until: int
 ) -> None:
-    """Take messages back from `number` on, and the shared state from the log entry `since` on."""
-    newer = and_(_standing(load_stored(connection, key)), messages.c.number >= number)
-    connection.execute(update(messages).where(newer).values(until_seq=until))
+    """Take messages back from `number` on, and shared state and runs from the entry `since` on."""
+    stored = load_stored(connection, key)
+    execute(connection, _TAKE_BACK, (until, stored.thread_no, number))
     take_back_states(connection, key, since=since, until=until)
     take_back_turns(connection, key, since=since)

@@ -15,13 +15,13 @@ def new_messages(
     *,
     rewound: frozenset[str] = frozenset(),
 ) -> list[Message]:
-    """Return those of `offered` that `history` doesn't have yet, in order, each id once.
+    """Return the messages of `offered` that `history` doesn't have yet, in order, each id once.
 
-    `rewound` are ids, of messages and of calls, that were edited away: they don't come back.
+    `rewound` are ids of messages and of calls that were edited away. They don't come back.
 
-    A tool's answer is known by the call it answers, too: clients that rebuild their history give
-    tool messages ids of their own, and a call answered twice is no conversation. Some models count
-    their calls anew in each turn, and then an id that was answered names a call that waits.
+    A tool's answer is also known by its call, because clients that rebuild their history give tool
+    messages new ids. A call has one answer. Some models count their calls anew in each turn, so an
+    answered id may name a newer call that waits.
     """
     known: set[str] = set(rewound)
     answered: set[str] = set(rewound)
@@ -69,7 +69,11 @@ def _find_earlier(
 
 
 def check_added(draft: RunDraft, added: Sequence[Message]) -> None:
-    """Raise `RunConflict` when a run that brings answers only comes too late with all of them."""
+    """Check that a run which only brings answers adds one of them.
+
+    Raises:
+        RunConflict: All its calls were answered before.
+    """
     if draft.must_add and not added:
         raise RunConflict("the calls that it answers were answered already")
 

@@ -9,13 +9,13 @@ from sqlalchemy import Connection
 from isolane.context import ThreadKey
 from isolane.contracts import Opening, ThreadKind
 from isolane.engines.sqlite.address import load_stored
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.engines.sqlite.heads import NO_RUN
 from isolane.errors import RunConflict
 
 BEFORE_THE_LOG: Final = 0
 """The entry since which a seed stands: it was there before the first entry of the log."""
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
 _HAS_RUN: Final = "SELECT 1 FROM runs WHERE thread_no = ? LIMIT 1"
 # A rewind drops messages from the newest back, so the first one tells of all.
 _IS_CLAIMED: Final = """
@@ -36,28 +36,32 @@ WHERE kind = 'request' AND updated_at < ? AND NOT EXISTS (
 
 
 def check_seed(connection: Connection, key: ThreadKey) -> None:
-    """Raise `RunConflict` when the thread has a run already, and so takes no seed."""
+    """Check that a thread has had no run yet, because only such a thread takes a seed.
+
+    Raises:
+        RunConflict: The thread has had a run.
+    """
     place = (load_stored(connection, key).thread_no,)
-    if connection.exec_driver_sql(_HAS_RUN, place).first() is not None:
+    if execute(connection, _HAS_RUN, place).fetchone() is not None:
         raise RunConflict("a thread that has had a run takes no history from outside")
 
 
 def is_history_claimed(connection: Connection, key: ThreadKey) -> bool:
     """Say whether a part of what stands in the thread is what its caller claims."""
     place = (load_stored(connection, key).thread_no, NO_RUN)
-    return bool(connection.exec_driver_sql(_IS_CLAIMED, place).scalar())
+    return bool(load_value(connection, _IS_CLAIMED, place))
 
 
 def load_kind(connection: Connection, key: ThreadKey) -> ThreadKind:
     """Return what the thread is for, whose row is there."""
     place = (load_stored(connection, key).thread_no,)
-    found = connection.exec_driver_sql(_KIND, place).scalar_one()
+    found = load_value(connection, _KIND, place)
     return ThreadKind(found)
 
 
 def load_ended_requests(older_than: int, limit: int, connection: Connection) -> list[ThreadKey]:
     """Return threads of requests without an unfinished run, unchanged since `older_than`."""
-    found = connection.exec_driver_sql(_ENDED, (older_than, limit))
+    found = execute(connection, _ENDED, (older_than, limit))
     return [ThreadKey(*address) for address in found]
 
 

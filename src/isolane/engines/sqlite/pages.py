@@ -1,24 +1,27 @@
 """A thread's messages page by page, from the newest back, as of one moment.
 
-A place names the moment and the oldest message that was read. It is told by places in the thread's
-own log, because the numbers of rows would say how much other users write.
+A place names the moment and the oldest message that was read. It uses places in the thread's own
+log, because numbers of rows would tell how much other users write.
 """
 
 from __future__ import annotations
 
 import re
+import sqlite3
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 import msgspec
-from sqlalchemy import Connection, func, or_, select, tuple_
+from sqlalchemy import Connection
 
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import LogBounds, ThreadSnapshot, ThreadSummary
-from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
+from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.attachments import load_whole
-from isolane.engines.sqlite.file import messages
+from isolane.engines.sqlite.driver import execute, load_value
 from isolane.errors import InvalidCursor
 from isolane.events.interrupts import Interrupt
 from isolane.events.packing import size_of
@@ -28,17 +31,31 @@ PAGE_MAX: Final = 200
 PAGE_BYTES: Final = 1 << 20
 """Payload bytes that end a page. One message may have more; then it is a page of its own."""
 _NUMBER: Final = r"(0|[1-9][0-9]{0,14})"
+# One index says which messages stood at a moment, so no payload is read of others.
+# Of some messages retention has kept only the id. Their payload is empty.
+_BEFORE: Final = """
+SELECT since_seq, number, payload FROM messages
+WHERE thread_no = ? AND since_seq < ? AND (since_seq, number) < (?, ?)
+AND (until_seq IS NULL OR until_seq >= ?) AND payload != x''
+ORDER BY since_seq DESC, number DESC LIMIT ?
+"""
+_NUMBER_AT: Final = """
+SELECT number FROM messages WHERE thread_no = ? AND since_seq = ? ORDER BY number LIMIT 1 OFFSET ?
+"""
+_RANK: Final = """
+SELECT count(*) FROM messages WHERE thread_no = ? AND since_seq = ? AND number < ?
+"""
 _PLACE: Final = re.compile(rf"([a-z0-9]{{1,32}}-{_NUMBER})~{_NUMBER}~{_NUMBER}", re.ASCII)
 
 
 class Place(NamedTuple):
-    """A message of a thread as it stood at `head`; older than it is what a page holds."""
+    """A message of a thread as it stood at `head`. A page has the messages before it."""
 
     head: EventId
     since_seq: int
     """The first entry of the run that added the message."""
     rank: int
-    """How many messages that run had added before it."""
+    """Number of messages that the run had added before it."""
 
     def __str__(self) -> str:
         """Return the wire form."""
@@ -52,7 +69,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some messages, the oldest first, and where the older ones are."""
+    """Some messages, the oldest first, and the place of the older ones."""
 
     messages: Sequence[bytes]
     before: str | None
@@ -83,7 +100,11 @@ class LoadRuns(Protocol):
 
 
 def parse_place(text: str) -> Place:
-    """Return the place that a page gave out; raises `InvalidCursor` for any other text."""
+    """Return the place that a page gave out as text.
+
+    Raises:
+        InvalidCursor: No page gives out such a text.
+    """
     found = _PLACE.fullmatch(text)
     if found is None:
         raise _unknown()
@@ -92,10 +113,11 @@ def parse_place(text: str) -> Place:
 
 
 def check_place(place: Place, bounds: LogBounds) -> None:
-    """Raise when the moment of `place` can't be told any more.
+    """Check that the moment of `place` is still kept.
 
-    `CursorExpired` when it is older than the log, or of a thread that had the id before;
-    `InvalidCursor` when it is ahead of the log.
+    Raises:
+        CursorExpired: It is older than the log, or belongs to an older thread of that id.
+        InvalidCursor: It is ahead of the log.
     """
     try:
         bounds.check_cursor(place.head)
@@ -113,8 +135,7 @@ def load_page(
     """Return up to `limit` messages before `place`, fewer when their payloads pass `max_bytes`."""
     stored = load_stored(connection, key)
     edge = (place.since_seq, _load_number(connection, stored, place))
-    query = _select_before(stored, edge, until=place.head.seq + 1).limit(limit + 1)
-    with connection.execute(query) as found:
+    with closing(_find_before(connection, stored, edge, place.head.seq + 1, limit + 1)) as found:
         rows, is_last = _take(found, limit, max_bytes)
     before = None if is_last else str(_place_of(connection, stored, place.head, rows[-1]))
     newest_last = [load_whole(connection, stored, payload) for _, _, payload in reversed(rows)]
@@ -124,9 +145,9 @@ def load_page(
 def load_runs(
     connection: Connection, key: ThreadKey, place: Place, *, limit: int, max_bytes: int
 ) -> tuple[list[list[bytes]], str | None]:
-    """Return the messages before `place` in whole runs, and where the older ones are.
+    """Return the messages before `place` in whole runs, and the place of the older ones.
 
-    Behind the newest place stands what the run under way was asked. It comes on top of the rest.
+    The newest page also has the question of the run under way, beyond its size.
     """
     stored = load_stored(connection, key)
     until = place.head.seq + 1
@@ -134,12 +155,12 @@ def load_runs(
     if place == Place.newest(place.head):
         until, edge = until + 1, (until + 1, 0)
     taken = _Runs(limit, max_bytes)
-    with connection.execute(_select_before(stored, edge, until=until)) as found:
-        for row in found:
-            if taken.are_a_page_before(row.since_seq):
+    with closing(_find_before(connection, stored, edge, until)) as found:
+        for since_seq, _, written in found:
+            if taken.are_a_page_before(since_seq):
                 return taken.oldest_first(), str(Place(place.head, taken.since_seq, 0))
-            payload = load_whole(connection, stored, row.payload)
-            taken.add(row.since_seq, payload, counts=row.since_seq <= place.head.seq)
+            payload = load_whole(connection, stored, written)
+            taken.add(since_seq, payload, counts=since_seq <= place.head.seq)
     return taken.oldest_first(), None
 
 
@@ -189,22 +210,18 @@ class RoleOf(msgspec.Struct):
 _Row = tuple[int, int, bytes]
 
 
-def _select_before(stored: StoredThread, edge: tuple[int, int], *, until: int) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    """Select what stood before the log entry `until`, from before a row on, the newest first.
+def _find_before(
+    connection: Connection,
+    stored: StoredThread,
+    edge: tuple[int, int],
+    until: int,
+    limit: int = sys.maxsize,
+) -> sqlite3.Cursor:
+    """Find what stood before the log entry `until`, from before a row on, the newest first.
 
     `edge` is that row: the first entry of the run that added it, and its number.
     """
-    return (
-        select(messages.c.since_seq, messages.c.number, messages.c.payload)
-        .where(
-            rows_of(messages, stored),
-            messages.c.since_seq < until,
-            tuple_(messages.c.since_seq, messages.c.number) < edge,
-            or_(messages.c.until_seq.is_(None), messages.c.until_seq >= until),
-            messages.c.payload != b"",  # of these retention has kept the id only
-        )
-        .order_by(messages.c.since_seq.desc(), messages.c.number.desc())
-    )
+    return execute(connection, _BEFORE, (stored.thread_no, until, *edge, until, limit))
 
 
 def _take(found: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[_Row], bool]:
@@ -223,13 +240,8 @@ def _load_number(connection: Connection, stored: StoredThread, place: Place) -> 
     """Return the number of the message at `place`; 0 for the place behind the newest."""
     if place == Place.newest(place.head):
         return 0
-    number: int | None = connection.execute(
-        select(messages.c.number)
-        .where(rows_of(messages, stored), messages.c.since_seq == place.since_seq)
-        .order_by(messages.c.number)
-        .limit(1)
-        .offset(place.rank)
-    ).scalar_one_or_none()
+    found = (stored.thread_no, place.since_seq, place.rank)
+    number: int | None = load_value(connection, _NUMBER_AT, found)
     if number is None or place.since_seq > place.head.seq:
         raise _unknown()
     return number
@@ -237,9 +249,5 @@ def _load_number(connection: Connection, stored: StoredThread, place: Place) -> 
 
 def _place_of(connection: Connection, stored: StoredThread, head: EventId, row: _Row) -> Place:
     since_seq, number, _ = row
-    rank = connection.execute(
-        select(func.count()).where(
-            rows_of(messages, stored), messages.c.since_seq == since_seq, messages.c.number < number
-        )
-    ).scalar_one()
+    rank = load_value(connection, _RANK, (stored.thread_no, since_seq, number))
     return Place(head, since_seq, rank)

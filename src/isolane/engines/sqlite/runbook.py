@@ -24,8 +24,8 @@ from isolane.contracts import (
 )
 from isolane.engines.sqlite import line, stops, usage
 from isolane.engines.sqlite.address import load_stored
+from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.drafts import to_fingerprints
-from isolane.engines.sqlite.file import Database
 from isolane.engines.sqlite.heads import check_unused, claim, load_bounds
 from isolane.engines.sqlite.joining import CheckQuestion, Joining, Values, insert_run
 from isolane.engines.sqlite.new_messages import has_question

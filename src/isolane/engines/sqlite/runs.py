@@ -3,81 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    and_,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, and_, delete, insert, select, text, update
 
-from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
-from isolane.contracts import ActiveRun, LogBounds, RunDraft, RunState, RunStop, StoredRun
+from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
+from isolane.contracts import ActiveRun, LogBounds, RunState, RunStop, StoredRun
 from isolane.engines.sqlite import attachments, usage
-from isolane.engines.sqlite.address import StoredThread, load_stored, rows_of
+from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
-from isolane.engines.sqlite.file import events, heads, nodes, runs, threads
-from isolane.engines.sqlite.line import BROKEN, READY, load_holder, to_run_state
+from isolane.engines.sqlite.driver import execute, load_value, update_row
+from isolane.engines.sqlite.line import BROKEN, load_holder, to_run_state
+from isolane.engines.sqlite.tables import runs
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers
-from isolane.ids import derive_stand_in, new_agent_id
 
-IS_UNDER_WAY: Final = text("runs.state = 'running'")
-"""As text: the condition of a partial index has to be spelled as there."""
-_IS_OPEN: Final = text("runs.state != 'ended'")
-"""As text, because the condition of a partial index has to be spelled as there."""
+# The join leaves the runs of deleted threads out, whose rows are removed later. The conditions of
+# partial indexes are spelled as there.
+_ROWS: Final = """
+SELECT runs.user_id, run_id, thread_no, thread_id, state, draft, first_seq, last_seq,
+    runs.created_at, started_at, ended_at, outcome, error_id, stop, agent_code, agent_message,
+    asked, stop_at, attached_to, threads.epoch, head_seq
+FROM runs JOIN heads USING (thread_no) JOIN threads USING (thread_no)
+"""
+_RUN: Final = f"{_ROWS} WHERE runs.user_id = ? AND run_id = ?"
+_OPEN: Final = f"""
+{_ROWS} WHERE runs.state != 'ended'
+ORDER BY state = 'queued', coalesce(place, 0), runs.created_at
+"""
+_LOST: Final = f"""
+{_ROWS} WHERE runs.state != 'ended' AND (state = 'running' OR state = 'broken' AND NOT EXISTS (
+    SELECT 1 FROM runs AS held
+    WHERE held.thread_no = runs.thread_no AND held.state IN ('ready', 'running')
+)) AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
+ORDER BY runs.created_at
+"""  # noqa: S608 - no user's words
+
+
+class _RunRow(NamedTuple):
+    """A run's row as it is read, with the id of its thread."""
+
+    user_id: str
+    run_id: str
+    thread_no: int
+    thread_id: str
+    state: str
+    draft: bytes
+    first_seq: int | None
+    last_seq: int | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    outcome: Any
+    error_id: str | None
+    stop: bytes | None
+    agent_code: str | None
+    agent_message: bytes | None
+    asked: bytes | None
+    stop_at: int | None
+    attached_to: str | None
+    epoch: str
+    head_seq: int
 
 
 def load_moment(
     connection: Connection, key: ThreadKey, bounds: LogBounds
 ) -> tuple[EventId, str | None]:
     """Return where the log ended before the run under way, and that run's id, if there is one."""
-    under_way = connection.execute(
-        select(runs.c.first_seq, runs.c.run_id).where(
-            rows_of(runs, load_stored(connection, key)), IS_UNDER_WAY
-        )
-    ).one_or_none()
+    place = (load_stored(connection, key).thread_no,)
+    under_way = execute(connection, _UNDER_WAY, place).fetchone()
     if under_way is None:
         return bounds.head, None
     first_seq, run_id = under_way
     return EventId(bounds.head.epoch, first_seq - 1), run_id
 
 
-def row_of_run(key: RunKey) -> Any:  # noqa: ANN401 - SQLAlchemy's columns are untyped
-    """Return the condition that a row is the run's."""
-    return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
-
-
-IS_ALIVE: Final = exists().where(threads.c.thread_no == runs.c.thread_no)
-"""Condition that the thread of a run exists. Rows of a deleted thread are removed later."""
-
-
 def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
     """Return the run of that id, or the one that it attached to; None without one."""
-    row = connection.execute(_select_runs().where(row_of_run(key))).one_or_none()
-    if row is None or row.attached_to is None:
-        return None if row is None else _stored(row, connection)
-    found = load_run(RunKey(key.user_id, row.attached_to), connection)
-    return None if found is None else replace(found, asked=to_asked(row.asked))
+    found = execute(connection, _RUN, key).fetchone()
+    if found is None:
+        return None
+    row = _RunRow._make(found)
+    if row.attached_to is None:
+        return _stored(row, connection)
+    other = load_run(RunKey(key.user_id, row.attached_to), connection)
+    return None if other is None else replace(other, asked=to_asked(row.asked or b""))
 
 
 def load_open_runs(connection: Connection) -> list[StoredRun]:
     """Return every run that has not ended, of all users: those that wait last, in their order."""
-    waits = runs.c.state == RunState.QUEUED
-    query = _select_runs().where(_IS_OPEN)
-    in_order = query.order_by(waits, func.coalesce(runs.c.place, 0), runs.c.created_at)
-    return [_stored(row, connection) for row in connection.execute(in_order)]
+    return _load_all(connection, _OPEN)
 
 
 def load_lost(connection: Connection) -> list[StoredRun]:
@@ -85,35 +103,28 @@ def load_lost(connection: Connection) -> list[StoredRun]:
 
     A run whose end could not be written is among them once nobody else has the turn on its thread.
     """
-    held = runs.alias("held")
-    is_busy = exists().where(
-        held.c.thread_no == runs.c.thread_no, held.c.state.in_([READY, RunState.RUNNING])
-    )
-    is_lost = or_(runs.c.state == RunState.RUNNING, and_(runs.c.state == BROKEN, ~is_busy))
-    lives = exists().where(nodes.c.node_id == runs.c.node_id)
-    query = _select_runs().where(_IS_OPEN, is_lost, ~lives).order_by(runs.c.created_at)
-    return [_stored(row, connection) for row in connection.execute(query)]
+    return _load_all(connection, _LOST)
 
 
 def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
     """Return the user's runs that are under way, in chats."""
-    found = connection.exec_driver_sql(_ACTIVE, (user_id,))
     return [
         ActiveRun(thread_id, run_id, EventId(epoch, head_seq))
-        for thread_id, run_id, epoch, head_seq in found
+        for thread_id, run_id, epoch, head_seq in execute(connection, _ACTIVE, (user_id,))
     ]
 
 
 def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
     """Make a run under way the node's own; False when another run has the turn on its thread."""
-    own = select(runs.c.state, runs.c.thread_no).where(row_of_run(key), IS_ALIVE)
-    row = connection.execute(own).one_or_none()
-    if row is None or row.state not in {RunState.RUNNING, BROKEN}:
+    row = execute(connection, _STATE, key).fetchone()
+    if row is None:
         return False
-    if row.state == BROKEN and load_holder(connection, row.thread_no) is not None:
+    state, thread_no = row
+    if state not in {RunState.RUNNING, BROKEN}:
         return False
-    values = {"state": RunState.RUNNING, "node_id": node_id}
-    connection.execute(update(runs).where(row_of_run(key)).values(**values))
+    if state == BROKEN and load_holder(connection, thread_no) is not None:
+        return False
+    execute(connection, _OWN, (node_id, *key))
     return True
 
 
@@ -122,34 +133,32 @@ def write_broken(connection: Connection, key: RunKey, *, is_anew: bool) -> int |
 
     With `is_anew` its row is deleted and written again: a row that can't be changed may be damaged.
     """
-    query = select(runs).where(row_of_run(key), _IS_OPEN)
+    is_run = and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
+    query = select(runs).where(is_run, text("runs.state != 'ended'"))
     found = connection.execute(query).mappings().one_or_none()
     if found is None:
         return None
     if is_anew:
-        connection.execute(delete(runs).where(row_of_run(key)))
+        connection.execute(delete(runs).where(is_run))
         connection.execute(insert(runs).values({**found, "state": BROKEN}))
     else:
-        connection.execute(update(runs).where(row_of_run(key)).values(state=BROKEN))
+        connection.execute(update(runs).where(is_run).values(state=BROKEN))
     thread_no: int = found["thread_no"]
     return thread_no
 
 
-def _select_runs() -> Select[Any]:
-    """Select runs of threads that weren't deleted, each with its thread's id and end of log."""
-    return (
-        select(runs, threads.c.thread_id, threads.c.epoch, heads.c.head_seq)
-        .join(threads, threads.c.thread_no == runs.c.thread_no)
-        .join(heads, heads.c.thread_no == runs.c.thread_no)
-    )
+def _load_all(connection: Connection, statement: str) -> list[StoredRun]:
+    rows = execute(connection, statement).fetchall()
+    return [_stored(_RunRow._make(row), connection) for row in rows]
 
 
-def _stored(row: Row[Any], connection: Connection) -> StoredRun:
+def _stored(row: _RunRow, connection: Connection) -> StoredRun:
+    key = RunKey(row.user_id, row.run_id)
     return StoredRun(
-        key=RunKey(row.user_id, row.run_id),
+        key=key,
         thread_id=row.thread_id,
         state=to_run_state(row.state),
-        draft=to_draft(row, connection),
+        draft=to_draft(connection, key, row.thread_no, row.draft),
         first_seq=row.first_seq,
         last_seq=row.last_seq,
         after=EventId(row.epoch, row.head_seq if row.first_seq is None else row.first_seq - 1),
@@ -166,6 +175,11 @@ def _stored(row: Row[Any], connection: Connection) -> StoredRun:
     )
 
 
+def update_run(connection: Connection, run_no: int, row: Mapping[str, object]) -> None:
+    """Write columns of a run's row, given by their names."""
+    update_row(connection, "runs", row, "run_no", run_no)
+
+
 def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
     """Return what a run's row holds of the error that its agent ended it with."""
     if failure is None:
@@ -177,8 +191,30 @@ def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
     }
 
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again.
-_AGENT_THREAD: Final = "SELECT agent_thread_id FROM threads WHERE thread_no = ?"
+_UNDER_WAY: Final = """
+SELECT first_seq, run_id FROM runs WHERE thread_no = ? AND runs.state = 'running'
+"""
+_STATE: Final = """
+SELECT state, thread_no FROM runs JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND run_id = ?
+"""
+_OWN: Final = "UPDATE runs SET state = 'running', node_id = ? WHERE user_id = ? AND run_id = ?"
+_NUMBER: Final = "SELECT run_no FROM runs WHERE user_id = ? AND run_id = ?"
+_KNOWN: Final = """
+SELECT thread_no, draft FROM runs JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND run_id = ? AND attached_to IS NULL
+"""
+_WRITERS: Final = """
+SELECT seq, run_no FROM events WHERE thread_no = ? AND seq < ? ORDER BY seq DESC
+"""
+_ANSWER: Final = "UPDATE runs SET answered_by = ? WHERE user_id = ? AND run_id = ?"
+_ASKING: Final = """
+SELECT run_id, interrupts, answered_by FROM runs
+WHERE thread_no = ? AND first_seq IS NOT NULL ORDER BY first_seq DESC LIMIT 1
+"""
+_NOTHING: Final = ("", None, None)
+_DRAFT: Final = "SELECT draft FROM runs WHERE user_id = ? AND run_id = ?"
+_KEEP_DRAFT: Final = "UPDATE runs SET draft = ? WHERE user_id = ? AND run_id = ?"
 
 
 # By the index of open runs, in which a user has few.
@@ -188,51 +224,24 @@ JOIN threads USING (thread_no) JOIN heads USING (thread_no)
 WHERE runs.user_id = ? AND runs.state != 'ended' AND runs.state = 'running' AND kind = 'chat'
 ORDER BY runs.created_at
 """
-_AGENT_RUN: Final = """
-SELECT coalesce(agent_run_id, (
-    SELECT joined.agent_run_id FROM runs AS joined
-    WHERE joined.user_id = runs.user_id AND joined.run_id = runs.attached_to
-))
-FROM runs JOIN threads USING (thread_no) WHERE runs.user_id = ? AND run_id = ?
-"""
-
-
-def load_agent_ids(
-    connection: Connection, context: UserExecutionContext, draft: RunDraft
-) -> RunIds:
-    """Return by which ids an agent knows the run, whose thread is there; a new run gets its own."""
-    place = (load_stored(connection, context.thread_key).thread_no,)
-    thread_id = str(connection.exec_driver_sql(_AGENT_THREAD, place).scalar_one())
-    run_id = _load_agent_run_id(connection, context.run_key) or new_agent_id()
-    parent = draft.request.get("parentRunId")
-    if parent is None or parent == context.run_id:
-        return RunIds(thread_id, run_id, parent and run_id)
-    known = _load_agent_run_id(connection, RunKey(context.user_id, parent))
-    return RunIds(thread_id, run_id, known or derive_stand_in(thread_id, parent))
 
 
 def find_run_no(connection: Connection, key: RunKey) -> int:
     """Return the number of a run's row, which is there."""
-    number: int = connection.execute(select(runs.c.run_no).where(row_of_run(key))).scalar_one()
+    number: int = load_value(connection, _NUMBER, key)
     return number
-
-
-def _load_agent_run_id(connection: Connection, key: RunKey) -> str | None:
-    """Return by which id an agent knows one of the user's runs; None when there is no such run."""
-    return connection.exec_driver_sql(_AGENT_RUN, key).scalar_one_or_none()
 
 
 def forget_run(key: RunKey, connection: Connection) -> None:
     """Keep that a run's id is to be told as unknown; see `Store.forget_run`."""
-    is_known = and_(row_of_run(key), runs.c.attached_to.is_(None), IS_ALIVE)
-    query = select(runs.c.thread_no, runs.c.draft).where(is_known)
-    found = connection.execute(query).one_or_none()
+    found = execute(connection, _KNOWN, key).fetchone()
     if found is None:
         return
-    stored = StoredThread(key.user_id, found.thread_no)
-    kept = load_kept(connection, stored, found.draft)
+    thread_no, draft = found
+    stored = StoredThread(key.user_id, thread_no)
+    kept = load_kept(connection, stored, draft)
     kept.is_forgotten = True
-    _write_kept(connection, key, stored, found.draft, kept)
+    _write_kept(connection, key, stored, draft, kept)
 
 
 def find_first(connection: Connection, thread_no: int, run_no: int, known: int) -> int:
@@ -241,9 +250,7 @@ def find_first(connection: Connection, thread_no: int, run_no: int, known: int) 
     It may have written its start already. A thread has one run at a time, so its entries are the
     last ones.
     """
-    ours = select(events.c.seq).where(events.c.thread_no == thread_no, events.c.seq < known)
-    newest = ours.add_columns(events.c.run_no).order_by(events.c.seq.desc())
-    with connection.execute(newest) as rows:
+    with closing(execute(connection, _WRITERS, (thread_no, known))) as rows:
         for seq, writer in rows:
             if writer != run_no:
                 break
@@ -259,24 +266,16 @@ def take_answers(
         return
     asking_id, interrupts = open_interrupts(context.thread_key, connection)
     check_answers(resume, interrupts)
-    connection.execute(
-        update(runs)
-        .where(row_of_run(RunKey(context.user_id, asking_id)))
-        .values(answered_by=context.run_id)
-    )
+    execute(connection, _ANSWER, (context.run_id, context.user_id, asking_id))
 
 
 def open_interrupts(key: ThreadKey, connection: Connection) -> tuple[str, Sequence[Interrupt]]:
     """Return the thread's last run and what it asks, nothing when it asks nothing any more."""
-    last = connection.execute(
-        select(runs.c.run_id, runs.c.interrupts, runs.c.answered_by)
-        .where(rows_of(runs, load_stored(connection, key)), runs.c.first_seq.is_not(None))
-        .order_by(runs.c.first_seq.desc())
-        .limit(1)
-    ).one_or_none()
-    if last is None or last.interrupts is None or last.answered_by is not None:
+    place = (load_stored(connection, key).thread_no,)
+    run_id, interrupts, answered_by = execute(connection, _ASKING, place).fetchone() or _NOTHING
+    if interrupts is None or answered_by is not None:
         return "", ()
-    return last.run_id, msgspec.json.decode(last.interrupts)
+    return run_id, msgspec.json.decode(interrupts)
 
 
 def _write_kept(
@@ -285,12 +284,11 @@ def _write_kept(
     """Write a draft in the place of what a run's row had of it."""
     before = usage.load_run_bytes(connection, key)
     draft = attachments.replace(connection, stored, old, msgspec.json.encode(kept))
-    connection.execute(update(runs).where(row_of_run(key)).values(draft=draft))
+    execute(connection, _KEEP_DRAFT, (draft, *key))
     usage.count_run(connection, key, before=before)
 
 
 def replace_draft(connection: Connection, context: UserExecutionContext, draft: bytes) -> bytes:
     """Keep what a run asks for in the place of what its row has, and return it to be written."""
-    query = select(runs.c.draft).where(row_of_run(context.run_key))
-    old = connection.execute(query).scalar_one()
+    old = load_value(connection, _DRAFT, context.run_key)
     return attachments.replace(connection, load_stored(connection, context.thread_key), old, draft)

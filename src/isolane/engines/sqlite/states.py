@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from isolane.context import ThreadKey
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import load_stored
+from isolane.engines.sqlite.driver import execute, load_column, load_value
 
 # As text: these run with every run, and SQLAlchemy's binding of them would cost as much again.
 _NEWEST: Final = """
@@ -38,7 +39,7 @@ def load_state(connection: Connection, key: ThreadKey, *, at_seq: int = _NOW) ->
     """Return the state as JSON: as it is now, or as it was at the log entry `at_seq`."""
     stored = load_stored(connection, key)
     place = (stored.thread_no, at_seq, at_seq)
-    found = connection.exec_driver_sql(_NEWEST, place).scalar_one_or_none()
+    found = load_value(connection, _NEWEST, place)
     return None if found is None else attachments.load_whole(connection, stored, found)
 
 
@@ -48,7 +49,7 @@ def keep_state(connection: Connection, key: ThreadKey, payload: bytes, *, since:
         return
     stored = load_stored(connection, key)
     written = attachments.keep(connection, stored, payload)
-    connection.exec_driver_sql(_INSERT, (stored.thread_no, since, written))
+    execute(connection, _INSERT, (stored.thread_no, since, written))
     usage.add(connection, key.user_id, size=usage.ROW_BYTES + len(written))
 
 
@@ -58,9 +59,9 @@ def take_back_states(connection: Connection, key: ThreadKey, *, since: int, unti
     It can be told until the next rewind as of before `until`: the run that rewinds is under way.
     """
     stored = load_stored(connection, key)
-    gone = connection.exec_driver_sql(_TAKEN_BACK, (stored.thread_no,)).scalars().all()
+    gone = load_column(connection, _TAKEN_BACK, (stored.thread_no,))
     if gone:
-        connection.exec_driver_sql(_FORGET, (stored.thread_no,))
+        execute(connection, _FORGET, (stored.thread_no,))
         usage.add(connection, key.user_id, size=-usage.weigh(map(len, gone)))
         attachments.release(connection, stored, gone)
-    connection.exec_driver_sql(_TAKE_BACK, (until, stored.thread_no, since))
+    execute(connection, _TAKE_BACK, (until, stored.thread_no, since))

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from isolane.engines.sqlite.driver import execute
 from isolane.events.packing import size_of
 
 ROWS_AT_ONCE: Final = 128
@@ -34,7 +35,7 @@ def load_some(connection: Connection, query: str, values: tuple[object, ...]) ->
     """
     size = 0
     rows: list[Found] = []
-    for row in connection.exec_driver_sql(query, (*values, ROWS_AT_ONCE)):
+    for row in execute(connection, query, (*values, ROWS_AT_ONCE)):
         found = Found(*row)
         rows.append(found)
         size += found.size if found.packed is None else size_of(found.packed)

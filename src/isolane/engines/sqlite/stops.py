@@ -8,7 +8,9 @@ from typing import Final
 from sqlalchemy import Connection
 
 from isolane.context import RunKey
-from isolane.engines.sqlite.file import delete_dead, early_aborts
+from isolane.engines.sqlite.driver import execute, execute_many, load_column, load_value
+from isolane.engines.sqlite.expiry import delete_expired
+from isolane.engines.sqlite.tables import early_aborts
 
 KEPT_MS: Final = 10_000
 """Milliseconds for which an abort waits for its run."""
@@ -55,56 +57,56 @@ def stop_run(connection: Connection, key: RunKey, *, asked_at: int) -> bool:
     The id of a run that attached stops the one that it attached to. The first stop counts, and a
     run that has ended stays as it is.
     """
-    found = connection.exec_driver_sql(_ROW, key).one_or_none()
+    found = execute(connection, _ROW, key).fetchone()
     if found is None:
         return False
     if found[0] is not None:
         return stop_run(connection, RunKey(key.user_id, found[0]), asked_at=asked_at)
-    connection.exec_driver_sql(_STOP, (asked_at, *key))
+    execute(connection, _STOP, (asked_at, *key))
     return True
 
 
 def load_busy(until: Mapping[str, int], connection: Connection) -> dict[str, int]:
     """Return the part of `until` whose users have unfinished runs."""
-    users = connection.exec_driver_sql(_BUSY).scalars()
+    users: list[str] = load_column(connection, _BUSY)
     return {user_id: until[user_id] for user_id in users if user_id in until}
 
 
 def stop_all(connection: Connection, until: Mapping[str, int], *, asked_at: int) -> None:
     """Write that users' unfinished runs were stopped whose rows were made until a time."""
     rows = [(asked_at, user_id, before) for user_id, before in until.items()]
-    connection.exec_driver_sql(_STOP_ALL, rows)
+    execute_many(connection, _STOP_ALL, rows)
 
 
 def keep_early(connection: Connection, key: RunKey, *, now: int) -> None:
     """Let an abort wait for its run; `now` is of the clock that nobody sets."""
-    delete_dead(early_aborts, now - 1, connection)
-    connection.exec_driver_sql(_KEEP, (*key, now + KEPT_MS))
-    connection.exec_driver_sql(_SURPLUS, (key.user_id, KEPT_PER_USER))
+    delete_expired(early_aborts, now - 1, connection)
+    execute(connection, _KEEP, (*key, now + KEPT_MS))
+    execute(connection, _SURPLUS, (key.user_id, KEPT_PER_USER))
 
 
 def take_early(connection: Connection, key: RunKey, *, now: int) -> int | None:
     """Forget an abort that waits; return for how many milliseconds it did, None without one."""
-    expires_at = connection.exec_driver_sql(_FIND, key).scalar_one_or_none()
+    expires_at = load_value(connection, _FIND, key)
     if expires_at is None:
         return None
-    connection.exec_driver_sql(_TAKE, key)
+    execute(connection, _TAKE, key)
     age_ms = now - (int(expires_at) - KEPT_MS)
     return age_ms if age_ms <= KEPT_MS else None
 
 
 def load_revoked(connection: Connection, user_id: str) -> int:
     """Return when something of the user's was revoked last; 0 when nothing ever was."""
-    return int(connection.exec_driver_sql(_REVOKED, (user_id,)).scalar_one() or 0)
+    return int(load_value(connection, _REVOKED, (user_id,)) or 0)
 
 
 def load_unseen(connection: Connection, node_id: str) -> list[tuple[RunKey, int]]:
     """Return the stopped runs of a node that hasn't obeyed yet, with when each was stopped."""
-    found = connection.exec_driver_sql(_UNSEEN, (node_id,))
+    found = execute(connection, _UNSEEN, (node_id,))
     return [(RunKey(user_id, run_id), stop_at) for user_id, run_id, stop_at in found]
 
 
 def note_seen(connection: Connection, keys: list[RunKey], *, now: int) -> None:
     """Write that a node has obeyed the stops of these runs."""
     if keys:
-        connection.exec_driver_sql(_SEEN, [(now, *key) for key in keys])
+        execute_many(connection, _SEEN, [(now, *key) for key in keys])

@@ -6,10 +6,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-from sqlalchemy import (
-    Connection,
-    update,
-)
+from sqlalchemy import Connection
 
 from isolane.clock import Clock
 from isolane.context import RunKey, ThreadKey
@@ -23,8 +20,7 @@ from isolane.contracts import (
     ThreadSummary,
 )
 from isolane.engines.sqlite import usage
-from isolane.engines.sqlite.address import load_stored, rows_of
-from isolane.engines.sqlite.file import Database, threads
+from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.heads import load_bounds
 from isolane.engines.sqlite.messages import (
     has_message,
@@ -60,6 +56,7 @@ from isolane.engines.sqlite.threads import (
     load_thread,
     load_threads,
     parse_cursor,
+    set_title,
 )
 from isolane.engines.sqlite.usage import Quotas
 from isolane.events.transcript import Message
@@ -136,7 +133,7 @@ class DatabaseStore:
         return await self._database.write(partial(self._add_thread, key, title), lane=key.user_id)
 
     async def set_title(self, key: ThreadKey, title: str) -> ThreadSummary:
-        """Name a thread; raises `NotFound`."""
+        """Name a thread; see `Store.set_title`."""
         return await self._database.write(partial(self._set_title, key, title), lane=key.user_id)
 
     async def load_known_ids(self, key: ThreadKey, *, before: str | None = None) -> frozenset[str]:
@@ -216,8 +213,5 @@ class DatabaseStore:
 
     def _set_title(self, key: ThreadKey, title: str, connection: Connection) -> ThreadSummary:
         load_found_thread(key, connection)
-        values = {"title": title, "updated_at": self._clock()}
-        connection.execute(
-            update(threads).where(rows_of(threads, load_stored(connection, key))).values(values)
-        )
+        set_title(connection, key, title, now=self._clock())
         return load_found_thread(key, connection)

@@ -6,16 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, insert, select, text, tuple_
+from sqlalchemy import Connection
 
 from isolane.context import ThreadKey
 from isolane.contracts import ThreadKind, ThreadPage, ThreadSummary
 from isolane.engines.sqlite import usage
-from isolane.engines.sqlite.address import NO_THREAD, StoredThread, load_stored, rows_of
+from isolane.engines.sqlite.address import NO_THREAD, StoredThread, load_stored
 from isolane.engines.sqlite.deletion import note_removal
-from isolane.engines.sqlite.file import runs, threads
+from isolane.engines.sqlite.driver import execute, load_column, load_value
 from isolane.engines.sqlite.heads import add_head, delete_head
-from isolane.engines.sqlite.runs import IS_UNDER_WAY
 from isolane.errors import InvalidCursor, NotFound
 from isolane.events.transcript import Message
 from isolane.ids import new_agent_id, new_epoch
@@ -23,11 +22,43 @@ from isolane.ids import new_agent_id, new_epoch
 TITLE_MAX_CHARACTERS: Final = 80
 
 
-_IS_LISTED: Final = text("threads.kind = 'chat'")
-"""As text for the same reason."""
-
-
 _CURSOR_TIME: Final = re.compile(r"[0-9]{1,15}")
+_ADD: Final = """
+INSERT INTO threads
+    (user_id, thread_id, epoch, title, kind, created_at, updated_at, agent_thread_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING thread_no
+"""
+# The conditions of partial indexes are spelled as there.
+_SUMMARY: Final = """
+thread_id, title, threads.created_at, updated_at, (
+    SELECT run_id FROM runs WHERE runs.thread_no = threads.thread_no AND runs.state = 'running'
+    LIMIT 1
+), kind
+"""
+_LOAD: Final = f"SELECT {_SUMMARY} FROM threads WHERE thread_no = ?"  # noqa: S608 - no user's words
+_LIST: Final = f"""
+SELECT {_SUMMARY} FROM threads
+WHERE user_id = ? AND threads.kind = 'chat' AND (updated_at, thread_id) < (?, ?)
+ORDER BY updated_at DESC, thread_id DESC LIMIT ?
+"""  # noqa: S608 - no user's words
+_NEWEST: Final = (2**63 - 1, "")
+"""A place behind all threads of a list."""
+_TITLE: Final = "UPDATE threads SET title = ?, updated_at = ? WHERE thread_no = ?"
+_TOUCH: Final = """
+UPDATE threads SET updated_at = ?, title = CASE title WHEN '' THEN ? ELSE title END,
+    agent_thread_id = coalesce(agent_thread_id, ?)
+WHERE thread_no = ?
+"""
+_DELETE: Final = "DELETE FROM threads WHERE thread_no = ?"
+# By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
+_LATE_RUNS: Final = """
+SELECT run_id FROM runs INDEXED BY runs_open
+WHERE state != 'ended' AND user_id = ? AND thread_no = ?
+UNION SELECT run_id FROM (
+    SELECT run_id FROM runs WHERE thread_no = ? ORDER BY first_seq DESC LIMIT 1
+)
+"""
+_RENUMBER: Final = "UPDATE threads SET epoch = lower(hex(randomblob(8)))"
 
 
 def title_of(added: Sequence[Message]) -> str:
@@ -43,114 +74,101 @@ def add_thread(
     connection: Connection, key: ThreadKey, *, title: str, kind: ThreadKind, now: int
 ) -> None:
     """Make a thread with an empty log, and count it as its user's. `now` is in ms since 1970."""
-    row = {
-        "epoch": new_epoch(),
-        "title": title,
-        "kind": kind,
-        "created_at": now,
-        "updated_at": now,
-        "agent_thread_id": new_agent_id(),
-    }
-    connection.execute(insert(threads).values(**key._asdict(), **row))
-    add_head(connection, load_stored(connection, key).thread_no)
+    row = (*key, new_epoch(), title, kind, now, now, new_agent_id())
+    add_head(connection, load_value(connection, _ADD, row))
     usage.add(connection, key.user_id, threads=1, size=usage.ROW_BYTES)
 
 
 def erase(connection: Connection, key: ThreadKey) -> tuple[frozenset[str], StoredThread]:
-    """Delete a thread: nothing of it is there any more, and its rows are removed by and by.
+    """Delete a thread at once; its rows leave the disk later, and count as the user's until then.
 
-    Its rows count as the user's until they are removed. Returns the ids of its runs that somebody
-    may be about still: those that haven't ended, and the newest; and what its rows are found by.
-    Raises `NotFound`.
+    Returns the ids of its unfinished runs and of its newest run, whose end its writer may not know
+    yet. Returns also what its rows are found by.
+
+    Raises:
+        NotFound: The user has no such thread.
     """
     stored = load_stored(connection, key)
     if stored.thread_no == NO_THREAD:
         raise NotFound(f"no thread {key.thread_id}")
     place = (stored.thread_no,)
-    run_ids = frozenset(
-        connection.exec_driver_sql(_LATE_RUNS, (*stored, stored.thread_no)).scalars()
-    )
-    connection.exec_driver_sql(_DELETE, place)
+    run_ids = frozenset(load_column(connection, _LATE_RUNS, (*stored, stored.thread_no)))
+    execute(connection, _DELETE, place)
     delete_head(connection, stored.thread_no)
     usage.add(connection, key.user_id, threads=-1, size=-usage.ROW_BYTES)
     note_removal(connection, stored)
     return run_ids, stored
 
 
-_DELETE: Final = "DELETE FROM threads WHERE thread_no = ?"
-# By the indexes of open runs and of the newest: a thread may have ten thousand that have ended.
-_LATE_RUNS: Final = """
-SELECT run_id FROM runs INDEXED BY runs_open
-WHERE state != 'ended' AND user_id = ? AND thread_no = ?
-UNION SELECT run_id FROM (
-    SELECT run_id FROM runs WHERE thread_no = ? ORDER BY first_seq DESC LIMIT 1
-)
-"""
-_RENUMBER: Final = "UPDATE threads SET epoch = lower(hex(randomblob(8)))"
-
-
 def renumber(connection: Connection) -> int:
-    """Give every thread another epoch; return how many there are.
+    """Give every thread another epoch; return how many threads there are.
 
-    For a database that was put back from a backup: it ends earlier than what clients have seen, and
-    would give the same ids to other events.
+    A database that is put back from a backup needs it. It ends earlier than what clients have seen,
+    so it would give the same ids to other events.
     """
-    return connection.exec_driver_sql(_RENUMBER).rowcount
+    return execute(connection, _RENUMBER).rowcount
 
 
 def load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:
     """Return the thread, or None when nobody used it yet."""
-    found = rows_of(threads, load_stored(connection, key))
-    row = connection.execute(_select_threads().where(found)).one_or_none()
+    row = execute(connection, _LOAD, (load_stored(connection, key).thread_no,)).fetchone()
     return None if row is None else _summary(row)
 
 
 def load_found_thread(key: ThreadKey, connection: Connection) -> ThreadSummary:
-    """Return the thread; raises `NotFound`."""
+    """Return a thread that must exist.
+
+    Raises:
+        NotFound: The user has no such thread.
+    """
     thread = load_thread(key, connection)
     if thread is None:
         raise NotFound(f"no thread {key.thread_id}")
     return thread
 
 
-def _select_threads() -> Select[Any]:
-    active = (
-        select(runs.c.run_id)
-        .where(runs.c.thread_no == threads.c.thread_no, IS_UNDER_WAY)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return select(threads, active.label("active_run_id"))
+def _summary(row: Sequence[Any]) -> ThreadSummary:
+    thread_id, title, created_at, updated_at, active_run_id, kind = row
+    return ThreadSummary(thread_id, title, created_at, updated_at, active_run_id, ThreadKind(kind))
 
 
-def _summary(row: Row[Any]) -> ThreadSummary:
-    return ThreadSummary(
-        row.thread_id,
-        row.title,
-        row.created_at,
-        row.updated_at,
-        row.active_run_id,
-        ThreadKind(row.kind),
-    )
+def set_title(connection: Connection, key: ThreadKey, title: str, *, now: int) -> None:
+    """Name a thread, if it exists. `now` is in milliseconds since 1970."""
+    execute(connection, _TITLE, (title, now, load_stored(connection, key).thread_no))
+
+
+def touch_thread(
+    connection: Connection,
+    key: ThreadKey,
+    now: int,
+    *,
+    title: str = "",
+    kind: ThreadKind = ThreadKind.CHAT,
+) -> None:
+    """Make a thread, or date an existing one anew; a thread that has a title keeps it."""
+    # A row of an older version has no id for the agent yet.
+    values = (now, title, new_agent_id(), load_stored(connection, key).thread_no)
+    if not execute(connection, _TOUCH, values).rowcount:
+        add_thread(connection, key, title=title, kind=kind, now=now)
 
 
 def load_threads(
     user_id: str, before: tuple[int, str] | None, limit: int, connection: Connection
 ) -> ThreadPage:
     """Return a page of the threads of a user, the newest change first."""
-    place = tuple_(threads.c.updated_at, threads.c.thread_id)
-    query = _select_threads().where(threads.c.user_id == user_id, _IS_LISTED)
-    if before is not None:
-        query = query.where(place < before)
-    newest = query.order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
-    found = connection.execute(newest.limit(limit + 1)).all()
-    page, rest = found[:limit], found[limit:]
-    cursor = f"{page[-1].updated_at}~{page[-1].thread_id}" if rest else None
-    return ThreadPage([_summary(row) for row in page], cursor)
+    place = (user_id, *(before or _NEWEST), limit + 1)
+    found = [_summary(row) for row in execute(connection, _LIST, place)]
+    page = found[:limit]
+    cursor = f"{page[-1].updated_at}~{page[-1].thread_id}" if len(found) > limit else None
+    return ThreadPage(page, cursor)
 
 
 def parse_cursor(cursor: str) -> tuple[int, str]:
-    """Return the place that a cursor of the list of threads names; raises `InvalidCursor`."""
+    """Return the place that a cursor of the list of threads names.
+
+    Raises:
+        InvalidCursor: No page gave this cursor out.
+    """
     updated_at, separator, thread_id = cursor.partition("~")
     if not separator or not _CURSOR_TIME.fullmatch(updated_at):
         raise InvalidCursor("cursor: must be as a page gave it")

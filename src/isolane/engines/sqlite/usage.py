@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection
 
 from isolane.context import RunKey
-from isolane.engines.sqlite.file import Database
+from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.driver import execute, execute_many, load_value
 from isolane.errors import QuotaExceeded
 
 EVERYBODY: Final = ""
@@ -25,7 +26,6 @@ ROW_BYTES: Final = 100
 """Counted for each row beside its payload: about what its keys take on the disk."""
 UNLIMITED: Final = 2**63 - 1
 
-# As text: an append runs this, and SQLAlchemy's binding of it would cost as much again.
 _ADD: Final = """
 INSERT INTO usage (user_id, threads, bytes) VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE
 SET threads = threads + excluded.threads, bytes = bytes + excluded.bytes
@@ -63,11 +63,19 @@ class Usage:
         self._database = database
 
     async def load(self, user_id: str) -> Kept:
-        """Return what the user keeps; nothing for one who is unknown. Raises `Unavailable`."""
+        """Return what the user keeps. An unknown user keeps nothing.
+
+        Raises:
+            Unavailable: The database can't be read now.
+        """
         return await self._database.read(lambda connection: load(connection, user_id))
 
     async def load_totals(self) -> Kept:
-        """Return what all users keep together. Raises `Unavailable`."""
+        """Return what all users keep together.
+
+        Raises:
+            Unavailable: The database can't be read now.
+        """
         return await self.load(EVERYBODY)
 
 
@@ -87,7 +95,7 @@ def add_rows(connection: Connection, rows: Iterable[tuple[str, int]]) -> None:
 def _add(connection: Connection, changes: Sequence[tuple[str, int, int]]) -> None:
     """Change the rows of users, given with threads and bytes, and that of the totals."""
     _, threads, sizes = zip(*changes, strict=True)
-    connection.exec_driver_sql(_ADD, [*changes, (EVERYBODY, sum(threads), sum(sizes))])
+    execute_many(connection, _ADD, [*changes, (EVERYBODY, sum(threads), sum(sizes))])
 
 
 def weigh(payload_bytes: Iterable[int]) -> int:
@@ -97,21 +105,24 @@ def weigh(payload_bytes: Iterable[int]) -> int:
 
 def load(connection: Connection, user_id: str) -> Kept:
     """Return what the user keeps."""
-    row = connection.exec_driver_sql(_LOAD, (user_id,)).one_or_none()
+    row = execute(connection, _LOAD, (user_id,)).fetchone()
     return Kept(0, 0) if row is None else Kept(*row)
 
 
 def load_run_bytes(connection: Connection, key: RunKey) -> int:
     """Return what a run's row counts, 0 when there is none."""
-    return int(connection.exec_driver_sql(_RUN, key).scalar() or 0)
+    return int(load_value(connection, _RUN, key) or 0)
 
 
 @contextmanager
 def bounded(connection: Connection, user_id: str, quotas: Quotas) -> Iterator[None]:
-    """Let the block add only what fits into the user's quotas, to the byte; else raise.
+    """Let the block add only what fits into the user's quotas, byte for byte.
 
-    The transaction has to be undone when it raises `QuotaExceeded`. Who keeps all that is allowed
-    is refused before the block, which would add something in any case.
+    The transaction has to be undone when this raises. A user whose quota of bytes is full is
+    refused before the block, because each block adds something.
+
+    Raises:
+        QuotaExceeded: The user keeps more than the quotas allow.
     """
     before = load(connection, user_id)
     if before.bytes >= quotas.size:

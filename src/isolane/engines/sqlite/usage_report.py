@@ -74,7 +74,11 @@ def _cells(user: UserKept) -> tuple[str, str, str]:
 
 
 def read_report(url: str, limit: int) -> Report:
-    """Return a report with up to `limit` users. Raises `NothingToReport`."""
+    """Return a report with up to `limit` users.
+
+    Raises:
+        NothingToReport: There is no database to read.
+    """
     path = path_of(url)
     if path is None:
         raise NothingToReport("The database is in memory: only its gateway sees it.")

@@ -39,8 +39,8 @@ from isolane.context import RunKey, ThreadKey
 from isolane.contracts import RunDraft, RunEnd
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.attachments import keep, load_whole
+from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.deletion import load_removal, remove_some
-from isolane.engines.sqlite.file import Database
 from isolane.engines.sqlite.steps import BYTES_AT_ONCE, ROWS_AT_ONCE
 from isolane.engines.sqlite.threads import renumber
 from isolane.engines.sqlite.usage import ROW_BYTES, Quotas, Usage, load

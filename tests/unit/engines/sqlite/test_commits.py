@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, select
 from tests.house import sqlite_url
 
 from isolane.engines.sqlite.commits import GROUP_MAX
-from isolane.engines.sqlite.file import Database, attempts, open_database
+from isolane.engines.sqlite.database import Database, open_database
+from isolane.engines.sqlite.driver import driver_of
+from isolane.engines.sqlite.tables import attempts
 from isolane.errors import DatabaseFailed, NotFound, Unavailable
 
 FLOOD = 50
@@ -31,7 +33,12 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 def commits(database: Database) -> list[str]:
     """Return a list that gets an entry for each commit."""
     seen: list[str] = []
-    event.listen(database._engine, "commit", lambda _connection: seen.append("commit"))
+
+    def note(statement: str) -> None:
+        if statement == "COMMIT":
+            seen.append(statement)
+
+    driver_of(database._writing).set_trace_callback(note)
     return seen
 
 

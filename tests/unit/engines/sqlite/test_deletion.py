@@ -24,8 +24,8 @@ from tests.house import (
 from isolane.context import EventId, RunKey
 from isolane.contracts import RunEnd, StoredRun, Terms
 from isolane.engines.sqlite.deletion import load_removal, remove_some
-from isolane.engines.sqlite.file import events, messages, metadata, threads
 from isolane.engines.sqlite.steps import BYTES_AT_ONCE, ROWS_AT_ONCE
+from isolane.engines.sqlite.tables import events, messages, metadata, threads
 from isolane.errors import CursorExpired, NotFound
 
 KEY = key_of()

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from isolane.engines.sqlite.file import metadata
+from isolane.engines.sqlite.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,6 +1,6 @@
 """The first tables: threads, their logs, runs, messages, accounts and sessions.
 
-Written out, and not taken from `isolane.engines.sqlite.file`: a migration says what was, not what
+Written out, and not taken from `isolane.engines.sqlite.tables`: a migration says what was, not what
 is.
 """
 
