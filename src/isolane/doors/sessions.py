@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
-from isolane.auth.sessions import Begun, session_id_of
+from isolane.auth.sessions import Begun, Settle, session_id_of
 from isolane.contracts import Identity
 from isolane.doors.credentials import (
     Admin,
@@ -79,9 +80,11 @@ async def sign_in(gateway: OpenGateway, request: Request, response: Response, gi
     gateway.check_ready()
     gateway.credentials.check_own_users()
     check_origin(gateway.settings, request.scope, is_needed=False)
-    async with gateway.sign_in.guesses.attempt(given.username, get_address(request.scope)):
+    address = get_address(request.scope)
+    async with gateway.sign_in.guesses.attempt(given.username, address) as forget:
         user_id = await gateway.sign_in.accounts.verify(given.username, given.password)
-    return _me((await begin_session(gateway, request, response, user_id)).identity)
+        begun = await begin_session(gateway, request, response, user_id, settle=forget)
+    return _me(begun.identity)
 
 
 @router.delete("/api/session", status_code=204, response_model=None)
@@ -165,22 +168,31 @@ async def sign_in_by_link(gateway: OpenGateway, request: Request, code: str = ""
     # from a program that looks where a link leads, before a person follows it
     if is_head(request.scope):
         return response
+    links = gateway.sign_in.links
     try:
-        identity = await gateway.sign_in.links.redeem(code)
+        identity = await links.find(code)
+        spend = partial(links.spend, code)
+        await begin_session(gateway, request, response, identity.user_id, settle=spend)
     except Unauthenticated:
         if "text/html" not in request.headers.get("accept", ""):
             raise
-        return response  # the link is used up, and the page asks the person to sign in
-    await begin_session(gateway, request, response, identity.user_id)
-    return response
+    return response  # after a used link without a cookie: the page asks the person to sign in
 
 
 async def begin_session(
-    gateway: Gateway, request: Request, response: Response, user_id: str
+    gateway: Gateway,
+    request: Request,
+    response: Response,
+    user_id: str,
+    *,
+    settle: Settle | None = None,
 ) -> Begun:
-    """Begin a session for a user who has just proved their identity, and set its cookie."""
+    """Begin a session for a user who has just proved their identity, and set its cookie.
+
+    `settle` writes in the same transaction what the proof changes.
+    """
     device = request.headers.get("user-agent", "")
-    begun = await gateway.credentials.sessions.begin(user_id, device=device)
+    begun = await gateway.credentials.sessions.begin(user_id, device=device, settle=settle)
     response.set_cookie(
         gateway.settings.cookie_name,
         begun.secret,
