@@ -54,6 +54,7 @@ from isolane.contracts.shapes import (
     TurnRun,
     Verdict,
 )
+from isolane.contracts.signing_keys import SigningKey, SigningKeys
 
 __all__ = [
     "NO_DRAFT",
@@ -85,6 +86,8 @@ __all__ = [
     "RunTicket",
     "Scope",
     "Seed",
+    "SigningKey",
+    "SigningKeys",
     "StandingRun",
     "StandingTurn",
     "StopSignal",

@@ -51,7 +51,7 @@ class Gateway:
     is_open: bool = False
     """True once the gateway has recovered the runs of an earlier process."""
     dropped_keys: int = 0
-    """How often a key of the local issuer was gone when somebody looked last."""
+    """The issuer's `dropped_keys` when revocations were enforced last."""
 
     @property
     def state(self) -> str:
@@ -93,8 +93,9 @@ class Gateway:
         Who comes with such a credential is refused from here on. Raises `Unavailable`.
         """
         credentials = self.credentials
-        dropped = credentials.issuer.dropped_keys
+        await credentials.issuer.load_keys()
         found = await credentials.revocations.refresh()
+        dropped = credentials.issuer.dropped_keys
         if not found and dropped == self.dropped_keys:
             return
         self.dropped_keys = dropped
