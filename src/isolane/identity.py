@@ -77,6 +77,7 @@ def make_credentials(
     authenticator = own if users is None else users.authenticator
     return Credentials(
         judge=Judge(authenticator, tasks=tasks, is_own=users is None),
+        clock=clock.now_ms,
         cookie=settings.cookie_name if users is None else users.cookie or "",
         has_own_users=users is None,
         subjects=_make_subjects(settings, has_own_users=users is None),

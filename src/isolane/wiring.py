@@ -27,6 +27,7 @@ from isolane.contracts import (
     TurnBook,
     ensure,
 )
+from isolane.doors.answers import UnreadAnswers
 from isolane.doors.gateway import Gateway
 from isolane.doors.parts import Health, Intake, Storage
 from isolane.doors.room import Hall
@@ -190,7 +191,12 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         storage=storage,
         credentials=credentials,
         sign_in=make_sign_in(ground.database, ground.providers),
-        intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
+        intake=Intake(
+            limits=limits,
+            frame_bytes=settings.limit_frame_bytes,
+            hall=Hall(HALL_BODIES * settings.limit_request_bytes),
+        ),
+        unread=UnreadAnswers(send_timeout_s=settings.send_timeout_s),
         health=health,
     )
 

@@ -29,8 +29,12 @@ _log = structlog.get_logger(__name__)
 class UnreadAnswers:
     """Counts the bytes of large answers that wait for their readers, per user."""
 
-    def __init__(self, *, most_bytes: int = UNREAD_BYTES) -> None:
-        """Let each user leave `most_bytes` unread, or one larger answer."""
+    def __init__(self, *, send_timeout_s: float, most_bytes: int = UNREAD_BYTES) -> None:
+        """Let each user leave `most_bytes` unread, or one larger answer.
+
+        A reader who takes no piece of an answer within `send_timeout_s` is disconnected.
+        """
+        self._send_timeout_s = send_timeout_s
         self._most_bytes = most_bytes
         self._held: defaultdict[str, int] = defaultdict(int)
 
@@ -38,6 +42,10 @@ class UnreadAnswers:
     def total_bytes(self) -> int:
         """Unread bytes of all users together."""
         return sum(self._held.values())
+
+    def answer(self, user_id: str, load: Load) -> LargeAnswer:
+        """Return an answer with the result of `load`; it counts for the user until it is sent."""
+        return LargeAnswer(self, user_id, load, send_timeout_s=self._send_timeout_s)
 
     def check(self, user_id: str) -> None:
         """Check that the user may have another large answer.

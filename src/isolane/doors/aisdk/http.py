@@ -36,15 +36,23 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
-from isolane.doors.event_stream import EventStream, Followed, open_stream
+from isolane.doors.dependencies import (
+    AnswersDep,
+    FeedDep,
+    IntakeDep,
+    ServiceDep,
+    StorageDep,
+    StreamsDep,
+)
+from isolane.doors.event_stream import EventStream, Followed, Streams, open_stream
 from isolane.doors.framing import SERVER_SENT, in_pieces
-from isolane.doors.gateway import Gateway, OpenGateway
 from isolane.doors.problems import report
 from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
 from isolane.doors.sse import LastEventId
 from isolane.errors import InvalidInput, NotFound
 from isolane.events.event import one_line
+from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader
 from isolane.wire.aisdk.requests import read_chat
 from isolane.wire.lists import Known, WholeList
@@ -114,9 +122,12 @@ OnDisconnect = Annotated[
     openapi_extra=CHAT_BODY,
 )
 async def send_turn(
-    gateway: OpenGateway,
+    intake: IntakeDep,
+    storage: StorageDep,
+    streams: StreamsDep,
     identity: Writer,
     request: Request,
+    *,
     agent: AgentName = None,
     on_disconnect: OnDisconnect = None,
 ) -> EventStream:
@@ -125,32 +136,35 @@ async def send_turn(
     Only new messages count. When the client leaves, the run goes on, unless the header
     `X-Isolane-On-Disconnect` is `stop`.
     """
-    check_rate(gateway, identity.user_id)
-    chosen = gateway.service.check_agent(agent)
+    check_rate(intake.limits, identity.user_id)
+    service = streams.service
+    chosen = service.check_agent(agent)
     require_agent(identity, chosen)
     whose = make_context(identity, request.scope)
-    async with reading(request, gateway, identity.user_id) as body:
-        load_known = partial(_load_known, gateway, whose)
-        given = await read_new(
-            body, gateway, identity.user_id, load_known, pick=WholeList.pick_turn
-        )
+    async with reading(request, intake, identity.user_id) as body:
+        load_known = partial(_load_known, service, whose)
+        given = await read_new(body, intake, identity.user_id, load_known, pick=WholeList.pick_turn)
         chat = read_chat(given.get("id"), given, given)
         context = whose.for_thread(chat.thread_id)
         stops = "stop" if on_disconnect == "stop" else None
 
         async def start(reader: HttpReader) -> EventStream:
-            ticket = await ask(gateway, context, chat, agent=chosen, on_disconnect=stops)
+            ticket = await ask(
+                service, storage.store, context, chat, agent=chosen, on_disconnect=stops
+            )
             reader.run_id = ticket.context.run_id
-            told = follow_run(gateway, ticket.context, after=ticket.after)
+            told = follow_run(streams, storage.turn_book, ticket.context, after=ticket.after)
             own = {"x-isolane-thread": chat.thread_id, "x-isolane-run": reader.run_id or ""}
-            return _answer(gateway, identity, told, reader, headers=own)
+            return _answer(streams, identity, told, reader, headers=own)
 
-        return await open_stream(gateway, identity, context.thread_key, start)
+        return await open_stream(streams, identity, context.thread_key, start)
 
 
-async def _load_known(gateway: Gateway, context: UserExecutionContext, whole: WholeList) -> Known:
+async def _load_known(
+    service: AgentService, context: UserExecutionContext, whole: WholeList
+) -> Known:
     rest = whole.rest
-    return await load_known(gateway, context, rest.get("id"), run_id=rest.get("runId"))
+    return await load_known(service, context, rest.get("id"), run_id=rest.get("runId"))
 
 
 @router.get("/ai/chat", status_code=426, include_in_schema=False)
@@ -167,7 +181,8 @@ async def need_upgrade() -> Response:
     "/ai/{agent}/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM
 )
 async def resume_turn(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    streams: StreamsDep,
     identity: Reader,
     context: ReadContext,
     chat_id: str,
@@ -181,39 +196,42 @@ async def resume_turn(
     The turn is the active one, else the last one for a while after its end. With `after` or
     `Last-Event-ID`, only chunks with a greater number are sent.
     """
-    gateway.service.check_agent(agent)
+    streams.service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
     place = _place_of(after, last_event_id)
-    turn = await find_turn(gateway, key, replay_s=gateway.settings.ai_replay_s)
+    turn = await find_turn(streams, storage.turn_book, key)
     if turn is None:
         return Response(status_code=204)
 
     async def start(reader: HttpReader) -> EventStream:
         reader.run_id = turn.runs[-1].run_id
-        told = follow_turn(gateway, context.for_thread(chat_id), turn)
-        return _answer(gateway, identity, told, reader, after=place)
+        told = follow_turn(streams, context.for_thread(chat_id), turn)
+        return _answer(streams, identity, told, reader, after=place)
 
-    return await open_stream(gateway, identity, key, start)
+    return await open_stream(streams, identity, key, start)
 
 
 @router.post("/ai/chat/{chat_id}/stop", status_code=202)
 @router.post("/ai/{agent}/chat/{chat_id}/stop", status_code=202)
 async def stop_chat(
-    gateway: OpenGateway, context: WriteContext, chat_id: str, agent: AgentName = None
+    service: ServiceDep, context: WriteContext, chat_id: str, agent: AgentName = None
 ) -> StoppedRuns:
     """Stop every unfinished run of the chat, waiting ones included."""
-    gateway.service.check_agent(agent)
+    service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
-    return StoppedRuns(runIds=await gateway.service.stop_thread(key))
+    return StoppedRuns(runIds=await service.stop_thread(key))
 
 
 @router.get("/ai/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
 @router.get("/ai/{agent}/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
 async def get_messages(
-    gateway: OpenGateway,
+    service: ServiceDep,
+    storage: StorageDep,
+    feed: FeedDep,
+    answers: AnswersDep,
     context: ReadContext,
-    chat_id: str,
     *,
+    chat_id: str,
     agent: AgentName = None,
     before: str | None = None,
     limit: Annotated[int, Query(ge=1, le=TURNS_MAX)] = TURNS_MAX,
@@ -223,16 +241,18 @@ async def get_messages(
     `limit` counts turns, from the newest. `before` is the id of a message, and asks for the turns
     before its own. Large turns make a shorter page.
     """
-    gateway.service.check_agent(agent)
+    service.check_agent(agent)
     own = context.for_thread(chat_id)
 
     async def load() -> bytes:
-        messages = await load_messages(gateway.storage, own.thread_key, before=before, limit=limit)
+        messages = await load_messages(
+            feed, storage.turn_book, own.thread_key, before=before, limit=limit
+        )
         if messages is None:
             raise NotFound(f"no chat {chat_id}")
         return msgspec.json.encode(messages)
 
-    return gateway.answer_largely(context.user_id, load)
+    return answers.answer(context.user_id, load)
 
 
 def _place_of(after: int | None, last_event_id: str | None) -> int:
@@ -245,7 +265,7 @@ def _place_of(after: int | None, last_event_id: str | None) -> int:
 
 
 def _answer(
-    gateway: Gateway,
+    streams: Streams,
     identity: Identity,
     told: AsyncGenerator[Sequence[Told], None],
     reader: HttpReader,
@@ -254,7 +274,7 @@ def _answer(
     headers: dict[str, str] | None = None,
 ) -> EventStream:
     return EventStream(
-        Followed(gateway, identity, told),
+        Followed(streams, identity, told),
         partial(_tell, after=after),
         reader=reader,
         headers={**HEADERS, **(headers or {})},

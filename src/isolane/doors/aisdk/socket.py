@@ -66,9 +66,16 @@ class ChatSession:
         self._is_taking = False
         """Whether a frame is being carried out, or waits."""
         self._dialogue = Dialogue()
-        self._pulse = Pulse(gateway, connection)
-        self._frames = ChatFrames(gateway, connection)
-        self._worker = FrameWorker(gateway, connection, carry_out=self._take, finish=self._finish)
+        intake, settings, tasks = gateway.intake, gateway.settings, gateway.tasks
+        self._pulse = Pulse(
+            connection, gateway.credentials, tasks, heartbeat_s=settings.heartbeat_s
+        )
+        self._frames = ChatFrames(
+            connection, intake, gateway.service, most_bytes=settings.limit_chat_frame_bytes
+        )
+        self._worker = FrameWorker(
+            connection, intake, tasks, carry_out=self._take, finish=self._finish
+        )
         self._line = self._worker.line
 
     async def serve(self, receive: Receive) -> str:
@@ -126,7 +133,7 @@ class ChatSession:
             looked_at = await self._frames.look_at(message)
             # Before the rate: whoever asked has to be told.
             request_id = read_request_id(looked_at)
-            check_rate(self._gateway, self._connection.user_id)
+            check_rate(self._gateway.limits, self._connection.user_id)
             frame = await self._frames.read(message, looked_at)
             await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
@@ -186,17 +193,19 @@ class ChatSession:
         require_agent(self._connection.identity, self._agent)
         chat = read_chat(request.chat_id, frame, body_of(frame))
         context = self._connection.context.for_thread(chat.thread_id)
-        ticket = await ask(self._gateway, context, chat, agent=self._agent)
+        gateway, storage = self._gateway, self._gateway.storage
+        ticket = await ask(gateway.service, storage.store, context, chat, agent=self._agent)
         request.key = ticket.context.run_key
         if request.is_aborted:  # while it was taken on
             self._stop(request)
         self._enter(request, ticket.context.run_key, context.thread_key)
-        return follow_run(self._gateway, ticket.context, after=ticket.after)
+        return follow_run(gateway.streams, storage.turn_book, ticket.context, after=ticket.after)
 
     async def _resume(self, request: ChatRequest) -> Chunks | None:
         context = self._connection.context.for_thread(request.chat_id)
         key = context.thread_key
-        turn = await find_turn(self._gateway, key, replay_s=self._gateway.settings.ai_replay_s)
+        streams = self._gateway.streams
+        turn = await find_turn(streams, self._gateway.storage.turn_book, key)
         if request.is_aborted:
             return None
         if turn is None:
@@ -206,7 +215,7 @@ class ChatSession:
         self._enter(request, request.key, key)
         self._resumed[request.chat_id] = request
         self._tell(request, "start")
-        return follow_turn(self._gateway, context, turn)
+        return follow_turn(streams, context, turn)
 
     def _enter(self, request: ChatRequest, run: RunKey, thread: ThreadKey) -> None:
         """Count the request as a reader of its run, until it ends."""

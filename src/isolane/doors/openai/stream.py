@@ -194,4 +194,4 @@ def _check_over(followed: Followed[Records], fold: Fold) -> None:
     Half an answer must not look like a whole one.
     """
     if not fold.is_over:
-        raise followed.gateway.why_unfinished()
+        raise followed.streams.why_unfinished()
