@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from isolane.doors.transport import get_abort
 from isolane.errors import LimitExceeded, SlowConsumer
@@ -120,13 +120,7 @@ class LargeAnswer(Response):
         self.headers["content-length"] = str(len(body))
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        for place in range(0, len(body), PIECE_BYTES):
-            end = place + PIECE_BYTES
-            piece = {
-                "type": "http.response.body",
-                "body": body[place:end],
-                "more_body": end < len(body),
-            }
+        for piece in in_messages(body):
             async with asyncio.timeout(self._send_timeout_s):
                 await send(piece)
 
@@ -136,3 +130,11 @@ class LargeAnswer(Response):
         if abort is not None:
             abort()
         _log.info("answer_abandoned", code=SlowConsumer.code, user_id=self._user_id)
+
+
+def in_messages(body: bytes) -> Iterator[Message]:
+    """Yield a body as ASGI messages of 64 KiB each, the last one without `more_body`."""
+    for place in range(0, len(body), PIECE_BYTES):
+        end = place + PIECE_BYTES
+        more = end < len(body)
+        yield {"type": "http.response.body", "body": body[place:end], "more_body": more}

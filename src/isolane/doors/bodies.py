@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from isolane.tasks import end_task
 from isolane.wire.frames import decode_object
 from isolane.wire.lists import Known, NewPart, WholeList
 
+T = TypeVar("T")
 LoadKnown = Callable[[WholeList], Awaitable[Known]]
 """Returns what the thread knows of a list of messages."""
 Pick = Callable[[WholeList, Known], NewPart]
@@ -227,15 +228,30 @@ async def _read(receive: Receive, content: bytearray, most: int) -> bool:
 
 async def _read_in_time(receive: Receive, content: bytearray, hall: Hall) -> None:
     """Read the rest of a body; while others wait for the hall, it must come fast enough."""
+    had = len(content)
+
+    def is_slow(passed_s: float) -> bool:
+        return len(content) - had < (passed_s - GRACE_S) * LEAST_BYTES_S
+
+    await come_in_time(_read(receive, content, sys.maxsize), hall, is_slow=is_slow)
+
+
+async def come_in_time(coming: Awaitable[T], hall: Hall, *, is_slow: Callable[[float], bool]) -> T:
+    """Return what comes; while others wait for the hall, it must come fast enough.
+
+    `is_slow` gets the seconds that have passed. Safe to cancel.
+
+    Raises:
+        Unavailable: Others wait, and it comes too slowly.
+    """
     loop = asyncio.get_running_loop()
-    began_s, had = loop.time(), len(content)
-    whole = asyncio.ensure_future(_read(receive, content, sys.maxsize))
+    began_s = loop.time()
+    whole = asyncio.ensure_future(coming)
     try:
         while not (await asyncio.wait({whole}, timeout=LOOK_S))[0]:
-            due = (loop.time() - began_s - GRACE_S) * LEAST_BYTES_S
-            if hall.is_awaited and len(content) - had < due:
-                raise Unavailable("the body came too slowly while others waited; send it again")
-        whole.result()
+            if hall.is_awaited and is_slow(loop.time() - began_s):
+                raise Unavailable("it came too slowly while others waited; send it again")
+        return whole.result()
     finally:
         await end_task(whole)
 

@@ -16,6 +16,7 @@ from isolane.doors.following import Following
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
 from isolane.doors.line import TURN_FRAMES, FrameWorker, find_urgent
+from isolane.doors.problems import UNSUPPORTED_CLOSE
 from isolane.doors.pulse import Pulse
 from isolane.doors.rate import check_rate, pace
 from isolane.doors.replies import accept, answer_ping, greet, hang_up, tell
@@ -41,7 +42,6 @@ from isolane.wire.frames import (
     to_run_input,
 )
 
-UNSUPPORTED_DATA: Final = 1003
 REFUSED_STEP_S: Final = 0.005
 REFUSED_MAX_S: Final = 0.25
 """Seconds that a frame above its rate waits at most for its answer. Of such frames in a row, each
@@ -139,7 +139,7 @@ class AguiConversation:
     async def _take(self, message: Message) -> None:
         text = message.get("text")
         if text is None:
-            self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
+            self._connection.request_close(UNSUPPORTED_CLOSE, "text frames only")
             return
         try:
             size = self._check_size(text)

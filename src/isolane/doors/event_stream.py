@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -13,11 +13,13 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from isolane.clock import Clock
-from isolane.context import ThreadKey
+from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.contracts import Identity
-from isolane.doors.framing import SERVER_SENT
+from isolane.doors.framing import SERVER_SENT, in_pieces
+from isolane.doors.problems import report
 from isolane.doors.transport import get_abort
 from isolane.errors import IsolaneError, SlowConsumer, Unauthenticated
+from isolane.events.event import Record
 from isolane.ids import new_connection_id
 from isolane.log.feed import Feed
 from isolane.runs import AgentService
@@ -91,6 +93,50 @@ class Followed(Generic[T]):
 
 Tell = Callable[[Followed[T]], AsyncGenerator[bytes, None]]
 """Makes the bytes of a stream of its records; whatever happens, its reader is told."""
+
+
+async def tell_batches(
+    followed: Followed[T],
+    *,
+    frame: Callable[[T], Iterable[bytes]],
+    frame_error: Callable[[IsolaneError, str], bytes],
+    beat: bytes = SERVER_SENT.beat,
+) -> AsyncGenerator[bytes, None]:
+    """Yield the framed batches in pieces, `beat` at each quiet heartbeat, and the error at the end.
+
+    `frame_error` gets the error for the reader and its id in the log.
+    """
+    beats = followed.with_beats()
+    async with aclosing(beats):
+        try:
+            async for batch in beats:
+                if batch is None:
+                    yield beat
+                    continue
+                for piece in in_pieces(frame(batch)):
+                    yield piece
+        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
+            yield frame_error(*report(error, user_id=followed.identity.user_id))
+
+
+async def follow_to_the_end(
+    streams: Streams, context: UserExecutionContext, *, after: EventId | None = None
+) -> AsyncGenerator[Sequence[Record], None]:
+    """Yield the records of the context's run. Safe to cancel.
+
+    Half an answer must not look like a whole one.
+
+    Raises:
+        NotFound: The thread was deleted before the run's end.
+        GoingAway: The gateway closed before the run's end.
+    """
+    is_over = False
+    async with aclosing(streams.service.follow_batches(context, after=after)) as batches:
+        async for records in batches:
+            is_over = records[-1].is_end
+            yield records
+    if not is_over:
+        raise streams.why_unfinished()
 
 
 class EventStream(StreamingResponse):

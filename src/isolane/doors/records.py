@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from isolane.context import EventId, ThreadKey
+from isolane.contracts import TurnRun
 from isolane.events.event import Record
 from isolane.log.feed import Feed
 
@@ -33,3 +35,28 @@ async def read_runs(
         if not records:
             return
         place = records[-1].id
+
+
+async def read_kept(
+    feed: Feed, key: ThreadKey, runs: Sequence[TurnRun], *, after_seq: int = 0
+) -> AsyncGenerator[Record, None]:
+    """Yield the records of runs after number `after_seq`, as far as the log has them now.
+
+    Runs are neighbours in the log, the oldest first. Safe to cancel.
+    """
+    begun = [run for run in runs if run.first_seq is not None]
+    if not begun:
+        return
+    bounds = await feed.load_bounds(key)
+    head, last_seq = bounds.head, begun[-1].last_seq
+    first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq, after_seq)
+    following = read_runs(
+        feed,
+        key,
+        {run.run_id for run in begun},
+        after=EventId(head.epoch, first),
+        last_seq=head.seq if last_seq is None else last_seq,
+    )
+    async with aclosing(following):
+        async for record in following:
+            yield record

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
@@ -24,14 +23,20 @@ from isolane.doors.credentials import (
     require_agent,
 )
 from isolane.doors.dependencies import IntakeDep, ServiceDep, StorageDep, StreamsDep
-from isolane.doors.event_stream import EventStream, Followed, Streams, open_stream
-from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of, in_pieces
+from isolane.doors.event_stream import (
+    EventStream,
+    Followed,
+    Streams,
+    Tell,
+    open_stream,
+    tell_batches,
+)
+from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of
 from isolane.doors.parts import Intake
-from isolane.doors.problems import report
 from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
 from isolane.doors.schema import run_input_schema
-from isolane.errors import NotFound
+from isolane.errors import IsolaneError, NotFound
 from isolane.events.event import Record
 from isolane.events.left_out import LeftOut
 from isolane.events.older import to_older
@@ -72,27 +77,20 @@ def _to_older_bytes(record: Record) -> bytes:
     return to_older(record.payload)
 
 
-async def _encode(
-    followed: Followed[Records], *, dress: Dress, framing: Framing, run_id: str | None
-) -> AsyncGenerator[bytes, None]:
-    """Yield records as events with their ids, and a comment at each quiet heartbeat.
+def _telling(*, dress: Dress, framing: Framing, run_id: str | None) -> Tell[Records]:
+    """Return what tells records as events with their ids.
 
     An error names `run_id`, where the stream is a run's own.
     """
-    beats = followed.with_beats()
-    async with aclosing(beats):
-        try:
-            async for records in beats:
-                if records is None:
-                    yield framing.beat
-                    continue
-                framed = (framing.frame(record.id, dress(record)) for record in records)
-                for piece in in_pieces(framed):
-                    yield piece
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
-            known, error_id = report(error, user_id=followed.identity.user_id)
-            event = msgspec.json.encode(run_error(known, error_id, run_id=run_id))
-            yield framing.frame(None, event)
+
+    def frame(records: Records) -> Iterator[bytes]:
+        return (framing.frame(record.id, dress(record)) for record in records)
+
+    def frame_error(error: IsolaneError, error_id: str) -> bytes:
+        event = msgspec.json.encode(run_error(error, error_id, run_id=run_id))
+        return framing.frame(None, event)
+
+    return partial(tell_batches, frame=frame, frame_error=frame_error, beat=framing.beat)
 
 
 @router.get(
@@ -126,7 +124,7 @@ async def follow_thread(
         place = EventId(bounds.head.epoch, 0) if given is None else EventId.parse(given)
         bounds.check_cursor(place)
         followed = Followed(streams, identity, streams.feed.follow_batches(key, after=place))
-        tell = partial(_encode, dress=_as_it_is, framing=SERVER_SENT, run_id=None)
+        tell = _telling(dress=_as_it_is, framing=SERVER_SENT, run_id=None)
         return EventStream(followed, tell, reader=reader)
 
     return await open_stream(streams, identity, key, start)
@@ -209,7 +207,7 @@ async def _run(
 
         dress = _as_it_is if speaks_agui_1(run) else _to_older_bytes
         framing = framing_of(request)
-        tell = partial(_encode, dress=dress, framing=framing, run_id=run.run_id)
+        tell = _telling(dress=dress, framing=framing, run_id=run.run_id)
 
         async def start(reader: HttpReader) -> EventStream:
             if asked is not None:  # before the run: what is refused starts nothing
@@ -282,7 +280,7 @@ async def join_run(
         place = begin if after is None else max(begin, after, key=lambda one: one.seq)
         batches = streams.service.follow_batches(context, after=place)
         followed = Followed(streams, identity, batches)
-        tell = partial(_encode, dress=_to_older_bytes, framing=framing, run_id=context.run_id)
+        tell = _telling(dress=_to_older_bytes, framing=framing, run_id=context.run_id)
         return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
     return await open_stream(streams, identity, key, start, run_id=context.run_id)

@@ -1,10 +1,7 @@
 """Steps that AI SDK's two doors share: asking a turn of a chat, and following one as chunks."""
 
-# Long because: to ask, to follow and to load a chat read a turn in the same way.
-
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,26 +12,22 @@ from uuid import uuid4
 import msgspec
 
 from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import RunState, RunTicket, StandingTurn, Store, Turn, TurnBook, TurnRun
-from isolane.doors.event_stream import Streams
-from isolane.doors.records import read_runs
+from isolane.contracts import RunState, RunTicket, Store, Turn, TurnBook, TurnRun
+from isolane.doors.event_stream import Streams, follow_to_the_end
+from isolane.doors.records import read_kept
 from isolane.errors import CursorExpired
 from isolane.events.event import Record, decode_event
 from isolane.events.left_out import LeftOut
-from isolane.events.transcript import Message, calls_of
+from isolane.events.transcript import calls_of
 from isolane.ids import check_wire_id
 from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.runs.question import says_the_same
-from isolane.wire.aisdk.chunks import ID_PREFIX, Chunk, UIChunks
-from isolane.wire.aisdk.history import answer_calls, to_assistant_message, to_user_message
-from isolane.wire.aisdk.messages import UIMessage, UIMessageFold
+from isolane.wire.aisdk.chunks import Chunk, UIChunks
 from isolane.wire.aisdk.requests import REGENERATE, Chat, to_frame
 from isolane.wire.frames import read_run, to_run_input
 from isolane.wire.lists import Known
 
-PAGE_BYTES: Final = 4 << 20
-"""Maximum bytes of events that one page of messages is made from."""
 _OF_ANSWERS: Final = tuple(
     b'{"type":"%b"' % kind for kind in (b"RUN_STARTED", b"TOOL_CALL_START", b"TOOL_CALL_RESULT")
 )
@@ -182,7 +175,7 @@ async def follow_run(
     """
     numbered: Numbered | None = None
     ahead: _Ahead | None = None
-    async with aclosing(_to_the_end(streams, context, after=after)) as batches:
+    async with aclosing(follow_to_the_end(streams, context, after=after)) as batches:
         async for records in batches:
             if numbered is None or ahead is None:
                 run_id = records[0].run_id
@@ -191,23 +184,6 @@ async def follow_run(
                 ahead = await _look_ahead(streams.feed, context.thread_key, own, fold)
             await ahead.look(records)
             yield numbered.tell(records)
-
-
-async def _to_the_end(
-    streams: Streams, context: UserExecutionContext, *, after: EventId | None = None
-) -> AsyncGenerator[Sequence[Record], None]:
-    """Yield the records of the context's run.
-
-    Raises:
-        IsolaneError: The records ended before the run did; the error says why.
-    """
-    is_over = False
-    async with aclosing(streams.service.follow_batches(context, after=after)) as batches:
-        async for records in batches:
-            is_over = records[-1].is_end
-            yield records
-    if not is_over:
-        raise streams.why_unfinished()
 
 
 async def _remember(
@@ -219,7 +195,7 @@ async def _remember(
         return UIChunks(run_id), ()
     place = next((n for n, run in enumerate(turn.runs) if run.run_id == run_id), 0)
     fold = UIChunks(turn.turn_id)
-    async with aclosing(_read_kept(feed, key, turn.runs[:place])) as records:
+    async with aclosing(read_kept(feed, key, turn.runs[:place])) as records:
         async for record in records:
             fold.add(decode_event(record.payload))
     return fold, turn.runs[place : place + 1]
@@ -247,7 +223,7 @@ class _Ahead:
         self.is_done = True
         if records[0].id.seq > self.end_seq:  # from here on the run is told live
             return
-        following = _read_kept(self.feed, self.key, self.runs, after_seq=records[0].id.seq - 1)
+        following = read_kept(self.feed, self.key, self.runs, after_seq=records[0].id.seq - 1)
         async with aclosing(following):
             told = [
                 decode_event(record.payload)
@@ -283,34 +259,12 @@ async def follow_turn(
     for run in turn.runs:
         try:
             own = context.for_run(run.run_id)
-            async with aclosing(_to_the_end(streams, own)) as batches:
+            async with aclosing(follow_to_the_end(streams, own)) as batches:
                 async for records in batches:
                     await ahead.look(records)
                     yield numbered.tell(records)
         except CursorExpired:
             continue
-
-
-async def _read_kept(
-    feed: Feed, key: ThreadKey, runs: Sequence[TurnRun], *, after_seq: int = 0
-) -> AsyncGenerator[Record, None]:
-    """Yield the records of runs after number `after_seq`, as far as the log has them now."""
-    begun = [run for run in runs if run.first_seq is not None]
-    if not begun:
-        return
-    bounds = await feed.load_bounds(key)
-    head, last_seq = bounds.head, begun[-1].last_seq
-    first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq, after_seq)
-    following = read_runs(
-        feed,
-        key,
-        {run.run_id for run in begun},
-        after=EventId(head.epoch, first),
-        last_seq=head.seq if last_seq is None else last_seq,
-    )
-    async with aclosing(following):
-        async for record in following:
-            yield record
 
 
 async def find_turn(streams: Streams, book: TurnBook, key: ThreadKey) -> Turn | None:
@@ -330,83 +284,3 @@ async def find_turn(streams: Streams, book: TurnBook, key: ThreadKey) -> Turn | 
     is_late = last.ended_at is None or streams.clock() - last.ended_at >= replay_ms
     bounds = await streams.feed.load_bounds(key)
     return None if is_late or last.first_seq <= bounds.trimmed_seq else turn
-
-
-async def load_messages(
-    feed: Feed, book: TurnBook, key: ThreadKey, *, before: str | None, limit: int
-) -> list[UIMessage] | None:
-    """Return a page of a chat's messages, the oldest first; None without such a chat.
-
-    `limit` counts turns. A page has fewer when their events have more than `PAGE_BYTES`, but at
-    least one.
-
-    Raises:
-        InvalidCursor: `before` names no standing message.
-    """
-    place = None if before is None else before.removeprefix(ID_PREFIX)
-    page = await book.load_turns(key, before=place, limit=limit)
-    if page is None:
-        return None
-    bounds = await feed.load_bounds(key)
-    turns: list[list[UIMessage]] = []
-    # results of tools in later turns, because they came with a later question
-    answers: list[Message] = []
-    size = 0
-    for turn in page.turns:
-        records = await _load_kept(feed, key, turn, trimmed_seq=bounds.trimmed_seq)
-        size += sum(len(record.payload) for record in records)
-        if turns and size > PAGE_BYTES:
-            break
-        turns.append(await asyncio.to_thread(_to_messages, turn, records, tuple(answers)))
-        answers = _answers_before(turn, turns[-1], answers)
-    return [message for turn in reversed(turns) for message in turn]
-
-
-async def _load_kept(
-    feed: Feed, key: ThreadKey, turn: StandingTurn, *, trimmed_seq: int
-) -> list[Record]:
-    """Return a turn's records; none when a part is no longer kept, or was taken back."""
-    begun = [one.run.first_seq for one in turn.runs if one.run.first_seq is not None]
-    is_kept = begun and begun[0] > trimmed_seq and all(one.is_whole for one in turn.runs)
-    runs = [one.run for one in turn.runs]
-    return [record async for record in _read_kept(feed, key, runs)] if is_kept else []
-
-
-def _to_messages(
-    turn: StandingTurn, records: Sequence[Record], answers: Sequence[Message]
-) -> list[UIMessage]:
-    """Return the user's messages of a turn, and the message that a client made of the answer.
-
-    `answers` are tool results that came later.
-    """
-    asked = [message for one in turn.runs for message in one.added if message["role"] == "user"]
-    said = [to_user_message(message) for message in asked]
-    if records:
-        events = [decode_event(record.payload) for record in records]
-        chunks = UIChunks(turn.turn_id)
-        chunks.look_ahead(events)
-        grown = UIMessageFold()
-        for event in events:
-            for chunk in chunks.add(event):
-                grown.add(chunk)
-        answer = grown.to_message()
-        answer_calls(answer, answers)
-        return [*said, answer]
-    runs = [[*_tools_in(one.added), *one.left] for one in turn.runs]
-    answer = to_assistant_message(turn.turn_id, runs)
-    answer_calls(answer, answers)
-    return [*said, answer] if answer["parts"] else said
-
-
-def _answers_before(
-    turn: StandingTurn, shown: Sequence[UIMessage], later: Sequence[Message]
-) -> list[Message]:
-    """Return the tool results that came with a turn or later, for calls of earlier turns."""
-    own = {part.get("toolCallId") for message in shown for part in message["parts"]}
-    first, *others = [_tools_in(one.added) for one in turn.runs]
-    came = [*later, *(message for messages in others for message in messages)]
-    return [*(one for one in came if one["toolCallId"] not in own), *first]
-
-
-def _tools_in(messages: Sequence[Message]) -> list[Message]:
-    return [message for message in messages if message["role"] == "tool"]

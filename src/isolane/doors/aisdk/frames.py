@@ -6,23 +6,21 @@ such frame per user is in memory, and all users together have a bound.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from isolane.doors.aisdk.chats import load_known
-from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, LOOK_S, SENT_PER_NEW
+from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, SENT_PER_NEW, come_in_time
 from isolane.doors.handshake import Message, Receive
 from isolane.doors.parts import Intake
 from isolane.doors.rate import pace
 from isolane.doors.room import SMALL_BYTES
 from isolane.doors.transport import CONTENT, LARGE
-from isolane.errors import TooLarge, Unavailable
+from isolane.errors import TooLarge
 from isolane.runs import AgentService
 from isolane.sockets.connection import WebSocketConnection
-from isolane.tasks import end_task
 from isolane.wire.frames import decode_object
 from isolane.wire.lists import WholeList, find_request_id
 
@@ -73,7 +71,7 @@ class ChatFrames:
         if message["type"] == LARGE:
             place = await self._take_place()
             try:
-                message = await self._receive_in_time(receive)
+                message = await come_in_time(receive(), self._intake.hall, is_slow=self._is_slow)
             except BaseException:
                 await self._give_back(place)
                 raise
@@ -170,22 +168,8 @@ class ChatFrames:
         await place.hall.aclose()
         await place.room.aclose()
 
-    async def _receive_in_time(self, receive: Receive) -> Message:
-        """Return the rest of a large frame; while others wait, it must come fast enough."""
-        coming, patience_s = asyncio.ensure_future(receive()), self._patience_s
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        try:
-            while not (await asyncio.wait({coming}, timeout=LOOK_S))[0]:
-                if self._intake.hall.is_awaited and loop.time() - began_s > patience_s:
-                    raise Unavailable("the frame came too slowly while others waited")
-            return coming.result()
-        finally:
-            await end_task(coming)
-
-    @property
-    def _patience_s(self) -> float:
-        return GRACE_S + self._most_bytes / LEAST_BYTES_S
+    def _is_slow(self, passed_s: float) -> bool:
+        return passed_s > GRACE_S + self._most_bytes / LEAST_BYTES_S
 
 
 def _size_of(text: str) -> int:

@@ -6,10 +6,9 @@ request, which looks like a lost network. So a dropped request stops nothing; th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Header, HTTPException, Query, Request
@@ -17,16 +16,15 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from isolane.context import UserExecutionContext
-from isolane.contracts import Identity
 from isolane.doors.aisdk.chats import (
-    Told,
     ask,
     find_turn,
     follow_run,
     follow_turn,
     load_known,
-    load_messages,
 )
+from isolane.doors.aisdk.history import load_messages
+from isolane.doors.aisdk.stream import answer_stream
 from isolane.doors.bodies import read_new, reading
 from isolane.doors.credentials import (
     ReadContext,
@@ -44,14 +42,11 @@ from isolane.doors.dependencies import (
     StorageDep,
     StreamsDep,
 )
-from isolane.doors.event_stream import EventStream, Followed, Streams, open_stream
-from isolane.doors.framing import SERVER_SENT, in_pieces
-from isolane.doors.problems import report
+from isolane.doors.event_stream import EventStream, open_stream
 from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
-from isolane.doors.sse import LastEventId
+from isolane.doors.sse import STREAM, LastEventId
 from isolane.errors import InvalidInput, NotFound
-from isolane.events.event import one_line
 from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader
 from isolane.wire.aisdk.requests import read_chat
@@ -59,14 +54,7 @@ from isolane.wire.lists import Known, WholeList
 
 router = APIRouter(route_class=UserRoute, tags=["AI SDK"])
 
-HEADERS: Final = {
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-    "x-vercel-ai-ui-message-stream": "v1",
-}
-DONE: Final = b"data: [DONE]\n\n"
 TURNS_MAX: Final = 200
-STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
 MAYBE_STREAM: Final[dict[int | str, dict[str, Any]]] = {
     **STREAM,
     204: {"description": "Nothing to resume"},
@@ -102,6 +90,7 @@ class StoppedRuns(BaseModel):
     runIds: list[str]  # noqa: N815 - the name on the wire
 
 
+Route = TypeVar("Route", bound=Callable[..., Any])
 AgentName = Annotated[str | None, "an agent's name; the default's for None"]
 """Agent of the path, or of the query when the path has none. All agents share a user's chats."""
 OnDisconnect = Annotated[
@@ -109,14 +98,22 @@ OnDisconnect = Annotated[
 ]
 
 
-@router.post(
-    "/ai/chat",
-    response_class=StreamingResponse,
-    responses=STREAM,
-    openapi_extra=CHAT_BODY,
-)
-@router.post(
-    "/ai/{agent}/chat",
+def _at_agents(
+    declare: Callable[..., Callable[[Route], Route]],
+    path: str,
+    **options: Any,  # noqa: ANN401 - FastAPI's own, which it checks
+) -> Callable[[Route], Route]:
+    """Declare a route at the default agent's address, and at every agent's."""
+
+    def add(route: Route) -> Route:
+        return declare(f"/ai{path}", **options)(declare(f"/ai/{{agent}}{path}", **options)(route))
+
+    return add
+
+
+@_at_agents(
+    router.post,
+    "/chat",
     response_class=StreamingResponse,
     responses=STREAM,
     openapi_extra=CHAT_BODY,
@@ -155,7 +152,7 @@ async def send_turn(
             reader.run_id = ticket.context.run_id
             told = follow_run(streams, storage.turn_book, ticket.context, after=ticket.after)
             own = {"x-isolane-thread": chat.thread_id, "x-isolane-run": reader.run_id or ""}
-            return _answer(streams, identity, told, reader, headers=own)
+            return answer_stream(streams, identity, told, reader, headers=own)
 
         return await open_stream(streams, identity, context.thread_key, start)
 
@@ -167,8 +164,7 @@ async def _load_known(
     return await load_known(service, context, rest.get("id"), run_id=rest.get("runId"))
 
 
-@router.get("/ai/chat", status_code=426, include_in_schema=False)
-@router.get("/ai/{agent}/chat", status_code=426, include_in_schema=False)
+@_at_agents(router.get, "/chat", status_code=426, include_in_schema=False)
 async def need_upgrade() -> Response:
     """Say that this address is a WebSocket's."""
     raise HTTPException(
@@ -176,9 +172,11 @@ async def need_upgrade() -> Response:
     )
 
 
-@router.get("/ai/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM)
-@router.get(
-    "/ai/{agent}/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM
+@_at_agents(
+    router.get,
+    "/chat/{chat_id}/stream",
+    response_class=StreamingResponse,
+    responses=MAYBE_STREAM,
 )
 async def resume_turn(
     storage: StorageDep,
@@ -206,13 +204,12 @@ async def resume_turn(
     async def start(reader: HttpReader) -> EventStream:
         reader.run_id = turn.runs[-1].run_id
         told = follow_turn(streams, context.for_thread(chat_id), turn)
-        return _answer(streams, identity, told, reader, after=place)
+        return answer_stream(streams, identity, told, reader, after=place)
 
     return await open_stream(streams, identity, key, start)
 
 
-@router.post("/ai/chat/{chat_id}/stop", status_code=202)
-@router.post("/ai/{agent}/chat/{chat_id}/stop", status_code=202)
+@_at_agents(router.post, "/chat/{chat_id}/stop", status_code=202)
 async def stop_chat(
     service: ServiceDep, context: WriteContext, chat_id: str, agent: AgentName = None
 ) -> StoppedRuns:
@@ -222,8 +219,7 @@ async def stop_chat(
     return StoppedRuns(runIds=await service.stop_thread(key))
 
 
-@router.get("/ai/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
-@router.get("/ai/{agent}/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
+@_at_agents(router.get, "/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
 async def get_messages(
     service: ServiceDep,
     storage: StorageDep,
@@ -262,43 +258,3 @@ def _place_of(after: int | None, last_event_id: str | None) -> int:
     if not last_event_id.isdecimal() or len(last_event_id) > len(str(2**53)):
         raise InvalidInput("Last-Event-ID", "must be the number of a chunk")
     return int(last_event_id)
-
-
-def _answer(
-    streams: Streams,
-    identity: Identity,
-    told: AsyncGenerator[Sequence[Told], None],
-    reader: HttpReader,
-    *,
-    after: int = -1,
-    headers: dict[str, str] | None = None,
-) -> EventStream:
-    return EventStream(
-        Followed(streams, identity, told),
-        partial(_tell, after=after),
-        reader=reader,
-        headers={**HEADERS, **(headers or {})},
-    )
-
-
-async def _tell(followed: Followed[Sequence[Told]], *, after: int) -> AsyncGenerator[bytes, None]:
-    """Yield each chunk as an event with its number, and a comment per quiet heartbeat."""
-    beats = followed.with_beats()
-    async with aclosing(beats):
-        try:
-            async for chunks in beats:
-                if chunks is None:
-                    yield SERVER_SENT.beat
-                    continue
-                framed = (
-                    b"id: %d\ndata: %b\n\n" % (number, one_line(chunk))
-                    for number, chunk in chunks
-                    if number > after
-                )
-                for piece in in_pieces(framed):
-                    yield piece
-        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
-            known, error_id = report(error, user_id=followed.identity.user_id)
-            text = f"{known.message} ({known.code}, {error_id})"
-            yield b"data: %b\n\n" % msgspec.json.encode({"type": "error", "errorText": text})
-    yield DONE

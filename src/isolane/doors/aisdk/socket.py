@@ -27,7 +27,7 @@ from isolane.doors.credentials import require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Handshake, Message, Receive
 from isolane.doors.line import FrameWorker
-from isolane.doors.problems import close_code_of, report
+from isolane.doors.problems import INVALID_CLOSE, UNSUPPORTED_CLOSE, close_code_of, report
 from isolane.doors.pulse import Pulse
 from isolane.doors.rate import check_rate
 from isolane.doors.transport import CONTENT
@@ -38,8 +38,6 @@ from isolane.wire.aisdk.requests import read_chat
 from isolane.wire.dialogue import Dialogue, HangUp
 
 SUBPROTOCOL: Final = "ai-chat.v1"
-UNSUPPORTED_DATA: Final = 1003
-INVALID_DATA: Final = 1007
 SUPERSEDED_S: Final = 0.25
 """A page that asks for its stream again aborts the request before: that is no wish to stop."""
 
@@ -66,13 +64,10 @@ class ChatSession:
         self._is_taking = False
         """Whether a frame is being carried out, or waits."""
         self._dialogue = Dialogue()
-        intake, settings, tasks = gateway.intake, gateway.settings, gateway.tasks
-        self._pulse = Pulse(
-            connection, gateway.credentials, tasks, heartbeat_s=settings.heartbeat_s
-        )
-        self._frames = ChatFrames(
-            connection, intake, gateway.service, most_bytes=settings.limit_chat_frame_bytes
-        )
+        intake, tasks, settings = gateway.intake, gateway.tasks, gateway.settings
+        beat_s, most_bytes = settings.heartbeat_s, settings.limit_chat_frame_bytes
+        self._pulse = Pulse(connection, gateway.credentials, tasks, heartbeat_s=beat_s)
+        self._frames = ChatFrames(connection, intake, gateway.service, most_bytes=most_bytes)
         self._worker = FrameWorker(
             connection, intake, tasks, carry_out=self._take, finish=self._finish
         )
@@ -107,7 +102,7 @@ class ChatSession:
     async def _sort(self, message: Message) -> None:
         text = message.get("text")
         if text is None and CONTENT not in message:
-            self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
+            self._connection.request_close(UNSUPPORTED_CLOSE, "text frames only")
             return
         aborted = find_abort(text or "")
         if aborted is None:
@@ -138,7 +133,7 @@ class ChatSession:
             await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
             if isinstance(error.__cause__, UnicodeDecodeError):
-                self._connection.request_close(INVALID_DATA, "no UTF-8")
+                self._connection.request_close(INVALID_CLOSE, "no UTF-8")
                 return
             request_id = request_id or await self._frames.find_request_id(message)
             self._tell_error(request_id, error)

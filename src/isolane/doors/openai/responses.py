@@ -24,7 +24,14 @@ from isolane.doors.dependencies import (
     StorageDep,
     StreamsDep,
 )
-from isolane.doors.event_stream import HEADERS, EventStream, Followed, Streams, open_stream
+from isolane.doors.event_stream import (
+    HEADERS,
+    EventStream,
+    Followed,
+    Streams,
+    follow_to_the_end,
+    open_stream,
+)
 from isolane.doors.openai.completions import EITHER_ANSWER
 from isolane.doors.openai.history import (
     Place,
@@ -98,33 +105,39 @@ async def create_response(
     async with reading as (ids, asked):
         agent = choose_agent(service, identity, asked.agent)
         repeated = await find_repeated(storage.store, context, ids, asked)
+        find = partial(find_place, service, storage, context, asked, most_bytes=most_bytes)
         place = (
-            await find_place(
-                service,
-                storage,
-                context,
-                asked,
-                own_thread_id=ids.thread_id,
-                most_bytes=most_bytes,
-            )
+            await find(own_thread_id=ids.thread_id)
             if repeated is None
             else Place(thread_id=repeated.thread_id, messages=())
         )
-        wanted = Wanted(
-            context=context.for_thread(place.thread_id).for_run(ids.run_id),
-            agent=agent,
-            asked=asked,
-            messages=place.messages,
-            opening=place.opening,
-            instructions=place.instructions,
-            policy=place.policy,
-            repeated=repeated,
-            on_disconnect=None if asked.is_background else OnDisconnect.STOP,
-        )
+        own = context.for_thread(place.thread_id).for_run(ids.run_id)
+        wanted = _to_wanted(own, agent, asked, place, repeated=repeated)
         if asked.is_background and not asked.is_streamed:
             stored = await start_run(service, wanted)
             return _answer_now(streams.feed, answers, wanted.context, stored)
         return await _follow_new(streams, identity, wanted, asked)
+
+
+def _to_wanted(
+    own: UserExecutionContext,
+    agent: str,
+    asked: ResponseAsked,
+    place: Place,
+    *,
+    repeated: StoredRun | None,
+) -> Wanted:
+    return Wanted(
+        context=own,
+        agent=agent,
+        asked=asked,
+        messages=place.messages,
+        opening=place.opening,
+        instructions=place.instructions,
+        policy=place.policy,
+        repeated=repeated,
+        on_disconnect=None if asked.is_background else OnDisconnect.STOP,
+    )
 
 
 async def _follow_new(
@@ -166,7 +179,7 @@ async def get_response(
     async def start(reader: HttpReader) -> EventStream:
         begin = await service.load_start(own)
         (await streams.feed.load_bounds(own.thread_key)).check_cursor(begin)
-        followed = Followed(streams, identity, service.follow_batches(own, after=begin))
+        followed = Followed(streams, identity, follow_to_the_end(streams, own, after=begin))
         after = -1 if starting_after is None else starting_after
         tell = partial(tell_response, fold=new_fold(stored), starting_after=after)
         return EventStream(followed, tell, reader=reader, headers=HEADERS | run_headers(own))

@@ -14,7 +14,7 @@ from isolane.context import RunKey, UserExecutionContext
 from isolane.contracts import Identity, Opening, RunTicket, Seed, Store, StoredRun, ThreadKind
 from isolane.doors.bodies import read_whole, reading
 from isolane.doors.credentials import require_agent
-from isolane.doors.event_stream import Followed, Streams
+from isolane.doors.event_stream import Followed, Streams, follow_to_the_end
 from isolane.doors.parts import Intake
 from isolane.doors.rate import check_rate
 from isolane.doors.sse import Records
@@ -203,12 +203,12 @@ async def take_on(
     service = streams.service
     if wanted.repeated is not None:
         begin = await service.load_start(wanted.context)
-        again = service.follow_batches(wanted.context, after=begin)
+        again = follow_to_the_end(streams, wanted.context, after=begin)
         return Taken(wanted.repeated, Followed(streams, identity, again))
     ticket = await _start(service, wanted)
     reader.run_id = ticket.context.run_id
     stored = await service.load_run(ticket.context, ticket.context.run_key.run_id)
-    batches = service.follow_batches(ticket.context, after=ticket.after)
+    batches = follow_to_the_end(streams, ticket.context, after=ticket.after)
     return Taken(stored, Followed(streams, identity, batches))
 
 
