@@ -44,7 +44,7 @@ class Gateway:
     intake: Intake
     health: Health
     turns: Turns = field(default_factory=Turns)
-    """Turns of sockets that want to be opened."""
+    """Turns of sockets that wait to be opened."""
     unread: UnreadAnswers
     """Large answers that users haven't read yet."""
     is_open: bool = False
@@ -83,9 +83,9 @@ class Gateway:
             raise Unavailable(f"the gateway is {self.state}")
 
     def why_unfinished(self) -> IsolaneError:
-        """Return why the records of a run ended before the run did.
+        """Return the error for a reader whose records ended before the run did.
 
-        Half an answer must not look like a whole one, so its reader is told.
+        Half an answer must not look like a whole one.
         """
         if self.state != "ready":
             return GoingAway("the gateway closed before the run ended")
@@ -94,14 +94,14 @@ class Gateway:
     def own(self, slot: Slot, member: Member) -> None:
         """Keep a socket or stream in its slot.
 
-        It ends at once when its credential was revoked while it was opened.
+        A member whose credential was revoked while it was opened ends at once.
         """
         self.sockets.own(slot, member)
         if self.credentials.is_revoked(member.identity):
             member.revoke()
 
     async def enforce_revocations(self) -> None:
-        """Close what was opened with credentials that were revoked since, by any process.
+        """Close sockets and streams whose credentials any process has revoked since the last call.
 
         Later requests with such a credential are refused.
 
