@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import jwt
@@ -50,7 +50,8 @@ class LocalIssuer:
         Other programs may sign with the same key, and their clocks may be `leeway_s` seconds ahead.
         """
         self._keys = keys
-        self._known: Sequence[SigningKey] = ()
+        self._loaded: Sequence[SigningKey] = ()
+        self._known: Mapping[str, SigningKey] = {}
         self.dropped_keys = 0
         """Count of loads that found a key to be dropped."""
         self._issuer = issuer or None
@@ -115,7 +116,8 @@ class LocalIssuer:
             raise refused("it is signed in another way than ours")
         leeway = EXACT if opened.claims.get(OWN_MARK) is True else self._leeway
         check_claims(opened, audience=self._audience, leeway=leeway)
-        key = self._find_key(opened, await self.load_keys())
+        await self.load_keys()
+        key = self._find_key(opened)
         verify(
             opened,
             key.secret,
@@ -137,26 +139,28 @@ class LocalIssuer:
             Unavailable: The keys can't be reached.
         """
         found = await self._keys.load()
-        # A credential is judged between two looks for revocations, so a drop is noticed here.
-        self.dropped_keys += not {key.id for key in self._known} <= {key.id for key in found}
-        self._known = found
+        if found is not self._loaded:  # ids are hashes, which each handshake would compute again
+            known = {key.id: key for key in found}
+            # A credential is judged between two looks for revocations, so a drop is noticed here.
+            self.dropped_keys += not self._known.keys() <= known.keys()
+            self._loaded, self._known = found, known
         return found
 
     def knows_key(self, key_id: str) -> bool:
         """Say whether tokens of that key were valid when the keys were loaded last."""
-        return any(key.id == key_id for key in self._known)
+        return key_id in self._known
 
-    def _find_key(self, opened: OpenedToken, keys: Sequence[SigningKey]) -> SigningKey:
+    def _find_key(self, opened: OpenedToken) -> SigningKey:
         """Return the key that a token names.
 
         A token without a key id was signed with the newest.
         """
         if opened.key_id is None:
-            return keys[0]
-        for key in keys:
-            if key.id == opened.key_id:
-                return key
-        raise refused("it names a key that isn't ours")
+            return self._loaded[0]
+        key = self._known.get(opened.key_id)
+        if key is None:
+            raise refused("it names a key that isn't ours")
+        return key
 
 
 def _take_at_once(taking: Coroutine[Any, Any, SigningKey]) -> SigningKey:

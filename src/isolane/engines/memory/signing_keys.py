@@ -12,17 +12,18 @@ class LocalSigningKeys:
 
     def __init__(self, *keys: SigningKey) -> None:
         """Begin with `keys`, the newest first; without any, with a new key."""
-        self._keys = list(keys) or [new_key()]
+        self._keys = keys or (new_key(),)
 
     async def load(self) -> Sequence[SigningKey]:
         """Return the keys; see `SigningKeys.load`."""
-        return tuple(self._keys)
+        return self._keys
 
     async def take(self, expiry_s: int) -> SigningKey:
         """Return the newest key; see `SigningKeys.take`."""
-        self._keys[0] = taken(self._keys[0], expiry_s)
+        newest, *older = self._keys
+        self._keys = (taken(newest, expiry_s), *older)
         return self._keys[0]
 
     async def rotate(self, *, now_s: int, forget: bool = False) -> None:
         """Sign with a new key from now on; see `SigningKeys.rotate`."""
-        self._keys = rotated(self._keys, now_s=now_s, forget=forget)
+        self._keys = tuple(rotated(self._keys, now_s=now_s, forget=forget))
