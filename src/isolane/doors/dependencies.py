@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
-from isolane.contracts import Limits
 from isolane.doors.answers import UnreadAnswers
 from isolane.doors.event_stream import Streams
 from isolane.doors.gateway import Gateway, get_gateway
@@ -53,7 +52,6 @@ GatewayDep = Annotated[Gateway, Depends(_get_gateway)]
 """The whole gateway, for the metrics, which are about all of it."""
 HealthDep = Annotated[Health, Depends(_part("health"))]
 IntakeDep = Annotated[Intake, Depends(_part("intake"))]
-LimitsDep = Annotated[Limits, Depends(_part("limits"))]
 ServiceDep = Annotated[AgentService, Depends(_part("service"))]
 SettingsDep = Annotated[Settings, Depends(_part("settings"))]
 SignInDep = Annotated[SignInDesk, Depends(_part("sign_in"))]
