@@ -11,9 +11,7 @@ from typing import Final, TypeAlias
 import pytest
 
 SOURCE: Final = Path(__file__).parents[2] / "src" / "isolane"
-NOT_YET: Final = (
-    "runs/",
-)
+NOT_YET: Final = ("runs/",)
 """Files and folders that still name errors inside sentences. The list only gets shorter."""
 INLINE: Final = re.compile(r"\braises? `\w+`", re.IGNORECASE)
 ENTRY: Final = re.compile(r"\A(?:    )+[\w.]+: [A-Z`]")
