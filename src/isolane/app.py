@@ -1,4 +1,4 @@
-"""The gateway as an ASGI app: its routes, what stands before them, and how a host mounts it."""
+"""The gateway as an ASGI app: its routes, its middleware, and the mount in a host's app."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ROUTERS: Final = (
     openai_responses.router,
     page.router,
 )
-"""The doors over HTTP, in the order in which they are asked for a path; the page takes any."""
+"""Doors over HTTP, in the order in which they match a path. The page matches every path."""
 
 
 def create_app(
@@ -76,13 +76,12 @@ def create_app(
 ) -> FastAPI:
     """Return the gateway as an ASGI app; its lifespan opens and closes everything.
 
-    `agents` are what `--agent` takes, the first is the default; with `users` the identity of
-    whoever comes is the host's word.
+    `agents` are agents by name, in any form that `--agent` accepts. The first is the default. With
+    `users`, the host tells who its users are.
 
     Raises:
-        AgentRefused: one of `agents` is no agent, or has the name of the built-in one.
-        ContractError: the authenticator doesn't keep its contract.
-
+        AgentRefused: One of `agents` is no agent, or has the name of the built-in one.
+        ContractError: The authenticator doesn't keep its contract.
     """
     if users is not None:
         ensure(users.authenticator, Authenticator)
@@ -113,7 +112,7 @@ def create_app(
 
 
 def _adapt(agents: Mapping[str, object]) -> dict[str, Agent]:
-    """Return agents by name, with the built-in one behind them, so that it is never the default."""
+    """Return agents by name. The built-in agent is the last, so it is never the default."""
     if check.NAME in agents:
         raise AgentRefused(
             f"agent {check.NAME}: the name is that of the built-in one; take another."
@@ -146,27 +145,30 @@ class _App(FastAPI):
         super().__init__(
             title="Isolane",
             lifespan=lifespan,
-            docs_url=None,  # its page loads scripts from elsewhere, where the session's cookie is
+            docs_url=None,  # its page loads scripts of other servers, on the origin of our cookie
             redoc_url=None,
-            redirect_slashes=False,  # `Outside` takes a slash away; an answer would name the host
+            redirect_slashes=False,  # a redirect would name the inner host; `Outside` helps
             responses={"default": PROBLEM},
         )
         self._settings = settings
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Stand before all else, also before what answers for an error that nobody foresaw."""
+        """Put the gateway's own middleware outermost, so that all errors have its headers."""
         inner = HeadAsGet(super().build_middleware_stack())
         cors = Cors(inner, origins=self._settings.allowed_origins)
         outside = Outside(cors, settings=self._settings)
         return BrowserRules(outside, frame_policy=self._settings.frame_policy)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the description of the routes, with the credentials that each takes."""
+        """Return the description of the routes, with the credentials of each."""
         return name_cookie(super().openapi(), self._settings.cookie_name)
 
 
 class _Bare:
-    """The path of a mount without its slash, below which the page would find nothing of its own."""
+    """Redirect from a mount's path to the path with a slash.
+
+    Without the slash, the relative addresses of the page would miss the mount.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await add_slash(scope, receive, send)
@@ -183,19 +185,23 @@ def mount(
 ) -> None:
     """Mount a gateway in `app` at `path`; it opens and closes with the app's own lifespan.
 
-    With an `authenticator` the users are the host's own: it is asked for every token, and for the
-    value of the host's `cookie` when pages of its origin come with that. Nobody signs in here then.
+    Starlette doesn't run the lifespan of a mounted app, so the gateway's is joined to the host's.
 
-    Starlette doesn't run the lifespan of a mounted app, so this one is joined to the host's.
-    Raises `AgentRefused`, `ContractError` for an authenticator that doesn't keep its contract,
-    and, when `settings` are to be read here, `InvalidSettings`.
+    With an `authenticator`, the users are the host's own, and nobody signs in at the gateway. The
+    authenticator judges every token, and the value of the host's `cookie` on requests of its pages.
+    Without `settings` they are read from the environment.
+
+    Raises:
+        AgentRefused: One of `agents` is no agent, or has the name of the built-in one.
+        ContractError: The authenticator doesn't keep its contract.
+        InvalidSettings: A setting in the environment is wrong.
     """
     users = None if authenticator is None else HostUsers(authenticator, cookie)
     if settings is None:
         settings = load_settings({})
         warn_of_unknown(os.environ, Settings.model_fields)
     gateway = create_app(settings, agents, users=users)
-    if bare := path.rstrip("/"):  # a host may have other plans for what it finds no route for
+    if bare := path.rstrip("/"):  # the host's own fallback might answer the bare path
         app.router.routes.append(Route(bare, _Bare(), include_in_schema=False))
     app.mount(path, gateway)
     own = app.router.lifespan_context

@@ -17,10 +17,10 @@ import structlog
 from isolane.agents.loading import load_checked_agents
 from isolane.app import create_app, make_issuer
 from isolane.auth.accounts import Accounts
-from isolane.auth.keyring import KeyFile
 from isolane.clock import now_ms
 from isolane.contracts import PLAIN, Scope
 from isolane.demo import is_loopback, print_links
+from isolane.engines.file.signing_keys import FileSigningKeys
 from isolane.engines.sqlite.database import open_database
 from isolane.engines.sqlite.usage_report import NothingToReport, read_report
 from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError
@@ -237,7 +237,8 @@ def rotate_key(*, forget: bool, data: Path | None, config: Path | None) -> None:
         raise click.ClickException(
             "ISOLANE_SECRET_KEY holds the key: change it there, which ends the tokens it signed."
         )
-    KeyFile(settings.data / KEY_NAME).rotate(now_s=now_ms() // 1000, forget=forget)
+    keys = FileSigningKeys(settings.data / KEY_NAME)
+    asyncio.run(keys.rotate(now_s=now_ms() // 1000, forget=forget))
 
 
 @main.command()

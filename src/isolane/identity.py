@@ -14,7 +14,6 @@ from isolane import clock
 from isolane.auth.accounts import Accounts
 from isolane.auth.guessing import GuessGuard
 from isolane.auth.judge import Judge
-from isolane.auth.keyring import FixedKey, KeyFile, KeyRing, SigningKey
 from isolane.auth.local import LocalIssuer
 from isolane.auth.outbound import create_http
 from isolane.auth.providers import Issuers, Provider
@@ -23,8 +22,10 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
-from isolane.contracts import Authenticator, ensure
+from isolane.contracts import Authenticator, SigningKey, SigningKeys, ensure
 from isolane.doors.parts import Credentials, SignInDesk
+from isolane.engines.file.signing_keys import FileSigningKeys
+from isolane.engines.memory.signing_keys import LocalSigningKeys
 from isolane.engines.sqlite.database import Database
 from isolane.settings import KEY_NAME, Settings
 from isolane.subjects import Subjects
@@ -47,13 +48,13 @@ class HostUsers:
 def make_issuer(settings: Settings) -> LocalIssuer:
     """Return the local issuer, with the key of the settings or those of the data folder."""
     secret = settings.secret_key
-    ring: KeyRing = (
-        FixedKey((SigningKey(secret.get_secret_value()),))
+    keys = (
+        LocalSigningKeys(SigningKey(secret.get_secret_value()))
         if secret
-        else KeyFile(settings.data / KEY_NAME)
+        else FileSigningKeys(settings.data / KEY_NAME)
     )
     return LocalIssuer(
-        ring,
+        ensure(keys, SigningKeys),
         issuer=settings.issuer,
         audience=settings.audience,
         clock=clock.now_ms,
@@ -76,6 +77,7 @@ def make_credentials(
     authenticator = own if users is None else users.authenticator
     return Credentials(
         judge=Judge(authenticator, tasks=tasks, is_own=users is None),
+        clock=clock.now_ms,
         cookie=settings.cookie_name if users is None else users.cookie or "",
         has_own_users=users is None,
         subjects=_make_subjects(settings, has_own_users=users is None),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, cast
@@ -26,44 +23,39 @@ from isolane.errors import IsolaneError, chain_of
 from isolane.health.output import finish_writing, write_beside
 from isolane.serving.http import HEADERS_MAX, HttpProtocol
 from isolane.serving.listening import BACKLOG, open_sockets
+from isolane.serving.process import freeze_startup_objects, tune_process
 from isolane.serving.systemd import ADDRESS_VARIABLE, READY, STOPPING, notify
 from isolane.serving.websocket import WebSocketProtocol
 from isolane.settings import Settings
 
-SWITCH_INTERVAL_S: Final = 0.0002
-"""How long a thread may hold the interpreter when another wants it. The default of 5 ms is what a
-database thread then waits for a busy loop after each statement."""
-
 BYE_S: Final = 3.0
+"""Seconds that connections have to end after the drain."""
 BYE_SPREAD_S: Final = 2.0
-"""Over how long the last words are spread, where there are many to hear them: all of them come
-back."""
+"""Seconds over which the closes of many sockets are spread, because all their clients come back."""
 DEFLATES_FROM: Final = 17
-"""Since this release websockets refuses every compressed frame that it should refuse. Older ones
-also answer a client that asks for the smallest window with 500."""
+"""First release of websockets that refuses every compressed frame that it should refuse. Older
+releases also answer a client that asks for the smallest window with 500."""
 ACCEPTS_EACH_PASS: Final = 16
-"""When thousands knock, a pass takes milliseconds, and whoever knocks last is let in last."""
+"""Connections that are accepted in one pass of the event loop. With thousands of new connections a
+pass takes milliseconds, and with one accept per pass the last client would wait for seconds."""
 
 Greet = Callable[[Gateway, str], Awaitable[None]]
-"""Called with the gateway and its address once it answers."""
-
-_M_ARENA_MAX: Final = -8
-"""As malloc.h has it."""
+"""Function that is called with the gateway and its address once the gateway answers."""
 
 _log = structlog.get_logger(__name__)
 
 
 class StartFailed(Exception):
-    """The gateway can't be opened; one sentence says why."""
+    """The gateway can't be opened; the text is one sentence for the operator."""
 
 
 class Server(uvicorn.Server):
-    """Drains before it stops, and ends with exit code 0."""
+    """uvicorn's server, with a drain before it stops. The exit code is 0."""
 
     def __init__(
         self, config: uvicorn.Config, *, greet: Greet | None, systemd_address: str | None = None
     ) -> None:
-        """Serve the FastAPI app of `config`, whose lifespan gives the gateway."""
+        """Serve the FastAPI app of `config`, whose lifespan opens the gateway."""
         super().__init__(config)
         self._greet = greet
         self._systemd_address = systemd_address
@@ -71,9 +63,12 @@ class Server(uvicorn.Server):
         self._drain: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the gateway, serve it until a signal, close it. Raises `StartFailed`.
+        """Open the gateway, serve it until a signal, and close it.
 
-        uvicorn would open it too, but would log a traceback where a sentence says it.
+        uvicorn would open the gateway, too, but it logs a traceback instead of a sentence.
+
+        Raises:
+            StartFailed: The gateway can't be opened.
         """
         app: FastAPI = cast("Any", self.config.app)
         with self.capture_signals():
@@ -86,7 +81,7 @@ class Server(uvicorn.Server):
                 await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept, tell systemd so, then greet."""
+        """Accept connections, tell systemd, and then greet."""
         self.lifespan.state.update(self._state)
         await super().startup(sockets)
         await self._accept_more()
@@ -104,7 +99,10 @@ class Server(uvicorn.Server):
         return gateway
 
     async def _accept_more(self) -> None:
-        """Accept more than one connection in each pass of the loop: libuv takes one a listener."""
+        """Accept more than one connection per pass of the loop.
+
+        libuv accepts one connection per listener and pass, so each listener is duplicated.
+        """
         listeners = [each for server in self.servers for each in server.sockets]
         for listener in listeners * (ACCEPTS_EACH_PASS - 1):
             twin = socket.socket(fileno=os.dup(listener.fileno()))
@@ -122,7 +120,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals over: uvicorn would close with 1012 at once and die of the signal."""
+        """Handle signals: uvicorn would close with 1012 at once, and end by the signal."""
         loop = asyncio.get_running_loop()
         taken = _get_stop_signals()
         for signum in taken:
@@ -138,7 +136,7 @@ class Server(uvicorn.Server):
         if self._drain is None:
             notify(self._systemd_address, STOPPING)
             self._drain = asyncio.get_running_loop().create_task(self._drain_and_stop(gateway))
-        # A terminal that closes may send several SIGHUP: nobody asked to hurry by them.
+        # A terminal that closes may send several SIGHUP, and none of them asks to hurry.
         elif gateway is not None and signum != signal.SIGHUP:
             _log.info("hurrying")
             gateway.service.hurry()
@@ -152,7 +150,7 @@ class Server(uvicorn.Server):
 
 
 def _get_stop_signals() -> list[signal.Signals]:
-    """Return what begins a drain; SIGHUP stays ignored where `nohup` has begun the process."""
+    """Return the signals that begin a drain. A process under `nohup` goes on ignoring SIGHUP."""
     asked = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         asked.append(signal.SIGHUP)
@@ -161,57 +159,27 @@ def _get_stop_signals() -> list[signal.Signals]:
 
 def _to_sentence(error: Exception) -> str:
     """Return one line that says why the gateway can't be opened."""
-    said = next(iter(str(error).splitlines()), "")  # sqlalchemy adds a link to each
+    said = next(iter(str(error).splitlines()), "")  # SQLAlchemy adds a line with a link
     if isinstance(error, IsolaneError):
         return said
     return f"The gateway can't be opened: {said or type(error).__name__}"
 
 
 async def drain(gateway: Gateway) -> None:
-    """Take nothing new, let runs go on for as long as the settings say, then close with 1001."""
+    """Accept no more work, wait for runs up to `drain_timeout_s`, then close sockets with 1001."""
     timeout_s = gateway.settings.drain_timeout_s
     _log.info("draining", timeout_s=timeout_s, runs=gateway.service.active_count)
     gateway.sockets.begin_drain(deadline_ms=now_ms() + round(timeout_s * 1000))
     try:
         await gateway.service.drain(timeout_s=timeout_s)
-    except Exception as error:  # noqa: BLE001 - whatever it is, sockets are still to be closed
+    except Exception as error:  # noqa: BLE001 - after any error the sockets must still be closed
         _log.error("drain_failed", chain=chain_of(error))
     await gateway.factory.shutdown(spread_s=BYE_SPREAD_S)
     gateway.feed.close()
 
 
-def share_heap() -> None:
-    """Let all threads allocate from one heap, where the C library is glibc.
-
-    It gives each thread a heap of its own, and each keeps what was freed: the database's threads
-    held some 3 % more after a thousand connections, of nothing. Small blocks are each thread's own
-    still. To be called before there are threads.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-def freeze_startup_objects() -> None:
-    """Let the garbage collector look at what comes from now on only.
-
-    What was imported stays for good, and is most of what there is: to look through it held up
-    everybody for 0.1 s and more, some times a minute when much comes and goes.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def raise_open_files() -> None:
-    """Take as many open files as the system grants: each socket is one, and 1,024 are soon gone."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource  # noqa: PLC0415 - not on Windows
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
-    """Return uvicorn's settings, as they fit the gateway's own."""
+    """Return uvicorn's settings, derived from the gateway's."""
     make_http = partial(HttpProtocol, send_timeout_s=settings.send_timeout_s)
     return uvicorn.Config(
         app,
@@ -219,7 +187,7 @@ def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uv
         port=port,
         loop="uvloop",
         lifespan="off",  # `Server` opens and closes the app itself
-        workers=1,  # else uvicorn reads WEB_CONCURRENCY
+        workers=1,  # otherwise uvicorn reads WEB_CONCURRENCY
         http=cast("Any", make_http),
         h11_max_incomplete_event_size=HEADERS_MAX,
         backlog=BACKLOG,
@@ -239,21 +207,22 @@ def make_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uv
 def serve(
     app: FastAPI, settings: Settings, *, host: str, port: int, greet: Greet | None = None
 ) -> None:
-    """Serve `app` until a signal ends it; returns when everything is closed.
+    """Serve `app` until a signal ends it; return when everything is closed.
 
-    `greet` is called once the gateway answers, with the address that it answers at. Raises
-    `CannotListen` before the gateway is opened, and `StartFailed` when it can't be.
+    `greet` is called once the gateway answers, with its address.
+
+    Raises:
+        CannotListen: The address can't be used. The gateway wasn't opened.
+        StartFailed: The gateway can't be opened.
     """
     _check_compression(settings)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    share_heap()
-    raise_open_files()
+    tune_process()
     write_beside()
     freeze_startup_objects()
     _warn_of_workers(os.environ)
     sockets = open_sockets(host, port)
     config = make_config(app, settings, host=host, port=port)
-    # Taken out of the environment, so that no process of an agent speaks for the service.
+    # Removed from the environment, so that no process of an agent speaks for the service.
     systemd_address = os.environ.pop(ADDRESS_VARIABLE, None)
     server = Server(config, greet=greet, systemd_address=systemd_address)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -270,7 +239,7 @@ def _check_compression(settings: Settings) -> None:
 
 
 def _warn_of_workers(environ: Mapping[str, str]) -> None:
-    """Say that one process serves, where the environment asks for more: uvicorn would obey it."""
+    """Warn that one process serves, when the environment asks for more as for plain uvicorn."""
     count = environ.get("WEB_CONCURRENCY", "1")
     if count != "1":
         _log.warning("workers_ignored", web_concurrency=count, workers=1)
@@ -286,7 +255,7 @@ async def _run(server: Server, sockets: list[socket.socket]) -> None:
 
 
 def _leave_if_stuck() -> None:
-    """End the process when a task swallowed its cancellation: everything is closed already."""
+    """End the process when a task ignored its cancellation; everything is closed already."""
     mine = asyncio.current_task()
     stuck = [task for task in asyncio.all_tasks() if task is not mine and not task.done()]
     if not stuck:

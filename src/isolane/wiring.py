@@ -27,8 +27,9 @@ from isolane.contracts import (
     TurnBook,
     ensure,
 )
+from isolane.doors.answers import UnreadAnswers
 from isolane.doors.gateway import Gateway
-from isolane.doors.parts import Health, Intake, Storage
+from isolane.doors.parts import Credentials, Health, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
@@ -155,10 +156,9 @@ async def renumber_logs(settings: Settings) -> int:
 
 def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     """Make every part and check each as it enters."""
-    settings, tasks, database = ground.settings, ground.tasks, ground.database
+    settings, tasks = ground.settings, ground.tasks
     storage, health = _make_storage(ground), _make_health(ground)
-    providers, users = ground.providers, ground.users
-    credentials = make_credentials(settings, database, providers, tasks=tasks, users=users)
+    credentials = _make_credentials(ground)
     feed = Feed(storage.log, ensure(LocalBell(), Bell))
     limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
     sockets = Sockets(limits, tasks=tasks, draining=ground.draining)
@@ -191,9 +191,28 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         resumer=resumer,
         storage=storage,
         credentials=credentials,
-        sign_in=make_sign_in(database, providers),
-        intake=Intake(hall=Hall(HALL_BODIES * settings.limit_request_bytes)),
+        sign_in=make_sign_in(ground.database, ground.providers),
+        intake=_make_intake(settings, limits),
+        unread=UnreadAnswers(send_timeout_s=settings.send_timeout_s),
         health=health,
+    )
+
+
+def _make_credentials(ground: _Ground) -> Credentials:
+    return make_credentials(
+        ground.settings,
+        ground.database,
+        ground.providers,
+        tasks=ground.tasks,
+        users=ground.users,
+    )
+
+
+def _make_intake(settings: Settings, limits: Limits) -> Intake:
+    return Intake(
+        limits=limits,
+        frame_bytes=settings.limit_frame_bytes,
+        hall=Hall(HALL_BODIES * settings.limit_request_bytes),
     )
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 from tests.live.issuer import Issuer, network
 
-from isolane.auth.keyring import FixedKey, SigningKey
 from isolane.auth.local import LocalIssuer
 from isolane.auth.providers import Issuers, Provider
 from isolane.clock import now_ms
-from isolane.contracts import Authenticator, ensure
+from isolane.contracts import Authenticator, SigningKey, ensure
+from isolane.engines.memory.signing_keys import LocalSigningKeys
 from isolane.errors import Unauthenticated
 from isolane.settings import ProviderSettings
 
@@ -29,7 +29,7 @@ class Credentials:
 
 
 def _make_local() -> LocalIssuer:
-    ring = FixedKey((SigningKey("k" * 43),))
+    ring = LocalSigningKeys(SigningKey("k" * 43))
     return LocalIssuer(ring, issuer="isolane", audience=None, clock=now_ms, foreign=["corp"])
 
 

@@ -296,13 +296,18 @@ async def end_session(scene: Scene) -> None:
 
 
 async def attempt(scene: Scene) -> None:
-    async with guesses_of(scene).attempt("ada", "192.0.2.1"):
-        return
+    async with guesses_of(scene).attempt("ada", "192.0.2.1") as forget:
+        await scene.sessions.begin(ALICE, settle=forget)
 
 
 async def redeem(scene: Scene) -> object:
     book = tickets_of(scene)
     return await book.redeem((await book.issue(Identity(ALICE))).secret)
+
+
+async def find_ticket(scene: Scene) -> object:
+    book = tickets_of(scene)
+    return await book.find((await book.issue(Identity(ALICE))).secret)
 
 
 async def take_sign_in(scene: Scene) -> object:
@@ -492,6 +497,7 @@ ACTS: Final[dict[str, Act]] = {
     "Sockets.shutdown": lambda scene: scene.house.sockets.shutdown(),
     "Tail.follow": follow_tail,
     "Tail.load_bounds": load_tail_bounds,
+    "TicketBook.find": find_ticket,
     "TicketBook.issue": lambda scene: tickets_of(scene).issue(Identity(ALICE)),
     "TicketBook.redeem": redeem,
     "Turns.take": take_turn,

@@ -19,9 +19,10 @@ from tests.live.stage import SCRIPT, SECRET_KEY, own_server, steps
 from tests.live.test_signin import CODE, begin
 from tests.live.untold import note
 
-from isolane.auth.keyring import FixedKey, SigningKey
 from isolane.auth.local import LocalIssuer
 from isolane.clock import now_ms
+from isolane.contracts import SigningKey
+from isolane.engines.memory.signing_keys import LocalSigningKeys
 from isolane.ids import to_user_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -77,7 +78,7 @@ async def server(
 
 def own_token(name: str) -> str:
     """Return a token that the gateway's own issuer has stamped."""
-    ring = FixedKey((SigningKey(SECRET_KEY),))
+    ring = LocalSigningKeys(SigningKey(SECRET_KEY))
     issuer = LocalIssuer(ring, issuer=OWN, audience=None, clock=now_ms)
     return note(issuer.issue(name, expires_s=3600))
 

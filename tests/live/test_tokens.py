@@ -41,11 +41,11 @@ from tests.live.test_connecting import AGUI, How, knock, socket, user_of
 from tests.live.test_operations import isolane
 from tests.live.test_revocation import close_of
 
-from isolane.auth.keyring import KeyFile
 from isolane.auth.keys import FETCH_INTERVAL_MS
 from isolane.auth.local import LocalIssuer
 from isolane.auth.tokens import TOKEN_MAX_BYTES
 from isolane.clock import now_ms
+from isolane.engines.file.signing_keys import FileSigningKeys
 from isolane.settings import KEY_NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -357,7 +357,7 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]
 
 def issue(server: Server, user: str, *, expires_s: int = 3600) -> str:
     """Return a token as `isolane token` prints it."""
-    ring = KeyFile(server.data / KEY_NAME)
+    ring = FileSigningKeys(server.data / KEY_NAME)
     issuer = LocalIssuer(ring, issuer=None, audience=None, clock=now_ms)
     return issuer.issue(user, expires_s=expires_s)
 
@@ -405,18 +405,18 @@ async def test_forgetting_closes_what_old_tokens_opened_within_a_second(own: Ser
 
 
 async def test_socket_that_was_renewed_by_a_newer_key_outlives_the_older_one(own: Server) -> None:
-    ring = KeyFile(own.data / KEY_NAME)
-    ring.rotate(now_s=int(time.time()))  # to a key that signs nothing but the next token
+    ring = FileSigningKeys(own.data / KEY_NAME)
+    await ring.rotate(now_s=int(time.time()))  # to a key that signs nothing but the next token
     old = issue(own, "cid", expires_s=60)
     async with (
         connect(own.websocket_url(), old, hello=False) as left,
         connect(own.websocket_url(), old) as renewed,
     ):
-        ring.rotate(now_s=int(time.time()))
+        await ring.rotate(now_s=int(time.time()))
         await renewed.send({"type": "auth", "token": issue(own, "cid", expires_s=3600)})
         await renewed.until_type("auth_ok")
         # As in two minutes: all that the older key signed is dead by then, said the command.
-        ring.rotate(now_s=int(time.time()) + 120)
+        await ring.rotate(now_s=int(time.time()) + 120)
         assert await left.closed() == (4401, "revoked")
         assert await user_of(renewed) == "cid"
 

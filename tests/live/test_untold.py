@@ -36,13 +36,11 @@ SLIPS: Final = {
     ),
     "cookie": slip(
         "doors/credentials.py",
-        "    check_origin(gateway.settings, scope, is_needed=is_write)",
+        "    check_origin(settings, scope, is_needed=is_write)",
         "cookie",
         'scope["headers"]',
     ),
-    "password": slip(
-        "doors/sessions.py", "    gateway.credentials.check_own_users()", "password", "given"
-    ),
+    "password": slip("doors/sessions.py", "    credentials.check_own_users()", "password", "given"),
     "what a user says": slip(
         "doors/conversation.py",
         "        run_input = to_run_input(frame, left_out)",

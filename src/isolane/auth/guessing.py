@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -67,12 +67,15 @@ class GuessGuard:
         self._under_way: set[str] = set()
 
     @asynccontextmanager
-    async def attempt(self, account: str, address: str) -> AsyncIterator[None]:
+    async def attempt(
+        self, account: str, address: str
+    ) -> AsyncIterator[Callable[[Connection], None]]:
         """Count one attempt before it is made; under attack the account's attempts wait first.
 
-        The count comes first, so that a hundred attempts at once count as a hundred. A block that
-        raises nothing was a right password, and resets the count of its address and account. A
-        cancelled attempt stays counted.
+        The count is committed before the block, so that a hundred attempts at once count as a
+        hundred. The block gets a function that resets the count of its address and account. After
+        a right password the function runs in the transaction that begins the session. A cancelled
+        attempt stays counted.
 
         Raises:
             LimitExceeded: Too many attempts; the error says when to come back.
@@ -81,17 +84,17 @@ class GuessGuard:
         network = network_of(address)
         account = _digest(account)
         pair = f"pair {account} {network}"
-        await self._count((f"address {network}", _OF_ADDRESS), (pair, _OF_PAIR))
+        counted = [(f"address {network}", _OF_ADDRESS), (pair, _OF_PAIR)]
         if pair in self._under_way:
+            await self._count(*counted)
             raise LimitExceeded("signInsAtOnce", 1)
         self._under_way.add(pair)
         try:
-            if await self._is_attacked(f"account {account}"):
+            if await self._count(*counted, (f"account {account}", _AT_ACCOUNT)):
                 await asyncio.sleep(self._delay_s)  # the delay is what slows guessing
-            yield
+            yield partial(_forget, pair)
         finally:
             self._under_way.discard(pair)
-        await self._database.write(partial(_forget, pair))
 
     async def count(self, address: str) -> None:
         """Count one sign-in that an address began at a provider.
@@ -102,16 +105,18 @@ class GuessGuard:
         """
         await self._count((f"address {network_of(address)}", _OF_ADDRESS))
 
-    async def _count(self, *counted: tuple[str, Sequence[_Rate]]) -> None:
-        """Count one attempt per key, and raise at the first key whose rates are used up."""
-        refused = await self._database.write(partial(_hit_all, counted, self._clock()))
-        if refused is not None:
-            rate, wait_ms = refused
-            raise LimitExceeded(rate.limit, rate.most, retry_after_ms=wait_ms)
+    async def _count(self, *counted: tuple[str, Sequence[_Rate]]) -> bool:
+        """Count one attempt per key, and raise at the first key whose rates are used up.
 
-    async def _is_attacked(self, key: str) -> bool:
-        work = partial(_hit_all, [(key, _AT_ACCOUNT)], self._clock())
-        return await self._database.write(work) is not None
+        An account is never refused. The result says whether the account is under attack.
+        """
+        refused = await self._database.write(partial(_hit_all, counted, self._clock()))
+        if refused is None:
+            return False
+        rate, wait_ms = refused
+        if rate in _AT_ACCOUNT:
+            return True
+        raise LimitExceeded(rate.limit, rate.most, retry_after_ms=wait_ms)
 
 
 _Refusal = tuple[_Rate, int]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import jwt
 
-from isolane.auth.keyring import KeyRing, SigningKey
 from isolane.auth.tokens import (
     EXACT,
     EXPIRY_MAX_S,
@@ -21,8 +20,8 @@ from isolane.auth.tokens import (
     verify,
 )
 from isolane.clock import Clock
-from isolane.contracts import Identity
-from isolane.errors import InvalidInput
+from isolane.contracts import Identity, SigningKey, SigningKeys
+from isolane.errors import ContractError, InvalidInput
 from isolane.ids import get_subject, to_user_id
 from isolane.subjects import SEPARATOR
 
@@ -37,7 +36,7 @@ class LocalIssuer:
 
     def __init__(
         self,
-        ring: KeyRing,
+        keys: SigningKeys,
         *,
         issuer: str | None,
         audience: str | None,
@@ -50,7 +49,11 @@ class LocalIssuer:
         `foreign` has the names of other issuers. A local token never speaks for one of their users.
         Other programs may sign with the same key, and their clocks may be `leeway_s` seconds ahead.
         """
-        self._ring = ring
+        self._keys = keys
+        self._loaded: Sequence[SigningKey] = ()
+        self._known: Mapping[str, SigningKey] = {}
+        self.dropped_keys = 0
+        """Count of loads that found a key to be dropped."""
         self._issuer = issuer or None
         self._audience = audience or None
         self._clock = clock
@@ -72,6 +75,7 @@ class LocalIssuer:
         Raises:
             InvalidContext: `user_id` is no name.
             InvalidInput: `expires_s` is out of range.
+            ContractError: The keys are on another machine, and a plain function can't wait for it.
         """
         now_ms = self._clock()
         expiry_s = now_ms // 1000 + expires_s
@@ -91,7 +95,7 @@ class LocalIssuer:
         joined = " ".join(scopes)
         if joined:
             claims["scope"] = joined
-        key = self._ring.take(expiry_s)
+        key = _take_at_once(self._keys.take(expiry_s))
         return jwt.encode(claims, key.secret, algorithm=ALGORITHM, headers={"kid": key.id})
 
     async def authenticate(self, token: str) -> Identity:
@@ -100,9 +104,9 @@ class LocalIssuer:
         Raises:
             Unauthenticated: The token is refused; `reason` says why.
         """
-        return self.judge(open_token(token))
+        return await self.judge(open_token(token))
 
-    def judge(self, opened: OpenedToken) -> Identity:
+    async def judge(self, opened: OpenedToken) -> Identity:
         """Return the identity behind a token that was parsed already.
 
         Raises:
@@ -112,6 +116,7 @@ class LocalIssuer:
             raise refused("it is signed in another way than ours")
         leeway = EXACT if opened.claims.get(OWN_MARK) is True else self._leeway
         check_claims(opened, audience=self._audience, leeway=leeway)
+        await self.load_keys()
         key = self._find_key(opened)
         verify(
             opened,
@@ -127,30 +132,47 @@ class LocalIssuer:
             raise refused("it speaks for a user of another issuer")
         return identity
 
-    @property
-    def key_ids(self) -> frozenset[str]:
-        """Ids of the valid keys."""
-        return frozenset(key.id for key in self._ring.keys)
+    async def load_keys(self) -> Sequence[SigningKey]:
+        """Return the keys that count now, the newest first. Safe to cancel.
 
-    @property
-    def dropped_keys(self) -> int:
-        """Count of keys that were found to be removed."""
-        _ = self._ring.keys
-        return self._ring.dropped
+        Raises:
+            Unavailable: The keys can't be reached.
+        """
+        found = await self._keys.load()
+        if found is not self._loaded:  # ids are hashes, which each handshake would compute again
+            known = {key.id: key for key in found}
+            # A credential is judged between two looks for revocations, so a drop is noticed here.
+            self.dropped_keys += not self._known.keys() <= known.keys()
+            self._loaded, self._known = found, known
+        return found
 
     def knows_key(self, key_id: str) -> bool:
-        """Say whether tokens of that key are still valid."""
-        return any(key.id == key_id for key in self._ring.keys)
+        """Say whether tokens of that key were valid when the keys were loaded last."""
+        return key_id in self._known
 
     def _find_key(self, opened: OpenedToken) -> SigningKey:
         """Return the key that a token names.
 
         A token without a key id was signed with the newest.
         """
-        keys = self._ring.keys
         if opened.key_id is None:
-            return keys[0]
-        for key in keys:
-            if key.id == opened.key_id:
-                return key
-        raise refused("it names a key that isn't ours")
+            return self._loaded[0]
+        key = self._known.get(opened.key_id)
+        if key is None:
+            raise refused("it names a key that isn't ours")
+        return key
+
+
+def _take_at_once(taking: Coroutine[Any, Any, SigningKey]) -> SigningKey:
+    """Return the key that `SigningKeys.take` returns without waiting.
+
+    Hosts and the command line issue tokens in plain functions. An `asyncio.run` there would fail
+    inside a host's running loop. Keys in memory and in a file never wait.
+    """
+    try:
+        taking.send(None)
+    except StopIteration as ended:
+        key: SigningKey = ended.value
+        return key
+    taking.close()
+    raise ContractError("LocalIssuer.issue can't wait for its keys; keep them in memory or a file")

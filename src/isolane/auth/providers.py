@@ -151,7 +151,7 @@ class Issuers:
         opened = open_token(token)
         issuer = opened.claims.get("iss")
         provider = self._by_issuer.get(issuer) if isinstance(issuer, str) else None
-        return self._local.judge(opened) if provider is None else await provider.judge(opened)
+        return await (self._local if provider is None else provider).judge(opened)
 
 
 async def fetch(http: httpx.AsyncClient, address: str) -> bytes:

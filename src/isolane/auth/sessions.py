@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -34,6 +34,9 @@ SESSIONS_MAX: Final = 100
 stays cheap."""
 ENDED_AT_ONCE: Final = 50
 """Sessions above that bound that one sign-in ends. An old folder may have thousands of them."""
+
+Settle = Callable[[Connection], None]
+"""Writes inside the transaction that begins a session."""
 
 _log = structlog.get_logger(__name__)
 
@@ -81,18 +84,21 @@ class SessionBook:
         self.touch_ms = min(TOUCH_MS, idle_ms // TOUCHES_PER_LIFE)
         """Milliseconds after a use until the next use is written."""
 
-    async def begin(self, user_id: str, *, device: str = "") -> Begun:
+    async def begin(self, user_id: str, *, device: str = "", settle: Settle | None = None) -> Begun:
         """Create a session for `user_id`. Above 100, the least recently used session ends.
+
+        `settle` writes in the same transaction what the proof of identity changes, for example that
+        a link is used up. A cancelled call may have begun the session.
 
         Raises:
             Unauthenticated: The user's account was deleted meanwhile.
             Unavailable: The database can't be written.
+            IsolaneError: `settle` raised it. No session begins.
         """
         secret, now = secrets.token_urlsafe(32), self._clock()
         session = Session(session_id_of(secret), user_id, device[:DEVICE_MAX_CHARACTERS], now, now)
-        rights = await self._database.write(
-            partial(_insert, session, now - self._max_ms), lane=user_id
-        )
+        work = partial(_begin, session, now - self._max_ms, settle)
+        rights = await self._database.write(work, lane=user_id)
         return Begun(secret, self._to_identity(session, rights))
 
     async def load(self, secret: str) -> Identity:
@@ -179,7 +185,9 @@ def sign_out(user_id: str, now: int, connection: Connection) -> None:
     revocations.add(user_id, now, (), connection)
 
 
-def _insert(session: Session, oldest: int, connection: Connection) -> _Rights:
+def _begin(session: Session, oldest: int, settle: Settle | None, connection: Connection) -> _Rights:
+    if settle is not None:
+        settle(connection)
     if SEPARATOR not in session.user_id and not _has_account(session.user_id, connection):
         raise Unauthenticated("invalid", "the account was removed meanwhile")
     connection.execute(delete(sessions).where(sessions.c.created_at <= oldest))

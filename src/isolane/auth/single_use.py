@@ -19,6 +19,14 @@ def digest_of(secret: str) -> bytes:
     return sha256(secret.encode(errors="replace")).digest()
 
 
+def lane_of(secret: str) -> str:
+    """Return the database lane for a secret whose user isn't known yet.
+
+    A blank never occurs in a user id, so this lane is nobody's own.
+    """
+    return f"secret {digest_of(secret).hex()}"
+
+
 async def take_row(
     database: Database, table: Table, secret: str, *conditions: ColumnElement[bool]
 ) -> Row[Any] | None:
@@ -30,10 +38,8 @@ async def take_row(
     Raises:
         Unavailable: The database can't be used.
     """
-    digest = digest_of(secret)
-    named = (table.c.digest == digest, *conditions)
-    # The user isn't known yet. A blank never occurs in a user id, so this lane is nobody's own.
-    lane = f"secret {digest.hex()}"
+    named = (table.c.digest == digest_of(secret), *conditions)
+    lane = lane_of(secret)
     # Anybody may send any secret, so only a known secret costs a write.
     query = select(exists().where(*named))
     if not await database.read(lambda reading: reading.execute(query).scalar_one(), lane=lane):

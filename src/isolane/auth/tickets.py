@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select
 
-from isolane.auth.single_use import digest_of, take_row
+from isolane.auth.single_use import digest_of, lane_of, take_row
 from isolane.clock import Clock
 from isolane.contracts import Identity
 from isolane.engines.sqlite.database import Database
@@ -93,9 +93,40 @@ class TicketBook:
         """
         row = await take_row(self._database, tickets, secret, tickets.c.kind == self._kind)
         if row is None:
-            raise Unauthenticated("invalid", "no such ticket, or it was used")
+            raise _unknown()
         if row.origin is not None and list(origins) != [row.origin]:
             raise Unauthenticated("invalid", "the ticket is for pages of another origin")
+        return self._open(row)
+
+    async def find(self, secret: str) -> Identity:
+        """Return the identity behind a ticket without an origin, and keep the ticket.
+
+        `spend` deletes the ticket in the transaction that uses it. Safe to cancel.
+
+        Raises:
+            Unauthenticated: The ticket is unknown, used or expired.
+            Unavailable: The database can't be used.
+        """
+        query = select(tickets).where(*self._named(secret))
+        lane = lane_of(secret)
+        row = await self._database.read(lambda reading: reading.execute(query).first(), lane=lane)
+        if row is None:
+            raise _unknown()
+        return self._open(row)
+
+    def spend(self, secret: str, connection: Connection) -> None:
+        """Delete a ticket inside the caller's transaction; of two callers, one gets an error.
+
+        Raises:
+            Unauthenticated: The ticket is unknown or used.
+        """
+        if not connection.execute(delete(tickets).where(*self._named(secret))).rowcount:
+            raise _unknown()
+
+    def _named(self, secret: str) -> tuple[ColumnElement[bool], ...]:
+        return tickets.c.digest == digest_of(secret), tickets.c.kind == self._kind
+
+    def _open(self, row: Row[Any]) -> Identity:
         identity = msgspec.json.decode(row.identity, type=Identity)
         own_expiry = identity.expires_at
         is_over = own_expiry is not None and self._clock() >= own_expiry
@@ -128,3 +159,7 @@ class TicketBook:
             )
         )
         return True
+
+
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("invalid", "no such ticket, or it was used")

@@ -56,6 +56,7 @@ from isolane.contracts.shapes import (
     TurnRun,
     Verdict,
 )
+from isolane.contracts.signing_keys import SigningKey, SigningKeys
 
 __all__ = [
     "NO_DRAFT",
@@ -89,6 +90,8 @@ __all__ = [
     "RunTicket",
     "Scope",
     "Seed",
+    "SigningKey",
+    "SigningKeys",
     "StandingRun",
     "StandingTurn",
     "StopSignal",

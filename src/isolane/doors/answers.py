@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from isolane.doors.transport import get_abort
 from isolane.errors import LimitExceeded, SlowConsumer
@@ -29,8 +29,12 @@ _log = structlog.get_logger(__name__)
 class UnreadAnswers:
     """Counts the bytes of large answers that wait for their readers, per user."""
 
-    def __init__(self, *, most_bytes: int = UNREAD_BYTES) -> None:
-        """Let each user leave `most_bytes` unread, or one larger answer."""
+    def __init__(self, *, send_timeout_s: float, most_bytes: int = UNREAD_BYTES) -> None:
+        """Let each user leave `most_bytes` unread, or one larger answer.
+
+        A reader who takes no piece of an answer within `send_timeout_s` is disconnected.
+        """
+        self._send_timeout_s = send_timeout_s
         self._most_bytes = most_bytes
         self._held: defaultdict[str, int] = defaultdict(int)
 
@@ -38,6 +42,10 @@ class UnreadAnswers:
     def total_bytes(self) -> int:
         """Unread bytes of all users together."""
         return sum(self._held.values())
+
+    def answer(self, user_id: str, load: Load) -> LargeAnswer:
+        """Return an answer with the result of `load`; it counts for the user until it is sent."""
+        return LargeAnswer(self, user_id, load, send_timeout_s=self._send_timeout_s)
 
     def check(self, user_id: str) -> None:
         """Check that the user may have another large answer.
@@ -112,13 +120,7 @@ class LargeAnswer(Response):
         self.headers["content-length"] = str(len(body))
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        for place in range(0, len(body), PIECE_BYTES):
-            end = place + PIECE_BYTES
-            piece = {
-                "type": "http.response.body",
-                "body": body[place:end],
-                "more_body": end < len(body),
-            }
+        for piece in in_messages(body):
             async with asyncio.timeout(self._send_timeout_s):
                 await send(piece)
 
@@ -128,3 +130,11 @@ class LargeAnswer(Response):
         if abort is not None:
             abort()
         _log.info("answer_abandoned", code=SlowConsumer.code, user_id=self._user_id)
+
+
+def in_messages(body: bytes) -> Iterator[Message]:
+    """Yield a body as ASGI messages of 64 KiB each, the last one without `more_body`."""
+    for place in range(0, len(body), PIECE_BYTES):
+        end = place + PIECE_BYTES
+        more = end < len(body)
+        yield {"type": "http.response.body", "body": body[place:end], "more_body": more}

@@ -10,14 +10,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from isolane.doors.gateway import Gateway
+from isolane.doors.parts import Intake
 from isolane.doors.rate import pace
 from isolane.doors.room import SMALL_BYTES, Hall
 from isolane.errors import InvalidFrame, InvalidInput, TooLarge, Unavailable
@@ -25,6 +25,7 @@ from isolane.tasks import end_task
 from isolane.wire.frames import decode_object
 from isolane.wire.lists import Known, NewPart, WholeList
 
+T = TypeVar("T")
 LoadKnown = Callable[[WholeList], Awaitable[Known]]
 """Returns what the thread knows of a list of messages."""
 Pick = Callable[[WholeList, Known], NewPart]
@@ -113,7 +114,7 @@ class Body:
 
 @asynccontextmanager
 async def reading(
-    request: Request, gateway: Gateway, user_id: str, *, sent_per_new: int = SENT_PER_NEW
+    request: Request, intake: Intake, user_id: str, *, sent_per_new: int = SENT_PER_NEW
 ) -> AsyncIterator[Body]:
     """Read a user's whole body, and keep its room reserved while the block runs.
 
@@ -128,26 +129,26 @@ async def reading(
         Unavailable: Others wait for the hall, and the body comes too slowly.
     """
     _check_encoding(request)
-    frame_bytes = gateway.settings.limit_frame_bytes
+    frame_bytes = intake.frame_bytes
     announced, most = _get_announced(request.scope), request.scope[MOST_KEY]
     if announced is not None and announced > most:
         raise _too_large(most)  # refused now, because it would wait for room in vain
     async with AsyncExitStack() as room, AsyncExitStack() as hall:
         body = Body(bytearray(), request, frame_bytes, hall)
         if announced is not None and announced > frame_bytes:
-            await pace(gateway, user_id, announced // sent_per_new)
+            await pace(intake.limits, user_id, announced // sent_per_new)
         if announced is None or announced > SMALL_BYTES:
             size = frame_bytes if announced is None else min(announced, frame_bytes)
-            await room.enter_async_context(gateway.intake.room.hold(user_id, size))
+            await room.enter_async_context(intake.room.hold(user_id, size))
         if announced is not None and announced > frame_bytes:
-            await hall.enter_async_context(gateway.intake.hall.hold(user_id, announced))
+            await hall.enter_async_context(intake.hall.hold(user_id, announced))
         if announced is None and not await _read(request.receive, body.content, frame_bytes):
-            await hall.enter_async_context(gateway.intake.hall.hold(user_id, most))
-            await _read_in_time(request.receive, body.content, gateway.intake.hall)
+            await hall.enter_async_context(intake.hall.hold(user_id, most))
+            await _read_in_time(request.receive, body.content, intake.hall)
             size = len(body.content) // sent_per_new
-            await _outlast(request.receive, pace(gateway, user_id, size))
+            await _outlast(request.receive, pace(intake.limits, user_id, size))
         elif announced is not None:
-            await _read_in_time(request.receive, body.content, gateway.intake.hall)
+            await _read_in_time(request.receive, body.content, intake.hall)
         yield body
 
 
@@ -157,7 +158,7 @@ def _check_encoding(request: Request) -> None:
         raise InvalidFrame(f"a body may not be compressed, and this one is {encoding[:40]!r}")
 
 
-async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -> dict[str, Any]:
+async def read_whole(body: Body, intake: Intake, user_id: str, *, name: str) -> dict[str, Any]:
     """Return the object in a body of OpenAI's clients, at its user's pace.
 
     Above `frameBytes` only the end of the list called `name` may be new. The pace of `reading` is
@@ -171,21 +172,21 @@ async def read_whole(body: Body, gateway: Gateway, user_id: str, *, name: str) -
     if body.is_small:
         return decode_object(bytes(body.content))
     if len(body.content) <= body.frame_bytes:
-        await _outlast(body.request.receive, pace(gateway, user_id, len(body.content)))
-        return await gateway.intake.read_beside(decode_object, bytes(body.content))
+        await _outlast(body.request.receive, pace(intake.limits, user_id, len(body.content)))
+        return await intake.read_beside(decode_object, bytes(body.content))
     most = body.frame_bytes
     try:
-        whole = await gateway.intake.read_beside(WholeList, body.content, max_bytes=most, name=name)
+        whole = await intake.read_beside(WholeList, body.content, max_bytes=most, name=name)
     except InvalidInput as error:
         if error.field != name:
             raise
         raise TooLarge(f"{name}: what is no list may have {most} bytes") from error
-    return await gateway.intake.read_beside(whole.read_all)
+    return await intake.read_beside(whole.read_all)
 
 
 async def read_new(
     body: Body,
-    gateway: Gateway,
+    intake: Intake,
     user_id: str,
     load_known: LoadKnown,
     *,
@@ -204,13 +205,13 @@ async def read_new(
     """
     if body.is_small:
         return decode_object(bytes(body.content))
-    whole = await gateway.intake.read_beside(WholeList, body.content, max_bytes=body.frame_bytes)
+    whole = await intake.read_beside(WholeList, body.content, max_bytes=body.frame_bytes)
     known = await load_known(whole)
-    new = await gateway.intake.read_beside(pick, whole, known)
+    new = await intake.read_beside(pick, whole, known)
     del whole
     await body.drop()
-    await _outlast(body.request.receive, pace(gateway, user_id, len(new.text)))
-    return await gateway.intake.read_beside(new.read)
+    await _outlast(body.request.receive, pace(intake.limits, user_id, len(new.text)))
+    return await intake.read_beside(new.read)
 
 
 async def _read(receive: Receive, content: bytearray, most: int) -> bool:
@@ -227,15 +228,30 @@ async def _read(receive: Receive, content: bytearray, most: int) -> bool:
 
 async def _read_in_time(receive: Receive, content: bytearray, hall: Hall) -> None:
     """Read the rest of a body; while others wait for the hall, it must come fast enough."""
+    had = len(content)
+
+    def is_slow(passed_s: float) -> bool:
+        return len(content) - had < (passed_s - GRACE_S) * LEAST_BYTES_S
+
+    await come_in_time(_read(receive, content, sys.maxsize), hall, is_slow=is_slow)
+
+
+async def come_in_time(coming: Awaitable[T], hall: Hall, *, is_slow: Callable[[float], bool]) -> T:
+    """Return what comes; while others wait for the hall, it must come fast enough.
+
+    `is_slow` gets the seconds that have passed. Safe to cancel.
+
+    Raises:
+        Unavailable: Others wait, and it comes too slowly.
+    """
     loop = asyncio.get_running_loop()
-    began_s, had = loop.time(), len(content)
-    whole = asyncio.ensure_future(_read(receive, content, sys.maxsize))
+    began_s = loop.time()
+    whole = asyncio.ensure_future(coming)
     try:
         while not (await asyncio.wait({whole}, timeout=LOOK_S))[0]:
-            due = (loop.time() - began_s - GRACE_S) * LEAST_BYTES_S
-            if hall.is_awaited and len(content) - had < due:
-                raise Unavailable("the body came too slowly while others waited; send it again")
-        whole.result()
+            if hall.is_awaited and is_slow(loop.time() - began_s):
+                raise Unavailable("it came too slowly while others waited; send it again")
+        return whole.result()
     finally:
         await end_task(whole)
 

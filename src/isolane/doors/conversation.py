@@ -16,6 +16,7 @@ from isolane.doors.following import Following
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive, Replay
 from isolane.doors.line import TURN_FRAMES, FrameWorker, find_urgent
+from isolane.doors.problems import UNSUPPORTED_CLOSE
 from isolane.doors.pulse import Pulse
 from isolane.doors.rate import check_rate, pace
 from isolane.doors.replies import accept, answer_ping, greet, hang_up, tell
@@ -41,7 +42,6 @@ from isolane.wire.frames import (
     to_run_input,
 )
 
-UNSUPPORTED_DATA: Final = 1003
 REFUSED_STEP_S: Final = 0.005
 REFUSED_MAX_S: Final = 0.25
 """Seconds that a frame above its rate waits at most for its answer. Of such frames in a row, each
@@ -65,14 +65,25 @@ class AguiConversation:
         self._gateway = gateway
         self._connection = connection
         self._agent = agent
-        self._frame_max_bytes = gateway.settings.limit_frame_bytes
+        self._frame_max_bytes = gateway.intake.frame_bytes
         self._replay = replay
         self._dialogue = Dialogue()
         self._gone = asyncio.Event()
         """Set when the peer has left."""
-        self._worker = FrameWorker(gateway, connection, carry_out=self._take, finish=self._finish)
+        self._worker = FrameWorker(
+            connection,
+            gateway.intake,
+            gateway.tasks,
+            carry_out=self._take,
+            finish=self._finish,
+        )
         self._line = self._worker.line
-        self._pulse = Pulse(gateway, connection)
+        self._pulse = Pulse(
+            connection,
+            gateway.credentials,
+            gateway.tasks,
+            heartbeat_s=gateway.settings.heartbeat_s,
+        )
         self._following = Following(gateway, connection)
         self._stopped: dict[str, int] = {}
         """Runs that were stopped while their frames wait in line, and when."""
@@ -128,12 +139,12 @@ class AguiConversation:
     async def _take(self, message: Message) -> None:
         text = message.get("text")
         if text is None:
-            self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
+            self._connection.request_close(UNSUPPORTED_CLOSE, "text frames only")
             return
         try:
             size = self._check_size(text)
             await self._check_rate(message)
-            await pace(self._gateway, self._connection.user_id, size)
+            await pace(self._gateway.limits, self._connection.user_id, size)
             commands = self._read(text)
         except TooLarge as error:
             hang_up(self._connection, error)
@@ -152,7 +163,7 @@ class AguiConversation:
     async def _check_rate(self, message: Message) -> None:
         """Count a frame. Above the rate it waits a little, and only what stops a run goes on."""
         try:
-            check_rate(self._gateway, self._connection.user_id)
+            check_rate(self._gateway.limits, self._connection.user_id)
         except LimitExceeded:
             self._refused += 1
             await self._slow_down(min(self._refused * REFUSED_STEP_S, REFUSED_MAX_S))

@@ -12,8 +12,9 @@ from isolane.agents import check
 from isolane.context import UserExecutionContext
 from isolane.contracts import Identity, Scope
 from isolane.doors.description import BEARER, SESSION
-from isolane.doors.gateway import Gateway, OpenGateway, get_gateway
+from isolane.doors.gateway import get_gateway
 from isolane.doors.outside import UNHEARD_KEY, get_origin
+from isolane.doors.parts import Credentials
 from isolane.errors import (
     SHOWN_CHARACTERS,
     Forbidden,
@@ -114,7 +115,7 @@ def _explain(settings: Settings, scope: AsgiScope, *, asked: str, own: str) -> s
     return f"the Origin is {shown}, and the gateway's own is {own[:SHOWN_CHARACTERS]!r}: {advice}"
 
 
-async def judge_token(gateway: Gateway, token: str) -> Identity:
+async def judge_token(credentials: Credentials, token: str) -> Identity:
     """Return the identity behind a token that isn't revoked.
 
     Raises:
@@ -122,13 +123,15 @@ async def judge_token(gateway: Gateway, token: str) -> Identity:
         Unavailable: The authenticator doesn't answer.
         ContractError: The authenticator returned something that is no identity.
     """
-    found = await gateway.credentials.judge.judge(token)
-    if found.expires_at is not None and gateway.clock() >= found.expires_at:
+    found = await credentials.judge.judge(token)
+    if found.expires_at is not None and credentials.clock() >= found.expires_at:
         raise Unauthenticated("expired", "the credential is expired")
-    return gateway.credentials.check_revoked(found)
+    return credentials.check_revoked(found)
 
 
-async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
+async def judge_cookie(
+    credentials: Credentials, settings: Settings, scope: AsgiScope, *, is_write: bool
+) -> Identity:
     """Return the identity behind a cookie: the host's cookie when the host has users, else ours.
 
     A cookie comes with requests of every page, so the page must be allowed for each write and each
@@ -138,13 +141,13 @@ async def judge_cookie(gateway: Gateway, scope: AsgiScope, *, is_write: bool) ->
         Unauthenticated: There is no cookie, or its session has ended.
         Forbidden: The page isn't allowed.
     """
-    secret = get_cookie(scope, gateway.credentials.cookie) if gateway.credentials.cookie else None
+    secret = get_cookie(scope, credentials.cookie) if credentials.cookie else None
     if secret is None:
         raise Unauthenticated("missing")
-    check_origin(gateway.settings, scope, is_needed=is_write)
-    if gateway.credentials.has_own_users:
-        return gateway.credentials.check_revoked(await gateway.credentials.sessions.load(secret))
-    return await judge_token(gateway, secret)
+    check_origin(settings, scope, is_needed=is_write)
+    if credentials.has_own_users:
+        return credentials.check_revoked(await credentials.sessions.load(secret))
+    return await judge_token(credentials, secret)
 
 
 def require(identity: Identity, needed: Scope) -> None:
@@ -168,7 +171,7 @@ def require_agent(identity: Identity, agent: str) -> None:
         raise MissingScope(needed)
 
 
-async def authenticate(gateway: Gateway, scope: AsgiScope, *, is_write: bool) -> Identity:
+async def authenticate(scope: AsgiScope, *, is_write: bool) -> Identity:
     """Return the identity behind a bearer token, else behind a cookie.
 
     Raises:
@@ -176,15 +179,15 @@ async def authenticate(gateway: Gateway, scope: AsgiScope, *, is_write: bool) ->
         Forbidden: The page behind a cookie isn't allowed.
         Unavailable: The gateway accepts no work now.
     """
+    gateway = get_gateway(scope)
     gateway.check_ready()
     token = get_bearer(scope)
     if token is not None:
-        return await judge_token(gateway, token)
-    return await judge_cookie(gateway, scope, is_write=is_write)
+        return await judge_token(gateway.credentials, token)
+    return await judge_cookie(gateway.credentials, gateway.settings, scope, is_write=is_write)
 
 
 async def identify(
-    gateway: OpenGateway,
     request: Request,
     _bearer: Annotated[None, Depends(BEARER)] = None,
     _session: Annotated[None, Depends(SESSION)] = None,
@@ -193,7 +196,7 @@ async def identify(
     known: Identity | None = request.scope.get(IDENTITY_KEY)
     if known is None:
         is_write = request.method not in _SAFE_METHODS
-        known = await authenticate(gateway, request.scope, is_write=is_write)
+        known = await authenticate(request.scope, is_write=is_write)
         request.scope[IDENTITY_KEY] = known
     return known
 

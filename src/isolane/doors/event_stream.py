@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from isolane.context import ThreadKey
+from isolane.clock import Clock
+from isolane.context import EventId, ThreadKey, UserExecutionContext
 from isolane.contracts import Identity
-from isolane.doors.framing import SERVER_SENT
-from isolane.doors.gateway import Gateway
+from isolane.doors.framing import SERVER_SENT, in_pieces
+from isolane.doors.problems import report
 from isolane.doors.transport import get_abort
-from isolane.errors import SlowConsumer, Unauthenticated
+from isolane.errors import IsolaneError, SlowConsumer, Unauthenticated
+from isolane.events.event import Record
 from isolane.ids import new_connection_id
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader
-from isolane.sockets.registry import Slot
-from isolane.tasks import end_task
+from isolane.settings import Settings
+from isolane.sockets.registry import Member, Slot, Sockets
+from isolane.tasks import TaskOwner, end_task
 
 _log = structlog.get_logger(__name__)
 
@@ -29,14 +35,30 @@ HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """Parts that event streams need."""
+
+    settings: Settings
+    clock: Clock
+    tasks: TaskOwner
+    sockets: Sockets
+    service: AgentService
+    feed: Feed
+    own: Callable[[Slot, Member], None]
+    """Keeps a stream in its slot; it ends at once when its credential was revoked meanwhile."""
+    why_unfinished: Callable[[], IsolaneError]
+    """Returns why the records of a run ended before the run did."""
+
+
 class Followed(Generic[T]):
     """The batches that a stream tells, mostly records of a log, while its reader may hear them."""
 
     def __init__(
-        self, gateway: Gateway, identity: Identity, batches: AsyncGenerator[T, None]
+        self, streams: Streams, identity: Identity, batches: AsyncGenerator[T, None]
     ) -> None:
         """Take over `batches`, which end with the stream."""
-        self.gateway = gateway
+        self.streams = streams
         self.identity = identity
         self._batches = batches
         self._ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -53,7 +75,7 @@ class Followed(Generic[T]):
 
     async def with_beats(self) -> AsyncGenerator[T | None, None]:
         """Yield batches, and None at each quiet heartbeat. Raises why the stream has to end."""
-        beats = _with_beats(self._batches, self.gateway.settings.heartbeat_s, self._ended)
+        beats = _with_beats(self._batches, self.streams.settings.heartbeat_s, self._ended)
         # The inner one first: while it waits for a batch, the batches can't be closed.
         async with aclosing(self._batches), aclosing(beats):
             async for batch in beats:
@@ -65,12 +87,56 @@ class Followed(Generic[T]):
         if self._ended.done():
             raise self._ended.result()
         expires_at = self.identity.expires_at
-        if expires_at is not None and self.gateway.clock() >= expires_at:
+        if expires_at is not None and self.streams.clock() >= expires_at:
             raise Unauthenticated("expired", "the credential behind the stream expired")
 
 
 Tell = Callable[[Followed[T]], AsyncGenerator[bytes, None]]
 """Makes the bytes of a stream of its records; whatever happens, its reader is told."""
+
+
+async def tell_batches(
+    followed: Followed[T],
+    *,
+    frame: Callable[[T], Iterable[bytes]],
+    frame_error: Callable[[IsolaneError, str], bytes],
+    beat: bytes = SERVER_SENT.beat,
+) -> AsyncGenerator[bytes, None]:
+    """Yield the framed batches in pieces, `beat` at each quiet heartbeat, and the error at the end.
+
+    `frame_error` gets the error for the reader and its id in the log.
+    """
+    beats = followed.with_beats()
+    async with aclosing(beats):
+        try:
+            async for batch in beats:
+                if batch is None:
+                    yield beat
+                    continue
+                for piece in in_pieces(frame(batch)):
+                    yield piece
+        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
+            yield frame_error(*report(error, user_id=followed.identity.user_id))
+
+
+async def follow_to_the_end(
+    streams: Streams, context: UserExecutionContext, *, after: EventId | None = None
+) -> AsyncGenerator[Sequence[Record], None]:
+    """Yield the records of the context's run. Safe to cancel.
+
+    Half an answer must not look like a whole one.
+
+    Raises:
+        NotFound: The thread was deleted before the run's end.
+        GoingAway: The gateway closed before the run's end.
+    """
+    is_over = False
+    async with aclosing(streams.service.follow_batches(context, after=after)) as batches:
+        async for records in batches:
+            is_over = records[-1].is_end
+            yield records
+    if not is_over:
+        raise streams.why_unfinished()
 
 
 class EventStream(StreamingResponse):
@@ -96,7 +162,7 @@ class EventStream(StreamingResponse):
         self._told = tell(followed)
         super().__init__(self._told, headers=headers, media_type=media_type)
         self._reader = reader
-        self._gateway = followed.gateway
+        self._streams = followed.streams
         self.id = new_connection_id()
         self.identity = followed.identity
         self._slot: Slot
@@ -118,7 +184,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream until it ends or its reader goes: a quiet one would not notice."""
-        tasks, patience_s = self._gateway.tasks, self._gateway.settings.send_timeout_s
+        tasks, patience_s = self._streams.tasks, self._streams.settings.send_timeout_s
 
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(patience_s):
@@ -126,13 +192,13 @@ class EventStream(StreamingResponse):
 
         abort = get_abort(scope)
         async with self._held:
-            self._gateway.own(self._slot, self)
+            self._streams.own(self._slot, self)
             stream = tasks.start(self._stream(send_in_time, abort), name="event stream")
             gone = tasks.start(self._listen(receive), name="event stream's reader")
             try:
                 await asyncio.wait({stream, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self._gateway.service.leave(self._reader)  # first: the next question may be here
+                self._streams.service.leave(self._reader)  # first: the next question may be here
                 await end_task(stream)
                 await end_task(gone)
 
@@ -163,7 +229,7 @@ Open = Callable[[HttpReader], Awaitable[EventStream]]
 
 
 async def open_stream(
-    gateway: Gateway, identity: Identity, key: ThreadKey, start: Open, *, run_id: str | None = None
+    streams: Streams, identity: Identity, key: ThreadKey, start: Open, *, run_id: str | None = None
 ) -> EventStream:
     """Return a stream that counts as one of the user's connections.
 
@@ -171,9 +237,9 @@ async def open_stream(
     the reader.
     """
     async with AsyncExitStack() as held:
-        slot = await held.enter_async_context(gateway.sockets.reserve(identity.user_id))
-        reader = gateway.service.enter(key, run_id)
-        held.callback(gateway.service.leave, reader)
+        slot = await held.enter_async_context(streams.sockets.reserve(identity.user_id))
+        reader = streams.service.enter(key, run_id)
+        held.callback(streams.service.leave, reader)
         stream = await start(reader)
         stream.keep(slot, held.pop_all())
         return stream

@@ -1,16 +1,15 @@
-"""One running gateway, as the doors open onto it."""
+"""One running gateway: all its parts, and how an app finds it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
-
-from fastapi import Depends, Request
+from typing import Any, Final
 
 from isolane.clock import Clock
 from isolane.contracts import Limits
-from isolane.doors.answers import LargeAnswer, Load, UnreadAnswers
+from isolane.doors.answers import UnreadAnswers
+from isolane.doors.event_stream import Streams
 from isolane.doors.parts import Credentials, Health, Intake, SignInDesk, Storage
 from isolane.errors import GoingAway, IsolaneError, NotFound, Unavailable
 from isolane.health.fairness import Turns
@@ -45,15 +44,15 @@ class Gateway:
     intake: Intake
     health: Health
     turns: Turns = field(default_factory=Turns)
-    """Those of sockets that want to be opened."""
-    unread: UnreadAnswers = field(default_factory=UnreadAnswers)
-    """What users haven't read yet of large answers."""
+    """Turns of sockets that wait to be opened."""
+    unread: UnreadAnswers
+    """Large answers that users haven't read yet."""
     is_open: bool = False
     """True once the gateway has recovered the runs of an earlier process."""
     unstopped: dict[str, int] = field(default_factory=dict)
     """Time of the last revocation per user whose runs aren't stopped on record yet."""
     dropped_keys: int = 0
-    """How often a key of the local issuer was gone when somebody looked last."""
+    """The issuer's `dropped_keys` when revocations were enforced last."""
 
     @property
     def state(self) -> str:
@@ -62,23 +61,33 @@ class Gateway:
             return "draining"
         return "ready" if self.is_open else "starting"
 
-    def answer_largely(self, user_id: str, load: Load) -> LargeAnswer:
-        """Return an answer of what `load` reads; it counts for the user until it is sent."""
-        return LargeAnswer(self.unread, user_id, load, send_timeout_s=self.settings.send_timeout_s)
+    @property
+    def streams(self) -> Streams:
+        """The parts that event streams need."""
+        return Streams(
+            settings=self.settings,
+            clock=self.clock,
+            tasks=self.tasks,
+            sockets=self.sockets,
+            service=self.service,
+            feed=self.feed,
+            own=self.own,
+            why_unfinished=self.why_unfinished,
+        )
 
     def check_ready(self) -> None:
-        """Return while the gateway takes work.
+        """Check that the gateway takes work.
 
         Raises:
-            Unavailable: The gateway starts or drains.
+            Unavailable: It is starting or draining.
         """
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
 
     def why_unfinished(self) -> IsolaneError:
-        """Return why the records of a run ended before the run did.
+        """Return the error for a reader whose records ended before the run did.
 
-        Half an answer must not look like a whole one, so its reader is told.
+        Half an answer must not look like a whole one.
         """
         if self.state != "ready":
             return GoingAway("the gateway closed before the run ended")
@@ -87,24 +96,25 @@ class Gateway:
     def own(self, slot: Slot, member: Member) -> None:
         """Keep a socket or stream in its slot.
 
-        It ends at once when its credential was revoked while it was opened.
+        A member whose credential was revoked while it was opened ends at once.
         """
         self.sockets.own(slot, member)
         if self.credentials.is_revoked(member.identity):
             member.revoke()
 
     async def enforce_revocations(self) -> None:
-        """Close what was opened with credentials that were revoked since, by any process.
+        """Close sockets and streams whose credentials any process has revoked since the last call.
 
-        Who comes with such a credential is refused from here on. Safe to cancel: the next call
-        does the rest.
+        Later requests with such a credential are refused. Safe to cancel: the next call does the
+        rest.
 
         Raises:
             Unavailable: The database can't be reached. A later call does the rest.
         """
         credentials = self.credentials
-        dropped = credentials.issuer.dropped_keys
+        await credentials.issuer.load_keys()
         found = await credentials.revocations.refresh()
+        dropped = credentials.issuer.dropped_keys
         if found or dropped != self.dropped_keys:
             self.dropped_keys = dropped
             self.sockets.revoke(credentials.is_revoked)
@@ -127,20 +137,13 @@ class Gateway:
 def get_gateway(scope: Mapping[str, Any]) -> Gateway:
     """Return the gateway that the app's lifespan opened.
 
-    It is kept by its own app, since a host may have mounted two and has one state for both.
+    The app of the gateway keeps it, because a host may mount two and has one state for both.
 
     Raises:
-        Unavailable: That lifespan doesn't run, because the app is mounted without it.
+        Unavailable: The lifespan doesn't run, for example because the host mounts the app without
+            it.
     """
     gateway: Gateway | None = getattr(scope["app"].state, STATE_KEY, None)
     if gateway is None:
         raise Unavailable("no gateway is open: the app that holds Isolane must run its lifespan")
     return gateway
-
-
-def _of_request(request: Request) -> Gateway:
-    return get_gateway(request.scope)
-
-
-OpenGateway = Annotated[Gateway, Depends(_of_request)]
-"""What a route asks for to get the gateway."""

@@ -16,9 +16,12 @@ from pydantic import BaseModel, Field
 from isolane.agents import check
 from isolane.context import EventId
 from isolane.contracts import Conversation, Identity
+from isolane.doors.answers import Load
 from isolane.doors.credentials import Reader, make_context, require_agent
+from isolane.doors.dependencies import AnswersDep, StorageDep, StreamsDep
+from isolane.doors.event_stream import Streams
 from isolane.doors.framing import JSON_LINES, SERVER_SENT, framing_of, rebuilding
-from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.parts import Storage
 from isolane.doors.request import UserRoute
 from isolane.doors.sse import LastEventId, join_run
 from isolane.errors import InvalidInput, NotFound
@@ -85,7 +88,9 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.get("/agui", response_class=Response, responses=ANSWERS)
 async def hydrate_default_agent(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    streams: StreamsDep,
+    answers: AnswersDep,
     identity: Reader,
     request: Request,
     *,
@@ -98,12 +103,17 @@ async def hydrate_default_agent(
     about `limit` messages, at most 200 unless one run has more. `before` asks for older ones.
     Events come strictly after `Last-Event-ID` or `offset`, or from the start (`-1`).
     """
-    return await _answer(gateway, identity, request, wanted, agent=None, last=last_event_id)
+    streams.service.check_agent(None)
+    if wanted.runId is not None:
+        return await _join(streams, identity, request, wanted, last=last_event_id)
+    return answers.answer(identity.user_id, _loading(storage, identity, request, wanted))
 
 
 @router.get("/agui/{agent}", response_class=Response, responses=ANSWERS)
 async def hydrate_agent(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    streams: StreamsDep,
+    answers: AnswersDep,
     identity: Reader,
     request: Request,
     *,
@@ -115,54 +125,46 @@ async def hydrate_agent(
 
     Threads and runs are the user's, whatever agent answered.
     """
-    return await _answer(gateway, identity, request, wanted, agent=agent, last=last_event_id)
-
-
-async def _answer(
-    gateway: Gateway,
-    identity: Identity,
-    request: Request,
-    wanted: Wanted,
-    *,
-    agent: str | None,
-    last: str | None,
-) -> Response:
-    chosen = gateway.service.check_agent(agent)
-    if chosen == check.NAME:
-        require_agent(identity, chosen)
+    if streams.service.check_agent(agent) == check.NAME:
+        require_agent(identity, agent)
     if wanted.runId is not None:
-        if wanted.threadId is not None:
-            raise InvalidInput("runId", "asks for events and threadId for messages: send only one")
-        own = make_context(identity, request.scope)
-        context = await gateway.service.locate(own, check_wire_id("runId", wanted.runId))
-        after = _parse_offset(wanted.offset if last is None else last)
-        framing = framing_of(request)
-        framing = rebuilding(framing) if after is None else framing
-        return await join_run(gateway, identity, context, after=after, framing=framing)
-    if wanted.threadId is None:
-        raise InvalidInput("threadId", "is missing; it asks for messages, and runId for events")
-    return _answer_messages(gateway, identity, request, wanted, wanted.threadId)
+        return await _join(streams, identity, request, wanted, last=last_event_id)
+    return answers.answer(identity.user_id, _loading(storage, identity, request, wanted))
+
+
+async def _join(
+    streams: Streams, identity: Identity, request: Request, wanted: Wanted, *, last: str | None
+) -> Response:
+    """Return the events of a run."""
+    if wanted.threadId is not None:
+        raise InvalidInput("runId", "asks for events and threadId for messages: send only one")
+    own = make_context(identity, request.scope)
+    context = await streams.service.locate(own, check_wire_id("runId", wanted.runId))
+    after = _parse_offset(wanted.offset if last is None else last)
+    framing = framing_of(request)
+    framing = rebuilding(framing) if after is None else framing
+    return await join_run(streams, identity, context, after=after, framing=framing)
 
 
 def _parse_offset(text: str | None) -> EventId | None:
     return None if text is None or text == FROM_START else EventId.parse(text)
 
 
-def _answer_messages(
-    gateway: Gateway, identity: Identity, request: Request, wanted: Wanted, thread_id: str
-) -> Response:
+def _loading(storage: Storage, identity: Identity, request: Request, wanted: Wanted) -> Load:
+    """Return a function that loads a page of a thread's messages."""
+    thread_id = wanted.threadId
+    if thread_id is None:
+        raise InvalidInput("threadId", "is missing; it asks for messages, and runId for events")
     key = make_context(identity, request.scope).for_thread(thread_id).thread_key
     limit = min(wanted.limit or MESSAGES_MAX, MESSAGES_MAX)
 
     async def load() -> bytes:
-        found = await gateway.storage.store.load_conversation(
-            key, before=wanted.before, limit=limit
-        )
+        found = await storage.store.load_conversation(key, before=wanted.before, limit=limit)
         if found is None:
             raise NotFound(f"no thread {thread_id}")
         return await asyncio.to_thread(_encode, found)
 
-    return gateway.answer_largely(identity.user_id, load)
+    return load
 
 
 def _encode(found: Conversation) -> bytes:

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Message, Receive
+from isolane.doors.parts import Intake
 from isolane.doors.room import SMALL_BYTES, Room
 from isolane.errors import IsolaneError
 from isolane.sockets.connection import WebSocketConnection
-from isolane.tasks import end_task
+from isolane.tasks import TaskOwner, end_task
 from isolane.wire.frames import Abort, Ping, Run, decode_frame
 
 TURN_FRAMES: Final = 8
@@ -147,8 +147,9 @@ class FrameWorker:
 
     def __init__(
         self,
-        gateway: Gateway,
         connection: WebSocketConnection,
+        intake: Intake,
+        tasks: TaskOwner,
         *,
         carry_out: Callable[[Message], Awaitable[None]],
         finish: Callable[[Message], Awaitable[None]],
@@ -158,13 +159,11 @@ class FrameWorker:
         `carry_out` does what a frame asks for. `finish` comes after it, also where the socket was
         closed meanwhile and the frame wasn't carried out.
         """
-        self._gateway = gateway
         self._connection = connection
+        self._tasks = tasks
         self._carry_out = carry_out
         self._finish = finish
-        self.line = Line(
-            gateway.settings.limit_frame_bytes, room=gateway.intake.room, user_id=connection.user_id
-        )
+        self.line = Line(intake.frame_bytes, room=intake.room, user_id=connection.user_id)
 
     async def run(self, listen: Callable[[Receive], Awaitable[str]], receive: Receive) -> str:
         """Carry out what `listen` puts in line; return what it returns, once all is carried out.
@@ -172,7 +171,7 @@ class FrameWorker:
         Raises what `listen` raises. Safe to cancel: what waits in line isn't carried out then.
         """
         name = f"frames {self._connection.id}"
-        worker = self._gateway.tasks.start(self._work(), name=name)
+        worker = self._tasks.start(self._work(), name=name)
         try:
             reason = await listen(receive)
             self.line.end()

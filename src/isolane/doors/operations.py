@@ -13,8 +13,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from isolane.doors.dependencies import GatewayDep, HealthDep, StateDep
 from isolane.doors.description import METRICS
-from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.gateway import Gateway
 from isolane.doors.parts import Probe
 from isolane.engines.sqlite.usage import Kept, Usage
 from isolane.errors import Unauthenticated
@@ -130,14 +131,14 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"description": "Not ready; the same body."}})
-async def readyz(gateway: OpenGateway) -> JSONResponse:
+async def readyz(health: HealthDep, gateway_state: StateDep) -> JSONResponse:
     """Say whether the gateway accepts work, and name each dependency."""
-    states = {name: await _probe(probe) for name, probe in gateway.health.dependencies.items()}
-    is_up = gateway.state == "ready" and all(state == "ok" for state in states.values())
+    states = {name: await _probe(probe) for name, probe in health.dependencies.items()}
+    is_up = gateway_state == "ready" and all(state == "ok" for state in states.values())
     # A gateway short of memory is still ready, as long as it accepts new runs.
-    is_ready = is_up and gateway.health.pressure.step < Step.NEW_RUNS
-    states |= gateway.health.pressure.get_states()
-    body = {"status": gateway.state, "dependencies": states}
+    is_ready = is_up and health.pressure.step < Step.NEW_RUNS
+    states |= health.pressure.get_states()
+    body = {"status": gateway_state, "dependencies": states}
     return JSONResponse(body, status_code=200 if is_ready else 503)
 
 
@@ -147,7 +148,7 @@ async def readyz(gateway: OpenGateway) -> JSONResponse:
     responses={200: {"content": {"text/plain": {}}}},
     dependencies=[Depends(METRICS)],
 )
-async def metrics(gateway: OpenGateway, request: Request) -> Response:
+async def metrics(gateway: GatewayDep, request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""
     _check_metrics_token(gateway.settings, request)
     registry = make_registry(gateway, await _load_kept(gateway.storage.usage))

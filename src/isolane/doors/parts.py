@@ -19,7 +19,8 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
-from isolane.contracts import EventLog, Identity, Members, RunBook, Store, TurnBook
+from isolane.clock import Clock
+from isolane.contracts import EventLog, Identity, Limits, Members, RunBook, Store, TurnBook
 from isolane.doors.room import Hall, Room
 from isolane.engines.sqlite.usage import Usage
 from isolane.errors import Forbidden, Unauthenticated
@@ -39,6 +40,7 @@ class Credentials:
     """Parts that identify users and check that their credentials still count."""
 
     judge: Judge
+    clock: Clock
     cookie: str
     """The cookie that counts as a credential; empty where none does."""
     has_own_users: bool
@@ -116,8 +118,12 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """Memory and a thread for large bodies and frames."""
+    """Pace, memory and a thread for large bodies and frames."""
 
+    limits: Limits
+    """The pace of each user."""
+    frame_bytes: int
+    """Maximum bytes of a frame, and of the new part of a body."""
     hall: Hall
     """The room of bodies above the size of a frame, of all users."""
     room: Room = field(default_factory=Room)

@@ -29,6 +29,10 @@ from isolane.errors import (
 from isolane.ids import new_error_id
 from isolane.wire.frames import error_details
 
+UNSUPPORTED_CLOSE: Final = 1003
+"""WebSocket close code for a binary frame where text is wanted."""
+INVALID_CLOSE: Final = 1007
+"""WebSocket close code for text that isn't UTF-8."""
 POLICY_CLOSE: Final = 1008
 """WebSocket close code for a refusal without a code of its own (RFC 6455, 7.4.1)."""
 PROBLEM: Final = {

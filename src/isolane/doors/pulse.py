@@ -9,13 +9,13 @@ from typing import Final
 
 from isolane.contracts import Scope
 from isolane.doors.credentials import judge_token, require
-from isolane.doors.gateway import Gateway
+from isolane.doors.parts import Credentials
 from isolane.doors.problems import close_code_of
 from isolane.doors.replies import tell
 from isolane.doors.session_use import SessionUse
 from isolane.errors import IdentityMismatch, Unauthenticated
 from isolane.sockets.connection import WebSocketConnection
-from isolane.tasks import end_task
+from isolane.tasks import TaskOwner, end_task
 
 EXPIRY_WARNING_MS: Final = 60_000
 """Milliseconds before the end of a credential at which its client is warned."""
@@ -28,18 +28,27 @@ class Pulse:
     A quiet socket gets neither ping nor warning, because its peer knows no such frame.
     """
 
-    def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
+    def __init__(
+        self,
+        connection: WebSocketConnection,
+        credentials: Credentials,
+        tasks: TaskOwner,
+        *,
+        heartbeat_s: float,
+    ) -> None:
         """Begin with an accepted socket."""
-        self._gateway = gateway
         self._connection = connection
+        self._credentials = credentials
+        self._tasks = tasks
+        self._heartbeat_s = heartbeat_s
         self._woken = asyncio.Event()
         self._is_warned = False
-        self._use = SessionUse(gateway, connection, self._note_expiry)
+        self._use = SessionUse(connection, credentials, tasks, told=self._note_expiry)
 
     @asynccontextmanager
     async def beating(self) -> AsyncGenerator[None, None]:
         """Watch the credential for the time of the block. Safe to cancel."""
-        pulse = self._gateway.tasks.start(self._keep_time(), name=f"pulse {self._connection.id}")
+        pulse = self._tasks.start(self._keep_time(), name=f"pulse {self._connection.id}")
         try:
             yield
         finally:
@@ -66,7 +75,7 @@ class Pulse:
                 token needs the scope that the upgrade needed.
         """
         connection = self._connection
-        identity = await judge_token(self._gateway, token)
+        identity = await judge_token(self._credentials, token)
         if identity.user_id != connection.user_id:
             raise IdentityMismatch
         require(identity, Scope.READ)
@@ -85,9 +94,7 @@ class Pulse:
             self._connection.fail("its heartbeat", error)
 
     async def _beat(self) -> None:
-        heartbeat_s = float("inf")
-        if not self._connection.is_quiet:
-            heartbeat_s = self._gateway.settings.heartbeat_s
+        heartbeat_s = float("inf") if self._connection.is_quiet else self._heartbeat_s
         loop = asyncio.get_running_loop()
         next_ping = loop.time() + heartbeat_s
         while True:
@@ -113,11 +120,11 @@ class Pulse:
             return float("inf")
         is_warning_due = self._connection.has_greeted and not self._is_warned
         due = expires_at - EXPIRY_WARNING_MS if is_warning_due else expires_at
-        return max(due - self._gateway.clock(), 0) / 1000
+        return max(due - self._credentials.clock(), 0) / 1000
 
     def _is_expired(self) -> bool:
         """Say whether the credential has ended, and close then; warn when it is about to."""
-        connection, now = self._connection, self._gateway.clock()
+        connection, now = self._connection, self._credentials.clock()
         expires_at = connection.identity.expires_at
         if expires_at is None:
             return False

@@ -43,10 +43,10 @@ class UserRoute(APIRoute):
         is_ending = is_delete or self.path.endswith(ENDINGS)
 
         async def handle_of_user(request: Request) -> Response:
-            gateway = get_gateway(request.scope)
-            identity = await identify(gateway, request)
+            identity = await identify(request)
             if is_ending:
                 return await handle(request)
+            gateway = get_gateway(request.scope)
             return await _count(gateway, identity.user_id, partial(handle, request))
 
         return handle_of_user

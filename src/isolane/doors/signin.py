@@ -13,11 +13,12 @@ from pydantic import BaseModel
 from isolane.auth import signin
 from isolane.auth.providers import Provider
 from isolane.doors.credentials import get_address, get_cookie
-from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.dependencies import READY, CredentialsDep, SettingsDep, SignInDep
 from isolane.doors.head import is_head
 from isolane.doors.outside import SIGN_IN_PATH, get_home, get_origin, is_secure
+from isolane.doors.parts import Credentials, SignInDesk
 from isolane.doors.problems import report
-from isolane.doors.sessions import begin_session
+from isolane.doors.sessions import get_device, set_cookie
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
 from isolane.settings import COOKIE_NAME, Settings
 
@@ -47,7 +48,7 @@ class Ways(BaseModel):
 
 
 @router.get("/api/signin")
-async def list_ways(gateway: OpenGateway, request: Request) -> Ways:
+async def list_ways(credentials: CredentialsDep, desk: SignInDep, request: Request) -> Ways:
     """List the ways to sign in."""
     path = get_signin_path(request.scope)
     providers = [
@@ -56,30 +57,35 @@ async def list_ways(gateway: OpenGateway, request: Request) -> Ways:
             label=each.settings.label or each.name,
             href=f"{path}/{each.name}",
         )
-        for each in gateway.sign_in.providers.values()
+        for each in desk.providers.values()
         if each.settings.client_id is not None
     ]
-    return Ways(password=gateway.credentials.has_own_users, providers=providers)
+    return Ways(password=credentials.has_own_users, providers=providers)
 
 
-@router.get(f"{SIGN_IN_PATH}/{{name}}", include_in_schema=False)
-async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> Response:
+@router.get(f"{SIGN_IN_PATH}/{{name}}", include_in_schema=False, dependencies=[READY])
+async def go_to_provider(
+    credentials: CredentialsDep,
+    desk: SignInDep,
+    settings: SettingsDep,
+    request: Request,
+    name: str,
+) -> Response:
     """Redirect the browser to the provider's page."""
-    gateway.check_ready()
-    provider = _find(gateway, name)
+    provider = _find(credentials, desk, name)
     if is_head(request.scope):
         return RedirectResponse(get_home(request.scope), status_code=303)
-    await gateway.sign_in.guesses.count(get_address(request.scope))
+    await desk.guesses.count(get_address(request.scope))
     path = get_signin_path(request.scope)
     callback = f"{get_origin(request.scope)}{path}/{name}/callback"
-    pending = await gateway.sign_in.pending.begin(name, callback)
+    pending = await desk.pending.begin(name, callback)
     try:
         address = await signin.make_address(provider, pending)
     except IsolaneError as error:
         return _fail(request, error)
     response = RedirectResponse(address, status_code=303)
     response.set_cookie(
-        state_cookie_of(gateway.settings),
+        state_cookie_of(settings),
         pending.state,
         max_age=signin.LIFETIME_MS // 1000,
         httponly=True,
@@ -91,27 +97,34 @@ async def go_to_provider(gateway: OpenGateway, request: Request, name: str) -> R
     return response
 
 
-@router.get(f"{SIGN_IN_PATH}/{{name}}/callback", include_in_schema=False)
+@router.get(f"{SIGN_IN_PATH}/{{name}}/callback", include_in_schema=False, dependencies=[READY])
 async def return_from_provider(
-    gateway: OpenGateway, request: Request, name: str, state: str = "", code: str = ""
+    credentials: CredentialsDep,
+    desk: SignInDep,
+    settings: SettingsDep,
+    request: Request,
+    name: str,
+    *,
+    state: str = "",
+    code: str = "",
 ) -> Response:
     """Accept the provider's answer, begin a session, and go to the page."""
-    gateway.check_ready()
-    provider = _find(gateway, name)
+    provider = _find(credentials, desk, name)
     response = RedirectResponse(get_home(request.scope), status_code=303)
     if is_head(request.scope):  # the code is for the browser, which comes with a GET
         return response
     try:
-        _check_browser(get_cookie(request.scope, state_cookie_of(gateway.settings)), state)
-        pending = await gateway.sign_in.pending.take(name, state)
+        _check_browser(get_cookie(request.scope, state_cookie_of(settings)), state)
+        pending = await desk.pending.take(name, state)
         if not code:
             said = request.query_params.get("error", "nothing")
             raise Unauthenticated("invalid", f"{name} answered {said[:64]!r}")
         user_id = await signin.finish(provider, pending, code)
-        await begin_session(gateway, request, response, user_id)
+        begun = await credentials.sessions.begin(user_id, device=get_device(request))
     except IsolaneError as error:
         return _fail(request, error)
-    response.delete_cookie(state_cookie_of(gateway.settings), path=get_signin_path(request.scope))
+    set_cookie(settings, request, response, begun)
+    response.delete_cookie(state_cookie_of(settings), path=get_signin_path(request.scope))
     return response
 
 
@@ -121,9 +134,8 @@ def state_cookie_of(settings: Settings) -> str:
     return STATE_COOKIE if name == COOKIE_NAME else f"{name}_signin"
 
 
-def _find(gateway: Gateway, name: str) -> Provider:
-    is_open = gateway.credentials.has_own_users
-    provider = gateway.sign_in.providers.get(name) if is_open else None
+def _find(credentials: Credentials, desk: SignInDesk, name: str) -> Provider:
+    provider = desk.providers.get(name) if credentials.has_own_users else None
     if provider is None or provider.settings.client_id is None:
         raise NotFound(f"nobody signs in at {name}")
     return provider

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
@@ -23,17 +22,25 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
-from isolane.doors.event_stream import EventStream, Followed, open_stream
-from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of, in_pieces
-from isolane.doors.gateway import Gateway, OpenGateway
-from isolane.doors.problems import report
+from isolane.doors.dependencies import IntakeDep, ServiceDep, StorageDep, StreamsDep
+from isolane.doors.event_stream import (
+    EventStream,
+    Followed,
+    Streams,
+    Tell,
+    open_stream,
+    tell_batches,
+)
+from isolane.doors.framing import JSON_LINES, SERVER_SENT, Framing, framing_of
+from isolane.doors.parts import Intake
 from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
 from isolane.doors.schema import run_input_schema
-from isolane.errors import NotFound
+from isolane.errors import IsolaneError, NotFound
 from isolane.events.event import Record
 from isolane.events.left_out import LeftOut
 from isolane.events.older import to_older
+from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader
 from isolane.wire.frames import Run, read_run, run_error, speaks_agui_1, to_run_input
 from isolane.wire.lists import Known, WholeList
@@ -70,27 +77,20 @@ def _to_older_bytes(record: Record) -> bytes:
     return to_older(record.payload)
 
 
-async def _encode(
-    followed: Followed[Records], *, dress: Dress, framing: Framing, run_id: str | None
-) -> AsyncGenerator[bytes, None]:
-    """Yield records as events with their ids, and a comment at each quiet heartbeat.
+def _telling(*, dress: Dress, framing: Framing, run_id: str | None) -> Tell[Records]:
+    """Return what tells records as events with their ids.
 
     An error names `run_id`, where the stream is a run's own.
     """
-    beats = followed.with_beats()
-    async with aclosing(beats):
-        try:
-            async for records in beats:
-                if records is None:
-                    yield framing.beat
-                    continue
-                framed = (framing.frame(record.id, dress(record)) for record in records)
-                for piece in in_pieces(framed):
-                    yield piece
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader is told
-            known, error_id = report(error, user_id=followed.identity.user_id)
-            event = msgspec.json.encode(run_error(known, error_id, run_id=run_id))
-            yield framing.frame(None, event)
+
+    def frame(records: Records) -> Iterator[bytes]:
+        return (framing.frame(record.id, dress(record)) for record in records)
+
+    def frame_error(error: IsolaneError, error_id: str) -> bytes:
+        event = msgspec.json.encode(run_error(error, error_id, run_id=run_id))
+        return framing.frame(None, event)
+
+    return partial(tell_batches, frame=frame, frame_error=frame_error, beat=framing.beat)
 
 
 @router.get(
@@ -100,7 +100,8 @@ async def _encode(
     responses=STREAM,
 )
 async def follow_thread(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    streams: StreamsDep,
     identity: Reader,
     context: ReadContext,
     *,
@@ -116,17 +117,17 @@ async def follow_thread(
     key = context.for_thread(thread_id).thread_key
 
     async def start(reader: HttpReader) -> EventStream:
-        if await gateway.storage.store.load_thread(key) is None:
+        if await storage.store.load_thread(key) is None:
             raise NotFound(f"no thread {thread_id}")
-        bounds = await gateway.feed.load_bounds(key)
+        bounds = await streams.feed.load_bounds(key)
         given = last_event_id or after
         place = EventId(bounds.head.epoch, 0) if given is None else EventId.parse(given)
         bounds.check_cursor(place)
-        followed = Followed(gateway, identity, gateway.feed.follow_batches(key, after=place))
-        tell = partial(_encode, dress=_as_it_is, framing=SERVER_SENT, run_id=None)
+        followed = Followed(streams, identity, streams.feed.follow_batches(key, after=place))
+        tell = _telling(dress=_as_it_is, framing=SERVER_SENT, run_id=None)
         return EventStream(followed, tell, reader=reader)
 
-    return await open_stream(gateway, identity, key, start)
+    return await open_stream(streams, identity, key, start)
 
 
 @router.post(
@@ -137,7 +138,8 @@ async def follow_thread(
     openapi_extra=RUN_BODY,
 )
 async def run_default_agent(
-    gateway: OpenGateway,
+    intake: IntakeDep,
+    streams: StreamsDep,
     identity: Writer,
     request: Request,
     last_event_id: LastEventId = None,
@@ -146,7 +148,7 @@ async def run_default_agent(
 
     Leaving stops nothing, unless `forwardedProps.onDisconnect` or the server's setting is `stop`.
     """
-    return await _run(gateway, identity, request, agent=None, last_event_id=last_event_id)
+    return await _run(intake, streams, identity, request, agent=None, last_event_id=last_event_id)
 
 
 @router.post(
@@ -157,22 +159,24 @@ async def run_default_agent(
     openapi_extra=RUN_BODY,
 )
 async def run_agent(
-    gateway: OpenGateway,
+    intake: IntakeDep,
+    streams: StreamsDep,
     identity: Writer,
     request: Request,
+    *,
     agent: str,
     last_event_id: LastEventId = None,
 ) -> EventStream:
     """Run an agent by name."""
-    return await _run(gateway, identity, request, agent=agent, last_event_id=last_event_id)
+    return await _run(intake, streams, identity, request, agent=agent, last_event_id=last_event_id)
 
 
 @router.get("/agui/{agent}/capabilities", tags=["agui"])
 async def capabilities(
-    gateway: OpenGateway, identity: Reader, agent: str
+    service: ServiceDep, identity: Reader, agent: str
 ) -> dict[str, dict[str, Any]]:
     """Say what an agent's door can do, in AG-UI's words."""
-    name = gateway.service.check_agent(agent)
+    name = service.check_agent(agent)
     if name == check.NAME:
         require_agent(identity, name)
     return {
@@ -183,41 +187,41 @@ async def capabilities(
 
 
 async def _run(
-    gateway: Gateway,
+    intake: Intake,
+    streams: Streams,
     identity: Identity,
     request: Request,
     *,
     agent: str | None,
     last_event_id: str | None,
 ) -> EventStream:
-    check_rate(gateway, identity.user_id)
-    chosen = gateway.service.check_agent(agent)
+    check_rate(intake.limits, identity.user_id)
+    service = streams.service
+    chosen = service.check_agent(agent)
     require_agent(identity, chosen)
-    load_known = partial(_load_known, gateway, identity, request)
-    async with reading(request, gateway, identity.user_id) as body:
-        run = read_run(await read_new(body, gateway, identity.user_id, load_known))
+    load_known = partial(_load_known, service, identity, request)
+    async with reading(request, intake, identity.user_id) as body:
+        run = read_run(await read_new(body, intake, identity.user_id, load_known))
         own = _context_of(identity, request, run)
         asked = None if last_event_id is None else EventId.parse(last_event_id)
 
         dress = _as_it_is if speaks_agui_1(run) else _to_older_bytes
         framing = framing_of(request)
-        tell = partial(_encode, dress=dress, framing=framing, run_id=run.run_id)
+        tell = _telling(dress=dress, framing=framing, run_id=run.run_id)
 
         async def start(reader: HttpReader) -> EventStream:
             if asked is not None:  # before the run: what is refused starts nothing
-                (await gateway.feed.load_bounds(own.thread_key)).check_cursor(asked)
+                (await streams.feed.load_bounds(own.thread_key)).check_cursor(asked)
             left_out = LeftOut()
             made = await _go_through(run, partial(to_run_input, run, left_out))
-            ticket = await gateway.service.start(
-                own, made, agent=chosen, left_out=left_out, over_http=True
-            )
+            ticket = await service.start(own, made, agent=chosen, left_out=left_out, over_http=True)
             reader.run_id = ticket.context.run_id
             begin = _later(asked, ticket.after)
-            batches = gateway.service.follow_batches(ticket.context, after=begin)
-            followed = Followed(gateway, identity, batches)
+            batches = service.follow_batches(ticket.context, after=begin)
+            followed = Followed(streams, identity, batches)
             return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
-        return await open_stream(gateway, identity, own.thread_key, start, run_id=run.run_id)
+        return await open_stream(streams, identity, own.thread_key, start, run_id=run.run_id)
 
 
 async def _go_through(run: Run, work: Callable[[], _Made]) -> _Made:
@@ -227,11 +231,11 @@ async def _go_through(run: Run, work: Callable[[], _Made]) -> _Made:
 
 
 async def _load_known(
-    gateway: Gateway, identity: Identity, request: Request, whole: WholeList
+    service: AgentService, identity: Identity, request: Request, whole: WholeList
 ) -> Known:
     """Return what the thread has that a body names; raises `InvalidInput` for wrong ids."""
     props = whole.rest.get("forwardedProps")
-    return await gateway.service.load_known(
+    return await service.load_known(
         _context_of(identity, request, read_run(whole.rest)),
         rewind_to=props.get("rewindTo") if isinstance(props, dict) else None,
         has_results=whole.has_results,
@@ -250,7 +254,7 @@ def _later(asked: EventId | None, begin: EventId) -> EventId:
 
 
 async def join_run(
-    gateway: Gateway,
+    streams: Streams,
     identity: Identity,
     context: UserExecutionContext,
     *,
@@ -270,13 +274,13 @@ async def join_run(
     key = context.thread_key
 
     async def start(reader: HttpReader) -> EventStream:
-        begin = await gateway.service.load_start(context)
-        bounds = await gateway.feed.load_bounds(key)
+        begin = await streams.service.load_start(context)
+        bounds = await streams.feed.load_bounds(key)
         bounds.check_cursor(begin if after is None else after)
         place = begin if after is None else max(begin, after, key=lambda one: one.seq)
-        batches = gateway.service.follow_batches(context, after=place)
-        followed = Followed(gateway, identity, batches)
-        tell = partial(_encode, dress=_to_older_bytes, framing=framing, run_id=context.run_id)
+        batches = streams.service.follow_batches(context, after=place)
+        followed = Followed(streams, identity, batches)
+        tell = _telling(dress=_to_older_bytes, framing=framing, run_id=context.run_id)
         return EventStream(followed, tell, reader=reader, media_type=framing.media_type)
 
-    return await open_stream(gateway, identity, key, start, run_id=context.run_id)
+    return await open_stream(streams, identity, key, start, run_id=context.run_id)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from isolane.contracts import RunStop, StoppedBy, StoredRun, ThreadSnapshot, ThreadSummary
 from isolane.doors.credentials import ReadContext, WriteContext
-from isolane.doors.gateway import OpenGateway
+from isolane.doors.dependencies import AnswersDep, FactoryDep, ServiceDep, StorageDep
 from isolane.doors.request import UserRoute
 from isolane.errors import NotFound
 from isolane.ids import check_wire_id, new_thread_id
@@ -107,7 +107,8 @@ class Stopping(BaseModel):
 
 @router.get("/threads", response_model=Threads)
 async def list_threads(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    answers: AnswersDep,
     context: ReadContext,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
@@ -115,26 +116,30 @@ async def list_threads(
     """List the user's threads, page by page."""
 
     async def load() -> bytes:
-        page = await gateway.storage.store.load_threads(context.user_id, before=cursor, limit=limit)
+        page = await storage.store.load_threads(context.user_id, before=cursor, limit=limit)
         threads = [_thread(thread) for thread in page.threads]
         return Threads(threads=threads, nextCursor=page.cursor).model_dump_json().encode()
 
-    return gateway.answer_largely(context.user_id, load)
+    return answers.answer(context.user_id, load)
 
 
 @router.post("/threads", status_code=201)
-async def create_thread(gateway: OpenGateway, context: WriteContext, given: NewThread) -> Thread:
+async def create_thread(
+    storage: StorageDep, service: ServiceDep, context: WriteContext, given: NewThread
+) -> Thread:
     """Create a thread, or return the one with that id."""
     own = context.for_thread(given.threadId or new_thread_id())
-    thread = await gateway.storage.store.add_thread(own.thread_key, title=given.title)
-    await gateway.service.tell_thread(own)
+    thread = await storage.store.add_thread(own.thread_key, title=given.title)
+    await service.tell_thread(own)
     return _thread(thread)
 
 
 @router.get("/threads/{thread_id}", response_model=ThreadDetail)
 async def get_thread(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    answers: AnswersDep,
     context: ReadContext,
+    *,
     thread_id: str,
     before: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MESSAGES_MAX)] = MESSAGES_MAX,
@@ -146,12 +151,12 @@ async def get_thread(
     key = context.for_thread(thread_id).thread_key
 
     async def load() -> bytes:
-        snapshot = await gateway.storage.store.load_snapshot(key, before=before, limit=limit)
+        snapshot = await storage.store.load_snapshot(key, before=before, limit=limit)
         if snapshot is None:
             raise NotFound(f"no thread {thread_id}")
         return await asyncio.to_thread(_encode, snapshot, is_first=before is None)
 
-    return gateway.answer_largely(context.user_id, load)
+    return answers.answer(context.user_id, load)
 
 
 def _encode(snapshot: ThreadSnapshot, *, is_first: bool) -> bytes:
@@ -171,38 +176,44 @@ def _encode(snapshot: ThreadSnapshot, *, is_first: bool) -> bytes:
 
 @router.patch("/threads/{thread_id}")
 async def rename_thread(
-    gateway: OpenGateway, context: WriteContext, thread_id: str, given: Rename
+    storage: StorageDep,
+    service: ServiceDep,
+    context: WriteContext,
+    thread_id: str,
+    given: Rename,
 ) -> Thread:
     """Rename a thread."""
     own = context.for_thread(thread_id)
-    thread = await gateway.storage.store.set_title(own.thread_key, given.title)
-    await gateway.service.tell_thread(own)
+    thread = await storage.store.set_title(own.thread_key, given.title)
+    await service.tell_thread(own)
     return _thread(thread)
 
 
 @router.delete("/threads/{thread_id}", status_code=204, response_model=None)
-async def delete_thread(gateway: OpenGateway, context: WriteContext, thread_id: str) -> None:
+async def delete_thread(
+    service: ServiceDep, factory: FactoryDep, context: WriteContext, thread_id: str
+) -> None:
     """Delete a thread with its log and messages, and end its runs."""
     own = context.for_thread(thread_id)
-    await gateway.service.delete_thread(own)
-    await gateway.factory.close_thread(own.thread_key)
+    await service.delete_thread(own)
+    await factory.close_thread(own.thread_key)
 
 
 @router.get("/runs/{run_id}")
-async def get_run(gateway: OpenGateway, context: ReadContext, run_id: str) -> RunOut:
+async def get_run(service: ServiceDep, context: ReadContext, run_id: str) -> RunOut:
     """Return the state of a run."""
-    return _run(await gateway.service.load_run(context, check_wire_id("runId", run_id)))
+    return _run(await service.load_run(context, check_wire_id("runId", run_id)))
 
 
 @router.post("/runs/{run_id}/abort", status_code=202)
-async def abort_run(gateway: OpenGateway, context: WriteContext, run_id: str) -> Stopping:
+async def abort_run(service: ServiceDep, context: WriteContext, run_id: str) -> Stopping:
     """Stop a run. An ended run stays ended; a run that arrives soon is stopped on arrival."""
     try:
-        own = await gateway.service.locate(context, check_wire_id("runId", run_id))
+        own = await service.locate(context, check_wire_id("runId", run_id))
     except NotFound:
-        await gateway.service.remember_abort(context.user_id, run_id)
+        await service.remember_abort(context.user_id, run_id)
         raise
-    await gateway.service.abort(own)
+    await service.abort(own)
     return Stopping(runId=run_id)
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
 from isolane.doors.credentials import Admin
-from isolane.doors.gateway import OpenGateway
+from isolane.doors.dependencies import StorageDep
 from isolane.ids import NAME_WRITTEN_MAX, check_user_id
 
 router = APIRouter(tags=["operations"])
@@ -26,11 +26,11 @@ class UserUsage(BaseModel):
 
 @router.get("/api/users/{user_id}/usage")
 async def get_usage(
-    gateway: OpenGateway,
+    storage: StorageDep,
     _admin: Admin,
     user_id: Annotated[str, Path(max_length=NAME_WRITTEN_MAX)],
 ) -> UserUsage:
     """Return the user's stored data; zeros for an unknown user."""
     name = check_user_id("userId", user_id)
-    kept = await gateway.storage.usage.load(name)
+    kept = await storage.usage.load(name)
     return UserUsage(userId=name, storedThreads=kept.threads, storedBytes=kept.bytes)

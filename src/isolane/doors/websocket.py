@@ -137,12 +137,12 @@ async def _admit(gateway: Gateway, scope: Scope, handshake: Handshake) -> Identi
     handshake.check_offer()
     gateway.check_ready()
     if handshake.token is not None:
-        return await judge_token(gateway, handshake.token)
+        return await judge_token(gateway.credentials, handshake.token)
     if handshake.ticket is not None:
         origins = get_headers(scope, b"origin")
         found = await gateway.credentials.tickets.redeem(handshake.ticket, origins=origins)
         return gateway.credentials.check_revoked(found)
-    return await judge_cookie(gateway, scope, is_write=True)
+    return await judge_cookie(gateway.credentials, gateway.settings, scope, is_write=True)
 
 
 @dataclass(frozen=True, slots=True)

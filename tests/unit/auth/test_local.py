@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.house import ManualClock
 
-from isolane.auth.keyring import FixedKey, SigningKey
 from isolane.auth.local import OWN_MARK, LocalIssuer
 from isolane.clock import now_ms
-from isolane.errors import InvalidContext, Unauthenticated
+from isolane.contracts import SigningKey
+from isolane.engines.memory.signing_keys import LocalSigningKeys
+from isolane.errors import ContractError, InvalidContext, Unauthenticated
 from isolane.ids import get_subject, to_user_id
 
 KEY = "k" * 43
@@ -26,7 +28,7 @@ SECOND = 1000
 def issuer_of(
     *, key: str = KEY, issuer: str | None = None, audience: str | None = None
 ) -> LocalIssuer:
-    ring = FixedKey((SigningKey(key),))
+    ring = LocalSigningKeys(SigningKey(key))
     return LocalIssuer(ring, issuer=issuer, audience=audience, clock=now_ms, foreign=["corp"])
 
 
@@ -175,7 +177,7 @@ async def test_a_subject_that_only_looks_alike_is_a_user_here(subject: str) -> N
 async def test_a_token_names_the_key_that_signed_it() -> None:
     issuer = issuer_of()
     token = issuer.issue("alice", expires_s=60)
-    (key_id,) = issuer.key_ids
+    key_id = (await issuer.load_keys())[0].id
     assert jwt.get_unverified_header(token)["kid"] == key_id
     assert (await issuer.authenticate(token)).key_id == key_id
     assert issuer.knows_key(key_id)
@@ -193,8 +195,8 @@ async def test_a_key_that_is_not_ours_is_named_in_vain() -> None:
 
 async def test_each_key_of_the_ring_judges_what_it_signed() -> None:
     new, old = SigningKey("n" * 43), SigningKey("o" * 43)
-    former = LocalIssuer(FixedKey((old,)), issuer=None, audience=None, clock=now_ms)
-    ring = FixedKey((new, old))  # type: ignore[arg-type]  # as a rotated file has them
+    former = LocalIssuer(LocalSigningKeys(old), issuer=None, audience=None, clock=now_ms)
+    ring = LocalSigningKeys(new, old)
     issuer = LocalIssuer(ring, issuer=None, audience=None, clock=now_ms)
     for token, key in (
         (former.issue("a", expires_s=9), old),
@@ -210,7 +212,7 @@ async def test_each_key_of_the_ring_judges_what_it_signed() -> None:
 
 async def test_a_token_tells_to_the_millisecond_when_it_was_made() -> None:
     clock = ManualClock(now_ms() - 1)
-    issuer = LocalIssuer(FixedKey((SigningKey(KEY),)), issuer=None, audience=None, clock=clock)
+    issuer = LocalIssuer(LocalSigningKeys(SigningKey(KEY)), issuer=None, audience=None, clock=clock)
     identity = await issuer.authenticate(issuer.issue("alice", expires_s=60))
     assert identity.issued_at == clock.now
 
@@ -219,7 +221,7 @@ async def test_a_token_tells_to_the_millisecond_when_it_was_made() -> None:
 
 
 def with_leeway(leeway_s: float = 60) -> LocalIssuer:
-    ring = FixedKey((SigningKey(KEY),))
+    ring = LocalSigningKeys(SigningKey(KEY))
     return LocalIssuer(ring, issuer=None, audience=None, clock=now_ms, leeway_s=leeway_s)
 
 
@@ -293,3 +295,33 @@ async def test_a_changed_letter_is_invalid() -> None:
 
 def test_printing_an_issuer_prints_no_key() -> None:
     assert KEY not in f"{issuer_of()!r}"
+
+
+# ---- keys that are dropped, and keys on another machine -----------------------------------------
+
+
+class _FarKeys(LocalSigningKeys):
+    """Keys for which a caller has to wait."""
+
+    async def take(self, expiry_s: int) -> SigningKey:
+        await asyncio.sleep(0)
+        return await super().take(expiry_s)
+
+
+def test_issue_refuses_keys_that_it_would_have_to_wait_for() -> None:
+    issuer = LocalIssuer(_FarKeys(), issuer=None, audience=None, clock=now_ms)
+    with pytest.raises(ContractError, match="memory or a file"):
+        issuer.issue("alice", expires_s=60)
+
+
+async def test_key_that_came_and_went_between_two_loads_counts_as_dropped() -> None:
+    keys = LocalSigningKeys()
+    issuer = LocalIssuer(keys, issuer=None, audience=None, clock=now_ms)
+    await issuer.load_keys()
+    await keys.rotate(now_s=0, forget=True)
+    token = issuer.issue("alice", expires_s=60)
+    await issuer.authenticate(token)
+    before = issuer.dropped_keys
+    await keys.rotate(now_s=0, forget=True)
+    await issuer.load_keys()
+    assert issuer.dropped_keys == before + 1

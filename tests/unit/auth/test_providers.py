@@ -28,12 +28,12 @@ from tests.live.issuer import (
 )
 
 from isolane.auth import providers
-from isolane.auth.keyring import FixedKey, SigningKey
 from isolane.auth.keys import DOCUMENT_MAX_BYTES, FETCH_INTERVAL_MS
 from isolane.auth.local import LocalIssuer
 from isolane.auth.providers import Issuers, Provider, fetch
 from isolane.clock import now_ms
-from isolane.contracts import PLAIN, Identity
+from isolane.contracts import PLAIN, Identity, SigningKey
+from isolane.engines.memory.signing_keys import LocalSigningKeys
 from isolane.errors import Unauthenticated, Unavailable
 from isolane.settings import ProviderSettings
 
@@ -77,7 +77,7 @@ async def gate_to(
             for each in issuers
         }
         local = LocalIssuer(
-            FixedKey((SigningKey(SECRET),)),
+            LocalSigningKeys(SigningKey(SECRET)),
             issuer=None,
             audience=None,
             clock=now_ms,

@@ -23,12 +23,13 @@ from tests.live.issuer import (
     new_key,
 )
 
-from isolane.auth.keyring import FixedKey, SigningKey
 from isolane.auth.keys import FETCH_INTERVAL_MS
 from isolane.auth.local import LocalIssuer
 from isolane.auth.providers import Issuers, Provider
 from isolane.auth.tokens import TOKEN_MAX_BYTES, open_token
 from isolane.clock import now_ms
+from isolane.contracts import SigningKey
+from isolane.engines.memory.signing_keys import LocalSigningKeys
 from isolane.errors import Unauthenticated
 from isolane.settings import ProviderSettings
 
@@ -67,7 +68,7 @@ async def gate(request: pytest.FixtureRequest) -> AsyncIterator[Gate]:
     clock = ManualClock()
     async with network(provider) as http:
         local = LocalIssuer(
-            FixedKey((SigningKey(SECRET),)),
+            LocalSigningKeys(SigningKey(SECRET)),
             issuer="gateway",
             audience=AUDIENCE,
             clock=now_ms,

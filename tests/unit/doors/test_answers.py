@@ -11,7 +11,7 @@ MOST = 100
 
 
 def test_what_a_user_leaves_unread_is_bounded_and_given_back() -> None:
-    unread = UnreadAnswers(most_bytes=MOST)
+    unread = UnreadAnswers(send_timeout_s=60, most_bytes=MOST)
     with unread.hold("ann", 60), unread.hold("ann", 40):
         with pytest.raises(LimitExceeded, match="not read yet is limited to 100"):
             unread.check("ann")
@@ -23,7 +23,7 @@ def test_what_a_user_leaves_unread_is_bounded_and_given_back() -> None:
 
 
 def test_answer_of_any_size_is_one_too_many_only_beside_others() -> None:
-    unread = UnreadAnswers(most_bytes=MOST)
+    unread = UnreadAnswers(send_timeout_s=60, most_bytes=MOST)
     with unread.hold("ann", 1000):
         with pytest.raises(LimitExceeded), unread.hold("ann", 1):
             pass

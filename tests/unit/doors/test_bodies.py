@@ -8,18 +8,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from isolane.clock import now_ms
 from isolane.doors import bodies
 from isolane.doors.bodies import MOST_KEY, SENT_PER_NEW, Body, read_new, reading
 from isolane.doors.parts import Intake
 from isolane.doors.room import Hall, Room
+from isolane.engines.memory.limits import LocalLimits
 from isolane.errors import TooLarge, Unavailable
 from isolane.wire.lists import Known, WholeList
 
@@ -34,20 +35,24 @@ class Paces:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    async def pace(self, _gateway: object, user_id: str, size: int) -> None:
+    async def pace(self, _limits: object, user_id: str, size: int) -> None:
         assert user_id == "alice"
         self.sizes.append(size)
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """As much of a gateway as bodies need."""
-    intake = Intake(hall=Hall(MOST))
-    settings = SimpleNamespace(limit_frame_bytes=FRAME_BYTES)
-    paces = Paces()
-    monkeypatch.setattr(bodies, "pace", paces.pace)
-    yield SimpleNamespace(settings=settings, paces=paces, intake=intake)
-    intake.close()
+def paces(monkeypatch: pytest.MonkeyPatch) -> Paces:
+    asked = Paces()
+    monkeypatch.setattr(bodies, "pace", asked.pace)
+    return asked
+
+
+@pytest.fixture
+def intake(paces: Paces) -> Iterator[Intake]:
+    del paces
+    made = Intake(limits=LocalLimits({}, clock=now_ms), frame_bytes=FRAME_BYTES, hall=Hall(MOST))
+    yield made
+    made.close()
 
 
 def frame_of(old: int, new: int) -> bytes:
@@ -86,53 +91,55 @@ async def load_known(_whole: WholeList) -> Known:
 
 
 @asynccontextmanager
-async def taken(request: Request, gateway: Any) -> AsyncIterator[Body]:  # noqa: ANN401 - as above
-    async with reading(request, gateway, "alice") as body:
+async def taken(request: Request, intake: Intake) -> AsyncIterator[Body]:
+    async with reading(request, intake, "alice") as body:
         yield body
-    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
+    assert (intake.hall.get_held(), intake.room.get_held("alice")) == (0, 0)
 
 
 @pytest.mark.parametrize("is_announced", [True, False])
 async def test_pace_counts_what_is_new_and_a_sixteenth_of_what_is_sent(
-    gateway: Any,  # noqa: ANN401 - as above
+    intake: Intake,
+    paces: Paces,
     *,
     is_announced: bool,
 ) -> None:
     content, new = frame_of(3 * FRAME_BYTES, 70_000), len(frame_of(0, 70_000))
-    async with taken(whole(content, is_announced=is_announced), gateway) as body:
-        assert gateway.intake.hall.get_held() == (len(content) if is_announced else MOST)
-        read = await read_new(body, gateway, "alice", load_known)
-        assert gateway.intake.hall.get_held() == 0  # others may come before the run is taken on
-        assert gateway.intake.room.get_held("alice") == FRAME_BYTES
+    async with taken(whole(content, is_announced=is_announced), intake) as body:
+        assert intake.hall.get_held() == (len(content) if is_announced else MOST)
+        read = await read_new(body, intake, "alice", load_known)
+        assert intake.hall.get_held() == 0  # others may come before the run is taken on
+        assert intake.room.get_held("alice") == FRAME_BYTES
     assert read["messages"][1]["content"] == "y" * 70_000
-    sent, said = gateway.paces.sizes
+    sent, said = paces.sizes
     assert sent == len(content) // SENT_PER_NEW
     assert abs(said - new) < 100  # what is old left commas and brackets behind at most
 
 
-async def test_body_below_a_frame_counts_what_is_new_alone(gateway: Any) -> None:  # noqa: ANN401 - as above
-    async with taken(whole(frame_of(80_000, 10)), gateway) as body:
-        assert gateway.intake.hall.get_held() == 0
-        await read_new(body, gateway, "alice", load_known)
-    assert len(gateway.paces.sizes) == 1
-    assert gateway.paces.sizes[0] < 200
+async def test_body_below_a_frame_counts_what_is_new_alone(intake: Intake, paces: Paces) -> None:
+    async with taken(whole(frame_of(80_000, 10)), intake) as body:
+        assert intake.hall.get_held() == 0
+        await read_new(body, intake, "alice", load_known)
+    assert len(paces.sizes) == 1
+    assert paces.sizes[0] < 200
 
 
 async def test_small_body_is_read_as_it_is_and_nobody_looks_anything_up(
-    gateway: Any,  # noqa: ANN401 - as above
+    intake: Intake,
+    paces: Paces,
 ) -> None:
     async def never(_whole: WholeList) -> Known:
         raise AssertionError
 
-    async with taken(whole(frame_of(10, 10)), gateway) as body:
-        read = await read_new(body, gateway, "alice", never)
+    async with taken(whole(frame_of(10, 10)), intake) as body:
+        read = await read_new(body, intake, "alice", never)
     assert [one["id"] for one in read["messages"]] == ["old", "new"]
-    assert gateway.paces.sizes == []
+    assert paces.sizes == []
 
 
 @pytest.mark.parametrize("is_announced", [True, False])
 async def test_client_that_leaves_half_way_leaves_nothing(
-    gateway: Any,  # noqa: ANN401 - as above
+    intake: Intake,
     *,
     is_announced: bool,
 ) -> None:
@@ -142,31 +149,32 @@ async def test_client_that_leaves_half_way_leaves_nothing(
         announced=MOST if is_announced else None,
     )
     with pytest.raises(ClientDisconnect):
-        async with taken(request, gateway):
+        async with taken(request, intake):
             raise AssertionError
-    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
+    assert (intake.hall.get_held(), intake.room.get_held("alice")) == (0, 0)
 
 
-async def test_refused_body_leaves_nothing(gateway: Any) -> None:  # noqa: ANN401 - as above
+async def test_refused_body_leaves_nothing(intake: Intake) -> None:
     with pytest.raises(TooLarge):
-        async with taken(whole(frame_of(10, 2 * FRAME_BYTES)), gateway) as body:
-            await read_new(body, gateway, "alice", load_known)
-    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
+        async with taken(whole(frame_of(10, 2 * FRAME_BYTES)), intake) as body:
+            await read_new(body, intake, "alice", load_known)
+    assert (intake.hall.get_held(), intake.room.get_held("alice")) == (0, 0)
 
 
 async def test_body_that_says_it_is_too_large_waits_for_nothing(
-    gateway: Any,  # noqa: ANN401 - as above
+    intake: Intake,
+    paces: Paces,
 ) -> None:
-    async with gateway.intake.hall.hold("bob", MOST):
+    async with intake.hall.hold("bob", MOST):
         with pytest.raises(HTTPException) as refused:
-            async with reading(request_of(announced=MOST + 1), gateway, "alice"):
+            async with reading(request_of(announced=MOST + 1), intake, "alice"):
                 raise AssertionError
     assert refused.value.status_code == 413
-    assert gateway.paces.sizes == []
+    assert paces.sizes == []
 
 
 async def test_body_that_trickles_makes_room_when_others_wait(
-    gateway: Any,  # noqa: ANN401 - as above
+    intake: Intake,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bodies, "LOOK_S", 0.001)
@@ -183,22 +191,22 @@ async def test_body_that_trickles_makes_room_when_others_wait(
     trickling = request_of(announced=MOST)
 
     async def read() -> None:
-        async with reading(trickling, gateway, "alice"):
+        async with reading(trickling, intake, "alice"):
             raise AssertionError
 
     slow = asyncio.create_task(read())
     await is_looked_at.wait()
     assert not slow.done()  # nobody waits: it may take its time
-    async with asyncio.timeout(10), gateway.intake.hall.hold("bob", 1):
+    async with asyncio.timeout(10), intake.hall.hold("bob", 1):
         with pytest.raises(Unavailable, match="too slowly"):
             await slow
 
 
 async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
-    gateway: Any,  # noqa: ANN401 - as above
+    intake: Intake,
 ) -> None:
     """Those in chunks have room before anybody knows that they need the hall, too."""
-    gateway.intake = replace(gateway.intake, room=Room(4 * FRAME_BYTES))
+    intake = replace(intake, room=Room(4 * FRAME_BYTES))
     content, go = frame_of(3 * FRAME_BYTES, 10), asyncio.Event()
 
     async def read(*, is_announced: bool) -> None:
@@ -208,8 +216,8 @@ async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
             await go.wait()
             return await request.receive()
 
-        async with reading(Request(request.scope, receive), gateway, "alice") as body:
-            await read_new(body, gateway, "alice", load_known)
+        async with reading(Request(request.scope, receive), intake, "alice") as body:
+            await read_new(body, intake, "alice", load_known)
 
     in_chunks = [asyncio.create_task(read(is_announced=False)) for _ in range(4)]
     await asyncio.sleep(0)  # each has its room
@@ -218,7 +226,7 @@ async def test_bodies_of_a_user_never_wait_for_one_another_in_a_circle(
     go.set()
     async with asyncio.timeout(10):
         await asyncio.gather(*in_chunks, announced)
-    assert (gateway.intake.hall.get_held(), gateway.intake.room.get_held("alice")) == (0, 0)
+    assert (intake.hall.get_held(), intake.room.get_held("alice")) == (0, 0)
 
 
 async def test_one_body_of_each_user_at_a_time_and_a_sum_of_all() -> None:

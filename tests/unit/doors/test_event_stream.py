@@ -13,9 +13,11 @@ from starlette.types import Message
 from tests.house import ALICE, House, key_of, open_house, says
 
 from isolane.contracts import Identity
-from isolane.doors.event_stream import EventStream, Followed, open_stream
+from isolane.doors.event_stream import EventStream, Followed, Streams, open_stream
 from isolane.doors.gateway import Gateway
+from isolane.errors import IsolaneError
 from isolane.runs.readers import HttpReader
+from isolane.sockets.registry import Member, Slot
 
 
 @pytest.fixture
@@ -27,16 +29,22 @@ async def house() -> AsyncIterator[House]:
         assert not opened.limits._held
 
 
-def gateway_of(house: House, *, revoked: bool = False) -> Any:  # noqa: ANN401 - as much of a gateway as streams need
-    gateway: Any = SimpleNamespace(
+def streams_of(house: House, *, revoked: bool = False) -> Streams:
+    def own(slot: Slot, member: Member) -> None:
+        credentials = SimpleNamespace(is_revoked=lambda _identity: revoked)
+        gateway: Any = SimpleNamespace(sockets=house.sockets, credentials=credentials)
+        Gateway.own(gateway, slot, member)
+
+    return Streams(
+        settings=house.settings,
+        clock=house.clock,
+        tasks=house.tasks,
         sockets=house.sockets,
         service=house.service,
-        tasks=house.tasks,
-        settings=SimpleNamespace(heartbeat_s=60.0, send_timeout_s=10.0),
-        credentials=SimpleNamespace(is_revoked=lambda _identity: revoked),
+        feed=house.feed,
+        own=own,
+        why_unfinished=IsolaneError,
     )
-    gateway.own = partial(Gateway.own, gateway)
-    return gateway
 
 
 async def never() -> AsyncGenerator[bytes, None]:
@@ -53,8 +61,8 @@ async def tell(followed: Followed[bytes]) -> AsyncGenerator[bytes, None]:
         yield str(error).encode()
 
 
-async def begin(gateway: Any, reader: HttpReader) -> EventStream:  # noqa: ANN401 - as above
-    followed = Followed(gateway, Identity(ALICE), never())
+async def begin(streams: Streams, reader: HttpReader) -> EventStream:
+    followed = Followed(streams, Identity(ALICE), never())
     return EventStream(followed, tell, reader=reader)
 
 
@@ -85,7 +93,7 @@ async def test_stream_that_was_refused_holds_nothing(house: House) -> None:
         raise KeyError
 
     with pytest.raises(KeyError):
-        await open_stream(gateway_of(house), Identity(ALICE), key_of(), refuse)
+        await open_stream(streams_of(house), Identity(ALICE), key_of(), refuse)
 
 
 async def test_client_that_leaves_while_its_stream_is_opened_holds_nothing(house: House) -> None:
@@ -95,7 +103,7 @@ async def test_client_that_leaves_while_its_stream_is_opened_holds_nothing(house
         raise AssertionError
 
     waiting = asyncio.Event()
-    opening = asyncio.create_task(open_stream(gateway_of(house), Identity(ALICE), key_of(), wait))
+    opening = asyncio.create_task(open_stream(streams_of(house), Identity(ALICE), key_of(), wait))
     await waiting.wait()
     assert house.limits._held
     opening.cancel()
@@ -104,13 +112,13 @@ async def test_client_that_leaves_while_its_stream_is_opened_holds_nothing(house
 
 @pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "left"])
 async def test_stream_is_in_the_book_until_its_reader_goes(house: House, *, is_cut: bool) -> None:
-    gateway, gone = gateway_of(house), asyncio.Event()
+    streams, gone = streams_of(house), asyncio.Event()
 
     async def leave() -> Message:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    stream = await open_stream(gateway, Identity(ALICE), key_of(), partial(begin, gateway))
+    stream = await open_stream(streams, Identity(ALICE), key_of(), partial(begin, streams))
     _, serving = await serve(stream, leave)
     assert (house.sockets.stream_count, house.sockets.connection_count) == (1, 0)
     assert stream.is_open
@@ -121,8 +129,8 @@ async def test_stream_is_in_the_book_until_its_reader_goes(house: House, *, is_c
 
 
 async def test_stream_whose_credential_was_revoked_while_it_opened_ends(house: House) -> None:
-    gateway = gateway_of(house, revoked=True)
-    stream = await open_stream(gateway, Identity(ALICE), key_of(), partial(begin, gateway))
+    streams = streams_of(house, revoked=True)
+    stream = await open_stream(streams, Identity(ALICE), key_of(), partial(begin, streams))
     sent, serving = await serve(stream, stay)
     await serving
     assert b"revoked" in b"".join(message.get("body", b"") for message in sent)

@@ -38,14 +38,10 @@ class Desk:
 @pytest.fixture
 async def desk() -> AsyncIterator[tuple[Desk, FrameWorker, Socket]]:
     tasks, socket = TaskOwner(), Socket()
-    gateway: Any = SimpleNamespace(
-        tasks=tasks,
-        intake=SimpleNamespace(room=Room()),
-        settings=SimpleNamespace(limit_frame_bytes=1 << 20),
-    )
+    intake: Any = SimpleNamespace(room=Room(), frame_bytes=1 << 20)
     connection = connect(socket, tasks)
     desk = Desk(connection)
-    worker = FrameWorker(gateway, connection, carry_out=desk.carry_out, finish=desk.finish)
+    worker = FrameWorker(connection, intake, tasks, carry_out=desk.carry_out, finish=desk.finish)
     yield desk, worker, socket
     await connection.dispose()
     assert len(tasks) == 0

@@ -26,11 +26,15 @@ async def gateway() -> AsyncIterator[Any]:
     tasks = TaskOwner()
     yield SimpleNamespace(
         tasks=tasks,
-        clock=lambda: NOW_MS,
-        settings=SimpleNamespace(heartbeat_s=0.0),
-        credentials=SimpleNamespace(sessions=SimpleNamespace(touch_ms=60_000)),
+        credentials=SimpleNamespace(
+            clock=lambda: NOW_MS, sessions=SimpleNamespace(touch_ms=60_000)
+        ),
     )
     assert await tasks.close() == 0
+
+
+def pulse_of(gateway: Any, connection: WebSocketConnection) -> Pulse:  # noqa: ANN401 - as above
+    return Pulse(connection, gateway.credentials, gateway.tasks, heartbeat_s=0.0)
 
 
 def socket_of(gateway: Any, *, left_ms: int) -> tuple[WebSocketConnection, Socket]:  # noqa: ANN401 - as above
@@ -44,7 +48,7 @@ def socket_of(gateway: Any, *, left_ms: int) -> tuple[WebSocketConnection, Socke
 
 async def test_greeted_socket_is_told_that_its_credential_has_expired(gateway: Any) -> None:  # noqa: ANN401 - as above
     connection, socket = socket_of(gateway, left_ms=0)
-    async with Pulse(gateway, connection).beating():
+    async with pulse_of(gateway, connection).beating():
         await socket_ends(connection)
     (error,) = socket.frames
     assert (error["type"], error["code"]) == ("error", "unauthenticated")
@@ -53,7 +57,7 @@ async def test_greeted_socket_is_told_that_its_credential_has_expired(gateway: A
 
 async def test_socket_is_warned_once_and_pinged_at_each_heartbeat(gateway: Any) -> None:  # noqa: ANN401 - as above
     connection, socket = socket_of(gateway, left_ms=EXPIRY_WARNING_MS)
-    async with Pulse(gateway, connection).beating():
+    async with pulse_of(gateway, connection).beating():
         await until(lambda: len(socket.frames) >= 5)
     kinds = [frame["type"] for frame in socket.frames]
     assert (kinds.count("auth_expiring"), set(kinds)) == (1, {"auth_expiring", "ping"})
@@ -63,7 +67,7 @@ async def test_socket_is_warned_once_and_pinged_at_each_heartbeat(gateway: Any) 
 async def test_quiet_socket_hears_nothing_and_closes_all_the_same(gateway: Any) -> None:  # noqa: ANN401 - as above
     connection, socket = socket_of(gateway, left_ms=0)
     connection.is_quiet, connection.has_greeted = True, False
-    async with Pulse(gateway, connection).beating():
+    async with pulse_of(gateway, connection).beating():
         await socket_ends(connection)
     assert (socket.frames, socket.closes) == ([], [(4401, "expired")])
 
@@ -82,14 +86,14 @@ async def test_renewal_with_a_credential_changes_nothing(
     newer: Identity,
     error: type[Exception],
 ) -> None:
-    async def judge(_gateway: object, _token: str) -> Identity:
+    async def judge(_credentials: object, _token: str) -> Identity:
         return newer
 
     monkeypatch.setattr(pulse_module, "judge_token", judge)
     connection, _ = socket_of(gateway, left_ms=1)
     before = connection.identity
     with pytest.raises(error):
-        await Pulse(gateway, connection).renew("token")
+        await pulse_of(gateway, connection).renew("token")
     assert connection.identity is before
     await connection.dispose()
 

@@ -1,10 +1,7 @@
 """Steps that AI SDK's two doors share: asking a turn of a chat, and following one as chunks."""
 
-# Long because: to ask, to follow and to load a chat read a turn in the same way.
-
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,27 +12,22 @@ from uuid import uuid4
 import msgspec
 
 from isolane.context import EventId, ThreadKey, UserExecutionContext
-from isolane.contracts import EventLog, RunState, RunTicket, StandingTurn, Turn, TurnRun
-from isolane.doors.gateway import Gateway
-from isolane.doors.parts import Storage
+from isolane.contracts import RunState, RunTicket, Store, Turn, TurnBook, TurnRun
+from isolane.doors.event_stream import Streams, follow_to_the_end
+from isolane.doors.records import read_kept
 from isolane.errors import CursorExpired
 from isolane.events.event import Record, decode_event
 from isolane.events.left_out import LeftOut
-from isolane.events.transcript import Message, calls_of
+from isolane.events.transcript import calls_of
 from isolane.ids import check_wire_id
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
 from isolane.runs.question import says_the_same
-from isolane.wire.aisdk.chunks import ID_PREFIX, Chunk, UIChunks
-from isolane.wire.aisdk.history import answer_calls, to_assistant_message, to_user_message
-from isolane.wire.aisdk.messages import UIMessage, UIMessageFold
+from isolane.wire.aisdk.chunks import Chunk, UIChunks
 from isolane.wire.aisdk.requests import REGENERATE, Chat, to_frame
 from isolane.wire.frames import read_run, to_run_input
 from isolane.wire.lists import Known
 
-STEP_RECORDS: Final = 1000
-"""Maximum number of records that are read at once from an ended turn."""
-STEP_BYTES: Final = 1 << 20
-PAGE_BYTES: Final = 4 << 20
-"""Maximum bytes of events that one page of messages is made from."""
 _OF_ANSWERS: Final = tuple(
     b'{"type":"%b"' % kind for kind in (b"RUN_STARTED", b"TOOL_CALL_START", b"TOOL_CALL_RESULT")
 )
@@ -50,7 +42,8 @@ Told = tuple[int, bytes]
 
 
 async def ask(
-    gateway: Gateway,
+    service: AgentService,
+    store: Store,
     context: UserExecutionContext,
     chat: Chat,
     *,
@@ -63,20 +56,18 @@ async def ask(
     and cancelling are those of `AgentService.start`.
     """
     own = context.for_thread(chat.thread_id).for_run(chat.run_id or f"ai-{uuid4()}")
-    calls, questions = (
-        await _load_open(gateway.storage, own.thread_key) if chat.has_answers else ({}, ())
-    )
+    calls, questions = await _load_open(store, own.thread_key) if chat.has_answers else ({}, ())
     body = to_frame(
         chat,
         own.run_key.run_id,
         open_calls=calls,
         questions=questions,
-        rewinds=await _is_known(gateway, own, chat),
+        rewinds=await _is_known(service, store, own, chat),
     )
     if on_disconnect is not None:
         body["forwardedProps"]["onDisconnect"] = on_disconnect
     left_out = LeftOut()
-    return await gateway.service.start(
+    return await service.start(
         own,
         to_run_input(read_run(body), left_out),
         agent=agent,
@@ -87,7 +78,7 @@ async def ask(
 
 
 async def load_known(
-    gateway: Gateway, context: UserExecutionContext, chat_id: object, *, run_id: object
+    service: AgentService, context: UserExecutionContext, chat_id: object, *, run_id: object
 ) -> Known:
     """Return what a chat's thread knows, so that its client needn't send it.
 
@@ -98,22 +89,22 @@ async def load_known(
     """
     own = context.for_thread(check_wire_id("id", chat_id))
     named = UNNAMED if run_id is None else check_wire_id("runId", run_id)
-    return await gateway.service.load_known(own.for_run(named))
+    return await service.load_known(own.for_run(named))
 
 
-async def _load_open(storage: Storage, key: ThreadKey) -> tuple[Mapping[str, str], Sequence[str]]:
+async def _load_open(store: Store, key: ThreadKey) -> tuple[Mapping[str, str], Sequence[str]]:
     """Return the thread's open calls and questions.
 
     Each call comes with the id of the message that will answer it.
     """
-    snapshot = await storage.store.load_snapshot(key)
+    snapshot = await store.load_snapshot(key)
     if snapshot is None:
         return {}, ()
     calls: dict[str, None] = {}
     for message in map(msgspec.json.decode, snapshot.messages):
         calls.update(dict.fromkeys(call["id"] for call in calls_of(message)))
         calls.pop(message.get("toolCallId"), None)
-    known = await storage.store.load_known_ids(key)
+    known = await store.load_known_ids(key)
     answers = {call_id: _new_answer_id(call_id, known) for call_id in calls}
     return answers, [str(question["id"]) for question in snapshot.interrupts]
 
@@ -128,7 +119,9 @@ def _new_answer_id(call_id: str, known: Collection[str]) -> str:
     return own if own not in known else next(one for one in others if one not in known)
 
 
-async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat) -> bool:
+async def _is_known(
+    service: AgentService, store: Store, context: UserExecutionContext, chat: Chat
+) -> bool:
     """Say whether a chat's last message stands in its thread and is asked again.
 
     A message of an unfinished run with the same words isn't asked again; the request attaches to
@@ -137,11 +130,11 @@ async def _is_known(gateway: Gateway, context: UserExecutionContext, chat: Chat)
     if not chat.asks:
         return False
     message = chat.users[-1]
-    known = await gateway.storage.store.load_known(context.thread_key, message["id"])
-    holder = gateway.service.find_run_of(context, message["id"])
+    known = await store.load_known(context.thread_key, message["id"])
+    holder = service.find_run_of(context, message["id"])
     if known is None:
         if holder is not None and chat.trigger == REGENERATE:
-            await gateway.service.abort(context.for_run(holder))
+            await service.abort(context.for_run(holder))
         return False
     is_same = known.message is not None and says_the_same(message, known.message)
     is_repeated = chat.trigger != REGENERATE and is_same and holder is not None
@@ -169,13 +162,12 @@ class Numbered:
 
 
 async def follow_run(
-    gateway: Gateway, context: UserExecutionContext, *, after: EventId
+    streams: Streams, book: TurnBook, context: UserExecutionContext, *, after: EventId
 ) -> AsyncGenerator[list[Told], None]:
     """Yield the chunks that the context's run adds to its turn's message, live to its end.
 
     Numbers begin at 0. The client has the earlier runs of the turn already, so they are read and
-    not told. Safe to
-    cancel.
+    not told. Safe to cancel.
 
     Raises:
         NotFound: The thread was deleted meanwhile.
@@ -183,45 +175,29 @@ async def follow_run(
     """
     numbered: Numbered | None = None
     ahead: _Ahead | None = None
-    async with aclosing(_to_the_end(gateway, context, after=after)) as batches:
+    async with aclosing(follow_to_the_end(streams, context, after=after)) as batches:
         async for records in batches:
             if numbered is None or ahead is None:
-                fold, own = await _remember(gateway.storage, context, records[0].run_id)
+                run_id = records[0].run_id
+                fold, own = await _remember(streams.feed, book, context.thread_key, run_id)
                 numbered = Numbered(fold)
-                ahead = await _look_ahead(gateway, context.thread_key, own, fold)
+                ahead = await _look_ahead(streams.feed, context.thread_key, own, fold)
             await ahead.look(records)
             yield numbered.tell(records)
 
 
-async def _to_the_end(
-    gateway: Gateway, context: UserExecutionContext, *, after: EventId | None = None
-) -> AsyncGenerator[Sequence[Record], None]:
-    """Yield the records of the context's run.
-
-    Raises:
-        IsolaneError: The records ended before the run did; the error says why.
-    """
-    is_over = False
-    async with aclosing(gateway.service.follow_batches(context, after=after)) as batches:
-        async for records in batches:
-            is_over = records[-1].is_end
-            yield records
-    if not is_over:
-        raise gateway.why_unfinished()
-
-
 async def _remember(
-    storage: Storage, context: UserExecutionContext, run_id: str
+    feed: Feed, book: TurnBook, key: ThreadKey, run_id: str
 ) -> tuple[UIChunks, Sequence[TurnRun]]:
     """Return the fold of a run's turn after the turn's earlier runs, and the run itself."""
-    key = context.thread_key
-    turn = await storage.turn_book.load_turn(key, run_id)
+    turn = await book.load_turn(key, run_id)
     if turn is None:  # the turn was taken back meanwhile
         return UIChunks(run_id), ()
     place = next((n for n, run in enumerate(turn.runs) if run.run_id == run_id), 0)
     fold = UIChunks(turn.turn_id)
-    async for record in _read(storage.log, key, turn.runs[:place]):
-        fold.add(decode_event(record.payload))
+    async with aclosing(read_kept(feed, key, turn.runs[:place])) as records:
+        async for record in records:
+            fold.add(decode_event(record.payload))
     return fold, turn.runs[place : place + 1]
 
 
@@ -232,7 +208,7 @@ class _Ahead:
     Most turns have no calls. So the log is searched only from the first call on.
     """
 
-    log: EventLog
+    feed: Feed
     key: ThreadKey
     runs: Sequence[TurnRun]
     fold: UIChunks
@@ -247,7 +223,7 @@ class _Ahead:
         self.is_done = True
         if records[0].id.seq > self.end_seq:  # from here on the run is told live
             return
-        following = _read(self.log, self.key, self.runs, after=records[0].id.seq - 1)
+        following = read_kept(self.feed, self.key, self.runs, after_seq=records[0].id.seq - 1)
         async with aclosing(following):
             told = [
                 decode_event(record.payload)
@@ -258,17 +234,17 @@ class _Ahead:
 
 
 async def _look_ahead(
-    gateway: Gateway, key: ThreadKey, runs: Sequence[TurnRun], fold: UIChunks
+    feed: Feed, key: ThreadKey, runs: Sequence[TurnRun], fold: UIChunks
 ) -> _Ahead:
     """Return a search in the log of runs, after its first step."""
     end_seq = runs[-1].last_seq if runs else 0
     if end_seq is None:
-        end_seq = (await gateway.feed.load_bounds(key)).head.seq
-    return _Ahead(gateway.storage.log, key, runs, fold, end_seq)
+        end_seq = (await feed.load_bounds(key)).head.seq
+    return _Ahead(feed, key, runs, fold, end_seq)
 
 
 async def follow_turn(
-    gateway: Gateway, context: UserExecutionContext, turn: Turn
+    streams: Streams, context: UserExecutionContext, turn: Turn
 ) -> AsyncGenerator[list[Told], None]:
     """Yield all chunks of a turn, numbered from 0, live until its last run has ended.
 
@@ -279,11 +255,11 @@ async def follow_turn(
         GoingAway: The gateway closes.
     """
     numbered = Numbered(UIChunks(turn.turn_id))
-    ahead = await _look_ahead(gateway, context.thread_key, turn.runs, numbered.fold)
+    ahead = await _look_ahead(streams.feed, context.thread_key, turn.runs, numbered.fold)
     for run in turn.runs:
         try:
             own = context.for_run(run.run_id)
-            async with aclosing(_to_the_end(gateway, own)) as batches:
+            async with aclosing(follow_to_the_end(streams, own)) as batches:
                 async for records in batches:
                     await ahead.look(records)
                     yield numbered.tell(records)
@@ -291,126 +267,20 @@ async def follow_turn(
             continue
 
 
-async def _read(
-    log: EventLog, key: ThreadKey, runs: Sequence[TurnRun], *, after: int = 0
-) -> AsyncGenerator[Record, None]:
-    """Yield the records of runs after the log entry `after`, as far as the log has them now."""
-    begun = [run for run in runs if run.first_seq is not None]
-    if not begun:
-        return
-    bounds = await log.load_bounds(key)
-    first = max(int(begun[0].first_seq or 0) - 1, bounds.trimmed_seq, after)
-    own = {run.run_id for run in begun}
-    place = EventId(bounds.head.epoch, first)
-    while place.seq < bounds.head.seq:
-        records = await log.read(key, after=place, limit=STEP_RECORDS, max_bytes=STEP_BYTES)
-        for record in records:
-            if record.run_id in own:
-                yield record
-        if not records or records[-1].id.seq >= _last_of(begun, bounds.head.seq):
-            return
-        place = records[-1].id
-
-
-def _last_of(runs: Sequence[TurnRun], head: int) -> int:
-    """Return the number of the last log entry of runs."""
-    last = runs[-1].last_seq
-    return head if last is None else last
-
-
-async def find_turn(gateway: Gateway, key: ThreadKey, *, replay_s: float) -> Turn | None:
+async def find_turn(streams: Streams, book: TurnBook, key: ThreadKey) -> Turn | None:
     """Return the turn for a reader who comes back: the active one, else the last one.
 
-    The result is None without one, or when its last run ended more than `replay_s` ago or isn't
-    kept.
+    The result is None without one, or when its last run ended longer ago than `ai_replay_s` of the
+    settings or isn't kept.
     """
-    turn = await gateway.storage.turn_book.load_open_turn(key)
+    turn = await book.load_open_turn(key)
     if turn is not None:
         return turn
-    turn = await gateway.storage.turn_book.load_last_turn(key)
+    turn = await book.load_last_turn(key)
     last = None if turn is None else turn.runs[-1]
     if last is None or last.state is not RunState.ENDED or last.first_seq is None:
         return None
-    is_late = last.ended_at is None or gateway.clock() - last.ended_at >= replay_s * 1000
-    bounds = await gateway.feed.load_bounds(key)
+    replay_ms = streams.settings.ai_replay_s * 1000
+    is_late = last.ended_at is None or streams.clock() - last.ended_at >= replay_ms
+    bounds = await streams.feed.load_bounds(key)
     return None if is_late or last.first_seq <= bounds.trimmed_seq else turn
-
-
-async def load_messages(
-    storage: Storage, key: ThreadKey, *, before: str | None, limit: int
-) -> list[UIMessage] | None:
-    """Return a page of a chat's messages, the oldest first; None without such a chat.
-
-    `limit` counts turns. A page has fewer when their events have more than `PAGE_BYTES`, but at
-    least one.
-
-    Raises:
-        InvalidCursor: `before` names no standing message.
-    """
-    place = None if before is None else before.removeprefix(ID_PREFIX)
-    page = await storage.turn_book.load_turns(key, before=place, limit=limit)
-    if page is None:
-        return None
-    bounds = await storage.log.load_bounds(key)
-    turns: list[list[UIMessage]] = []
-    # results of tools in later turns, because they came with a later question
-    answers: list[Message] = []
-    size = 0
-    for turn in page.turns:
-        records = await _load_kept(storage, key, turn, trimmed_seq=bounds.trimmed_seq)
-        size += sum(len(record.payload) for record in records)
-        if turns and size > PAGE_BYTES:
-            break
-        turns.append(await asyncio.to_thread(_to_messages, turn, records, tuple(answers)))
-        answers = _answers_before(turn, turns[-1], answers)
-    return [message for turn in reversed(turns) for message in turn]
-
-
-async def _load_kept(
-    storage: Storage, key: ThreadKey, turn: StandingTurn, *, trimmed_seq: int
-) -> list[Record]:
-    """Return a turn's records; none when a part is no longer kept, or was taken back."""
-    begun = [one.run.first_seq for one in turn.runs if one.run.first_seq is not None]
-    is_kept = begun and begun[0] > trimmed_seq and all(one.is_whole for one in turn.runs)
-    runs = [one.run for one in turn.runs]
-    return [record async for record in _read(storage.log, key, runs)] if is_kept else []
-
-
-def _to_messages(
-    turn: StandingTurn, records: Sequence[Record], answers: Sequence[Message]
-) -> list[UIMessage]:
-    """Return the user's messages of a turn, and the message that a client made of the answer.
-
-    `answers` are tool results that came later.
-    """
-    asked = [message for one in turn.runs for message in one.added if message["role"] == "user"]
-    said = [to_user_message(message) for message in asked]
-    if records:
-        events = [decode_event(record.payload) for record in records]
-        chunks = UIChunks(turn.turn_id)
-        chunks.look_ahead(events)
-        grown = UIMessageFold()
-        for event in events:
-            for chunk in chunks.add(event):
-                grown.add(chunk)
-        answer = grown.to_message()
-        answer_calls(answer, answers)
-        return [*said, answer]
-    runs = [[*_tools_in(one.added), *one.left] for one in turn.runs]
-    answer = to_assistant_message(turn.turn_id, runs)
-    answer_calls(answer, answers)
-    return [*said, answer] if answer["parts"] else said
-
-
-def _answers_before(
-    turn: StandingTurn, shown: Sequence[UIMessage], later: Sequence[Message]
-) -> list[Message]:
-    """Return the tool results that came with a turn or later, for calls of earlier turns."""
-    own = {part.get("toolCallId") for message in shown for part in message["parts"]}
-    first, *others = [_tools_in(one.added) for one in turn.runs]
-    came = [*later, *(message for messages in others for message in messages)]
-    return [*(one for one in came if one["toolCallId"] not in own), *first]
-
-
-def _tools_in(messages: Sequence[Message]) -> list[Message]:
-    return [message for message in messages if message["role"] == "tool"]

@@ -6,22 +6,21 @@ such frame per user is in memory, and all users together have a bound.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from isolane.doors.aisdk.chats import load_known
-from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, LOOK_S, SENT_PER_NEW
-from isolane.doors.gateway import Gateway
+from isolane.doors.bodies import GRACE_S, LEAST_BYTES_S, SENT_PER_NEW, come_in_time
 from isolane.doors.handshake import Message, Receive
+from isolane.doors.parts import Intake
 from isolane.doors.rate import pace
 from isolane.doors.room import SMALL_BYTES
 from isolane.doors.transport import CONTENT, LARGE
-from isolane.errors import TooLarge, Unavailable
+from isolane.errors import TooLarge
+from isolane.runs import AgentService
 from isolane.sockets.connection import WebSocketConnection
-from isolane.tasks import end_task
 from isolane.wire.frames import decode_object
 from isolane.wire.lists import WholeList, find_request_id
 
@@ -44,12 +43,20 @@ class _Place:
 class ChatFrames:
     """Reads the frames of one socket."""
 
-    def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
-        """Begin with a socket from which nothing was read."""
-        self._gateway = gateway
+    def __init__(
+        self,
+        connection: WebSocketConnection,
+        intake: Intake,
+        service: AgentService,
+        *,
+        most_bytes: int,
+    ) -> None:
+        """Begin with a socket from which nothing was read; a frame has `most_bytes` at most."""
         self._connection = connection
-        self._new_bytes = gateway.settings.limit_frame_bytes
-        self._most_bytes = gateway.settings.limit_chat_frame_bytes
+        self._intake = intake
+        self._service = service
+        self._new_bytes = intake.frame_bytes
+        self._most_bytes = most_bytes
         self._places: set[_Place] = set()
 
     async def receive(self, receive: Receive) -> Message:
@@ -64,7 +71,7 @@ class ChatFrames:
         if message["type"] == LARGE:
             place = await self._take_place()
             try:
-                message = await self._receive_in_time(receive)
+                message = await come_in_time(receive(), self._intake.hall, is_slow=self._is_slow)
             except BaseException:
                 await self._give_back(place)
                 raise
@@ -73,7 +80,7 @@ class ChatFrames:
                 await self._give_back(message.pop(PLACE))
         elif self._is_large(message.get("text") or ""):  # a server that announces no large messages
             place = await self._take_place()
-            content = await self._gateway.intake.read_beside(message["text"].encode)
+            content = await self._intake.read_beside(message["text"].encode)
             return {"type": message["type"], CONTENT: content, PLACE: place}
         return message
 
@@ -94,16 +101,14 @@ class ChatFrames:
         """
         user_id, content = self._connection.user_id, message.get(CONTENT)
         if content is not None:
-            await pace(self._gateway, user_id, len(content) // SENT_PER_NEW)
+            await pace(self._intake.limits, user_id, len(content) // SENT_PER_NEW)
         else:
             text = message["text"]
-            await pace(self._gateway, user_id, _size_of(text))
+            await pace(self._intake.limits, user_id, _size_of(text))
             if len(text) <= SMALL_BYTES:
                 return decode_object(text)
             content = text.encode()
-        whole = await self._gateway.intake.read_beside(
-            WholeList, content, max_bytes=self._new_bytes
-        )
+        whole = await self._intake.read_beside(WholeList, content, max_bytes=self._new_bytes)
         message[WHOLE] = whole
         return whole.rest
 
@@ -119,20 +124,20 @@ class ChatFrames:
         body = whole.rest.get("body")
         run_id = body.get("runId") if isinstance(body, dict) else None
         context = self._connection.context
-        known = await load_known(self._gateway, context, whole.rest.get("id"), run_id=run_id)
-        new = await self._gateway.intake.read_beside(whole.pick_turn, known)
+        known = await load_known(self._service, context, whole.rest.get("id"), run_id=run_id)
+        new = await self._intake.read_beside(whole.pick_turn, known)
         del whole  # the list is large, and its place is free for others
         if message.pop(CONTENT, None) is not None:
             await message[PLACE].hall.aclose()
-            await pace(self._gateway, self._connection.user_id, len(new.text))
-        return await self._gateway.intake.read_beside(new.read)
+            await pace(self._intake.limits, self._connection.user_id, len(new.text))
+        return await self._intake.read_beside(new.read)
 
     async def find_request_id(self, message: Message) -> str | None:
         """Return the `requestId` of a long frame that was refused as a whole, or None."""
         content = message.get(CONTENT) or (message.get("text") or "").encode()
         if len(content) <= SMALL_BYTES:
             return None
-        return await self._gateway.intake.read_beside(find_request_id, content)
+        return await self._intake.read_beside(find_request_id, content)
 
     async def release(self, message: Message) -> None:
         """Release a finished message, and give its place back."""
@@ -153,7 +158,7 @@ class ChatFrames:
         """Reserve room, then the hall, as bodies do, because otherwise both would wait."""
         user_id, place = self._connection.user_id, _Place()
         self._places.add(place)
-        room, hall = self._gateway.intake.room, self._gateway.intake.hall
+        room, hall = self._intake.room, self._intake.hall
         await place.room.enter_async_context(room.hold(user_id, self._new_bytes))
         await place.hall.enter_async_context(hall.hold(user_id, self._most_bytes))
         return place
@@ -163,22 +168,8 @@ class ChatFrames:
         await place.hall.aclose()
         await place.room.aclose()
 
-    async def _receive_in_time(self, receive: Receive) -> Message:
-        """Return the rest of a large frame; while others wait, it must come fast enough."""
-        coming, patience_s = asyncio.ensure_future(receive()), self._patience_s
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        try:
-            while not (await asyncio.wait({coming}, timeout=LOOK_S))[0]:
-                if self._gateway.intake.hall.is_awaited and loop.time() - began_s > patience_s:
-                    raise Unavailable("the frame came too slowly while others waited")
-            return coming.result()
-        finally:
-            await end_task(coming)
-
-    @property
-    def _patience_s(self) -> float:
-        return GRACE_S + self._most_bytes / LEAST_BYTES_S
+    def _is_slow(self, passed_s: float) -> bool:
+        return passed_s > GRACE_S + self._most_bytes / LEAST_BYTES_S
 
 
 def _size_of(text: str) -> int:

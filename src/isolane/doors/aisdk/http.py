@@ -6,10 +6,9 @@ request, which looks like a lost network. So a dropped request stops nothing; th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Header, HTTPException, Query, Request
@@ -17,16 +16,15 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 
 from isolane.context import UserExecutionContext
-from isolane.contracts import Identity
 from isolane.doors.aisdk.chats import (
-    Told,
     ask,
     find_turn,
     follow_run,
     follow_turn,
     load_known,
-    load_messages,
 )
+from isolane.doors.aisdk.history import load_messages
+from isolane.doors.aisdk.stream import answer_stream
 from isolane.doors.bodies import read_new, reading
 from isolane.doors.credentials import (
     ReadContext,
@@ -36,29 +34,27 @@ from isolane.doors.credentials import (
     make_context,
     require_agent,
 )
-from isolane.doors.event_stream import EventStream, Followed, open_stream
-from isolane.doors.framing import SERVER_SENT, in_pieces
-from isolane.doors.gateway import Gateway, OpenGateway
-from isolane.doors.problems import report
+from isolane.doors.dependencies import (
+    AnswersDep,
+    FeedDep,
+    IntakeDep,
+    ServiceDep,
+    StorageDep,
+    StreamsDep,
+)
+from isolane.doors.event_stream import EventStream, open_stream
 from isolane.doors.rate import check_rate
 from isolane.doors.request import UserRoute
-from isolane.doors.sse import LastEventId
+from isolane.doors.sse import STREAM, LastEventId
 from isolane.errors import InvalidInput, NotFound
-from isolane.events.event import one_line
+from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader
 from isolane.wire.aisdk.requests import read_chat
 from isolane.wire.lists import Known, WholeList
 
 router = APIRouter(route_class=UserRoute, tags=["AI SDK"])
 
-HEADERS: Final = {
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-    "x-vercel-ai-ui-message-stream": "v1",
-}
-DONE: Final = b"data: [DONE]\n\n"
 TURNS_MAX: Final = 200
-STREAM: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {SERVER_SENT.media_type: {}}}}
 MAYBE_STREAM: Final[dict[int | str, dict[str, Any]]] = {
     **STREAM,
     204: {"description": "Nothing to resume"},
@@ -94,6 +90,7 @@ class StoppedRuns(BaseModel):
     runIds: list[str]  # noqa: N815 - the name on the wire
 
 
+Route = TypeVar("Route", bound=Callable[..., Any])
 AgentName = Annotated[str | None, "an agent's name; the default's for None"]
 """Agent of the path, or of the query when the path has none. All agents share a user's chats."""
 OnDisconnect = Annotated[
@@ -101,22 +98,33 @@ OnDisconnect = Annotated[
 ]
 
 
-@router.post(
-    "/ai/chat",
-    response_class=StreamingResponse,
-    responses=STREAM,
-    openapi_extra=CHAT_BODY,
-)
-@router.post(
-    "/ai/{agent}/chat",
+def _at_agents(
+    declare: Callable[..., Callable[[Route], Route]],
+    path: str,
+    **options: Any,  # noqa: ANN401 - FastAPI's own, which it checks
+) -> Callable[[Route], Route]:
+    """Declare a route at the default agent's address, and at every agent's."""
+
+    def add(route: Route) -> Route:
+        return declare(f"/ai{path}", **options)(declare(f"/ai/{{agent}}{path}", **options)(route))
+
+    return add
+
+
+@_at_agents(
+    router.post,
+    "/chat",
     response_class=StreamingResponse,
     responses=STREAM,
     openapi_extra=CHAT_BODY,
 )
 async def send_turn(
-    gateway: OpenGateway,
+    intake: IntakeDep,
+    storage: StorageDep,
+    streams: StreamsDep,
     identity: Writer,
     request: Request,
+    *,
     agent: AgentName = None,
     on_disconnect: OnDisconnect = None,
 ) -> EventStream:
@@ -125,36 +133,38 @@ async def send_turn(
     Only new messages count. When the client leaves, the run goes on, unless the header
     `X-Isolane-On-Disconnect` is `stop`.
     """
-    check_rate(gateway, identity.user_id)
-    chosen = gateway.service.check_agent(agent)
+    check_rate(intake.limits, identity.user_id)
+    service = streams.service
+    chosen = service.check_agent(agent)
     require_agent(identity, chosen)
     whose = make_context(identity, request.scope)
-    async with reading(request, gateway, identity.user_id) as body:
-        load_known = partial(_load_known, gateway, whose)
-        given = await read_new(
-            body, gateway, identity.user_id, load_known, pick=WholeList.pick_turn
-        )
+    async with reading(request, intake, identity.user_id) as body:
+        load_known = partial(_load_known, service, whose)
+        given = await read_new(body, intake, identity.user_id, load_known, pick=WholeList.pick_turn)
         chat = read_chat(given.get("id"), given, given)
         context = whose.for_thread(chat.thread_id)
         stops = "stop" if on_disconnect == "stop" else None
 
         async def start(reader: HttpReader) -> EventStream:
-            ticket = await ask(gateway, context, chat, agent=chosen, on_disconnect=stops)
+            ticket = await ask(
+                service, storage.store, context, chat, agent=chosen, on_disconnect=stops
+            )
             reader.run_id = ticket.context.run_id
-            told = follow_run(gateway, ticket.context, after=ticket.after)
+            told = follow_run(streams, storage.turn_book, ticket.context, after=ticket.after)
             own = {"x-isolane-thread": chat.thread_id, "x-isolane-run": reader.run_id or ""}
-            return _answer(gateway, identity, told, reader, headers=own)
+            return answer_stream(streams, identity, told, reader, headers=own)
 
-        return await open_stream(gateway, identity, context.thread_key, start)
+        return await open_stream(streams, identity, context.thread_key, start)
 
 
-async def _load_known(gateway: Gateway, context: UserExecutionContext, whole: WholeList) -> Known:
+async def _load_known(
+    service: AgentService, context: UserExecutionContext, whole: WholeList
+) -> Known:
     rest = whole.rest
-    return await load_known(gateway, context, rest.get("id"), run_id=rest.get("runId"))
+    return await load_known(service, context, rest.get("id"), run_id=rest.get("runId"))
 
 
-@router.get("/ai/chat", status_code=426, include_in_schema=False)
-@router.get("/ai/{agent}/chat", status_code=426, include_in_schema=False)
+@_at_agents(router.get, "/chat", status_code=426, include_in_schema=False)
 async def need_upgrade() -> Response:
     """Say that this address is a WebSocket's."""
     raise HTTPException(
@@ -162,12 +172,15 @@ async def need_upgrade() -> Response:
     )
 
 
-@router.get("/ai/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM)
-@router.get(
-    "/ai/{agent}/chat/{chat_id}/stream", response_class=StreamingResponse, responses=MAYBE_STREAM
+@_at_agents(
+    router.get,
+    "/chat/{chat_id}/stream",
+    response_class=StreamingResponse,
+    responses=MAYBE_STREAM,
 )
 async def resume_turn(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    streams: StreamsDep,
     identity: Reader,
     context: ReadContext,
     chat_id: str,
@@ -181,39 +194,40 @@ async def resume_turn(
     The turn is the active one, else the last one for a while after its end. With `after` or
     `Last-Event-ID`, only chunks with a greater number are sent.
     """
-    gateway.service.check_agent(agent)
+    streams.service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
     place = _place_of(after, last_event_id)
-    turn = await find_turn(gateway, key, replay_s=gateway.settings.ai_replay_s)
+    turn = await find_turn(streams, storage.turn_book, key)
     if turn is None:
         return Response(status_code=204)
 
     async def start(reader: HttpReader) -> EventStream:
         reader.run_id = turn.runs[-1].run_id
-        told = follow_turn(gateway, context.for_thread(chat_id), turn)
-        return _answer(gateway, identity, told, reader, after=place)
+        told = follow_turn(streams, context.for_thread(chat_id), turn)
+        return answer_stream(streams, identity, told, reader, after=place)
 
-    return await open_stream(gateway, identity, key, start)
+    return await open_stream(streams, identity, key, start)
 
 
-@router.post("/ai/chat/{chat_id}/stop", status_code=202)
-@router.post("/ai/{agent}/chat/{chat_id}/stop", status_code=202)
+@_at_agents(router.post, "/chat/{chat_id}/stop", status_code=202)
 async def stop_chat(
-    gateway: OpenGateway, context: WriteContext, chat_id: str, agent: AgentName = None
+    service: ServiceDep, context: WriteContext, chat_id: str, agent: AgentName = None
 ) -> StoppedRuns:
     """Stop every unfinished run of the chat, waiting ones included."""
-    gateway.service.check_agent(agent)
+    service.check_agent(agent)
     key = context.for_thread(chat_id).thread_key
-    return StoppedRuns(runIds=await gateway.service.stop_thread(key))
+    return StoppedRuns(runIds=await service.stop_thread(key))
 
 
-@router.get("/ai/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
-@router.get("/ai/{agent}/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
+@_at_agents(router.get, "/chat/{chat_id}/messages", response_model=list[dict[str, Any]])
 async def get_messages(
-    gateway: OpenGateway,
+    service: ServiceDep,
+    storage: StorageDep,
+    feed: FeedDep,
+    answers: AnswersDep,
     context: ReadContext,
-    chat_id: str,
     *,
+    chat_id: str,
     agent: AgentName = None,
     before: str | None = None,
     limit: Annotated[int, Query(ge=1, le=TURNS_MAX)] = TURNS_MAX,
@@ -223,16 +237,18 @@ async def get_messages(
     `limit` counts turns, from the newest. `before` is the id of a message, and asks for the turns
     before its own. Large turns make a shorter page.
     """
-    gateway.service.check_agent(agent)
+    service.check_agent(agent)
     own = context.for_thread(chat_id)
 
     async def load() -> bytes:
-        messages = await load_messages(gateway.storage, own.thread_key, before=before, limit=limit)
+        messages = await load_messages(
+            feed, storage.turn_book, own.thread_key, before=before, limit=limit
+        )
         if messages is None:
             raise NotFound(f"no chat {chat_id}")
         return msgspec.json.encode(messages)
 
-    return gateway.answer_largely(context.user_id, load)
+    return answers.answer(context.user_id, load)
 
 
 def _place_of(after: int | None, last_event_id: str | None) -> int:
@@ -242,43 +258,3 @@ def _place_of(after: int | None, last_event_id: str | None) -> int:
     if not last_event_id.isdecimal() or len(last_event_id) > len(str(2**53)):
         raise InvalidInput("Last-Event-ID", "must be the number of a chunk")
     return int(last_event_id)
-
-
-def _answer(
-    gateway: Gateway,
-    identity: Identity,
-    told: AsyncGenerator[Sequence[Told], None],
-    reader: HttpReader,
-    *,
-    after: int = -1,
-    headers: dict[str, str] | None = None,
-) -> EventStream:
-    return EventStream(
-        Followed(gateway, identity, told),
-        partial(_tell, after=after),
-        reader=reader,
-        headers={**HEADERS, **(headers or {})},
-    )
-
-
-async def _tell(followed: Followed[Sequence[Told]], *, after: int) -> AsyncGenerator[bytes, None]:
-    """Yield each chunk as an event with its number, and a comment per quiet heartbeat."""
-    beats = followed.with_beats()
-    async with aclosing(beats):
-        try:
-            async for chunks in beats:
-                if chunks is None:
-                    yield SERVER_SENT.beat
-                    continue
-                framed = (
-                    b"id: %d\ndata: %b\n\n" % (number, one_line(chunk))
-                    for number, chunk in chunks
-                    if number > after
-                )
-                for piece in in_pieces(framed):
-                    yield piece
-        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
-            known, error_id = report(error, user_id=followed.identity.user_id)
-            text = f"{known.message} ({known.code}, {error_id})"
-            yield b"data: %b\n\n" % msgspec.json.encode({"type": "error", "errorText": text})
-    yield DONE

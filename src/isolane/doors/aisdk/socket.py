@@ -27,7 +27,7 @@ from isolane.doors.credentials import require, require_agent
 from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Handshake, Message, Receive
 from isolane.doors.line import FrameWorker
-from isolane.doors.problems import close_code_of, report
+from isolane.doors.problems import INVALID_CLOSE, UNSUPPORTED_CLOSE, close_code_of, report
 from isolane.doors.pulse import Pulse
 from isolane.doors.rate import check_rate
 from isolane.doors.transport import CONTENT
@@ -38,8 +38,6 @@ from isolane.wire.aisdk.requests import read_chat
 from isolane.wire.dialogue import Dialogue, HangUp
 
 SUBPROTOCOL: Final = "ai-chat.v1"
-UNSUPPORTED_DATA: Final = 1003
-INVALID_DATA: Final = 1007
 SUPERSEDED_S: Final = 0.25
 """A page that asks for its stream again aborts the request before: that is no wish to stop."""
 
@@ -66,9 +64,13 @@ class ChatSession:
         self._is_taking = False
         """Whether a frame is being carried out, or waits."""
         self._dialogue = Dialogue()
-        self._pulse = Pulse(gateway, connection)
-        self._frames = ChatFrames(gateway, connection)
-        self._worker = FrameWorker(gateway, connection, carry_out=self._take, finish=self._finish)
+        intake, tasks, settings = gateway.intake, gateway.tasks, gateway.settings
+        beat_s, most_bytes = settings.heartbeat_s, settings.limit_chat_frame_bytes
+        self._pulse = Pulse(connection, gateway.credentials, tasks, heartbeat_s=beat_s)
+        self._frames = ChatFrames(connection, intake, gateway.service, most_bytes=most_bytes)
+        self._worker = FrameWorker(
+            connection, intake, tasks, carry_out=self._take, finish=self._finish
+        )
         self._line = self._worker.line
 
     async def serve(self, receive: Receive) -> str:
@@ -100,7 +102,7 @@ class ChatSession:
     async def _sort(self, message: Message) -> None:
         text = message.get("text")
         if text is None and CONTENT not in message:
-            self._connection.request_close(UNSUPPORTED_DATA, "text frames only")
+            self._connection.request_close(UNSUPPORTED_CLOSE, "text frames only")
             return
         aborted = find_abort(text or "")
         if aborted is None:
@@ -126,12 +128,12 @@ class ChatSession:
             looked_at = await self._frames.look_at(message)
             # Before the rate: whoever asked has to be told.
             request_id = read_request_id(looked_at)
-            check_rate(self._gateway, self._connection.user_id)
+            check_rate(self._gateway.limits, self._connection.user_id)
             frame = await self._frames.read(message, looked_at)
             await self._carry_out(frame, request_id)
         except (InvalidFrame, InvalidInput) as error:
             if isinstance(error.__cause__, UnicodeDecodeError):
-                self._connection.request_close(INVALID_DATA, "no UTF-8")
+                self._connection.request_close(INVALID_CLOSE, "no UTF-8")
                 return
             request_id = request_id or await self._frames.find_request_id(message)
             self._tell_error(request_id, error)
@@ -186,17 +188,19 @@ class ChatSession:
         require_agent(self._connection.identity, self._agent)
         chat = read_chat(request.chat_id, frame, body_of(frame))
         context = self._connection.context.for_thread(chat.thread_id)
-        ticket = await ask(self._gateway, context, chat, agent=self._agent)
+        gateway, storage = self._gateway, self._gateway.storage
+        ticket = await ask(gateway.service, storage.store, context, chat, agent=self._agent)
         request.key = ticket.context.run_key
         if request.is_aborted:  # while it was taken on
             self._stop(request)
         self._enter(request, ticket.context.run_key, context.thread_key)
-        return follow_run(self._gateway, ticket.context, after=ticket.after)
+        return follow_run(gateway.streams, storage.turn_book, ticket.context, after=ticket.after)
 
     async def _resume(self, request: ChatRequest) -> Chunks | None:
         context = self._connection.context.for_thread(request.chat_id)
         key = context.thread_key
-        turn = await find_turn(self._gateway, key, replay_s=self._gateway.settings.ai_replay_s)
+        streams = self._gateway.streams
+        turn = await find_turn(streams, self._gateway.storage.turn_book, key)
         if request.is_aborted:
             return None
         if turn is None:
@@ -206,7 +210,7 @@ class ChatSession:
         self._enter(request, request.key, key)
         self._resumed[request.chat_id] = request
         self._tell(request, "start")
-        return follow_turn(self._gateway, context, turn)
+        return follow_turn(streams, context, turn)
 
     def _enter(self, request: ChatRequest, run: RunKey, thread: ThreadKey) -> None:
         """Count the request as a reader of its run, until it ends."""

@@ -12,9 +12,9 @@ from fastapi.responses import Response
 from isolane.agents import check
 from isolane.contracts import Identity, Scope
 from isolane.doors.credentials import Reader, WriteContext, Writer
+from isolane.doors.dependencies import IntakeDep, ServiceDep, StorageDep, StreamsDep
 from isolane.doors.event_stream import HEADERS, EventStream, open_stream
 from isolane.doors.framing import SERVER_SENT
-from isolane.doors.gateway import OpenGateway
 from isolane.doors.openai.runs import (
     JSON_BODY,
     IdempotencyKey,
@@ -53,17 +53,17 @@ def _to_model(name: str) -> dict[str, object]:
 
 
 @router.get("/models")
-async def list_models(gateway: OpenGateway, identity: Reader) -> dict[str, object]:
+async def list_models(service: ServiceDep, identity: Reader) -> dict[str, object]:
     """List the agents as models."""
-    names = [name for name in gateway.service.agent_names if _may_run(identity, name)]
+    names = [name for name in service.agent_names if _may_run(identity, name)]
     return {"object": "list", "data": [_to_model(name) for name in names]}
 
 
 @router.get("/models/{model}")
-async def get_model(gateway: OpenGateway, identity: Reader, model: str) -> dict[str, object]:
+async def get_model(service: ServiceDep, identity: Reader, model: str) -> dict[str, object]:
     """Return one agent as a model."""
     del identity
-    return _to_model(gateway.service.check_agent(model))
+    return _to_model(service.check_agent(model))
 
 
 def _may_run(identity: Identity, name: str) -> bool:
@@ -72,11 +72,13 @@ def _may_run(identity: Identity, name: str) -> bool:
 
 @router.post("/chat/completions", responses=EITHER_ANSWER, openapi_extra=JSON_BODY)
 async def create_completion(
-    gateway: OpenGateway,
+    intake: IntakeDep,
+    storage: StorageDep,
+    streams: StreamsDep,
     identity: Writer,
     context: WriteContext,
-    request: Request,
     *,
+    request: Request,
     key: IdempotencyKey = None,
     thread: ThreadHeader = None,
     leaving: LeavingHeader = None,
@@ -86,12 +88,12 @@ async def create_completion(
     Without a thread the list is the whole conversation. When the client leaves, the run stops,
     unless `X-Isolane-On-Disconnect` is `continue`, which needs a thread.
     """
-    reading = read_asked(gateway, identity, request, read_completion, key=key, name="messages")
+    reading = read_asked(intake, identity, request, read_completion, key=key, name="messages")
     async with reading as (ids, asked):
-        agent = choose_agent(gateway, identity, asked.agent)
+        agent = choose_agent(streams.service, identity, asked.agent)
         thread_id = _choose_thread(asked, thread)
         on_disconnect = _choose_leaving(leaving, is_lasting=thread_id is not None)
-        repeated = await find_repeated(gateway, context, ids, asked)
+        repeated = await find_repeated(storage.store, context, ids, asked)
         if repeated is not None and thread_id not in (None, repeated.thread_id):
             raise RunConflict("this Idempotency-Key was used on another thread")
         place = ids.thread_id if repeated is None else repeated.thread_id
@@ -107,10 +109,10 @@ async def create_completion(
         )
 
         async def start(reader: HttpReader) -> EventStream:
-            taken = await take_on(gateway, identity, wanted, reader)
+            taken = await take_on(streams, identity, wanted, reader)
             return _tell(taken, asked, reader, run_headers(own))
 
-        return await open_stream(gateway, identity, own.thread_key, start, run_id=ids.run_id)
+        return await open_stream(streams, identity, own.thread_key, start, run_id=ids.run_id)
 
 
 def _tell(

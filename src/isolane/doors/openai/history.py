@@ -7,6 +7,7 @@ previous response.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,22 +20,23 @@ from isolane.contracts import (
     Seed,
     StandingRun,
     StandingTurn,
+    Store,
     StoredRun,
     ThreadKind,
     TurnBook,
 )
-from isolane.doors.gateway import Gateway
 from isolane.doors.openai.runs import claimed_opening
+from isolane.doors.parts import Storage
+from isolane.doors.records import read_runs
 from isolane.errors import NotFound, RunConflict, TooLarge, UnknownResponse
 from isolane.events.event import decode_event
 from isolane.events.transcript import Message
 from isolane.ids import WIRE_ID, check_wire_id
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
 from isolane.wire.openai.asking import ResponseAsked, get_instructions, get_unheard
 from isolane.wire.openai.response import ID_PREFIX, ResponseFold
 
-READ_RECORDS: Final = 256
-READ_BYTES: Final = 1 << 20
-"""Maximum number of records, and bytes of records, that are folded before other tasks run."""
 SEED_ROLES: Final = frozenset({"user", "assistant", "tool", "system", "developer"})
 
 
@@ -53,9 +55,17 @@ class Place:
 
 
 async def find_place(
-    gateway: Gateway, context: UserExecutionContext, asked: ResponseAsked, *, own_thread_id: str
+    service: AgentService,
+    storage: Storage,
+    context: UserExecutionContext,
+    asked: ResponseAsked,
+    *,
+    own_thread_id: str,
+    most_bytes: int,
 ) -> Place:
     """Return the place of a request's run.
+
+    A branch has a history of twice `most_bytes` at most.
 
     Raises:
         UnknownResponse: The previous response doesn't exist, or isn't this user's.
@@ -63,12 +73,21 @@ async def find_place(
         TooLarge: Its history is too large for a branch.
     """
     if asked.previous_id is not None:
-        return await _after_response(gateway, context, asked, asked.previous_id, own_thread_id)
+        previous = await _load_previous(service, storage, context, asked.previous_id)
+        key = ThreadKey(context.user_id, previous.thread_id)
+        if asked.is_stored and await _is_last(storage.turn_book, key, previous.run_id):
+            # A second request at the same moment finds the thread busy, and gets a branch when it
+            # is repeated.
+            return _go_on(asked, previous.thread_id, policy="reject")
+        history = await _load_history(
+            storage.turn_book, key, previous.run_id, most_bytes=most_bytes
+        )
+        return _branch(asked, own_thread_id, history)
     if asked.conversation_id is None:
         return _begin(asked, own_thread_id)
     thread_id = check_wire_id("conversation", asked.conversation_id)
     key = ThreadKey(context.user_id, thread_id)
-    if await _has_run(gateway.storage.turn_book, key):
+    if await _has_run(storage.turn_book, key):
         return _go_on(asked, thread_id, policy=None)
     return _begin(asked, thread_id)
 
@@ -105,34 +124,28 @@ def _join_instructions(asked: ResponseAsked) -> str | None:
     return "\n\n".join(texts) or None
 
 
-async def _after_response(
-    gateway: Gateway,
-    context: UserExecutionContext,
-    asked: ResponseAsked,
-    previous_id: str,
-    own_thread_id: str,
-) -> Place:
+def _branch(asked: ResponseAsked, thread_id: str, history: Sequence[Message]) -> Place:
+    """Return the place of a run on a new thread that begins with a history of the server's."""
+    kind = ThreadKind.CHAT if asked.is_stored else ThreadKind.REQUEST
+    opening = Opening(kind, Seed(history, is_claimed=False))
+    return replace(_go_on(asked, thread_id, policy=None), opening=opening)
+
+
+async def _load_previous(
+    service: AgentService, storage: Storage, context: UserExecutionContext, previous_id: str
+) -> StoredRun:
+    """Return the run behind the previous response, which has ended."""
     try:
-        previous = await load_response(gateway, context, previous_id)
+        previous = await load_response(service, storage.store, context, previous_id)
     except NotFound as error:
         raise UnknownResponse(f"no response {previous_id[:128]}") from error
     if previous.state is not RunState.ENDED:
         raise RunConflict("the previous response has not ended yet", retryable=True)
-    key = ThreadKey(context.user_id, previous.thread_id)
-    book = gateway.storage.turn_book
-    if asked.is_stored and await _is_last(book, key, previous.run_id):
-        # A second request at the same moment finds the thread busy, and gets a branch when it is
-        # repeated.
-        return _go_on(asked, previous.thread_id, policy="reject")
-    most_bytes = gateway.settings.limit_frame_bytes
-    history = await _load_history(book, key, previous.run_id, most_bytes=most_bytes)
-    kind = ThreadKind.CHAT if asked.is_stored else ThreadKind.REQUEST
-    opening = Opening(kind, Seed(history, is_claimed=False))
-    return replace(_go_on(asked, own_thread_id, policy=None), opening=opening)
+    return previous
 
 
 async def load_response(
-    gateway: Gateway, context: UserExecutionContext, response_id: str
+    service: AgentService, store: Store, context: UserExecutionContext, response_id: str
 ) -> StoredRun:
     """Return the run behind a response of the user.
 
@@ -143,13 +156,11 @@ async def load_response(
     run_id = response_id.removeprefix(ID_PREFIX)
     if run_id == response_id or not WIRE_ID.fullmatch(run_id):
         raise NotFound(f"no response {response_id[:128]}")
-    stored = await gateway.service.load_run(context, run_id)
+    stored = await service.load_run(context, run_id)
     if stored.draft.is_forgotten:
         raise NotFound(f"response {run_id} was deleted")
     if stored.state is RunState.ENDED:
-        thread = await gateway.storage.store.load_thread(
-            ThreadKey(context.user_id, stored.thread_id)
-        )
+        thread = await store.load_thread(ThreadKey(context.user_id, stored.thread_id))
         if thread is None or thread.kind is ThreadKind.REQUEST:
             raise NotFound(f"response {run_id} was not to be stored")
     return stored
@@ -160,9 +171,7 @@ def new_fold(stored: StoredRun) -> ResponseFold:
     return ResponseFold(stored.run_id, model=stored.draft.agent, created_at=stored.created_at)
 
 
-async def load_fold(
-    gateway: Gateway, context: UserExecutionContext, stored: StoredRun
-) -> ResponseFold:
+async def load_fold(feed: Feed, context: UserExecutionContext, stored: StoredRun) -> ResponseFold:
     """Return the fold of the response's events that the log has now.
 
     Raises:
@@ -172,19 +181,13 @@ async def load_fold(
     if stored.first_seq is None:
         return fold
     key = ThreadKey(context.user_id, stored.thread_id)
-    head = (await gateway.feed.load_bounds(key)).head
-    last = head.seq if stored.last_seq is None else stored.last_seq
-    place = EventId(head.epoch, stored.first_seq - 1)
-    while place.seq < last:
-        records = await gateway.storage.log.read(
-            key, after=place, limit=READ_RECORDS, max_bytes=READ_BYTES
-        )
-        for record in records:
-            if record.run_id == stored.run_id:
-                fold.add(decode_event(record.payload))
-        if not records:
-            break
-        place = records[-1].id
+    head = (await feed.load_bounds(key)).head
+    last_seq = head.seq if stored.last_seq is None else stored.last_seq
+    begin = EventId(head.epoch, stored.first_seq - 1)
+    reading = read_runs(feed, key, {stored.run_id}, after=begin, last_seq=last_seq)
+    async with aclosing(reading):
+        async for record in reading:
+            fold.add(decode_event(record.payload))
     return fold
 
 

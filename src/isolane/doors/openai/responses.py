@@ -14,10 +14,24 @@ from fastapi.responses import Response
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import Identity, RunState, StoredRun
-from isolane.doors.answers import Load
+from isolane.doors.answers import Load, UnreadAnswers
 from isolane.doors.credentials import ReadContext, Reader, WriteContext, Writer
-from isolane.doors.event_stream import HEADERS, EventStream, Followed, open_stream
-from isolane.doors.gateway import Gateway, OpenGateway
+from isolane.doors.dependencies import (
+    AnswersDep,
+    FeedDep,
+    IntakeDep,
+    ServiceDep,
+    StorageDep,
+    StreamsDep,
+)
+from isolane.doors.event_stream import (
+    HEADERS,
+    EventStream,
+    Followed,
+    Streams,
+    follow_to_the_end,
+    open_stream,
+)
 from isolane.doors.openai.completions import EITHER_ANSWER
 from isolane.doors.openai.history import (
     Place,
@@ -26,7 +40,7 @@ from isolane.doors.openai.history import (
     load_response,
     new_fold,
 )
-from isolane.doors.openai.items import with_items
+from isolane.doors.openai.items import load_output, with_items
 from isolane.doors.openai.runs import (
     JSON_BODY,
     IdempotencyKey,
@@ -42,6 +56,8 @@ from isolane.doors.openai.stream import WholeAnswer, answer_response, tell_respo
 from isolane.doors.openai_errors import REFUSED
 from isolane.doors.request import UserRoute
 from isolane.events.event import RUN_STARTED, decode_event
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader, OnDisconnect
 from isolane.wire.openai.asking import ResponseAsked, read_response
 from isolane.wire.openai.items import to_input_items, to_page
@@ -61,58 +77,76 @@ ITEMS_MAX: Final = 100
 
 @router.post("", responses=EITHER_ANSWER, openapi_extra=JSON_BODY)
 async def create_response(
-    gateway: OpenGateway,
+    intake: IntakeDep,
+    storage: StorageDep,
+    streams: StreamsDep,
+    answers: AnswersDep,
     identity: Writer,
+    *,
     context: WriteContext,
     request: Request,
-    *,
     key: IdempotencyKey = None,
 ) -> Response:
     """Run an agent, and answer with the response or with its events.
 
     A background run is answered at once, and goes on when the client leaves.
     """
+    most_bytes, service = intake.frame_bytes, streams.service
+    output = partial(load_output, streams, storage.store, context)
     reading = read_asked(
-        gateway,
+        intake,
         identity,
         request,
         read_response,
         key=key,
         name="input",
-        fill=partial(with_items, gateway, context),
+        fill=partial(with_items, output, most_bytes=most_bytes),
     )
     async with reading as (ids, asked):
-        agent = choose_agent(gateway, identity, asked.agent)
-        repeated = await find_repeated(gateway, context, ids, asked)
+        agent = choose_agent(service, identity, asked.agent)
+        repeated = await find_repeated(storage.store, context, ids, asked)
+        find = partial(find_place, service, storage, context, asked, most_bytes=most_bytes)
         place = (
-            await find_place(gateway, context, asked, own_thread_id=ids.thread_id)
+            await find(own_thread_id=ids.thread_id)
             if repeated is None
             else Place(thread_id=repeated.thread_id, messages=())
         )
-        wanted = Wanted(
-            context=context.for_thread(place.thread_id).for_run(ids.run_id),
-            agent=agent,
-            asked=asked,
-            messages=place.messages,
-            opening=place.opening,
-            instructions=place.instructions,
-            policy=place.policy,
-            repeated=repeated,
-            on_disconnect=None if asked.is_background else OnDisconnect.STOP,
-        )
+        own = context.for_thread(place.thread_id).for_run(ids.run_id)
+        wanted = _to_wanted(own, agent, asked, place, repeated=repeated)
         if asked.is_background and not asked.is_streamed:
-            stored = await start_run(gateway, wanted)
-            return _answer_now(gateway, wanted.context, stored)
-        return await _follow_new(gateway, identity, wanted, asked)
+            stored = await start_run(service, wanted)
+            return _answer_now(streams.feed, answers, wanted.context, stored)
+        return await _follow_new(streams, identity, wanted, asked)
+
+
+def _to_wanted(
+    own: UserExecutionContext,
+    agent: str,
+    asked: ResponseAsked,
+    place: Place,
+    *,
+    repeated: StoredRun | None,
+) -> Wanted:
+    return Wanted(
+        context=own,
+        agent=agent,
+        asked=asked,
+        messages=place.messages,
+        opening=place.opening,
+        instructions=place.instructions,
+        policy=place.policy,
+        repeated=repeated,
+        on_disconnect=None if asked.is_background else OnDisconnect.STOP,
+    )
 
 
 async def _follow_new(
-    gateway: Gateway, identity: Identity, wanted: Wanted, asked: ResponseAsked
+    streams: Streams, identity: Identity, wanted: Wanted, asked: ResponseAsked
 ) -> EventStream:
     own = wanted.context
 
     async def start(reader: HttpReader) -> EventStream:
-        taken = await take_on(gateway, identity, wanted, reader)
+        taken = await take_on(streams, identity, wanted, reader)
         fold, headers = new_fold(taken.stored), run_headers(own)
         if asked.is_streamed:
             tell = partial(tell_response, fold=fold)
@@ -120,87 +154,98 @@ async def _follow_new(
         answer = partial(answer_response, fold=fold)
         return WholeAnswer(taken.followed, answer, reader=reader, headers=headers)
 
-    return await open_stream(gateway, identity, own.thread_key, start, run_id=own.run_id)
+    return await open_stream(streams, identity, own.thread_key, start, run_id=own.run_id)
 
 
 @router.get("/{response_id}", responses=EITHER_ANSWER)
 async def get_response(
-    gateway: OpenGateway,
+    storage: StorageDep,
+    streams: StreamsDep,
+    answers: AnswersDep,
     identity: Reader,
     context: ReadContext,
-    response_id: str,
     *,
+    response_id: str,
     stream: bool = False,
     starting_after: StartingAfter | None = None,
 ) -> Response:
     """Return a response in its current state, or its events from any of them on."""
-    stored = await load_response(gateway, context, response_id)
+    service = streams.service
+    stored = await load_response(service, storage.store, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
     if not stream:
-        return _answer_now(gateway, own, stored)
+        return _answer_now(streams.feed, answers, own, stored)
 
     async def start(reader: HttpReader) -> EventStream:
-        begin = await gateway.service.load_start(own)
-        (await gateway.feed.load_bounds(own.thread_key)).check_cursor(begin)
-        batches = gateway.service.follow_batches(own, after=begin)
-        followed = Followed(gateway, identity, batches)
+        begin = await service.load_start(own)
+        (await streams.feed.load_bounds(own.thread_key)).check_cursor(begin)
+        followed = Followed(streams, identity, follow_to_the_end(streams, own, after=begin))
         after = -1 if starting_after is None else starting_after
         tell = partial(tell_response, fold=new_fold(stored), starting_after=after)
         return EventStream(followed, tell, reader=reader, headers=HEADERS | run_headers(own))
 
-    return await open_stream(gateway, identity, own.thread_key, start, run_id=own.run_id)
+    return await open_stream(streams, identity, own.thread_key, start, run_id=own.run_id)
 
 
 @router.get("/{response_id}/input_items")
 async def list_input_items(
-    gateway: OpenGateway,
+    service: ServiceDep,
+    storage: StorageDep,
+    feed: FeedDep,
+    answers: AnswersDep,
     context: ReadContext,
-    response_id: str,
     *,
+    response_id: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=ITEMS_MAX)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """Return a page of the input items of a response, strictly after an item."""
-    stored = await load_response(gateway, context, response_id)
+    stored = await load_response(service, storage.store, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
 
     async def load() -> bytes:
-        items = await _load_items(gateway, own, stored)
+        items = await _load_items(feed, own, stored)
         page = to_page(items, after=after, limit=limit, is_newest_first=order == "desc")
         return msgspec.json.encode(page)
 
-    return _answer_largely(gateway, own, load)
+    return _answer_largely(answers, own, load)
 
 
 @router.post("/{response_id}/cancel")
 async def cancel_response(
-    gateway: OpenGateway, context: WriteContext, response_id: str
+    service: ServiceDep,
+    storage: StorageDep,
+    feed: FeedDep,
+    answers: AnswersDep,
+    context: WriteContext,
+    *,
+    response_id: str,
 ) -> Response:
     """Stop a response's run, and answer when it has ended, or after 5 s with its current state."""
-    stored = await load_response(gateway, context, response_id)
+    stored = await load_response(service, storage.store, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
-    await _stop(gateway, own)
-    return _answer_now(gateway, own, await gateway.service.load_run(own, stored.run_id))
+    await _stop(service, feed, own)
+    return _answer_now(feed, answers, own, await service.load_run(own, stored.run_id))
 
 
 @router.delete("/{response_id}")
 async def delete_response(
-    gateway: OpenGateway, context: WriteContext, response_id: str
+    service: ServiceDep, storage: StorageDep, context: WriteContext, response_id: str
 ) -> dict[str, object]:
     """Stop a response's run and forget its id; its messages stay in the thread."""
-    stored = await load_response(gateway, context, response_id)
+    stored = await load_response(service, storage.store, context, response_id)
     own = context.for_thread(stored.thread_id).for_run(stored.run_id)
-    await gateway.storage.store.forget_run(own.run_key)
-    await gateway.service.abort(own)
+    await storage.store.forget_run(own.run_key)
+    await service.abort(own)
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-async def _stop(gateway: Gateway, own: UserExecutionContext) -> None:
+async def _stop(service: AgentService, feed: Feed, own: UserExecutionContext) -> None:
     """Stop a run, and wait a few seconds for its end."""
-    head = (await gateway.feed.load_bounds(own.thread_key)).head
-    await gateway.service.abort(own)
-    batches = gateway.service.follow_batches(own, after=head)
+    head = (await feed.load_bounds(own.thread_key)).head
+    await service.abort(own)
+    batches = service.follow_batches(own, after=head)
     async with aclosing(batches):
         with suppress(TimeoutError):
             async with asyncio.timeout(END_PATIENCE_S):
@@ -208,27 +253,27 @@ async def _stop(gateway: Gateway, own: UserExecutionContext) -> None:
                     pass
 
 
-def _answer_now(gateway: Gateway, own: UserExecutionContext, stored: StoredRun) -> Response:
+def _answer_now(
+    feed: Feed, answers: UnreadAnswers, own: UserExecutionContext, stored: StoredRun
+) -> Response:
     """Return a response as its log has it now; it counts as unread until it is sent."""
 
     async def load() -> bytes:
-        said = (await load_fold(gateway, own, stored)).to_response()
+        said = (await load_fold(feed, own, stored)).to_response()
         if stored.state is RunState.RUNNING and said["status"] == "queued":
             said["status"] = "in_progress"  # its first event is being written
         return msgspec.json.encode(said)
 
-    return _answer_largely(gateway, own, load)
+    return _answer_largely(answers, own, load)
 
 
-def _answer_largely(gateway: Gateway, own: UserExecutionContext, load: Load) -> Response:
-    answer = gateway.answer_largely(own.user_id, load)
+def _answer_largely(answers: UnreadAnswers, own: UserExecutionContext, load: Load) -> Response:
+    answer = answers.answer(own.user_id, load)
     answer.headers.update({**run_headers(own), "cache-control": "no-store"})
     return answer
 
 
-async def _load_items(
-    gateway: Gateway, own: UserExecutionContext, stored: StoredRun
-) -> Sequence[Said]:
+async def _load_items(feed: Feed, own: UserExecutionContext, stored: StoredRun) -> Sequence[Said]:
     """Return the input of a run: of a waiting run from its draft, else from its first log entry.
 
     Raises:
@@ -238,9 +283,9 @@ async def _load_items(
         return to_input_items(stored.draft.messages, stored.draft.request.get("resume") or ())
     if stored.first_seq is None:
         return ()
-    head = (await gateway.feed.load_bounds(own.thread_key)).head
+    head = (await feed.load_bounds(own.thread_key)).head
     before = EventId(head.epoch, stored.first_seq - 1)
-    for record in await gateway.storage.log.read(own.thread_key, after=before, limit=1):
+    for record in await feed.read(own.thread_key, after=before, limit=1, max_bytes=1):
         event = decode_event(record.payload)
         if record.run_id == stored.run_id and event["type"] == RUN_STARTED:
             return to_input_items(event["input"]["messages"], event["input"].get("resume") or ())

@@ -11,16 +11,17 @@ from typing import Annotated, Final, TypeVar
 from fastapi import Header, Request
 
 from isolane.context import RunKey, UserExecutionContext
-from isolane.contracts import Identity, Opening, RunTicket, Seed, StoredRun, ThreadKind
+from isolane.contracts import Identity, Opening, RunTicket, Seed, Store, StoredRun, ThreadKind
 from isolane.doors.bodies import read_whole, reading
 from isolane.doors.credentials import require_agent
-from isolane.doors.event_stream import Followed
-from isolane.doors.gateway import Gateway
+from isolane.doors.event_stream import Followed, Streams, follow_to_the_end
+from isolane.doors.parts import Intake
 from isolane.doors.rate import check_rate
 from isolane.doors.sse import Records
 from isolane.errors import RunConflict
 from isolane.events.transcript import Message, fingerprint
 from isolane.ids import new_message_id, new_run_id
+from isolane.runs import AgentService
 from isolane.runs.draft import make_offer
 from isolane.runs.readers import HttpReader, OnDisconnect
 from isolane.wire.openai.asking import Asked, NewId
@@ -90,7 +91,7 @@ def _digest(*parts: str) -> str:
 
 @asynccontextmanager
 async def read_asked(
-    gateway: Gateway,
+    intake: Intake,
     identity: Identity,
     request: Request,
     read: Callable[[Mapping[str, Json], NewId], _Asked],
@@ -104,31 +105,31 @@ async def read_asked(
     `name` is the name of the list in the body. Errors are those of `reading`, `read_whole`, `fill`
     and `read`.
     """
-    check_rate(gateway, identity.user_id)
+    check_rate(intake.limits, identity.user_id)
     user_id = identity.user_id
-    async with reading(request, gateway, user_id, sent_per_new=SENT_PER_NEW) as body:
-        given: Mapping[str, Json] = await read_whole(body, gateway, user_id, name=name)
+    async with reading(request, intake, user_id, sent_per_new=SENT_PER_NEW) as body:
+        given: Mapping[str, Json] = await read_whole(body, intake, user_id, name=name)
         if fill is not None:
             given = await fill(given)
         if body.is_small:
             ids = make_ids(user_id, key, body.content)
             asked = read(given, ids.new_message_id)
         else:
-            ids = await gateway.intake.read_beside(make_ids, user_id, key, body.content)
-            asked = await gateway.intake.read_beside(read, given, ids.new_message_id)
+            ids = await intake.read_beside(make_ids, user_id, key, body.content)
+            asked = await intake.read_beside(read, given, ids.new_message_id)
         body.content = bytearray()
         del given
         yield ids, asked
 
 
-def choose_agent(gateway: Gateway, identity: Identity, model: str) -> str:
+def choose_agent(service: AgentService, identity: Identity, model: str) -> str:
     """Return the agent that a request names as its model.
 
     Raises:
         UnknownAgent: There is no such agent.
         MissingScope: The credential may not run it.
     """
-    name = gateway.service.check_agent(model)
+    name = service.check_agent(model)
     require_agent(identity, name)
     return name
 
@@ -166,7 +167,7 @@ class Taken:
 
 
 async def find_repeated(
-    gateway: Gateway, context: UserExecutionContext, ids: Ids, asked: Asked
+    store: Store, context: UserExecutionContext, ids: Ids, asked: Asked
 ) -> StoredRun | None:
     """Return the run that the same request started earlier; None for a new request.
 
@@ -177,7 +178,7 @@ async def find_repeated(
     """
     if not ids.is_repeatable:
         return None
-    stored = await gateway.storage.store.load_run(RunKey(context.user_id, ids.run_id))
+    stored = await store.load_run(RunKey(context.user_id, ids.run_id))
     if stored is None:
         return None
     if asked.added and not any(fingerprint(one)[0] in stored.asked for one in asked.added):
@@ -196,32 +197,33 @@ def claimed_opening(asked: Asked) -> Opening:
 
 
 async def take_on(
-    gateway: Gateway, identity: Identity, wanted: Wanted, reader: HttpReader
+    streams: Streams, identity: Identity, wanted: Wanted, reader: HttpReader
 ) -> Taken:
     """Start a run for a reader, or attach to the run with its id; see `start_run`."""
+    service = streams.service
     if wanted.repeated is not None:
-        begin = await gateway.service.load_start(wanted.context)
-        again = gateway.service.follow_batches(wanted.context, after=begin)
-        return Taken(wanted.repeated, Followed(gateway, identity, again))
-    ticket = await _start(gateway, wanted)
+        begin = await service.load_start(wanted.context)
+        again = follow_to_the_end(streams, wanted.context, after=begin)
+        return Taken(wanted.repeated, Followed(streams, identity, again))
+    ticket = await _start(service, wanted)
     reader.run_id = ticket.context.run_id
-    stored = await gateway.service.load_run(ticket.context, ticket.context.run_key.run_id)
-    batches = gateway.service.follow_batches(ticket.context, after=ticket.after)
-    return Taken(stored, Followed(gateway, identity, batches))
+    stored = await service.load_run(ticket.context, ticket.context.run_key.run_id)
+    batches = follow_to_the_end(streams, ticket.context, after=ticket.after)
+    return Taken(stored, Followed(streams, identity, batches))
 
 
-async def start_run(gateway: Gateway, wanted: Wanted) -> StoredRun:
+async def start_run(service: AgentService, wanted: Wanted) -> StoredRun:
     """Start a run, or attach to the run with its id; errors are those of `AgentService.start`.
 
     A cancelled caller changes nothing for the run.
     """
     if wanted.repeated is not None:
         return wanted.repeated
-    ticket = await _start(gateway, wanted)
-    return await gateway.service.load_run(ticket.context, ticket.context.run_key.run_id)
+    ticket = await _start(service, wanted)
+    return await service.load_run(ticket.context, ticket.context.run_key.run_id)
 
 
-async def _start(gateway: Gateway, wanted: Wanted) -> RunTicket:
+async def _start(service: AgentService, wanted: Wanted) -> RunTicket:
     asked = wanted.asked
     offer = make_offer(
         agent=wanted.agent,
@@ -235,7 +237,7 @@ async def _start(gateway: Gateway, wanted: Wanted) -> RunTicket:
         opening=wanted.opening,
     )
     is_read = wanted.on_disconnect is not None
-    return await gateway.service.start_offer(wanted.context, offer, over_http=is_read)
+    return await service.start_offer(wanted.context, offer, over_http=is_read)
 
 
 def run_headers(context: UserExecutionContext) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Final, Protocol
@@ -11,13 +11,12 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 from starlette.types import Send
 
-from isolane.doors.answers import PIECE_BYTES
-from isolane.doors.event_stream import EventStream, Followed
-from isolane.doors.framing import SERVER_SENT, in_pieces
+from isolane.doors.answers import in_messages
+from isolane.doors.event_stream import EventStream, Followed, tell_batches
 from isolane.doors.openai_errors import get_status, to_error_object, to_headers
 from isolane.doors.problems import report
 from isolane.doors.sse import Records
-from isolane.errors import AgentTimeout
+from isolane.errors import AgentTimeout, IsolaneError
 from isolane.events.event import Event, decode_event, one_line
 from isolane.runs.readers import HttpReader
 from isolane.wire.openai.completion import CompletionFold, to_error
@@ -32,11 +31,6 @@ Answer = Callable[[Followed[Records]], Awaitable[Response]]
 
 class Fold(Protocol):
     """Makes a client's objects from a run's events."""
-
-    @property
-    def is_over(self) -> bool:
-        """True when the run's end was among the events."""
-        ...
 
     def add(self, event: Event) -> list[Said]:
         """Add the next event, and return the objects that it makes."""
@@ -71,11 +65,8 @@ class WholeAnswer(EventStream):
         answer.headers.update(self._own_headers)
         start = {"type": "http.response.start", "status": answer.status_code}
         await send({**start, "headers": answer.raw_headers})
-        body = bytes(answer.body)
-        for place in range(0, len(body), PIECE_BYTES):
-            end = place + PIECE_BYTES
-            piece = {"type": "http.response.body", "body": body[place:end]}
-            await send({**piece, "more_body": end < len(body)})
+        for piece in in_messages(bytes(answer.body)):
+            await send(piece)
 
 
 async def _tell_nothing(_followed: Followed[Records]) -> AsyncGenerator[bytes, None]:
@@ -154,44 +145,25 @@ def _as_data(said: Said) -> bytes:
     return b"data: %b\n\n" % one_line(msgspec.json.encode(said))
 
 
-async def _tell(
+def _tell(
     followed: Followed[Records], fold: Fold, encode: Callable[[Said], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield what a fold makes of a run's records, and a comment per quiet heartbeat."""
-    beats = followed.with_beats()
-    async with aclosing(beats):
-        try:
-            async for records in beats:
-                if records is None:
-                    yield SERVER_SENT.beat
-                    continue
-                made = (said for one in records for said in fold.add(decode_event(one.payload)))
-                for piece in in_pieces(map(encode, made)):
-                    yield piece
-            _check_over(followed, fold)
-        except Exception as error:  # noqa: BLE001 - after any error the reader must be told
-            known, error_id = report(error, user_id=followed.identity.user_id)
-            yield _as_data(to_error_object(known, error_id, status=get_status(known)))
+    """Yield what a fold makes of a run's records."""
+
+    def frame(records: Records) -> Iterator[bytes]:
+        return (encode(said) for one in records for said in fold.add(decode_event(one.payload)))
+
+    return tell_batches(followed, frame=frame, frame_error=_frame_error)
+
+
+def _frame_error(error: IsolaneError, error_id: str) -> bytes:
+    return _as_data(to_error_object(error, error_id, status=get_status(error)))
 
 
 async def _fold_all(followed: Followed[Records], fold: Fold) -> None:
-    """Fold a run to its end.
-
-    Raises:
-        IsolaneError: The records ended before the run did; the error says why.
-    """
+    """Fold a run to its end; errors are those of `follow_to_the_end`."""
     beats = followed.with_beats()
     async with aclosing(beats):
         async for records in beats:
             for record in records or ():
                 fold.add(decode_event(record.payload))
-    _check_over(followed, fold)
-
-
-def _check_over(followed: Followed[Records], fold: Fold) -> None:
-    """Check that a run's records include its end.
-
-    Half an answer must not look like a whole one.
-    """
-    if not fold.is_over:
-        raise followed.gateway.why_unfinished()

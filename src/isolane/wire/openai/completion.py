@@ -60,11 +60,6 @@ class CompletionFold:
         fold = _FOLDS.get(event["type"])
         return [] if fold is None else fold(self, event)
 
-    @property
-    def is_over(self) -> bool:
-        """True when the run has ended."""
-        return self._finish_reason is not None or self.failure is not None
-
     def to_answer(self) -> Said:
         """Return the `chat.completion` of a run that has ended without an error."""
         message: Said = {

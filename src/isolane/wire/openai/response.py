@@ -111,11 +111,6 @@ class ResponseFold:
         made, self._out = self._out, []
         return made
 
-    @property
-    def is_over(self) -> bool:
-        """True when the run has ended."""
-        return self.status not in {"queued", "in_progress"}
-
     def to_response(self) -> Said:
         """Return the response in its current state, with its whole output."""
         output = [

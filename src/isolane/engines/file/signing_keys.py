@@ -1,4 +1,4 @@
-"""Signing keys of the local issuer. The newest signs; older ones live as long as their tokens.
+"""Signing keys in a file of the data folder.
 
 Each line of the file is a key, the newest first. After the key comes the expiry of its last token,
 in seconds since 1970.
@@ -12,18 +12,14 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from isolane.contracts.signing_keys import SigningKey, new_key, rotated, taken
 from isolane.settings import InvalidSettings
 
-KEY_BYTES: Final = 32
-"""Random bytes of a new key."""
-_ID_CHARACTERS: Final = 16
 _LINE: Final = re.compile(r"([!-~]+)(?: (\d{1,12}))?")
 _UNKNOWN_S: Final = 253_402_300_799
 """Expiry for a key without one in the file, because a person added the key: the year 9999."""
@@ -31,51 +27,11 @@ _UNKNOWN_S: Final = 253_402_300_799
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """One secret; `last_expiry_s` is the expiry of the last token that it signed."""
+class FileSigningKeys:
+    """Signing keys in a file that only its owner can read. The first start creates it.
 
-    secret: str = field(repr=False)
-    last_expiry_s: int = 0
-
-    @property
-    def id(self) -> str:
-        """Name of the key in tokens: a hash from which nobody can derive the secret."""
-        return sha256(b"isolane key id:" + self.secret.encode()).hexdigest()[:_ID_CHARACTERS]
-
-
-class KeyRing(Protocol):
-    """The keys of the local issuer."""
-
-    @property
-    def keys(self) -> Sequence[SigningKey]:
-        """The valid keys; the first one signs."""
-        ...
-
-    @property
-    def dropped(self) -> int:
-        """Count of keys that were found to be removed."""
-        ...
-
-    def take(self, expiry_s: int) -> SigningKey:
-        """Return the key to sign with, and note that its token lives until `expiry_s`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FixedKey:
-    """One key that is kept elsewhere, for example in the settings."""
-
-    keys: tuple[SigningKey]
-    dropped: int = 0
-
-    def take(self, expiry_s: int) -> SigningKey:  # noqa: ARG002 - the contract's parameter
-        """Return the key; the settings decide when it changes."""
-        return self.keys[0]
-
-
-class KeyFile:
-    """Keys in a file that only its owner can read. The first start creates it."""
+    No method waits: the file is small and on this machine.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the keys in `path`, or create the first one.
@@ -87,26 +43,18 @@ class KeyFile:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _write(path, [_new_key()], is_first=True)
+            _write(path, [new_key()], is_first=True)
         self._stamp: tuple[int, int] | None = None
         self._keys = tuple(_read(path))
         self._complaint = ""
-        self.dropped = 0
 
-    @property
-    def keys(self) -> Sequence[SigningKey]:
-        """The keys in the file now, because `isolane key rotate` is another process.
-
-        A file that can't be read changes nothing, because otherwise everybody would be signed out.
-        """
+    async def load(self) -> Sequence[SigningKey]:
+        """Return the keys in the file now; see `SigningKeys.load`."""
         try:
             status = self._path.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
             if stamp != self._stamp:
-                found = tuple(_read(self._path))
-                # A credential is judged while the file is read, so a removed key is noticed here.
-                self.dropped += not {key.id for key in self._keys} <= {key.id for key in found}
-                self._keys, self._stamp = found, stamp
+                self._keys, self._stamp = tuple(_read(self._path)), stamp
         except (OSError, InvalidSettings) as error:
             self._complain(str(error))
         return self._keys
@@ -116,21 +64,26 @@ class KeyFile:
             _log.warning("signing_keys_reload_failed", reason=reason)
         self._complaint = reason
 
-    def take(self, expiry_s: int) -> SigningKey:
-        """Return the newest key; after a rotation the key is kept until `expiry_s`."""
-        with self._change() as keys:
-            keys[0] = replace(keys[0], last_expiry_s=max(expiry_s, keys[0].last_expiry_s))
-            return keys[0]
+    async def take(self, expiry_s: int) -> SigningKey:
+        """Return the newest key; see `SigningKeys.take`.
 
-    def rotate(self, *, now_s: int, forget: bool = False) -> None:
-        """Sign with a new key from now on.
-
-        Older keys are kept until their last token has expired. With `forget` they are removed now,
-        and their tokens are invalid.
+        Raises:
+            InvalidSettings: The file has something else in it.
+            OSError: The file can't be written.
         """
         with self._change() as keys:
-            keys[:] = [key for key in keys if key.last_expiry_s > now_s and not forget]
-            keys.insert(0, _new_key())
+            keys[0] = taken(keys[0], expiry_s)
+            return keys[0]
+
+    async def rotate(self, *, now_s: int, forget: bool = False) -> None:
+        """Sign with a new key from now on; see `SigningKeys.rotate`.
+
+        Raises:
+            InvalidSettings: The file has something else in it.
+            OSError: The file can't be written.
+        """
+        with self._change() as keys:
+            keys[:] = rotated(keys, now_s=now_s, forget=forget)
 
     @contextmanager
     def _change(self) -> Iterator[list[SigningKey]]:
@@ -146,10 +99,6 @@ class KeyFile:
                 _write(self._path, keys)
         finally:
             os.close(folder)
-
-
-def _new_key() -> SigningKey:
-    return SigningKey(secrets.token_urlsafe(KEY_BYTES))
 
 
 def _read(path: Path) -> list[SigningKey]:

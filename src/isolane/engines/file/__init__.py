@@ -1,0 +1,1 @@
+"""Engines in plain files of the data folder."""
