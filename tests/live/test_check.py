@@ -416,7 +416,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "isolation",
         "by what the agent remembers",
         mistake(
-            "runs/run.py",
+            "runs/agent_input.py",
             "client if is_raw else begun.agent_ids",
             "client",
         ),

@@ -11,15 +11,18 @@ import structlog
 from isolane.backoff import Backoff
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import NO_DRAFT, BegunRun, RunLease
-from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, chain_of
+from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, caused, chain_of
 from isolane.events.calls import answer_calls
 from isolane.events.event import Event
 from isolane.events.shared_state import SharedState
+from isolane.health.fairness import Turns
 from isolane.runs.dispatch import Dispatcher
+from isolane.runs.ending import Ending, end_run
 from isolane.runs.ground import Ground
+from isolane.runs.life import RunLife
 from isolane.runs.locks import KeyedLocks
 from isolane.runs.recovery import end_unbegun
-from isolane.runs.run import Ending, Run, RunLife, end_run
+from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +40,8 @@ class RunDriver:
         self._settings = ground.settings
         self._tasks = ground.tasks
         self._clock = ground.clock
+        self._turns = Turns()
+        """Turns in which long histories are made into the input of agents."""
         self.beginning = KeyedLocks[RunKey]()
         """Runs that have waited, and whose turn is being written down."""
         self.abandoned_count = 0
@@ -73,6 +78,7 @@ class RunDriver:
                 begun,
                 run.writer,
                 tasks=self._tasks,
+                turns=self._turns,
                 timeout_s=self._settings.run_timeout_s,
             )
             await self.give_up(run, await life.live())
@@ -93,8 +99,7 @@ class RunDriver:
         if run.writer is None:
             end = await end_unbegun(run, self.open_writer(run, begun.lease, ()), error)
         else:
-            broken = IsolaneError("the run broke")
-            broken.__cause__ = error
+            broken = caused(IsolaneError("the run broke"), error)
             end = await end_run(run, run.writer, Ending(error=broken, share=Share.END))
         await self.give_up(run, end)
 

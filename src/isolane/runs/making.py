@@ -10,7 +10,8 @@ from isolane.context import UserExecutionContext
 from isolane.contracts import Agent, RunDraft, StoredRun
 from isolane.errors import UnknownAgent
 from isolane.events.left_out import Kind, LeftOut
-from isolane.runs.run import Run, Stop
+from isolane.runs.run import Run
+from isolane.runs.stop import Stop
 from isolane.subjects import Subject, Subjects
 
 

@@ -18,12 +18,14 @@ from isolane.errors import (
     IsolaneError,
     RunConflict,
     Unavailable,
+    caused,
     chain_of,
 )
 from isolane.events.event import Event, decode_event
 from isolane.events.shared_state import SharedState, decode_state
 from isolane.log.feed import Feed
-from isolane.runs.run import Ending, Run, end_run
+from isolane.runs.ending import Ending, end_run
+from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 
 OpenWriter = Callable[[RunLease | None, Iterable[str], SharedState | None], RunWriter]
@@ -93,8 +95,7 @@ async def end_unbegun(run: Run, writer: RunWriter, error: Exception) -> Event | 
         run.draft = replace(run.draft, messages=(), rewind_to=None)
         refused: IsolaneError = error
     else:
-        refused = DatabaseFailed("the run can't begin")
-        refused.__cause__ = error
+        refused = caused(DatabaseFailed("the run can't begin"), error)
     writer.start_with_end(run.to_started())
     return await end_run(run, writer, Ending(error=refused, share=Share.EVENTS))
 
