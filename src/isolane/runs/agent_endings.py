@@ -27,7 +27,6 @@ def to_ending(finished: Event) -> Ending:
 
     Raises:
         AgentProtocolError: JSON can't express the event, or an id has half a surrogate pair.
-
     """
     _, event = encode_mended(finished, max_bytes=sys.maxsize)  # its interrupts are stored as well
     outcome = event.get("outcome") or {"type": "success"}

@@ -41,7 +41,6 @@ async def make_input(run: Run, begun: BegunRun, naming: Naming, turns: Turns) ->
 
     Raises:
         ValidationError: The stored request or a stored message isn't AG-UI.
-
     """
     request = dict(run.draft.request)
     told = request.pop(INSTRUCTIONS, None)

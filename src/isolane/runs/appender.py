@@ -88,7 +88,6 @@ class RunAppender:
             RunTooLarge: The run may add no more.
             Unavailable: The log can't be written now.
             NotFound: The thread is gone.
-
         """
         if self.failure is not None:
             raise self.failure
@@ -120,7 +119,6 @@ class RunAppender:
             Unavailable: The log can't be written now.
             NotFound: The thread is gone.
             NoActiveRun: The run ended meanwhile.
-
         """
         committed: asyncio.Future[EventId] = asyncio.get_running_loop().create_future()
         self.put(payload, committed)
@@ -148,7 +146,6 @@ class RunAppender:
         Raises:
             Unavailable: The log can't be written now; call again then.
             NotFound: The thread is gone.
-
         """
         if isinstance(self.failure, NotFound):
             await end_task(self._pump)
@@ -170,7 +167,6 @@ class RunAppender:
             Unavailable: The log can't be written now; call again then.
             DatabaseFailed: The log can never take this.
             NotFound: The thread is gone.
-
         """
         rest = self._pending
         records = await self._append([*(payload for payload, _ in rest), terminal], end=end)

@@ -1,4 +1,4 @@
-"""A run in this process, from its turn to its end: then the next of its thread has its turn."""
+"""The way of a run from its turn to its end; then the next run of its thread has the turn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 class RunDriver:
-    """Begins runs whose turn has come, drives each to its one end, and lets the next one begin."""
+    """Begins each run whose turn has come, leads it to its end, and lets the next one begin."""
 
     def __init__(self, ground: Ground) -> None:
         """Drive the runs that `ground` holds."""
@@ -43,9 +43,9 @@ class RunDriver:
         self._turns = Turns()
         """Turns in which long histories are made into the input of agents."""
         self.beginning = KeyedLocks[RunKey]()
-        """Runs that have waited, and whose turn is being written down."""
+        """Held while the beginning of a run that waited is written."""
         self.abandoned_count = 0
-        """Agents so far that swallowed their cancellation."""
+        """Number of agents so far that swallowed their cancellation."""
         self.dispatcher = Dispatcher(ground, begin=self._start_waiting)
         """Finds the runs whose turn has come."""
 
@@ -88,14 +88,14 @@ class RunDriver:
             self.abandoned_count += run.is_abandoned
             if run.writer is not None:
                 run.writer.close()
-            # No await since the end was committed, so who answers to it finds the thread free.
+            # No await since the commit of the end, so clients that answer it find the thread free.
             self.leave(run)
         await news
         if not run.is_deleted:
             await self.tell_thread(run.context)
 
     async def _end_broken(self, run: Run, begun: BegunRun, error: Exception) -> None:
-        """End a run that nobody could drive, as far as it came."""
+        """End a run whose life broke on an unforeseen error."""
         if run.writer is None:
             end = await end_unbegun(run, self.open_writer(run, begun.lease, ()), error)
         else:
@@ -104,7 +104,7 @@ class RunDriver:
         await self.give_up(run, end)
 
     async def give_up(self, run: Run, end: Event | None) -> None:
-        """Tell the end of a run that no log could take, and hand its turn on; None does nothing."""
+        """Tell clients an end that the log refused, and hand the turn on; None does nothing."""
         if end is None or run.is_deleted:
             return None
         self._news.tell_unwritten(run, end)
@@ -114,13 +114,13 @@ class RunDriver:
                 return await self._book.give_up(run.context.run_key)
             except Unavailable as error:
                 _log.error("run_give_up_postponed", run_id=run.run_id, reason=str(error))
-                await backoff.pause()  # between two tries; others of its thread wait
+                await backoff.pause()  # between two tries; the next runs of its thread wait
             except DatabaseFailed as error:
                 _log.error("run_give_up_failed", run_id=run.run_id, chain=chain_of(error))
                 return None
 
     async def _take_turn(self, run: Run) -> None:
-        """Begin a run that has waited; the disk may not be ready when its turn comes."""
+        """Begin a run that has waited. While the database can't be written, try again."""
         if run.draft is NO_DRAFT:
             await self._end_unbegun(run, DatabaseFailed("what the run asks for can't be read"))
             return
@@ -142,7 +142,7 @@ class RunDriver:
             await self._live(run, run.begun)
 
     async def _end_unbegun(self, run: Run, error: Exception) -> None:
-        """End a run that waited and can never begin, and let the next one of its thread go on."""
+        """End a run that waited and can never begin, and let the next run of its thread begin."""
         try:
             end = await end_unbegun(run, self.open_writer(run, None, ()), error)
             await self.give_up(run, end)
@@ -157,7 +157,7 @@ class RunDriver:
         known_ids: Iterable[str],
         state: SharedState | None = None,
     ) -> RunWriter:
-        """Return what writes the run's events, within the published limits.
+        """Return the writer of the run's events, with the published limits.
 
         Without a lease the writer takes the run over with its first write.
         """
@@ -176,7 +176,7 @@ class RunDriver:
         )
 
     def leave(self, run: Run) -> None:
-        """Free what the run held, and let the next one of its thread begin. Idempotent."""
+        """Free what the run held, and let the next run of its thread begin. Idempotent."""
         key = run.context.thread_key
         if run.ended.is_set():
             return
@@ -188,11 +188,11 @@ class RunDriver:
             self.dispatcher.wake()
 
     async def tell_thread(self, context: UserExecutionContext) -> None:
-        """Tell the user's sockets how the thread is now."""
+        """Tell the user's sockets the state of the thread."""
         active = self.get_active(context.thread_key)
         await self._news.tell(context, active=None if active is None else active.run_id)
 
     def get_active(self, key: ThreadKey) -> Run | None:
-        """Return the thread's run that is under way: begun, not just next in line."""
+        """Return the thread's run that has begun. None while the next one only has the turn."""
         runs = self._live_runs.get_of_thread(key)
         return next((run for run in runs if run.begun is not None), None)

@@ -106,7 +106,6 @@ class RunWriter:
             RunTooLarge: The run may add no more.
             Unavailable: The log can't be written now.
             NotFound: The thread is gone.
-
         """
         for legal in self._grammar.accept(_with_whole_names(event)):
             for fitting in self._fitting.fit(legal):
@@ -150,7 +149,6 @@ class RunWriter:
             NotFound: The thread was deleted meanwhile.
             RunTooLarge: The run has no room for the event.
             Unavailable: The log can't be written now.
-
         """
         if self._is_ended and not isinstance(self._appender.failure, NotFound):
             raise NoActiveRun("the run is over")
@@ -193,7 +191,6 @@ class RunWriter:
             Unavailable: The log can't be written now; call again later.
             DatabaseFailed: The log can never take it; call again with a smaller `share`.
             NotFound: The thread is gone.
-
         """
         self._is_ended = True
         await self._appender.stop()
