@@ -417,7 +417,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "by what the agent remembers",
         mistake(
             "runs/agent_input.py",
-            "client if is_raw else begun.agent_ids",
+            "client if is_raw else run.get_begun().agent_ids",
             "client",
         ),
     ),

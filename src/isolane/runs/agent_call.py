@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
@@ -11,9 +12,9 @@ import structlog
 from isolane.agents.exits import contain_exits, tell_of_exits
 from isolane.agents.foreign import UNKNOWN, Foreign
 from isolane.agents.translate import to_event
-from isolane.contracts import BegunRun
 from isolane.errors import AgentError, IsolaneError, caused
 from isolane.events.event import RUN_ERROR, RUN_FINISHED, RUN_STARTED, SUBAGENT_ERROR
+from isolane.events.transcript import Message
 from isolane.health.fairness import Turns
 from isolane.ids import new_message_id
 from isolane.runs.agent_endings import to_ending, to_failure, to_subagent_error
@@ -35,13 +36,16 @@ _log = structlog.get_logger(__name__)
 class AgentCall:
     """Lets a run's agent speak, once."""
 
-    def __init__(self, run: Run, begun: BegunRun, writer: RunWriter, *, turns: Turns) -> None:
-        """Prepare the call. `turns` are those in which long histories are made."""
+    def __init__(
+        self, run: Run, history: Sequence[Message], writer: RunWriter, *, turns: Turns
+    ) -> None:
+        """Prepare the call. A long `history` becomes the agent's input in several `turns`."""
         self._run = run
-        self._begun = begun
+        self._history = list(history)
+        """Messages for the agent's input. Empty once the input is made."""
         self._writer = writer
         self._turns = turns
-        self._naming = naming_of(run, begun)
+        self._naming = naming_of(run)
         self._foreign = Foreign(run.left_out)
         self._text_id: str | None = None
         """Id of the message that plain text goes into."""
@@ -59,10 +63,11 @@ class AgentCall:
         contain_exits(asyncio.get_running_loop())
         tell_of_exits(self._tell_of_exit)
         try:
+            begun = run.get_begun()
             context = run.context.for_agent(
-                self._begun.agent_ids, is_history_claimed=self._begun.is_history_claimed
+                begun.agent_ids, is_history_claimed=begun.is_history_claimed
             )
-            made = await make_input(run, self._begun, self._naming, self._turns)
+            made = await make_input(run, self._history, self._naming, self._turns)
             async with aclosing(run.agent.run(made, context, run.stop)) as stream:
                 async for value in stream:
                     taken += 1

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from isolane.agents.naming import Naming
 from isolane.context import RunIds
-from isolane.contracts import BegunRun
 from isolane.events.transcript import Message
 from isolane.health.fairness import Turns
 from isolane.ids import new_message_id
@@ -23,41 +22,50 @@ _INPUT: Final = TypeAdapter(RunAgentInput)
 _MESSAGES: Final = TypeAdapter(list[AgentMessage])
 
 
-def naming_of(run: Run, begun: BegunRun) -> Naming:
-    """Return the client's ids of a run and the agent's.
+def naming_of(run: Run) -> Naming:
+    """Return the client's ids of a run that has begun, and the agent's.
 
     Both are the client's when the agent asks for those.
     """
     client = RunIds(run.thread_id, run.run_id, run.draft.request.get("parentRunId"))
     is_raw = getattr(run.agent, "raw_ids", False) is True
-    return Naming(client, client if is_raw else begun.agent_ids)
+    return Naming(client, client if is_raw else run.get_begun().agent_ids)
 
 
-async def make_input(run: Run, begun: BegunRun, naming: Naming, turns: Turns) -> RunAgentInput:
-    """Return what the agent gets. Safe to cancel.
+async def make_input(
+    run: Run, history: list[Message], naming: Naming, turns: Turns
+) -> RunAgentInput:
+    """Return what the agent of a run that has begun gets, and empty `history` meanwhile.
 
-    A long history is made in steps, each in a turn of the run's user. So many long histories at
-    once take half a millisecond per pass of the event loop.
+    A long history becomes models in steps, each in a turn of the run's user. So any number of long
+    histories together take half a millisecond per pass of the event loop. Safe to cancel.
 
     Raises:
         ValidationError: The stored request or a stored message isn't AG-UI.
     """
     request = dict(run.draft.request)
     told = request.pop(INSTRUCTIONS, None)
-    state = {} if begun.state is None else {"state": begun.state}
+    state = run.get_begun().state
+    kept = {} if state is None else {"state": state}
     own = {
         "threadId": naming.agent.thread_id,
         "runId": naming.agent.run_id,
         "parentRunId": naming.agent.parent_run_id,
     }
-    made = _INPUT.validate_python({**request, **state, **own, "messages": []})
-    history = begun.history
-    messages = _MESSAGES.validate_python([*_to_instructions(told), *history[:HISTORY_STEP]])
-    for start in range(HISTORY_STEP, len(history), HISTORY_STEP):
+    made = _INPUT.validate_python({**request, **kept, **own, "messages": []})
+    messages = _MESSAGES.validate_python([*_to_instructions(told), *_cut(history)])
+    while history:
         await turns.take(run.context.user_id)
-        messages += _MESSAGES.validate_python(history[start : start + HISTORY_STEP])
+        messages += _MESSAGES.validate_python(_cut(history))
     made.messages = messages  # put in here, because pydantic would look at each of them again
     return made
+
+
+def _cut(history: list[Message]) -> list[Message]:
+    """Take the next messages out of the history, so that they are freed step by step, too."""
+    step = history[:HISTORY_STEP]
+    del history[:HISTORY_STEP]
+    return step
 
 
 def _to_instructions(text: Any) -> list[Message]:  # noqa: ANN401 - a field of what is stored

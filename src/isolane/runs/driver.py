@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 
 import structlog
 
 from isolane.backoff import Backoff
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
-from isolane.contracts import NO_DRAFT, BegunRun, RunLease
+from isolane.contracts import NO_DRAFT, RunLease
 from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, caused, chain_of
 from isolane.events.calls import answer_calls
 from isolane.events.event import Event
@@ -49,41 +48,27 @@ class RunDriver:
         self.dispatcher = Dispatcher(ground, begin=self._start_waiting)
         """Finds the runs whose turn has come."""
 
-    def start_begun(self, run: Run, begun: BegunRun, told: asyncio.Event) -> None:
+    def start_begun(self, run: Run, told: asyncio.Event) -> None:
         """Drive a run that has begun, once `told` is set."""
-        self._tasks.detach(self._live_after(told, run, begun), name=f"run {run.run_id}")
+        self._tasks.detach(self._live_after(told, run), name=f"run {run.run_id}")
 
     def _start_waiting(self, run: Run) -> None:
         """Begin a run whose turn has come, and drive it."""
         self._tasks.detach(self._take_turn(run), name=f"run {run.run_id}")
 
-    async def _live_after(self, told: asyncio.Event, run: Run, begun: BegunRun) -> None:
+    async def _live_after(self, told: asyncio.Event, run: Run) -> None:
         await told.wait()
         if not run.is_deleted:
-            await self._live(run, begun)
+            await self._live(run)
 
-    async def _live(self, run: Run, begun: BegunRun) -> None:
+    async def _live(self, run: Run) -> None:
         news = self._tasks.start(
             self._news.tell(run.context, active=run.run_id), name=f"news of {run.run_id}"
         )
         try:
-            resumes = bool(run.draft.request.get("resume"))
-            history = answer_calls(begun.history, added=begun.added, resumes=resumes)
-            begun = replace(begun, history=history)
-            known_ids = begun.rewound.union(message["id"] for message in begun.history)
-            state = SharedState.of(run.draft.request.get("state"), kept=begun.state)
-            run.writer = self.open_writer(run, begun.lease, known_ids, state)
-            life = RunLife(
-                run,
-                begun,
-                run.writer,
-                tasks=self._tasks,
-                turns=self._turns,
-                timeout_s=self._settings.run_timeout_s,
-            )
-            await self.give_up(run, await life.live())
+            await self.give_up(run, await self._open_life(run).live())
         except Exception as error:  # noqa: BLE001 - the top of the task that owns a run
-            await self._end_broken(run, begun, error)
+            await self._end_broken(run, error)
         finally:
             self.abandoned_count += run.is_abandoned
             if run.writer is not None:
@@ -94,10 +79,28 @@ class RunDriver:
         if not run.is_deleted:
             await self.tell_thread(run.context)
 
-    async def _end_broken(self, run: Run, begun: BegunRun, error: Exception) -> None:
+    def _open_life(self, run: Run) -> RunLife:
+        """Return the life of a run that has begun, with its writer open."""
+        begun, request = run.get_begun(), run.draft.request
+        resumes = bool(request.get("resume"))
+        history = answer_calls(run.take_history(), added=begun.added, resumes=resumes)
+        known_ids = begun.rewound.union(message["id"] for message in history)
+        state = SharedState.of(request.get("state"), kept=begun.state)
+        run.writer = self.open_writer(run, begun.lease, known_ids, state)
+        return RunLife(
+            run,
+            history,
+            run.writer,
+            tasks=self._tasks,
+            turns=self._turns,
+            timeout_s=self._settings.run_timeout_s,
+        )
+
+    async def _end_broken(self, run: Run, error: Exception) -> None:
         """End a run whose life broke on an unforeseen error."""
         if run.writer is None:
-            end = await end_unbegun(run, self.open_writer(run, begun.lease, ()), error)
+            lease = run.get_begun().lease
+            end = await end_unbegun(run, self.open_writer(run, lease, ()), error)
         else:
             broken = caused(IsolaneError("the run broke"), error)
             end = await end_run(run, run.writer, Ending(error=broken, share=Share.END))
@@ -139,7 +142,7 @@ class RunDriver:
                 await self._end_unbegun(run, error)
                 return
         if run.begun is not None:
-            await self._live(run, run.begun)
+            await self._live(run)
 
     async def _end_unbegun(self, run: Run, error: Exception) -> None:
         """End a run that waited and can never begin, and let the next run of its thread begin."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
 
-from isolane.contracts import BegunRun, StoppedBy
+from isolane.contracts import StoppedBy
 from isolane.errors import AgentError, AgentTimeout, IsolaneError, caused
 from isolane.events.event import Event
+from isolane.events.transcript import Message
 from isolane.health.fairness import Turns
 from isolane.runs.agent_call import AgentCall
 from isolane.runs.ending import Ending, end_run, ending_now, ending_of_stop
@@ -31,19 +33,22 @@ class RunLife:
     def __init__(
         self,
         run: Run,
-        begun: BegunRun,
+        history: Sequence[Message],
         writer: RunWriter,
         *,
         tasks: TaskOwner,
         turns: Turns,
         timeout_s: float,
     ) -> None:
-        """Take over a run whose turn has come. `timeout_s` is the most that its agent may take."""
+        """Take over a run that has begun, with the `history` for its agent.
+
+        `timeout_s` is the most time that the agent may take.
+        """
         self._run = run
         self._writer = writer
         self._tasks = tasks
         self._timeout_s = timeout_s
-        self._call = AgentCall(run, begun, writer, turns=turns)
+        self._call = AgentCall(run, history, writer, turns=turns)
 
     async def live(self) -> Event | None:
         """Write RUN_STARTED, let the agent speak, and write the end; see `end_run`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from isolane.clock import now_ms
 from isolane.context import UserExecutionContext
 from isolane.contracts import Agent, BegunRun, RunDraft
+from isolane.errors import NoActiveRun
 from isolane.events.event import Event, run_started
 from isolane.events.left_out import LeftOut
 from isolane.events.transcript import Message
@@ -47,6 +48,26 @@ class Run:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     taken_on_at: int = field(default_factory=now_ms)
     """Milliseconds since 1970. A restart doesn't change it."""
+
+    def get_begun(self) -> BegunRun:
+        """Return how it began.
+
+        Raises:
+            NoActiveRun: It waits for its turn.
+        """
+        if self.begun is None:
+            raise NoActiveRun("the run waits for its turn")
+        return self.begun
+
+    def take_history(self) -> Sequence[Message]:
+        """Return the messages for its agent, once, because a long history takes megabytes.
+
+        Raises:
+            NoActiveRun: It waits for its turn.
+        """
+        begun = self.get_begun()
+        self.begun = replace(begun, history=())
+        return begun.history
 
     @property
     def asked(self) -> Sequence[Message]:
