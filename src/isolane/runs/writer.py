@@ -113,7 +113,10 @@ class RunWriter:
                     await self._write_state(fitting)
                     continue
                 payload, written = encode_mended(fitting, max_bytes=self._event_max_bytes)
-                await self._put(fitting["type"], payload)
+                if self._is_ended or self._appender.is_full:
+                    await self._put(fitting["type"], payload)
+                else:  # mostly there is room, and then another coroutine would only cost time
+                    self._appender.put(payload)
                 self._transcript.add(written)
 
     async def _write_state(self, event: Event) -> None:
