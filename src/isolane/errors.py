@@ -30,7 +30,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 SHOWN_CHARACTERS: Final = 128
 """Maximum characters of a refused id that its error repeats; no valid id has more."""
@@ -350,6 +352,12 @@ class DatabaseInUse(IsolaneError, RuntimeError):
 
 class AgentRefused(IsolaneError, TypeError):
     """The object that `--agent` names is no agent; the text says what it is and what is wanted."""
+
+
+def caused(error: E, cause: BaseException) -> E:
+    """Return `error` with its cause, as `raise error from cause` sets it."""
+    error.__cause__ = cause
+    return error
 
 
 def chain_of(error: BaseException) -> list[str]:

@@ -16,7 +16,7 @@ from isolane.agents.threads import AgentThreads
 from isolane.agents.translate import to_event
 from isolane.context import RunIds
 from isolane.contracts import Agent, StopSignal, ensure
-from isolane.runs.run import Stop
+from isolane.runs.stop import Stop
 
 IDS = RunIds("thread", "r")
 NAMING = Naming(IDS, IDS)

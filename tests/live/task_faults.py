@@ -30,10 +30,11 @@ from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
 from isolane.runs import recovery
 from isolane.runs.admission import Admission
+from isolane.runs.agent_call import AgentCall
+from isolane.runs.appender import RunAppender
 from isolane.runs.drain import Drain
 from isolane.runs.driver import RunDriver
-from isolane.runs.run import RunLife, Stop
-from isolane.runs.writer import RunWriter
+from isolane.runs.stop import Stop
 from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.writer import SocketWriter
 
@@ -41,7 +42,7 @@ VARIABLE: Final = "TASK_FAULT"
 UNFORESEEN: Final = "nobody foresaw this"
 
 PLACES: Final[dict[str, tuple[Any, str]]] = {
-    "agent": (RunLife, "_take"),
+    "agent": (AgentCall, "_take"),
     "authentication": (Judge, "_catch"),
     "beat": (DatabaseRunBook, "mend_turns"),
     "chat": (Numbered, "tell"),
@@ -67,7 +68,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "stop": (Stop, "wait"),
     "sweep of the log": (DatabaseEventLog, "sweep"),
     "watchdog": (Watchdog, "_judge"),
-    "writer of a run": (RunWriter, "_commit_batch"),
+    "writer of a run": (RunAppender, "_commit_batch"),
     "writer of a socket": (SocketWriter, "_write_batch"),
 }
 """What breaks, inside of the task that it stands for."""

@@ -416,8 +416,8 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "isolation",
         "by what the agent remembers",
         mistake(
-            "runs/run.py",
-            "client if is_raw else begun.agent_ids",
+            "runs/agent_input.py",
+            "client if is_raw else run.get_begun().agent_ids",
             "client",
         ),
     ),

@@ -20,14 +20,6 @@ FILE_LINES_MAX: Final = 300
 REASON: Final = re.compile(r"^# Long because: .{20,}$", re.MULTILINE)
 """What a file above that says about itself."""
 
-BEING_SPLIT: Final = frozenset(
-    {
-        "runs/run.py",
-        "runs/writer.py",
-    }
-)
-"""Files that are too long and become several ones. The list only shrinks."""
-
 
 def long_bodies(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Yield the name of each function whose body is too long, and how many lines it has."""
@@ -55,7 +47,7 @@ def test_no_function_is_long(file: Path) -> None:
     assert list(long_bodies(ast.parse(file.read_text(encoding="utf-8")))) == []
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if name_of(f) not in BEING_SPLIT], ids=name_of)
+@pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_long_file_says_why(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     is_long = len(text.splitlines()) > FILE_LINES_MAX

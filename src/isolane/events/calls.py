@@ -19,7 +19,7 @@ NO_RESULT: Final = "There is no result: the run ended before this call was answe
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A message and the results of its calls."""
+    """A message with calls, and their results."""
 
     message: Message
     results: list[Message] = field(default_factory=list)
@@ -29,42 +29,69 @@ class _Place:
 
 def answer_calls(
     history: Sequence[Message], *, added: Sequence[Message] = (), resumes: bool = False
-) -> list[Message]:
+) -> Sequence[Message]:
     """Return the history with a result behind every call; a call without one gets `NO_RESULT`.
 
     A run that `resumes` brings answers to the questions of the last turn. Then the calls after the
     user's last message stay without results. Messages that the run itself `added` at the end are
     not counted.
     """
-    if not any(calls_of(message) for message in history):
-        return list(history)
-    places = _place(history)
+    if _is_answered(history):
+        return history
+    items = _place(history)
     if resumes:
-        _keep_open(places, added)
-    return [message for place in places for message in _spelled_out(place)]
+        _keep_open(items, added)
+    answered: list[Message] = []
+    for item in items:
+        if isinstance(item, _Place):
+            answered.extend(_spelled_out(item))
+        else:
+            answered.append(item)
+    return answered
 
 
-def _place(history: Sequence[Message]) -> list[_Place]:
-    """Return the messages with their results; a result belongs to the newest call of its id."""
-    places: list[_Place] = []
+def _is_answered(history: Sequence[Message]) -> bool:
+    """Say quickly that each call has one result, right behind its message. Mostly this is so."""
+    waiting: set[str] = set()
+    for message in history:
+        if message["role"] == "tool":
+            if message.get("toolCallId") not in waiting:
+                return False
+            waiting.discard(message["toolCallId"])
+        elif waiting:
+            return False
+        elif calls := calls_of(message):
+            waiting = {call["id"] for call in calls}
+    return not waiting
+
+
+def _place(history: Sequence[Message]) -> list[Message | _Place]:
+    """Return the messages, with their results at those that have calls.
+
+    A result belongs to the newest call of its id. One of an unknown call stays where it is.
+    """
+    items: list[Message | _Place] = []
     callers: dict[str, _Place] = {}  # some models reuse the ids of calls in each turn
     for message in history:
         caller = callers.get(message.get("toolCallId", "")) if message["role"] == "tool" else None
         if caller is not None:
             caller.results.append(message)
-            continue
-        place = _Place(message)
-        places.append(place)
-        callers.update((call["id"], place) for call in calls_of(message))
-    return places
+        elif calls := calls_of(message):
+            place = _Place(message)
+            items.append(place)
+            callers.update((call["id"], place) for call in calls)
+        else:
+            items.append(message)
+    return items
 
 
-def _keep_open(places: Sequence[_Place], added: Sequence[Message]) -> None:
+def _keep_open(items: Sequence[Message | _Place], added: Sequence[Message]) -> None:
     fresh = {message["id"] for message in added}
-    for place in reversed(places):
-        if place.message["role"] == "user" and place.message["id"] not in fresh:
+    for item in reversed(items):
+        if isinstance(item, _Place):
+            item.is_open = True
+        elif item["role"] == "user" and item["id"] not in fresh:
             return
-        place.is_open = True
 
 
 def _spelled_out(place: _Place) -> Iterator[Message]:

@@ -214,7 +214,7 @@ class Admission:
             run.stop.set(asked_at=admitted.stop_at)
         if admitted.begun is not None:
             run.begun = admitted.begun
-            self._driver.start_begun(run, admitted.begun, told)
+            self._driver.start_begun(run, told)
             return RunTicket(run.context, Disposition.STARTED, admitted.after)
         self._follow_up(run, admitted, policy)
         return RunTicket(run.context, Disposition.QUEUED, admitted.after, admitted.position)

@@ -1,4 +1,4 @@
-"""What a run frame asks for, in the shape that is kept. Pure."""
+"""What a run frame asks for, in the shape that is stored. Pure."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from isolane.runs.question import (
 from isolane.runs.readers import OnDisconnect
 
 POLICIES: Final = ("queue", "reject", "interrupt")
-
-
+"""What a frame may want of a thread that has a run already."""
 ROLES: Final = ("user", "tool")
-"""Whose messages are taken of a client's list; the server has the others."""
+"""Roles of the messages that are taken from a client's list. The server has all others."""
 _ASKED: Final = {"state", "tools", "context", "forwarded_props", "resume", "parent_run_id"}
-
-
+"""Fields of the input that are stored with the run."""
 INSTRUCTIONS: Final = "instructions"
-"""Stands among what a run asks for. RunAgentInput has no such field, so no frame sets it."""
+"""Name of a field in a stored request. RunAgentInput has no such field, so no frame can set it."""
 
 
 def to_offer(run_input: RunAgentInput, agent: str) -> Offer:
-    """Return what a run frame brings; raises `InvalidInput`."""
+    """Return what a run frame brings.
+
+    Raises:
+        InvalidInput: A field of `forwardedProps` is wrong, or two messages have one id and differ.
+    """
     draft = to_draft(run_input, agent)
     return Offer(
         draft,
@@ -60,17 +62,16 @@ def make_offer(
     instructions: str | None = None,
     opening: Opening | None = None,
 ) -> Offer:
-    """Return what a run brings that a door reads from something else than a RunAgentInput.
+    """Return what a run brings, for a door whose requests are no RunAgentInput.
 
-    Everything has AG-UI's shapes and wire names, and the door has checked it. `messages` are those
-    of users and tools only; the last one is the question when a user said it. The agent finds
-    `policy` and `rewind_to` in its `forwardedProps`, as a client of AG-UI sends them. `opening`
-    says how the thread begins, where this is its first run. `instructions` are what the agent reads
+    Everything has AG-UI's shapes and wire names, and the door has checked it. `messages` are only
+    messages of users and tools. The last one is the question if it is a user's. The agent finds
+    `policy` and `rewind_to` in its `forwardedProps`, as AG-UI's clients send them. `opening` says
+    how the thread begins, if this is its first run. `instructions` is a text that the agent reads
     before the history, in this run alone.
 
     Raises:
-        InvalidInput: the policy is unknown, or two messages of users have one id and differ.
-
+        InvalidInput: The policy is unknown, or two messages of users have one id and differ.
     """
     own = {"policy": policy, "rewindTo": rewind_to}
     props = {
@@ -123,7 +124,11 @@ def _props(run_input: RunAgentInput) -> Mapping[str, Any]:
 
 
 def to_draft(run_input: RunAgentInput, agent: str) -> RunDraft:
-    """Return the draft of a run; raises `InvalidInput`."""
+    """Return the draft of a run.
+
+    Raises:
+        InvalidInput: `rewindTo` is no text, or two messages of users have one id and differ.
+    """
     rewind_to = _props(run_input).get("rewindTo")
     if rewind_to is not None and not isinstance(rewind_to, str):
         raise InvalidInput("forwardedProps.rewindTo", "must be the id of a message")
@@ -151,8 +156,9 @@ def _without_extras(message: BaseModel) -> Message:
 def differs(offered: RunDraft, asked: Mapping[bytes, bytes], known: frozenset[str]) -> bool:
     """Say whether a second frame of one run id brings other new messages than the first did.
 
-    `asked` are the fingerprints of what the first one brought, by those of the ids. A list without
-    any message never differs: it only asks to be attached. A seed is compared as a whole.
+    `asked` has the fingerprints of the first frame's messages, by the fingerprints of their ids.
+    `known` are the ids of the thread's messages. A list without messages never differs, because it
+    only asks to be attached. A seed is compared as a whole.
     """
     if not offered.messages:
         return False

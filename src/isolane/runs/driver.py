@@ -1,32 +1,34 @@
-"""A run in this process, from its turn to its end: then the next of its thread has its turn."""
+"""The way of a run from its turn to its end; then the next run of its thread has the turn."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 
 import structlog
 
 from isolane.backoff import Backoff
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
-from isolane.contracts import NO_DRAFT, BegunRun, RunLease
-from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, chain_of
+from isolane.contracts import NO_DRAFT, RunLease
+from isolane.errors import DatabaseFailed, IsolaneError, NotFound, Unavailable, caused, chain_of
 from isolane.events.calls import answer_calls
 from isolane.events.event import Event
 from isolane.events.shared_state import SharedState
+from isolane.health.fairness import Turns
 from isolane.runs.dispatch import Dispatcher
+from isolane.runs.ending import Ending, end_run
 from isolane.runs.ground import Ground
+from isolane.runs.life import RunLife
 from isolane.runs.locks import KeyedLocks
 from isolane.runs.recovery import end_unbegun
-from isolane.runs.run import Ending, Run, RunLife, end_run
+from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 
 _log = structlog.get_logger(__name__)
 
 
 class RunDriver:
-    """Begins runs whose turn has come, drives each to its one end, and lets the next one begin."""
+    """Begins each run whose turn has come, leads it to its end, and lets the next one begin."""
 
     def __init__(self, ground: Ground) -> None:
         """Drive the runs that `ground` holds."""
@@ -38,69 +40,75 @@ class RunDriver:
         self._settings = ground.settings
         self._tasks = ground.tasks
         self._clock = ground.clock
+        self._turns = Turns()
+        """Turns in which long histories are made into the input of agents."""
         self.beginning = KeyedLocks[RunKey]()
-        """Runs that have waited, and whose turn is being written down."""
+        """Held while the beginning of a run that waited is written."""
         self.abandoned_count = 0
-        """Agents so far that swallowed their cancellation."""
+        """Number of agents so far that swallowed their cancellation."""
         self.dispatcher = Dispatcher(ground, begin=self._start_waiting)
         """Finds the runs whose turn has come."""
 
-    def start_begun(self, run: Run, begun: BegunRun, told: asyncio.Event) -> None:
+    def start_begun(self, run: Run, told: asyncio.Event) -> None:
         """Drive a run that has begun, once `told` is set."""
-        self._tasks.detach(self._live_after(told, run, begun), name=f"run {run.run_id}")
+        self._tasks.detach(self._live_after(told, run), name=f"run {run.run_id}")
 
     def _start_waiting(self, run: Run, lease: RunLease) -> None:
         """Begin a claimed run, and drive it."""
         self._tasks.detach(self._take_turn(run, lease), name=f"run {run.run_id}")
 
-    async def _live_after(self, told: asyncio.Event, run: Run, begun: BegunRun) -> None:
+    async def _live_after(self, told: asyncio.Event, run: Run) -> None:
         await told.wait()
         if not run.is_deleted:
-            await self._live(run, begun)
+            await self._live(run)
 
-    async def _live(self, run: Run, begun: BegunRun) -> None:
+    async def _live(self, run: Run) -> None:
         news = self._tasks.start(
             self._news.tell(run.context, active=run.run_id), name=f"news of {run.run_id}"
         )
         try:
-            resumes = bool(run.draft.request.get("resume"))
-            history = answer_calls(begun.history, added=begun.added, resumes=resumes)
-            begun = replace(begun, history=history)
-            known_ids = begun.rewound.union(message["id"] for message in begun.history)
-            state = SharedState.of(run.draft.request.get("state"), kept=begun.state)
-            run.writer = self.open_writer(run, begun.lease, known_ids, state)
-            life = RunLife(
-                run,
-                begun,
-                run.writer,
-                tasks=self._tasks,
-                timeout_s=self._settings.run_timeout_s,
-            )
-            await self.give_up(run, await life.live())
+            await self.give_up(run, await self._open_life(run).live())
         except Exception as error:  # noqa: BLE001 - the top of the task that owns a run
-            await self._end_broken(run, begun, error)
+            await self._end_broken(run, error)
         finally:
             self.abandoned_count += run.is_abandoned
             if run.writer is not None:
                 run.writer.close()
-            # No await since the end was committed, so who answers to it finds the thread free.
+            # No await since the commit of the end, so clients that answer it find the thread free.
             self.leave(run)
         await news
         if not run.is_deleted:
             await self.tell_thread(run.context)
 
-    async def _end_broken(self, run: Run, begun: BegunRun, error: Exception) -> None:
-        """End a run that nobody could drive, as far as it came."""
+    def _open_life(self, run: Run) -> RunLife:
+        """Return the life of a run that has begun, with its writer open."""
+        begun, request = run.get_begun(), run.draft.request
+        resumes = bool(request.get("resume"))
+        history = answer_calls(run.take_history(), added=begun.added, resumes=resumes)
+        known_ids = begun.rewound.union(message["id"] for message in history)
+        state = SharedState.of(request.get("state"), kept=begun.state)
+        run.writer = self.open_writer(run, begun.lease, known_ids, state)
+        return RunLife(
+            run,
+            history,
+            run.writer,
+            tasks=self._tasks,
+            turns=self._turns,
+            timeout_s=self._settings.run_timeout_s,
+        )
+
+    async def _end_broken(self, run: Run, error: Exception) -> None:
+        """End a run whose life broke on an unforeseen error."""
         if run.writer is None:
-            end = await end_unbegun(run, self.open_writer(run, begun.lease, ()), error)
+            lease = run.get_begun().lease
+            end = await end_unbegun(run, self.open_writer(run, lease, ()), error)
         else:
-            broken = IsolaneError("the run broke")
-            broken.__cause__ = error
+            broken = caused(IsolaneError("the run broke"), error)
             end = await end_run(run, run.writer, Ending(error=broken, share=Share.END))
         await self.give_up(run, end)
 
     async def give_up(self, run: Run, end: Event | None) -> None:
-        """Tell the end of a run that no log could take, and hand its turn on; None does nothing."""
+        """Tell clients an end that the log refused, and hand the turn on; None does nothing."""
         if end is None or run.is_deleted:
             return None
         self._news.tell_unwritten(run, end)
@@ -110,13 +118,13 @@ class RunDriver:
                 return await self._book.give_up(run.context.run_key)
             except Unavailable as error:
                 _log.error("run_give_up_postponed", run_id=run.run_id, reason=str(error))
-                await backoff.pause()  # between two tries; others of its thread wait
+                await backoff.pause()  # between two tries; the next runs of its thread wait
             except DatabaseFailed as error:
                 _log.error("run_give_up_failed", run_id=run.run_id, chain=chain_of(error))
                 return None
 
     async def _take_turn(self, run: Run, lease: RunLease) -> None:
-        """Begin a run that has waited; the disk may not be ready when its turn comes."""
+        """Begin a run that has waited. While the database can't be written, try again."""
         if run.draft is NO_DRAFT:
             unreadable = DatabaseFailed("what the run asks for can't be read")
             await self._end_unbegun(run, lease, unreadable)
@@ -136,10 +144,10 @@ class RunDriver:
                 await self._end_unbegun(run, lease, error)
                 return
         if run.begun is not None:
-            await self._live(run, run.begun)
+            await self._live(run)
 
     async def _end_unbegun(self, run: Run, lease: RunLease, error: Exception) -> None:
-        """End a run that waited and can never begin, and let the next one of its thread go on."""
+        """End a run that waited and can never begin, and let the next run of its thread begin."""
         try:
             end = await end_unbegun(run, self.open_writer(run, lease, ()), error)
             await self.give_up(run, end)
@@ -154,7 +162,7 @@ class RunDriver:
         known_ids: Iterable[str],
         state: SharedState | None = None,
     ) -> RunWriter:
-        """Return what writes the run's events, within the published limits.
+        """Return the writer of the run's events, with the published limits.
 
         Without a lease the writer takes the run over with its first write.
         """
@@ -173,7 +181,7 @@ class RunDriver:
         )
 
     def leave(self, run: Run) -> None:
-        """Free what the run held, and let the next one of its thread begin. Idempotent."""
+        """Free what the run held, and let the next run of its thread begin. Idempotent."""
         key = run.context.thread_key
         if run.ended.is_set():
             return
@@ -185,11 +193,11 @@ class RunDriver:
             self.dispatcher.wake()
 
     async def tell_thread(self, context: UserExecutionContext) -> None:
-        """Tell the user's sockets how the thread is now."""
+        """Tell the user's sockets the state of the thread."""
         active = self.get_active(context.thread_key)
         await self._news.tell(context, active=None if active is None else active.run_id)
 
     def get_active(self, key: ThreadKey) -> Run | None:
-        """Return the thread's run that is under way: begun, not just next in line."""
+        """Return the thread's run that has begun. None while the next one only has the turn."""
         runs = self._live_runs.get_of_thread(key)
         return next((run for run in runs if run.begun is not None), None)

@@ -1,4 +1,4 @@
-"""Runs as this process holds them: made for a frame, or from what is on record."""
+"""Runs as this process holds them: made for a new frame, or from a stored row."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from isolane.context import UserExecutionContext
 from isolane.contracts import Agent, RunDraft, StoredRun
 from isolane.errors import UnknownAgent
 from isolane.events.left_out import Kind, LeftOut
-from isolane.runs.run import Run, Stop
+from isolane.runs.run import Run
+from isolane.runs.stop import Stop
 from isolane.subjects import Subject, Subjects
 
 
 class RunMaker:
-    """Makes runs, each with its agent. What they leave out is counted together."""
+    """Makes runs, each with its agent, and counts together what they leave out."""
 
     def __init__(
         self, agents: Mapping[str, Agent], *, subjects: Subjects | None, clock: Clock
     ) -> None:
-        """Serve `agents`, the first as the default; `subjects` know how users are named outside."""
+        """Serve `agents`, the first as the default. `subjects` know the names of users outside."""
         self.agents = agents
         self._subjects = subjects or Subjects()
         self._clock = clock
         self.left_out = Counter[Kind]()
-        """Number of events, messages and parts that all runs left out so far, by kind."""
+        """Number of events, messages and parts that all runs have left out, by kind."""
 
     def check_agent(self, name: str | None) -> str:
-        """Return the agent's name, the default's for None; raises `UnknownAgent`."""
+        """Return the agent's name; the default's for None.
+
+        Raises:
+            UnknownAgent: No agent has this name.
+        """
         found = next(iter(self.agents), None) if name is None else name
         if found not in self.agents or found is None:
             raise UnknownAgent(f"no agent is called {name}")
@@ -39,7 +44,7 @@ class RunMaker:
         return self._make(context, draft, self.agents[draft.agent])
 
     def revive(self, stored: StoredRun) -> Run:
-        """Return a run on record; when its agent is served no more, the default one takes it."""
+        """Return a stored run. The default agent takes it when its own agent is gone."""
         agent = self.agents.get(stored.draft.agent) or self.agents[self.check_agent(None)]
         context = _context_of(stored, self._subjects.find(stored.key.user_id))
         run = self._make(context, stored.draft, agent)

@@ -1,7 +1,7 @@
-"""The question at the end of a run frame, and what it is to its thread. Pure.
+"""The question at the end of a run frame, and what it means to its thread. Pure.
 
-Clients send their lists. One whose last message is new asks it. One whose last message is known
-asks it again: its answer was taken out of the list, or a lost line kept it from being seen.
+Clients send their whole list of messages. A new last message is a new question. A known last
+message is asked again: the client has removed its answer, or lost the connection before it came.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from isolane.events.transcript import Message
 from isolane.runs.readers import OnDisconnect
 
 INSTRUCTIONS: Final = ("system", "developer")
+"""Roles of messages that instruct the model and are no part of the conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,11 @@ class Question:
         return str(self.message["id"])
 
     def check_same(self, known: Message | None) -> None:
-        """Raise `InvalidInput` when `known`, the thread's message of that id, is another one."""
+        """Check that `known`, the thread's message of the same id, says the same.
+
+        Raises:
+            InvalidInput: `known` is another message.
+        """
         if known is not None and not says_the_same(self.message, known):
             raise InvalidInput(
                 f"messages.{self.place}.id",
@@ -43,7 +48,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A tool's answer among those that end a frame's list, and its place there."""
+    """The result of a tool at the end of a frame's list, and its place there."""
 
     place: int
     message: Message
@@ -59,13 +64,19 @@ class Result:
         return str(self.message["toolCallId"])
 
     def is_same(self, known: Message | None) -> bool:
-        """Say whether a message with its id answers the same call; None is one nobody knows."""
+        """Say whether `known`, the thread's message of the same id, answers the same call.
+
+        None stands for an id that the thread doesn't know, and counts as the same.
+        """
         return known is None or known.get("toolCallId") == self.call_id
 
     def check_answered(self, messages: Iterable[Message]) -> None:
-        """Raise `InvalidInput` unless its call has an answer already, under whatever id.
+        """Check that its call is answered in `messages`, under another id.
 
-        Its own id is that of another message, so it can't join the thread.
+        The thread's message of its own id is another one, so it can't join the thread.
+
+        Raises:
+            InvalidInput: No message answers its call.
         """
         if all(message.get("toolCallId") != self.call_id for message in messages):
             raise InvalidInput(
@@ -76,37 +87,41 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a run frame brings: a draft, what it wants of a busy thread, and its question."""
+    """What a run frame brings: a draft, a policy for a busy thread, and a question."""
 
     draft: RunDraft
     policy: str | None
-    """None when the frame names none."""
+    """`queue`, `reject` or `interrupt`; None when the frame names no policy."""
     question: Question | None
-    """None when its list ends in anything but a message of a user."""
+    """None when the last message of its list is no user's."""
     results: Sequence[Result] = ()
-    """What tools answered, where its list ends in that."""
+    """Results of tools, if its list ends in some."""
     on_disconnect: OnDisconnect | None = None
-    """What becomes of its run when nobody reads that; None when the frame doesn't say."""
+    """What becomes of its run without readers; None when the frame doesn't say."""
 
     @property
     def may_ask_again(self) -> bool:
-        """Say whether a question that is known asks for its answer once more.
+        """True when a known question asks for its answer once more.
 
-        Who rewinds says what to take back, and who answers an interrupt asks nothing again.
+        A frame that rewinds says itself what to take back. A frame that answers an interrupt asks
+        nothing again.
         """
         has_own_plan = self.draft.rewind_to is not None or self.draft.request.get("resume")
         return self.question is not None and not has_own_plan
 
     def get_others(self) -> Sequence[Message]:
-        """Return the users' messages before the question, where it may be one that is known."""
+        """Return the users' messages before the question, if the question may be a known one."""
         if not self.may_ask_again:
             return ()
         return [one for one in self.draft.messages[:-1] if one["role"] == "user"]
 
     def check_content(self, known: KnownMessage | None) -> None:
-        """Raise `InvalidInput` when the question has the id of a message with other content.
+        """Check that the question doesn't reuse the id of a message with other content.
 
-        What the frame's own rewind takes back may come anew in other words.
+        A message that the frame's own rewind takes back may come again in other words.
+
+        Raises:
+            InvalidInput: The thread's message of that id has other content.
         """
         if self.question is None or known is None:
             return
@@ -116,8 +131,10 @@ class Offer:
     def settle(self, known: KnownMessage | None, *, is_last: bool) -> RunDraft:
         """Return the draft of a run of its own, by what the thread knows of the question.
 
-        A known one is asked again when it `is_last` among the thread's questions. Raises
-        `RunConflict` when others were asked after it, or when it was taken back.
+        A known question is asked again if it `is_last` among the thread's questions.
+
+        Raises:
+            RunConflict: Another question was asked after it, or it was taken back.
         """
         if self.question is None or known is None or not self.may_ask_again:
             return self.draft
@@ -131,7 +148,7 @@ class Offer:
         return replace(self.draft, messages=own, rewind_to=message_id, asks_again=True)
 
     def policy_for(self, draft: RunDraft, *, default: str) -> str:
-        """Return what happens to the run under way; to ask again interrupts what answers now."""
+        """Return the policy for a busy thread. A question that is asked again interrupts."""
         if draft.asks_again:
             return "reject" if self.policy == "reject" else "interrupt"
         return self.policy or default
@@ -140,7 +157,7 @@ class Offer:
 def question_of(run_input: RunAgentInput, messages: Sequence[Message]) -> Question | None:
     """Return the question that ends a list; `messages` are those of its users and tools.
 
-    Instructions to the model are no turn of the conversation, so what stands before them counts.
+    Instructions at the end of the list are skipped, because they are no part of the conversation.
     """
     for place in reversed(range(len(run_input.messages))):
         role = run_input.messages[place].role
@@ -150,7 +167,7 @@ def question_of(run_input: RunAgentInput, messages: Sequence[Message]) -> Questi
 
 
 def results_of(run_input: RunAgentInput, messages: Sequence[Message]) -> list[Result]:
-    """Return the answers of tools that end a list; `messages` are those of its users and tools."""
+    """Return the results of tools that end a list; `messages` are those of its users and tools."""
     results: list[Result] = []
     for place in reversed(range(len(run_input.messages))):
         role = run_input.messages[place].role
@@ -162,27 +179,30 @@ def results_of(run_input: RunAgentInput, messages: Sequence[Message]) -> list[Re
 
 
 def check_doubles(places: Sequence[tuple[int, Message]]) -> None:
-    """Raise `InvalidInput` when two questions of one list have one id and say different things.
+    """Check that two questions of one list with the same id say the same.
 
     `places` are the list's messages of users and tools, each with its place in the list.
+
+    Raises:
+        InvalidInput: They say different things.
     """
     first: dict[str, Message] = {}
     for place, message in places:
         if message["role"] != "user":
             continue
         known = first.setdefault(message["id"], message)
-        if known is not message:  # of most lists each message is the only one of its id
+        if known is not message:  # in most lists each id comes once
             Question(place, message).check_same(known)
 
 
 def says_the_same(one: Message, other: Message) -> bool:
-    """Say whether two messages are one, whatever their clients noted beside the words."""
+    """Say whether two messages have the same role and content, whatever other fields they have."""
     is_same = _content_of(one) == _content_of(other)
     return one["role"] == other["role"] and is_same
 
 
 def _content_of(message: Message) -> list[Any]:
-    """Return a message's parts; words that stand together are one, however they were split."""
+    """Return a message's parts. Adjoining texts become one, because clients split them freely."""
     content = message.get("content")
     given = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
     parts: list[Any] = []

@@ -1,4 +1,4 @@
-"""Who reads runs over HTTP, and what becomes of a run that they leave."""
+"""The requests that read runs over HTTP, and what becomes of a run that they leave."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from isolane.context import ThreadKey
 
 UNREAD_S: Final = 2.0
-"""Seconds that readers have to come back, as after a lost line, until a run counts as left."""
+"""Seconds in which a reader may come back, for example after a lost connection."""
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of a run that was asked over HTTP once nobody reads it."""
+    """What becomes of a run that was asked over HTTP and has no reader."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -25,7 +25,7 @@ class HttpReader:
 
     key: ThreadKey
     run_id: str | None
-    """The one run that it reads; None reads all of the thread."""
+    """The one run that it reads; None for the whole thread."""
 
     def reads(self, run_id: str) -> bool:
         """Say whether it reads that run of its thread."""
@@ -46,7 +46,7 @@ class Readers:
         return reader
 
     def leave(self, reader: HttpReader) -> bool:
-        """Count a request no longer; False when it had left before."""
+        """Stop counting a request. Return False when it had left before."""
         own = self._of.get(reader.key, set())
         if reader not in own:
             return False

@@ -1,4 +1,4 @@
-"""What another life left behind: runs without an end."""
+"""The ends of runs that their own process never ended, and of runs that can't begin."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from isolane.errors import (
     IsolaneError,
     RunConflict,
     Unavailable,
+    caused,
     chain_of,
 )
 from isolane.events.event import Event, decode_event
 from isolane.events.shared_state import SharedState, decode_state
 from isolane.log.feed import Feed
-from isolane.runs.run import Ending, Run, end_run
+from isolane.runs.ending import Ending, end_run
+from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 
 OpenWriter = Callable[[RunLease | None, Iterable[str], SharedState | None], RunWriter]
-"""Opens the run's writer; takes its lease, the ids of its thread's messages, and its state."""
+"""Opens the run's writer. Arguments: its lease, the ids of its thread's messages, its state."""
 
 _LOST: Final = AgentLost("the process died under the run")
 _log = structlog.get_logger(__name__)
@@ -38,8 +40,8 @@ async def end_lost_run(
 ) -> Event | None:
     """End a run whose process died: close what is open in its log, and say that it was lost.
 
-    What it wrote may be unreadable; it ends without that and without messages then. Returns its
-    end when the database refuses even that for good.
+    A run whose events can't be read ends without messages. Returns the end when the database
+    refuses it for good, else None. Cancelling leaves the run without an end.
     """
     try:
         lease, known_ids, state, written = await _load(run, stored, feed, store)
@@ -51,14 +53,14 @@ async def end_lost_run(
 async def _load(
     run: Run, stored: StoredRun, feed: Feed, store: Store
 ) -> tuple[RunLease, Iterable[str], SharedState, Sequence[Event]]:
-    """Take the run over; return its lease, ids of messages, state, and what the log has of it.
+    """Take the run over. Return its lease, the ids of its thread's messages, its state, its events.
 
-    The ids are those of the thread's messages. What can't be read now is tried again.
+    While the database can't be read, try again.
     """
     backoff = Backoff()
     while True:
         try:
-            # First, so that nobody else writes what isn't read here.
+            # Before the reads, so that no other process writes after them.
             lease = await feed.take_over(run.context.thread_key, run.run_id)
             known_ids = await store.load_known_ids(run.context.thread_key)
             kept = await store.load_state(run.context.thread_key)
@@ -71,7 +73,7 @@ async def _load(
 
 
 async def _go_on(run: Run, writer: RunWriter, written: Sequence[Event]) -> Event | None:
-    """End a run that got as far as `written`."""
+    """End a run whose log has the events `written`."""
     try:
         if not written:
             await writer.start(run.to_started())
@@ -82,25 +84,24 @@ async def _go_on(run: Run, writer: RunWriter, written: Sequence[Event]) -> Event
 
 
 async def _end_lost(run: Run, writer: RunWriter, error: Exception) -> Event | None:
-    """End a run alone with the word that it was lost: `error` tells why no more can be said."""
+    """End a run with its terminal event alone; `error` says why nothing else can be written."""
     _log.error("run_recovery_failed", run_id=run.run_id, chain=chain_of(error))
     return await end_run(run, writer, Ending(error=_LOST, share=Share.END))
 
 
 async def end_unbegun(run: Run, writer: RunWriter, error: Exception) -> Event | None:
-    """End a run that waited for its turn and can't begin; see `end_run`."""
-    if isinstance(error, RunConflict):  # it has changed nothing, so its start must not say so
+    """End a run that waited for its turn and can't begin; see `end_run` for the result."""
+    if isinstance(error, RunConflict):  # its start must tell no change, because it made none
         run.draft = replace(run.draft, messages=(), rewind_to=None)
         refused: IsolaneError = error
     else:
-        refused = DatabaseFailed("the run can't begin")
-        refused.__cause__ = error
+        refused = caused(DatabaseFailed("the run can't begin"), error)
     writer.start_with_end(run.to_started())
     return await end_run(run, writer, Ending(error=refused, share=Share.EVENTS))
 
 
 async def _written(run: Run, stored: StoredRun, feed: Feed) -> AsyncIterator[Event]:
-    """Yield what the log has of the run."""
+    """Yield the events that the log has of the run."""
     key = run.context.thread_key
     head = (await feed.load_bounds(key)).head
     start = EventId(head.epoch, (stored.first_seq or head.seq + 1) - 1)

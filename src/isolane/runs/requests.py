@@ -1,4 +1,4 @@
-"""Removes the threads of requests, some time after their runs have ended."""
+"""The removal of threads that were made for one request, some time after their runs ended."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from isolane.errors import NotFound
 from isolane.runs.service import AgentService
 
 AT_ONCE: Final = 64
-"""Threads that are looked for in one read."""
+"""Maximum number of threads per read."""
 
 CloseThread = Callable[[ThreadKey], Awaitable[None]]
-"""Ends what follows a thread that was deleted."""
+"""Closes the followers of a thread that was deleted."""
 
 
 async def remove_due(
@@ -22,14 +22,14 @@ async def remove_due(
 ) -> int:
     """Remove the threads of requests that have not changed since `older_than`; return how many.
 
-    `older_than` is in milliseconds since 1970. Cancelling leaves the others for the next round.
+    `older_than` is in milliseconds since 1970. Cancelling leaves the rest for the next call.
     """
     count = 0
     while True:
         due = await store.load_ended_requests(older_than=older_than, limit=AT_ONCE)
         removed = [await _remove(service, close, key, older_than) for key in due]
         count += sum(removed)
-        if not any(removed):  # none is left, or those that are left are in use again
+        if not any(removed):  # no thread is left, or all that are left are in use again
             return count
 
 

@@ -1,4 +1,4 @@
-"""Runs that were asked over HTTP and that nobody reads any more."""
+"""Runs that were asked over HTTP and have no reader any more."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = structlog.get_logger(__name__)
 
 
 class UnreadRuns:
-    """Counts who reads runs over HTTP, and stops runs that their readers have left."""
+    """Counts the readers of runs over HTTP, and stops runs that all readers have left."""
 
     def __init__(self, ground: Ground, *, is_followed: IsFollowed, halt: Halt) -> None:
-        """Watch the runs of `ground`; a socket that follows one reads it, too."""
+        """Watch the runs of `ground`. A socket that follows a run is a reader, too."""
         self._live = ground.live
         self._draining = ground.draining
         self._is_followed = is_followed
@@ -36,14 +36,14 @@ class UnreadRuns:
         return self._readers.enter(key, run_id)
 
     def leave(self, reader: HttpReader) -> None:
-        """Count a request no longer; see `AgentService.leave`. Idempotent."""
+        """Stop counting a request; see `AgentService.leave`. Idempotent."""
         if self._readers.leave(reader):
             for run in self._live.get_of_thread(reader.key):
                 if reader.reads(run.run_id):
                     self.watch(run)
 
     def watch(self, run: Run) -> None:
-        """Look in 2 s whether somebody reads a run, if it is to be stopped without a reader."""
+        """Check in 2 s whether a run has a reader, if it is to be stopped without one."""
         if run.unread is not None:
             run.unread.cancel()
         key = run.context.thread_key
@@ -53,13 +53,13 @@ class UnreadRuns:
             run.unread = loop.call_later(UNREAD_S, self._stop, run)
 
     def stop_before(self, run: Run) -> None:
-        """Stop what was asked over HTTP on a run's thread and is read by nobody any more."""
+        """Stop the other runs of a run's thread that were asked over HTTP and have no reader."""
         for other in self._live.get_of_thread(run.context.thread_key):
             if other is not run and other.on_disconnect is not None:
                 self._stop(other)
 
     def _stop(self, run: Run) -> None:
-        """Stop a run that nobody reads. A shutdown cuts all readers off: that says nothing."""
+        """Stop a run without readers, except in a shutdown, which itself cuts all readers off."""
         if not (run.stop.is_set() or self._draining.has_begun or self._is_read(run)):
             _log.info("unread_run_stopped", run_id=run.run_id, user_id=run.context.user_id)
             self._halt(run)

@@ -13,7 +13,7 @@ from tests.house import ask, context_of
 from isolane.agents.function import WANTED, adapt_function
 from isolane.contracts import Agent, ensure
 from isolane.errors import AgentRefused
-from isolane.runs.run import Stop
+from isolane.runs.stop import Stop
 
 
 async def one(input: object) -> AsyncIterator[object]:  # noqa: A002

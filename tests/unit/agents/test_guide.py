@@ -35,7 +35,7 @@ from isolane.context import RunIds
 from isolane.errors import AgentRefused
 from isolane.events.event import Event
 from isolane.events.grammar import RunGrammar
-from isolane.runs.run import Stop
+from isolane.runs.stop import Stop
 
 CONTEXT: Final = context_of("run")
 IDS: Final = RunIds(CONTEXT.thread_key.thread_id, "run")

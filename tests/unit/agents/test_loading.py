@@ -11,7 +11,7 @@ from tests.house import ask, context_of
 
 from isolane.agents.loading import adapt, load_agents, load_checked_agents
 from isolane.errors import AgentRefused
-from isolane.runs.run import Stop
+from isolane.runs.stop import Stop
 
 SOURCE = """
 async def agent(input):

@@ -12,7 +12,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from tests.house import ask, context_of
 
 from isolane.agents.pydantic_ai import PydanticAgent, instructions_of
-from isolane.runs.run import Stop
+from isolane.runs.stop import Stop
 
 
 async def told(run_input: RunAgentInput) -> str | None:

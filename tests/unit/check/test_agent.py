@@ -15,7 +15,7 @@ from tests.interleaving.scheduler import ShuffledLoop
 from isolane.agents import check
 from isolane.app import create_app
 from isolane.errors import AgentRefused
-from isolane.runs.run import Stop
+from isolane.runs.stop import Stop
 from isolane.settings import Settings
 
 CONTEXT = context_of("r")

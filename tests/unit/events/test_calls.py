@@ -45,6 +45,23 @@ def test_a_history_whose_calls_are_answered_stays_as_it_is() -> None:
         assert answer_calls(history) == history
 
 
+def test_history_in_order_is_not_made_anew() -> None:
+    history = [asked(), calling("1", "2"), answer("2"), answer("1"), asked("more")]
+    assert answer_calls(history) is history
+
+
+def test_second_result_of_a_call_stands_behind_the_first() -> None:
+    history = [asked(), calling("1"), answer("1"), asked("more"), answer("1", "again")]
+    assert answer_calls(history) == [
+        asked(), calling("1"), answer("1"), answer("1", "again"), asked("more"),
+    ]  # fmt: skip
+
+
+def test_calls_of_two_messages_are_answered_apart() -> None:
+    history = [calling("1"), calling("2"), answer("1"), answer("2")]
+    assert answer_calls(history) == [calling("1"), answer("1"), calling("2"), answer("2")]
+
+
 def test_a_call_without_a_result_gets_one_right_behind_it() -> None:
     history = [asked(), calling("1", "2", "3"), answer("2"), asked("more")]
     assert answer_calls(history) == [

@@ -15,7 +15,7 @@ from isolane.contracts import Disposition, RunDraft, RunState
 from isolane.engines.sqlite.usage import Quotas
 from isolane.errors import LimitExceeded, RunConflict
 from isolane.events.event import Event
-from isolane.runs import run as run_module
+from isolane.runs import life
 
 
 class Talker:
@@ -216,7 +216,7 @@ async def test_question_before_one_that_is_about_to_begin_is_not_asked_again() -
 async def test_waiting_answer_ends_in_a_conflict_when_its_question_is_no_longer_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "STOP_GRACE_S", 30.0)
+    monkeypatch.setattr(life, "STOP_GRACE_S", 30.0)
     talker = Talker("2")
     async with open_house({"default": talker.run}) as house:
         talker.let_go("1", "3", "4")

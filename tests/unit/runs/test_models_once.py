@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ class Watched:
         self.seen: list[Any] = []
 
     def validate_python(self, value: Any) -> Any:  # noqa: ANN401 - as pydantic has it
-        self.seen.append(dict(value))
+        self.seen.append(copy(value))
         return self.adapter.validate_python(value)
 
 

@@ -46,7 +46,7 @@ from isolane.errors import (
     UnknownAgent,
 )
 from isolane.events.event import Event
-from isolane.runs import run as run_module
+from isolane.runs import agent_input, life
 from isolane.runs.draft import to_draft
 
 Agent = Callable[..., AsyncIterator[object]]
@@ -199,7 +199,7 @@ async def test_what_a_failed_run_said_before_stands() -> None:
 async def test_agent_gets_a_history_of_any_length_whole_and_in_order(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(run_module, "HISTORY_STEP", 2)
+    monkeypatch.setattr(agent_input, "HISTORY_STEP", 2)
     given: list[str] = []
 
     async def listener(input: Any) -> AsyncIterator[object]:  # noqa: A002, ANN401
@@ -264,8 +264,8 @@ async def test_an_agent_that_never_yields_ends_at_its_deadline() -> None:
 async def test_an_agent_that_swallows_cancellation_is_abandoned_and_silenced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "STOP_GRACE_S", 0.02)
-    monkeypatch.setattr(run_module, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(life, "STOP_GRACE_S", 0.02)
+    monkeypatch.setattr(life, "CANCEL_GRACE_S", 0.05)
     released = asyncio.Event()
 
     async def agent(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
@@ -405,7 +405,7 @@ async def deaf_with_context(input: object, context: object) -> AsyncIterator[obj
 async def test_an_agent_that_takes_no_stop_is_cancelled_at_once(
     monkeypatch: pytest.MonkeyPatch, agent: Agent, threads: int
 ) -> None:
-    monkeypatch.setattr(run_module, "STOP_GRACE_S", 3600.0)
+    monkeypatch.setattr(life, "STOP_GRACE_S", 3600.0)
     places = AgentThreads(threads, watch=lambda _name: lambda: None)
     adapted = adapt_function(agent, name="default")
     served = places.wrap(adapted) if threads else adapted

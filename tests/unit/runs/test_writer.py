@@ -32,7 +32,8 @@ from isolane.errors import (
 )
 from isolane.events.event import Event, decode_event, encode_event, run_finished, run_started
 from isolane.events.shared_state import SharedState, decode_state
-from isolane.runs.writer import STEPS_AT_ONCE, UNCOMMITTED_MAX, RunWriter
+from isolane.runs.appender import UNCOMMITTED_MAX
+from isolane.runs.writer import STEPS_AT_ONCE, RunWriter
 
 END = run_finished(thread_id="thread", run_id="r", outcome={"type": "success"})
 BEGIN = run_started(thread_id="thread", run_id="r", messages=[], rewind_to=None)
@@ -140,7 +141,7 @@ async def test_a_flood_waits_for_its_commits(house: House) -> None:
         nonlocal most
         for number in range(20 * UNCOMMITTED_MAX):
             await writer.write(custom(str(number)))
-            most = max(most, writer._uncommitted)
+            most = max(most, writer._appender.uncommitted)
 
     await flood()
     await finish(writer)
@@ -199,10 +200,10 @@ async def test_state_that_deltas_make_too_large_ends_the_run_with_the_one_before
 async def test_what_could_not_be_written_is_written_before_the_end(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
-    await until(lambda: not writer._uncommitted)
+    await until(lambda: not writer._appender.uncommitted)
     await refuse_writes(house.ground.database)
     await writer.write(custom("held back"))
-    await until(lambda: writer._failure)
+    await until(lambda: writer._appender.failure)
     with pytest.raises(Unavailable):
         await writer.write(custom("refused"))
     with pytest.raises(Unavailable):
@@ -215,10 +216,10 @@ async def test_what_could_not_be_written_is_written_before_the_end(house: House)
 async def test_what_was_written_although_its_answer_got_lost_is_there_once(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
-    await until(lambda: not writer._uncommitted)
+    await until(lambda: not writer._appender.uncommitted)
     with losing_answers(house.ground.database):
         await writer.write(custom("held back"))
-        await until(lambda: writer._failure)
+        await until(lambda: writer._appender.failure)
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await finish(writer)
@@ -229,7 +230,7 @@ async def test_what_was_written_although_its_answer_got_lost_is_there_once(house
 async def test_end_whose_answer_got_lost_is_there_once(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
-    await until(lambda: not writer._uncommitted)
+    await until(lambda: not writer._appender.uncommitted)
     with losing_answers(house.ground.database), pytest.raises(Unavailable):
         await finish(writer)
     await finish(writer)
@@ -239,13 +240,13 @@ async def test_end_whose_answer_got_lost_is_there_once(house: House) -> None:
 async def test_writer_without_a_lease_takes_its_run_over(house: House) -> None:
     old = writer_of(house)
     await old.start(BEGIN)
-    await until(lambda: not old._uncommitted)
+    await until(lambda: not old._appender.uncommitted)
     house.lease = None
     new = writer_of(house)
     await new.write(custom("new"))
-    await until(lambda: not new._uncommitted)
+    await until(lambda: not new._appender.uncommitted)
     await old.write(custom("old"))
-    await until(lambda: old._failure)
+    await until(lambda: old._appender.failure)
     with pytest.raises(Fenced):
         await finish(old)
     await finish(new)
@@ -255,12 +256,12 @@ async def test_writer_without_a_lease_takes_its_run_over(house: House) -> None:
 async def test_who_emits_while_nothing_can_be_written_is_told(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
-    await until(lambda: not writer._uncommitted)
+    await until(lambda: not writer._appender.uncommitted)
     await refuse_writes(house.ground.database)
     early = asyncio.create_task(writer.emit(custom("early")))
     await asyncio.sleep(0)
     during = asyncio.create_task(writer.emit(custom("during")))
-    await until(lambda: writer._failure)
+    await until(lambda: writer._appender.failure)
     late = asyncio.create_task(writer.emit(custom("late")))
     await refuse_writes(house.ground.database, while_refused=False)
     await finish(writer)
@@ -272,7 +273,7 @@ async def test_who_emits_while_nothing_can_be_written_is_told(house: House) -> N
 async def test_a_thread_that_is_deleted_takes_its_writer_along(house: House) -> None:
     writer = writer_of(house)
     await writer.start(BEGIN)
-    await until(lambda: not writer._uncommitted)
+    await until(lambda: not writer._appender.uncommitted)
     await house.feed.delete(key_of())
     await house.ground.begin_run(context_of("another"), draft_of())
     writer.disown()
