@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from random import Random
 from unittest.mock import patch
 
@@ -84,19 +85,34 @@ class HastyLog:
 class Follower:
     """Somebody who keeps what came, and so knows the place to come back to."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: Random) -> None:
         self.records: list[Record] = []
+        self._chance = chance
+        self._handed_share = chance.choice((0, 0.5, 1))
 
     async def follow(self, feed: Feed, *, until: int | None = None) -> None:
         """Take what comes, up to the record numbered `until` if it is given."""
         after = self.records[-1].id if self.records else START
         if after.seq == until:
             return
-        async with aclosing(feed.follow(key_of(), after=after)) as records:
-            async for record in records:
-                self.records.append(record)
-                if record.id.seq == until:
-                    return
+        hand = partial(self._take, until=until) if self._handed_share else None
+        async with (
+            feed.reading(key_of()) as tail,
+            aclosing(tail.follow(after, hand=hand)) as batches,
+        ):
+            async for batch in batches:
+                for record in batch:
+                    self.records.append(record)
+                    if record.id.seq == until:
+                        return
+
+    def _take(self, records: Sequence[Record], *, until: int | None) -> bool:
+        """Take what is handed, now and then; never the last, after which there is work to do."""
+        is_last = until is not None and records[-1].id.seq >= until
+        if is_last or self._chance.random() >= self._handed_share:
+            return False
+        self.records += records
+        return True
 
     async def live(self, feed: Feed, loop: ShuffledLoop, *, until: int) -> None:
         """Be cut off and come back a few times, then stay to the end."""
@@ -121,7 +137,7 @@ async def play(loop: ShuffledLoop, feed: Feed, log: EventLog, *, within_s: float
     """Append while all follow; `within_s` after the last append everybody must have all of it."""
     batches = [[b"{}"] * loop.chance.randint(1, 3) for _ in range(APPENDS)]
     total = sum(map(len, batches))
-    followers = [Follower() for _ in range(FOLLOWERS)]
+    followers = [Follower(loop.chance) for _ in range(FOLLOWERS)]
     following = [loop.create_task(one.live(feed, loop, until=total)) for one in followers]
     pen = Pen(feed, await feed.take_over(key_of(), "r"))
     await asyncio.gather(*(write(pen, loop, batches[number::WRITERS]) for number in range(WRITERS)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from itertools import count
 from typing import Any
@@ -57,6 +57,14 @@ class Peer(Socket):
         if self._loop.chance.random() < DEAD_SHARE:
             self.error = OSError("the peer is gone")
         await super().send(message)
+
+    def write_texts(self, texts: Sequence[str], start: int) -> int:
+        """Take some texts at once, as a socket does whose buffer has room; it may die, too."""
+        taken = texts[start : start + self._loop.chance.choice((0, 1, len(texts)))]
+        if self._loop.chance.random() < DEAD_SHARE:
+            raise OSError("the peer is gone")
+        self.sent += [{"type": "websocket.send", "text": text} for text in taken]
+        return len(taken)
 
     def next_seqs(self) -> dict[str, int]:
         """Return what comes next of each thread that is followed; all before it came, in order."""
@@ -114,7 +122,11 @@ class Device:
             await self._loop.pause()  # the upgrade
             self.peer = Peer(self._loop)
             self.connection = connect(
-                self.peer, self._house.tasks, connection_id=next(self._names), user_id=self.user_id
+                self.peer,
+                self._house.tasks,
+                connection_id=next(self._names),
+                user_id=self.user_id,
+                write_texts=self.peer.write_texts if self._loop.chance.random() < 0.5 else None,
             )
             self.connection.has_greeted = True
             self._house.sockets.own(slot, self.connection)
@@ -186,7 +198,7 @@ async def write(house: House, loop: ShuffledLoop, key: ThreadKey) -> None:
     pen = Pen(house.feed, begun.lease)
     for _ in range(APPENDS):
         await loop.pause()
-        await pen.append(b"{}")
+        await pen.append(*[b"{}"] * loop.chance.randint(1, 3))
 
 
 async def sockets(loop: ShuffledLoop) -> None:

@@ -16,6 +16,7 @@ from tests.live.stage import (
     Lane,
     envelopes,
     own_server,
+    read_to_close,
     settled,
     shared_server,
     steps,
@@ -48,14 +49,30 @@ def lane(server: Server) -> Lane:
 # --- what a run looks like -----------------------------------------------------------------------
 
 
-async def test_reader_that_pauses_for_a_whole_run_misses_none_of_its_events(lane: Lane) -> None:
+@pytest.mark.parametrize("count, size", [(300, 20_000), (3_000, 2_000)])
+async def test_reader_that_pauses_for_a_whole_run_misses_none_of_its_events(
+    lane: Lane, count: int, size: int
+) -> None:
     async with lazy_client(lane) as slow, lane.connect() as quick:
-        follower = await slow.subscribe("t")
+        follower = await slow.subscribe(f"t-{size}")
         # More than both ends of a line keep, so that for a while the socket takes nothing.
-        await lane.finish(quick, "t", "r", steps(["blobs", 300, 20_000], ["count", 500]))
-        await slow.until_true(lambda: follower.has_ended("r"))  # which sees each id once, in order
-    assert follower.types.count("CUSTOM") == 300
+        run = steps(["blobs", count, size], ["count", 500])
+        await lane.finish(quick, f"t-{size}", f"r-{size}", run)
+        # It sees each id once, in order.
+        await slow.until_true(lambda: follower.has_ended(f"r-{size}"))
+    assert follower.types.count("CUSTOM") == count
     assert follower.text == "".join(f"{number} " for number in range(1, 501))
+
+
+async def test_errors_that_wait_for_a_full_socket_go_out_before_its_close(lane: Lane) -> None:
+    async with lazy_client(lane) as slow, lane.connect() as quick:
+        await slow.subscribe("t")
+        await lane.finish(quick, "t", "r", steps(["blobs", 300, 20_000]))
+        for _ in range(20):
+            await slow.send("no JSON")
+        frames, (code, _) = await read_to_close(slow)
+    errors = [frame for frame in frames if frame.get("code") == "invalid_frame"]
+    assert (code, len(errors)) == (1008, 20)
 
 
 async def test_run_begins_with_its_question_and_has_one_end(lane: Lane) -> None:

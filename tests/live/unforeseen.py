@@ -14,6 +14,7 @@ from isolane.context import EventId
 from isolane.doors.pulse import Pulse
 from isolane.errors import InvalidCursor
 from isolane.log.tail import Tail
+from isolane.log.waiters import Hand
 
 WORDS: Final = ("one ", "two ", "three")
 _broken: Final[Counter[str]] = Counter()
@@ -27,10 +28,12 @@ def _break(name: str, error: Exception) -> None:
         raise error
 
 
-async def _follow_or_break(self: Tail, after: EventId) -> AsyncGenerator[list[Any], None]:
+async def _follow_or_break(
+    self: Tail, after: EventId, *, hand: Hand | None = None
+) -> AsyncGenerator[list[Any], None]:
     """Follow a thread; of one that is called so, only one record is read the first time."""
     thread_id = self.key.thread_id
-    async for batch in _follow(self, after):
+    async for batch in _follow(self, after, hand=hand):
         yield batch[:1]
         if thread_id.startswith("unforeseen"):
             _break(thread_id, KeyError("nobody foresaw this"))

@@ -17,6 +17,7 @@ from isolane.contracts import Bell, LogBounds
 from isolane.errors import CursorExpired, Unavailable
 from isolane.events.event import Record
 from isolane.health.fairness import Turns
+from isolane.log.waiters import Hand, Waiters
 from isolane.log.window import BATCH_BYTES, BATCH_RECORDS, Window, WindowSize
 
 READ_RECORDS: Final = 1_024
@@ -58,7 +59,7 @@ class Tail:
         self._on_close = on_close
         self._quiet_s = quiet_s
         self._window = Window(window_size)
-        self._rung = asyncio.Event()
+        self._waiters = Waiters()
         self._hang_up: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_quiet = True
@@ -84,7 +85,7 @@ class Tail:
     def close(self) -> None:
         """Hear nothing more; followers end with what they have."""
         self._is_ended = True
-        self._wake()
+        self._waiters.wake()
         self._on_close(self)
         if self._hang_up is not None:
             self._hang_up()
@@ -98,12 +99,8 @@ class Tail:
         self._timer = asyncio.get_running_loop().call_later(self._quiet_s, self._doubt)
         if self._is_quiet:
             self._doubts += 1
-            self._wake()
+            self._waiters.wake()
         self._is_quiet = True
-
-    def _wake(self) -> None:
-        self._rung.set()
-        self._rung = asyncio.Event()
 
     @property
     def window_size(self) -> tuple[int, int]:
@@ -112,9 +109,13 @@ class Tail:
 
     def take(self, records: Sequence[Record]) -> None:
         """Keep what was rung."""
-        if records and self._window.take(records):
-            self._is_quiet = False
-            self._wake()
+        if not records or not self._window.take(records):
+            return
+        self._is_quiet = False
+        if _is_large(records):  # who has these in turns leaves time for others
+            self._waiters.wake()
+        else:
+            self._waiters.hand(records)
 
     def resize(self, most: WindowSize) -> None:
         """Keep no more than `most` from now on."""
@@ -153,16 +154,21 @@ class Tail:
         end = self._window.end
         if end is None or end.epoch != bounds.head.epoch:
             self._window.begin_at(bounds.head)
-            self._wake()
+            self._waiters.wake()
         elif end.seq < bounds.head.seq:  # a ring was lost, or comes in a moment
             self._checked = -1
-            self._wake()
+            self._waiters.wake()
             return bounds
         self._checked = doubts
         return LogBounds(bounds.trimmed_seq, self._window.end or bounds.head)
 
-    async def follow(self, after: EventId) -> AsyncGenerator[list[Record], None]:
+    async def follow(
+        self, after: EventId, *, hand: Hand | None = None
+    ) -> AsyncGenerator[list[Record], None]:
         """Yield everything strictly after `after` in batches, then live, until the tail is closed.
+
+        While the follower waits for more, records that are rung go to `hand` as soon as they are,
+        without a task. What `hand` takes isn't yielded.
 
         Raises:
             CursorExpired: The next record is no longer kept.
@@ -170,7 +176,7 @@ class Tail:
         """
         position = after
         while not self._is_ended:
-            rung = self._rung
+            rings = self._waiters.rings
             batch = self._get_after(position)
             if batch is None:
                 async with self._alone():
@@ -180,8 +186,8 @@ class Tail:
                 if _is_large(batch):
                     await self._turns.take(self.key.user_id)
                 yield batch
-            else:
-                await rung.wait()
+            elif rings == self._waiters.rings:  # nothing was rung while the log was read
+                position = await self._waiters.wait(position, hand)
 
     def _get_after(self, position: EventId) -> list[Record] | None:
         """Return what comes next after `position`; None when the log has to be asked."""

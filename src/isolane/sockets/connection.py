@@ -153,6 +153,19 @@ class WebSocketConnection:
             return Verdict.DELIVERED if self.is_open else Verdict.CLOSED
         return await self._writer.put([record.envelope for record in wanted])
 
+    def hand(self, interest: Interest, records: Sequence[Record]) -> bool:
+        """Deliver without waiting, where that can be done; False when nothing was delivered.
+
+        It can't be done while frames wait for the socket, or when the records end the interest.
+        """
+        may_end = not interest.has_all and any(record.is_end for record in records)
+        if may_end or not interest or not self._writer.is_free:
+            return False
+        wanted = interest.select(records)
+        if wanted:
+            self._writer.hand([record.envelope for record in wanted])
+        return True
+
     async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
         """Send what waits, close, and return when the socket is closed. The first call counts."""
         await self._writer.close(code, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,7 @@ from isolane.errors import (
     NoActiveRun,
     Unavailable,
 )
+from isolane.events.event import Record
 from isolane.ids import is_same_user
 from isolane.log.tail import Tail
 from isolane.sockets.connection import WebSocketConnection, send_to_each
@@ -264,7 +265,14 @@ class IsolatedWebSocketManager:
         """Deliver until the interest is spent; one that never subscribed ends with its last run."""
         connection = follower.connection
         interest = connection.get_interest(self.key.thread_id)
-        async with aclosing(self._tail.follow(position)) as batches:
+
+        def hand(records: Sequence[Record]) -> bool:
+            if not connection.hand(interest, records):
+                return False
+            follower.position = records[-1].id
+            return True
+
+        async with aclosing(self._tail.follow(position, hand=hand)) as batches:
             async for batch in batches:
                 if await connection.deliver(interest, batch) is not Verdict.DELIVERED:
                     return
