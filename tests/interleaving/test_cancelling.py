@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace, coroutine
+from types import coroutine
 from typing import Any, Final
 
 import pytest
@@ -238,10 +238,13 @@ async def take_room(scene: Scene) -> None:
 
 def following_of(scene: Scene) -> Following:
     house = scene.house
-    gateway: Any = SimpleNamespace(
-        factory=house.factory, feed=house.feed, resumer=house.resumer, service=house.service
+    return Following(
+        scene.connection,
+        factory=house.factory,
+        resumer=house.resumer,
+        service=house.service,
+        feed=house.feed,
     )
-    return Following(gateway, scene.connection)
 
 
 async def follow_other(scene: Scene) -> object:

@@ -35,8 +35,8 @@ from isolane.runs.appender import RunAppender
 from isolane.runs.drain import Drain
 from isolane.runs.driver import RunDriver
 from isolane.runs.stop import Stop
+from isolane.serving.websocket import WebSocketProtocol
 from isolane.sockets.connection import WebSocketConnection
-from isolane.sockets.writer import SocketWriter
 
 VARIABLE: Final = "TASK_FAULT"
 UNFORESEEN: Final = "nobody foresaw this"
@@ -69,7 +69,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "sweep of the log": (DatabaseEventLog, "sweep"),
     "watchdog": (Watchdog, "_judge"),
     "writer of a run": (RunAppender, "_commit_batch"),
-    "writer of a socket": (SocketWriter, "_write_batch"),
+    "writer of a socket": (WebSocketProtocol, "_write_texts"),
 }
 """What breaks, inside of the task that it stands for."""
 

@@ -356,7 +356,7 @@ def mistake(file: str, right: str, wrong: str) -> Mistake:
 
 
 SELECTION: Final = "return self.spoken if self.spoken in self.offered else None"
-RUN_OWNER: Final = "return and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)"
+RUN_OWNER: Final = '_RUN: Final = f"{_ROWS} WHERE runs.user_id = ? AND run_id = ?"'
 STOPS: Final = "await service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
 OWN_SOCKETS: Final = "self.get_sockets(user_id)"
 ALL_SOCKETS: Final = "self._all_sockets()"
@@ -410,7 +410,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "forgets whose run it is": (
         "isolation",
         "a foreign id is answered otherwise",
-        mistake("engines/sqlite/runs.py", RUN_OWNER, "return runs.c.run_id == key.run_id"),
+        mistake("engines/sqlite/runs.py", RUN_OWNER, RUN_OWNER.replace("runs.user_id =", "'' !=")),
     ),
     "hands the client's ids to the agent": (
         "isolation",

@@ -62,8 +62,10 @@ class AguiConversation:
         replay: Replay | None,
     ) -> None:
         """Begin with an accepted socket."""
-        self._gateway = gateway
         self._connection = connection
+        self._service, self._sockets = gateway.service, gateway.sockets
+        self._limits, self._settings = gateway.limits, gateway.settings
+        self._clock = gateway.clock
         self._agent = agent
         self._frame_max_bytes = gateway.intake.frame_bytes
         self._replay = replay
@@ -84,7 +86,13 @@ class AguiConversation:
             gateway.tasks,
             heartbeat_s=gateway.settings.heartbeat_s,
         )
-        self._following = Following(gateway, connection)
+        self._following = Following(
+            connection,
+            factory=gateway.factory,
+            resumer=gateway.resumer,
+            service=gateway.service,
+            feed=gateway.feed,
+        )
         self._stopped: dict[str, int] = {}
         """Runs that were stopped while their frames wait in line, and when."""
         self._refused = 0
@@ -131,7 +139,7 @@ class AguiConversation:
             if not self._line.holds_run(run_id):
                 del self._stopped[run_id]
                 try:
-                    await self._gateway.service.remember_abort(self._connection.user_id, run_id)
+                    await self._service.remember_abort(self._connection.user_id, run_id)
                 except IsolaneError as error:  # no run can be admitted now either
                     _log.warning("stop_write_failed", run_id=run_id, reason=str(error))
         self._connection.is_busy = bool(self._line)
@@ -144,7 +152,7 @@ class AguiConversation:
         try:
             size = self._check_size(text)
             await self._check_rate(message)
-            await pace(self._gateway.limits, self._connection.user_id, size)
+            await pace(self._limits, self._connection.user_id, size)
             commands = self._read(text)
         except TooLarge as error:
             hang_up(self._connection, error)
@@ -158,12 +166,12 @@ class AguiConversation:
 
     def _read(self, text: str) -> list[Command]:
         has_greeted = self._connection.has_greeted
-        return self._dialogue.receive(text, now_ms=self._gateway.clock(), has_greeted=has_greeted)
+        return self._dialogue.receive(text, now_ms=self._clock(), has_greeted=has_greeted)
 
     async def _check_rate(self, message: Message) -> None:
         """Count a frame. Above the rate it waits a little, and only what stops a run goes on."""
         try:
-            check_rate(self._gateway.limits, self._connection.user_id)
+            check_rate(self._limits, self._connection.user_id)
         except LimitExceeded:
             self._refused += 1
             await self._slow_down(min(self._refused * REFUSED_STEP_S, REFUSED_MAX_S))
@@ -196,7 +204,7 @@ class AguiConversation:
             self._check_rights(command)
             await self._do(command)
         except (InvalidInput, InvalidCursor) as error:
-            blamed = self._dialogue.blame(error, now_ms=self._gateway.clock(), **names)
+            blamed = self._dialogue.blame(error, now_ms=self._clock(), **names)
             for consequence in blamed:
                 await self._do(consequence)
         except Exception as error:  # noqa: BLE001 - one socket's trouble stays its own
@@ -215,7 +223,7 @@ class AguiConversation:
     async def _do(self, command: Command) -> None:
         match command:
             case Welcome() | Hello():
-                await greet(self._gateway, self._connection)
+                await greet(self._connection, self._sockets, self._service, self._settings)
                 self._pulse.wake()
             case Refuse(error, thread_id, run_id):
                 tell(self._connection, error, thread_id=thread_id, run_id=run_id)
@@ -242,12 +250,12 @@ class AguiConversation:
         run_input = to_run_input(frame, left_out)
 
         async def begin() -> EventId | None:
-            ticket = await self._gateway.service.start(
+            ticket = await self._service.start(
                 context, run_input, agent=self._agent, left_out=left_out
             )
             asked_at = self._stopped.pop(frame.run_id, None)
             if asked_at is not None:
-                self._gateway.service.halt(ticket.context.run_key, asked_at=asked_at)
+                self._service.halt(ticket.context.run_key, asked_at=asked_at)
             # Nothing is awaited since the run's task was made: this stands before its first event.
             accept(self._connection, context, ticket)
             return self._following.want_run(ticket.context, ticket.after)
@@ -255,8 +263,8 @@ class AguiConversation:
         await self._following.follow(context, begin)
 
     async def _abort(self, run_id: str) -> None:
-        connection, service = self._connection, self._gateway.service
-        asked_at = self._gateway.clock()
+        connection, service = self._connection, self._service
+        asked_at = self._clock()
         if not await service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at):
             if self._line.holds_run(run_id):
                 self._stopped.setdefault(run_id, asked_at)
@@ -267,7 +275,7 @@ class AguiConversation:
 
     async def _find_run(self, run_id: str) -> bool:
         """Say whether a run that isn't under way here was known; if not, remember its abort."""
-        connection, service = self._connection, self._gateway.service
+        connection, service = self._connection, self._service
         try:
             context = await service.locate(connection.context, run_id)
         except NotFound as error:

@@ -7,12 +7,15 @@ from typing import Final
 
 from isolane.context import EventId, UserExecutionContext
 from isolane.contracts import WebSocketManagerProtocol
-from isolane.doors.gateway import Gateway
 from isolane.doors.handshake import Replay
 from isolane.doors.problems import POLICY_CLOSE, report
 from isolane.doors.replies import tell
 from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, ManagerClosed, NotFound
+from isolane.log.feed import Feed
+from isolane.runs import AgentService
 from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.factory import WebSocketManagerFactory
+from isolane.sockets.resume import Resumer
 from isolane.sockets.running import create_websocket_manager
 from isolane.sockets.writer import CLOSE_NORMAL
 
@@ -27,10 +30,21 @@ None says that the socket is to follow nothing more than it does."""
 class Following:
     """Lets one socket follow threads of its user, each behind the last id that its client has."""
 
-    def __init__(self, gateway: Gateway, connection: WebSocketConnection) -> None:
+    def __init__(
+        self,
+        connection: WebSocketConnection,
+        *,
+        factory: WebSocketManagerFactory,
+        resumer: Resumer,
+        service: AgentService,
+        feed: Feed,
+    ) -> None:
         """Begin with an accepted socket that follows nothing."""
-        self._gateway = gateway
         self._connection = connection
+        self._factory = factory
+        self._resumer = resumer
+        self._service = service
+        self._feed = feed
 
     async def follow(self, context: UserExecutionContext, begin: Begin) -> bool:
         """Follow the context's thread behind the id that `begin` returns; False when it is None.
@@ -47,10 +61,10 @@ class Following:
         try:
             after = await begin()
         except BaseException:
-            await self._gateway.factory.discard(manager, context)
+            await self._factory.discard(manager, context)
             raise
         if after is None:
-            await self._gateway.factory.discard(manager, context)
+            await self._factory.discard(manager, context)
             return False
         await self._join(context, manager, after)
         return True
@@ -68,7 +82,7 @@ class Following:
         context = connection.context.for_thread(thread_id)
 
         async def begin() -> EventId | None:
-            resume = await self._gateway.resumer.load(context.thread_key, after)
+            resume = await self._resumer.load(context.thread_key, after)
             interest = connection.renew_interest(thread_id)
             connection.post(resume.to_frame(thread_id))
             if not resume.can_go_on:
@@ -105,7 +119,7 @@ class Following:
             report(error, connection_id=connection.id)
             connection.request_close(POLICY_CLOSE, "unknown run")
         except CursorExpired:
-            self._gateway.resumer.tell_expired(connection, replay.run_id)
+            self._resumer.tell_expired(connection, replay.run_id)
             connection.request_close(CLOSE_NORMAL)
         except InvalidCursor as error:
             tell(connection, error, run_id=replay.run_id)
@@ -114,13 +128,13 @@ class Following:
             connection.fail("a replay", error)
 
     async def _follow_replay(self, replay: Replay) -> None:
-        gateway, own = self._gateway, self._connection.context
-        stored = await gateway.service.load_run(own, replay.run_id)
+        own = self._connection.context
+        stored = await self._service.load_run(own, replay.run_id)
         context = own.for_thread(stored.thread_id).for_run(stored.run_id)
         start = stored.after
         if replay.offset != FROM_START:
             after = EventId.parse(replay.offset)
-            (await gateway.feed.load_bounds(context.thread_key)).check_cursor(after)
+            (await self._feed.load_bounds(context.thread_key)).check_cursor(after)
             start = max(start, after, key=lambda place: place.seq)
         if stored.last_seq is not None and start.seq >= stored.last_seq:
             self._connection.request_close(CLOSE_NORMAL)
@@ -133,13 +147,13 @@ class Following:
 
     async def _leave(self, thread_id: str) -> None:
         connection = self._connection
-        manager = self._gateway.factory.get_manager(connection.context.for_thread(thread_id))
+        manager = self._factory.get_manager(connection.context.for_thread(thread_id))
         connection.lose_interest(thread_id)
         if manager is not None:
             await manager.remove_connection(connection.id)
 
     async def _open_manager(self, context: UserExecutionContext) -> WebSocketManagerProtocol:
-        return await create_websocket_manager(context, factory=self._gateway.factory)
+        return await create_websocket_manager(context, factory=self._factory)
 
     async def _join(
         self, context: UserExecutionContext, manager: WebSocketManagerProtocol, after: EventId

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from isolane.context import UserExecutionContext
 from isolane.contracts import RunTicket
-from isolane.doors.gateway import Gateway
 from isolane.doors.problems import close_code_of, report
 from isolane.errors import IsolaneError, TooLarge
+from isolane.runs import AgentService
+from isolane.settings import Settings
 from isolane.sockets.connection import WebSocketConnection
+from isolane.sockets.registry import Sockets
 from isolane.wire.frames import encode_frame, error_frame, run_error, welcome
 
 
-async def greet(gateway: Gateway, connection: WebSocketConnection) -> None:
+async def greet(
+    connection: WebSocketConnection, sockets: Sockets, service: AgentService, settings: Settings
+) -> None:
     """Answer hello: with the limits, the runs under way, and when the credential ends.
 
     A client without a welcome would wait for ever. So the socket closes where the runs can't be
@@ -19,12 +23,12 @@ async def greet(gateway: Gateway, connection: WebSocketConnection) -> None:
     """
 
     async def load() -> dict[str, object]:
-        active = await gateway.service.load_active_runs(connection.user_id)
+        active = await service.load_active_runs(connection.user_id)
         return welcome(
             connection_id=connection.id,
             user_id=connection.user_id,
-            heartbeat_ms=gateway.settings.heartbeat_ms,
-            limits=gateway.settings.published_limits,
+            heartbeat_ms=settings.heartbeat_ms,
+            limits=settings.published_limits,
             token_expires_at=connection.identity.expires_at,
             active_runs=[
                 {"threadId": run.thread_id, "runId": run.run_id, "head": str(run.head)}
@@ -33,7 +37,7 @@ async def greet(gateway: Gateway, connection: WebSocketConnection) -> None:
         )
 
     try:
-        await gateway.sockets.greet(connection, load)
+        await sockets.greet(connection, load)
     except IsolaneError as error:
         hang_up(connection, error)
 

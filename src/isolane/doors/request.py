@@ -13,9 +13,11 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from isolane.contracts import Limits
 from isolane.doors.credentials import identify
-from isolane.doors.gateway import Gateway, get_gateway
+from isolane.doors.gateway import get_gateway
 from isolane.errors import LimitExceeded
+from isolane.health.fairness import Turns
 
 LIMIT: Final = "requestsPerUser"
 """Name of the limit of concurrent requests."""
@@ -47,22 +49,26 @@ class UserRoute(APIRoute):
             if is_ending:
                 return await handle(request)
             gateway = get_gateway(request.scope)
-            return await _count(gateway, identity.user_id, partial(handle, request))
+            answer = partial(handle, request)
+            return await _count(gateway.limits, gateway.turns, identity.user_id, answer)
 
         return handle_of_user
 
 
 async def _count(
-    gateway: Gateway, user_id: str, answer: Callable[[], Coroutine[Any, Any, Response]]
+    limits: Limits,
+    turns: Turns,
+    user_id: str,
+    answer: Callable[[], Coroutine[Any, Any, Response]],
 ) -> Response:
     """Return the answer to a counted request, or refuse the request."""
     async with AsyncExitStack() as held:
         try:
-            await held.enter_async_context(gateway.limits.take(user_id, LIMIT))
+            await held.enter_async_context(limits.take(user_id, LIMIT))
         except LimitExceeded:
             await asyncio.sleep(REFUSED_PAUSE_S)  # the pause slows a flood down
             raise
-        await gateway.turns.take(user_id)  # each pass of the event loop begins one request
+        await turns.take(user_id)  # each pass of the event loop begins one request
         response = await answer()
         if getattr(response, "is_connection", False):
             return response
