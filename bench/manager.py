@@ -24,7 +24,7 @@ from isolane.errors import ContractError
 from isolane.logs import configure_logs
 from isolane.settings import Settings
 from isolane.sockets.factory import WebSocketManagerFactory
-from isolane.sockets.running import create_websocket_manager
+from isolane.sockets.open_factory import create_websocket_manager
 
 REPEATS = 9
 CALLS = 20_000

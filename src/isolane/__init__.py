@@ -13,7 +13,7 @@ from isolane.runs import AgentService
 from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.factory import WebSocketManagerFactory
 from isolane.sockets.manager import IsolatedWebSocketManager
-from isolane.sockets.running import create_websocket_manager, get_websocket_manager_factory
+from isolane.sockets.open_factory import create_websocket_manager, get_websocket_manager_factory
 
 __all__ = [
     "AgentService",

@@ -53,9 +53,9 @@ from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
 from isolane.sockets.factory import WebSocketManagerFactory
+from isolane.sockets.open_factory import close_factory, open_factory
 from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
-from isolane.sockets.running import close_factory, open_factory
 from isolane.tasks import TaskOwner
 from isolane.upkeep import start_upkeep
 

@@ -28,7 +28,7 @@ from isolane.engines.sqlite.store import DatabaseStore
 from isolane.health.pressure import Pressure
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
-from isolane.runs import recovery
+from isolane.runs import lost
 from isolane.runs.admission import Admission
 from isolane.runs.agent_call import AgentCall
 from isolane.runs.appender import RunAppender
@@ -59,7 +59,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "news": (DatabaseStore, "load_thread"),
     "pressure": (Pressure, "look"),
     "pulse": (Pulse, "_until_expiry_s"),
-    "recovery": (recovery, "_go_on"),
+    "recovery": (lost, "_go_on"),
     "requests": (DatabaseStore, "load_ended_requests"),
     "retention": (Feed, "trim"),
     "revocations": (Revocations, "refresh"),

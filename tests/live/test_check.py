@@ -383,7 +383,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
         "manager",
         "internal",
         mistake(
-            "sockets/running.py",
+            "sockets/open_factory.py",
             "await chosen.create_manager(context)",
             "chosen.create_manager(context)",
         ),

@@ -18,7 +18,7 @@ from tests.live.stage import SCRIPT, SECRET_KEY, Lane, own_server, read_to_close
 from isolane.sockets.factory import WebSocketManagerFactory
 
 FACTORY: Final = "sockets/factory.py"
-RUNNING: Final = "sockets/running.py"
+RUNNING: Final = "sockets/open_factory.py"
 FORGOTTEN: Final = Mistake(
     RUNNING, "await chosen.create_manager(context)", "chosen.create_manager(context)"
 )

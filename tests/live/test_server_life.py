@@ -34,7 +34,7 @@ from isolane.doors.gateway import Gateway
 from isolane.errors import ContractError
 from isolane.server import Server, make_config
 from isolane.settings import Settings
-from isolane.sockets.running import get_websocket_manager_factory
+from isolane.sockets.open_factory import get_websocket_manager_factory
 
 if TYPE_CHECKING:
     from ag_ui.core import RunAgentInput

@@ -15,8 +15,8 @@ from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.factory import WebSocketManagerFactory
+from isolane.sockets.open_factory import create_websocket_manager
 from isolane.sockets.resume import Resumer
-from isolane.sockets.running import create_websocket_manager
 from isolane.sockets.writer import CLOSE_NORMAL
 
 FROM_START: Final = "-1"

@@ -20,7 +20,7 @@ from isolane.runs.ending import Ending, end_run
 from isolane.runs.ground import Ground
 from isolane.runs.life import RunLife
 from isolane.runs.locks import KeyedLocks
-from isolane.runs.recovery import end_unbegun
+from isolane.runs.lost import end_unbegun
 from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 

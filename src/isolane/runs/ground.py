@@ -10,10 +10,10 @@ from isolane.contracts import Members, RunBook, Store
 from isolane.health.draining import Draining
 from isolane.ids import new_node_id
 from isolane.log.feed import Feed
-from isolane.runs.live import LiveRuns
 from isolane.runs.locks import KeyedLocks
 from isolane.runs.making import RunMaker
 from isolane.runs.news import ThreadNews
+from isolane.runs.registry import LiveRuns
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
 

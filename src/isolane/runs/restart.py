@@ -13,7 +13,7 @@ from isolane.contracts import RunState, StoredRun
 from isolane.errors import DatabaseFailed, Unavailable, chain_of
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
-from isolane.runs.recovery import end_lost_run
+from isolane.runs.lost import end_lost_run
 from isolane.runs.run import Run
 
 RECOVERY_PATIENCE_S: Final = 1.0

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.house import House, open_house, says
 
-from isolane.sockets.running import close_factory, open_factory
+from isolane.sockets.open_factory import close_factory, open_factory
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from tests.house import ALICE, House, Socket, connect, context_of, open_house, says, until
 
 from isolane.errors import ContractError, InvalidContext, LimitExceeded
-from isolane.sockets.running import (
+from isolane.sockets.open_factory import (
     close_factory,
     create_websocket_manager,
     get_websocket_manager_factory,

@@ -12,8 +12,8 @@ from isolane.context import EventId
 from isolane.contracts import Identity, Verdict
 from isolane.errors import LimitExceeded, Unavailable
 from isolane.sockets import connection as connection_module
+from isolane.sockets.open_factory import create_websocket_manager
 from isolane.sockets.registry import SHED_RETRY_MS
-from isolane.sockets.running import create_websocket_manager
 
 
 class Stream:

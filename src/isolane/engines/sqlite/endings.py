@@ -12,8 +12,8 @@ from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.drafts import narrow_draft
 from isolane.engines.sqlite.driver import execute
-from isolane.engines.sqlite.line import hand_on
 from isolane.engines.sqlite.messages import add_messages
+from isolane.engines.sqlite.run_queue import hand_on
 from isolane.engines.sqlite.runs import find_first, to_failure_columns, update_run
 from isolane.engines.sqlite.states import keep_state
 from isolane.engines.sqlite.turns import find_turn

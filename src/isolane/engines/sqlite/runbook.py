@@ -22,7 +22,7 @@ from isolane.contracts import (
     StoredRun,
     Terms,
 )
-from isolane.engines.sqlite import line, stops, usage
+from isolane.engines.sqlite import run_queue, stops, usage
 from isolane.engines.sqlite.address import load_stored
 from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.drafts import to_fingerprints
@@ -90,18 +90,20 @@ class DatabaseRunBook:
     async def claim(self, node_id: str, *, room: int) -> list[ClaimedRun]:
         """Claim runs whose turn has come, for a node to begin them; see `RunBook`."""
         # Mostly there are none, and a read holds up nobody who writes.
-        if not await self._database.read(lambda one: line.find_claimable(one, node_id, room=1)):
+        if not await self._database.read(
+            lambda one: run_queue.find_claimable(one, node_id, room=1)
+        ):
             return []
         return await self._database.write(partial(_claim, node_id, room))
 
     async def load_held(self, node_id: str) -> list[HeldRun]:
         """Return the runs that have the turn in the name of a node; see `RunBook`."""
-        return await self._database.read(lambda one: line.load_held(one, node_id))
+        return await self._database.read(lambda one: run_queue.load_held(one, node_id))
 
     async def give_back(self, lease: RunLease) -> bool:
         """Let any node claim a run without an event; see `RunBook`."""
         user_id = lease.key.user_id
-        return await self._database.write(lambda one: line.give_back(one, lease), lane=user_id)
+        return await self._database.write(lambda one: run_queue.give_back(one, lease), lane=user_id)
 
     async def give_up(self, key: RunKey) -> None:
         """Hand the turn on from a run whose end can't be written; see `RunBook`."""
@@ -112,7 +114,7 @@ class DatabaseRunBook:
 
     async def mend_turns(self) -> int:
         """Hand the turn on where runs wait and nobody has it; see `RunBook`."""
-        if not await self._database.read(line.find_without_turn):
+        if not await self._database.read(run_queue.find_without_turn):
             return 0
         return await self._database.write(_mend_turns)
 
@@ -153,8 +155,6 @@ class DatabaseRunBook:
         """Return every run that hasn't ended; see `RunBook`."""
         return await self._database.read(load_open_runs)
 
-    # --- within a transaction --------------------------------------------------------------------
-
     def _admit(
         self,
         context: UserExecutionContext,
@@ -167,10 +167,10 @@ class DatabaseRunBook:
             return known
         thread_no = load_stored(connection, context.thread_key).thread_no
         # A database with more than one writer locks the user and the thread before these looks.
-        holder = line.load_holder(connection, thread_no)
-        waiting = line.load_waiting(connection, thread_no)
+        holder = run_queue.load_holder(connection, thread_no)
+        waiting = run_queue.load_waiting(connection, thread_no)
         is_busy = holder is not None or waiting.length > 0
-        line.check_terms(
+        run_queue.check_terms(
             connection, context.user_id, terms, is_busy=is_busy, waiting=waiting.length
         )
         stop_at = self._load_stop(connection, context, terms)
@@ -183,9 +183,9 @@ class DatabaseRunBook:
                 return Admitted(draft, begun, 0, begun.after, stop_at=stop_at)
             kept, row = self._joining.keep(connection, context, draft)
             self._check_asked_again(connection, context, draft, holder)
-            row |= line.place_of(waiting, is_next=terms.policy == "interrupt")
+            row |= run_queue.place_of(waiting, is_next=terms.policy == "interrupt")
             insert_run(connection, context, {**row, "stop_at": stop_at})
-        line.hand_on(connection, thread_no)  # where runs waited although nobody had the turn
+        run_queue.hand_on(connection, thread_no)  # where runs waited although nobody had the turn
         position = 1 if terms.policy == "interrupt" else waiting.length + 1
         ahead = None if holder is None else holder.run_id
         if ahead is not None and terms.policy == "interrupt":
@@ -214,7 +214,7 @@ class DatabaseRunBook:
         connection: Connection,
         context: UserExecutionContext,
         draft: RunDraft,
-        holder: line.Holder | None,
+        holder: run_queue.Holder | None,
     ) -> None:
         """Refuse to ask a question again while the run before asks another one and hasn't begun."""
         if not draft.asks_again or holder is None or holder.has_begun:
@@ -271,7 +271,7 @@ class DatabaseRunBook:
 
 
 def _claim(node_id: str, room: int, connection: Connection) -> list[ClaimedRun]:
-    keys = line.claim(connection, node_id, room=room)
+    keys = run_queue.claim(connection, node_id, room=room)
     found = (load_run(key, connection) for key in keys)
     return [ClaimedRun(run, _lease(connection, run)) for run in found if run is not None]
 
@@ -283,16 +283,16 @@ def _lease(connection: Connection, run: StoredRun) -> RunLease:
 
 
 def _mend_turns(connection: Connection) -> int:
-    found = line.find_without_turn(connection)
+    found = run_queue.find_without_turn(connection)
     for thread_no in found:
-        line.hand_on(connection, thread_no)
+        run_queue.hand_on(connection, thread_no)
     return len(found)
 
 
 def _give_up(key: RunKey, connection: Connection, *, is_anew: bool) -> None:
     thread_no = write_broken(connection, key, is_anew=is_anew)
     if thread_no is not None:
-        line.hand_on(connection, thread_no)
+        run_queue.hand_on(connection, thread_no)
 
 
 def _take_over(key: RunKey, node_id: str, connection: Connection) -> bool:

@@ -16,7 +16,7 @@ from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.drafts import KeptDraft, load_kept, to_asked, to_draft
 from isolane.engines.sqlite.driver import execute, load_value, update_row
-from isolane.engines.sqlite.line import BROKEN, load_holder, to_run_state
+from isolane.engines.sqlite.run_queue import BROKEN, load_holder, to_run_state
 from isolane.engines.sqlite.tables import runs
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers

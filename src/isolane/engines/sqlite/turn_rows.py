@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from isolane.contracts import Turn, TurnRun
 from isolane.engines.sqlite.address import StoredThread
 from isolane.engines.sqlite.driver import execute
-from isolane.engines.sqlite.line import to_run_state
+from isolane.engines.sqlite.run_queue import to_run_state
 
 _ROW: Final = (
     "run_id, state, first_seq, last_seq, ended_at, coalesce(turn_id, run_id), turn_id IS NULL, "
