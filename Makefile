@@ -13,11 +13,14 @@ STEP := @sh scripts/step
 INSTALL := sh scripts/install .venv/bin/python
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund
 GATES := mypy-gate pyright-gate page-gate client-gate beside-gate lint-gate format-gate floors-gate
-LAST := browser-last package-last lowest-last clients-last frameworks-last
+LAST := lowest-last clients-last frameworks-last
 AT_ONCE_IN_TWO := $(MAKE) --no-print-directory --jobs=2 --output-sync=target AT_ONCE=yes
-# Processes that share the test files. Twice the cores of a small machine: tests wait a lot.
-WORKERS ?= 4
-SPREAD := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+# Processes that share the test files. More than a small machine has cores: tests wait a lot, and live
+# tests wait more.
+WORKERS ?=
+FILES := --dist=loadfile --no-loadscope-reorder
+SPREAD := --numprocesses=$(or $(WORKERS),4) $(FILES)
+LIVE_SPREAD := --numprocesses=$(or $(WORKERS),6) $(FILES)
 
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.build/bin:$(PATH)
 # Images of machines often forbid Python to keep what it compiles. Then every start of a server would
@@ -50,7 +53,7 @@ check: .venv/.developer .build/.installed $(CLIENT)/node_modules/.installed $(AG
 	$(STEP) tests    pytest tests/unit tests/contracts tests/typing $(SPREAD) $(ARGS)
 
 orders: .venv/.developer ## what holds in whatever order the tasks run
-	$(STEP) orders   pytest tests/interleaving --numprocesses=$(WORKERS) $(ARGS)
+	$(STEP) orders   pytest tests/interleaving --numprocesses=$(or $(WORKERS),4) $(ARGS)
 
 mypy-gate:
 	$(STEP) mypy     mypy
@@ -74,14 +77,12 @@ beside-gate:
 	$(STEP) beside   python scripts/beside.py
 
 live: .venv/.developer .build/.installed .venv/.chromium .venv/.servers $(DRIVERS)/node_modules/.installed $(CLIENT)/node_modules/.installed $(AGENT)/node_modules/.installed page/dist/index.html ## the tests that start real servers, clients and browsers
-	$(STEP) live     pytest tests/live -m "not soak and not alone" $(SPREAD) --durations=20 $(ARGS)
+	$(STEP) live     pytest tests/live -m "not soak and not alone" $(LIVE_SPREAD) --durations=20 $(ARGS)
 	$(STEP) alone    pytest tests/live -m "alone and not soak" --durations=20 $(ARGS)
+	$(STEP) browser  pytest tests/browser $(SPREAD) $(ARGS)
+	$(STEP) package  pytest tests/package -m "not soak" $(SPREAD) $(ARGS)
 	@$(AT_ONCE_IN_TWO) $(LAST)
 
-browser-last:
-	$(STEP) browser  pytest tests/browser $(SPREAD) $(ARGS)
-package-last:
-	$(STEP) package  pytest tests/package -m "not soak" $(SPREAD) $(ARGS)
 lowest-last:
 	$(STEP) lowest   python scripts/versions.py --locked
 clients-last:
