@@ -82,8 +82,6 @@ class SocketWriter:
         self._send_timeout_s = send_timeout_s
         self._loop = asyncio.get_running_loop()
         self._outbox: list[_Batch] = []  # a deque takes 760 bytes, also while it is empty
-        self._is_writing = False
-        """True while the task has a batch that isn't in the line any more."""
         self.is_open = True
         """True while frames still go out."""
         self._close: tuple[int, str] | None = None
@@ -92,6 +90,7 @@ class SocketWriter:
         self._over: asyncio.Event | None = None
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
+        """Writes what waits; None while nothing does."""
 
     @property
     def is_closing(self) -> bool:
@@ -119,8 +118,7 @@ class SocketWriter:
     @property
     def is_free(self) -> bool:
         """True while frames can be written at once: nothing waits, and the server can do it."""
-        is_busy = self._is_writing or self._outbox
-        return self.is_open and not is_busy and self._write_texts is not None
+        return self.is_open and self._task is None and self._write_texts is not None
 
     def hand(self, texts: Sequence[str]) -> None:
         """Write frames at once where that can be; put in line what the socket doesn't take."""
@@ -216,7 +214,6 @@ class SocketWriter:
     async def _write_batch(self, batch: _Batch) -> bool:
         """Hand a batch to the socket; False when the socket is no more."""
         verdict = Verdict.FAILED
-        self._is_writing = True
         try:
             await self._send_rest(batch)
             verdict = Verdict.DELIVERED
@@ -231,7 +228,6 @@ class SocketWriter:
             self.give_up(ConnectionFailed(f"connection {self.id} can't be written to"))
             await self._write_close(*(self._close or (CLOSE_NORMAL, "")))
         finally:
-            self._is_writing = False
             batch.settle(verdict)
         return verdict is Verdict.DELIVERED
 
