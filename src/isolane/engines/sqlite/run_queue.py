@@ -23,8 +23,7 @@ BROKEN: Final = "broken"
 """The state of a run whose end can't be written. Outside it is under way until it has an end."""
 _TOLD: Final = {READY: RunState.QUEUED, BROKEN: RunState.RUNNING}
 
-# As text: each is a look at one index, and SQLAlchemy's binding costs as much again. The conditions
-# of partial indexes are spelled as there.
+# Each is a look at one index. The conditions of partial indexes are spelled as there.
 _HOLDER: Final = """
 SELECT run_id, state FROM runs INDEXED BY runs_in_turn
 WHERE thread_no = ? AND state IN ('ready', 'running')
