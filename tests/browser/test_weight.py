@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from playwright.async_api import expect
 from tests.browser.conftest import Visit
+from tests.browser.device import Device
 from tests.browser.gateway import Gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -15,16 +19,38 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 DIST = Path(__file__).parents[2] / "page" / "dist"
 BUNDLE_MOST_BYTES = 300_000
 TOKENS = 10_000
-LONG_TASK_MOST_MS = 200
+LONG_TASK_MOST_MS = 100
+OUTLIERS = 4
+"""Tasks that may take longer: the browser compiles the page's code, and clears its memory."""
 ATTEMPTS = 3
-"""Another process may take the processor away for as long; not three times in a row."""
+"""A processor that is shared gets through less in the same time; not three times in a row."""
 
-NOTE_LONG_TASKS = """() => {
-  window.tasks = [];
-  new PerformanceObserver((list) => {
-    for (const { duration } of list.getEntries()) window.tasks.push(Math.round(duration));
-  }).observe({ type: "longtask" });
-}"""
+TASKS = "disabled-by-default-devtools.timeline"
+"""Category of the browser's trace that has an event `RunTask` for each task."""
+
+
+@asynccontextmanager
+async def tasks_of(device: Device) -> AsyncIterator[list[float]]:
+    """Tell the CPU time of each task of the page's main thread, in milliseconds, at the end.
+
+    Not the time by the clock: on a busy machine other processes take most of that.
+    """
+    browser = device.page.context.browser
+    assert browser is not None
+    tasks: list[float] = []
+    await browser.start_tracing(page=device.page, categories=["-*", TASKS])
+    yield tasks
+    events = json.loads(await browser.stop_tracing())["traceEvents"]
+    main = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    tasks += [
+        event["tdur"] / 1000
+        for event in events
+        if event["name"] == "RunTask" and "tdur" in event and (event["pid"], event["tid"]) in main
+    ]
 
 
 async def test_bundle_is_small() -> None:
@@ -36,16 +62,16 @@ async def test_bundle_is_small() -> None:
 async def test_ten_thousand_tokens_block_nothing(paced: Gateway, visit: Visit) -> None:
     device = await visit(paced.url)
     await device.sign_in(await paced.new_user())
-    await device.page.evaluate(NOTE_LONG_TASKS)
-    longest: list[int] = []
+    longest: list[float] = []
     for _ in range(ATTEMPTS):
         await device.see("new-thread").click()
         await expect(device.see("empty")).to_be_visible()
-        await device.page.evaluate("window.tasks.length = 0")
-        await device.ask(f"Write {TOKENS} words")
-        await expect(device.answer).to_have_attribute("data-state", "done", timeout=60_000)
-        await expect(device.words).to_contain_text(f"word{TOKENS - 1}")
-        longest.append(await device.page.evaluate("Math.max(0, ...window.tasks)"))
+        async with tasks_of(device) as tasks:
+            await device.ask(f"Write {TOKENS} words")
+            await expect(device.answer).to_have_attribute("data-state", "done", timeout=60_000)
+            await expect(device.words).to_contain_text(f"word{TOKENS - 1}")
+        assert len(tasks) > TOKENS / 100, "the browser told of hardly any task"
+        longest.append(sorted(tasks)[-1 - OUTLIERS])
         if longest[-1] <= LONG_TASK_MOST_MS:
             return
     raise AssertionError(f"tasks of {longest} ms")
