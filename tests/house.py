@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from ag_ui.core import RunAgentInput
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection
 
 from isolane.agents.function import adapt_function
@@ -35,11 +34,13 @@ from isolane.contracts import (
 )
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
+from isolane.engines.sqlite import database
 from isolane.engines.sqlite.database import Database, open_database
 from isolane.engines.sqlite.lanes import HOUSE
 from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.engines.sqlite.runbook import DatabaseRunBook
+from isolane.engines.sqlite.schema import migrate
 from isolane.engines.sqlite.store import DatabaseStore
 from isolane.engines.sqlite.usage import Quotas
 from isolane.errors import Unavailable
@@ -367,15 +368,10 @@ async def append_to(
     return await log.append(lease, payloads, batch=1, end=end)
 
 
-async def open_older(url: str, revision: str, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """Open a new database with the tables of an earlier version: those of that revision."""
-    upgrade = command.upgrade
-
-    def upgrade_to_revision(config: Config, _newest: str) -> None:
-        upgrade(config, revision)
-
+async def open_older(url: str, version: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Open a new database with the tables of an earlier version: those of that migration."""
     with monkeypatch.context() as patched:
-        patched.setattr(command, "upgrade", upgrade_to_revision)
+        patched.setattr(database, "bring_up_to_date", partial(migrate, version=version))
         return await open_database(url)
 
 

@@ -13,12 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
@@ -27,7 +23,8 @@ from isolane.engines.sqlite.driver import driver_of, execute, transaction
 from isolane.engines.sqlite.failures import passes, translated
 from isolane.engines.sqlite.file import keep_private, path_of
 from isolane.engines.sqlite.lanes import HOUSE, Gate
-from isolane.errors import DatabaseFailed, Unavailable
+from isolane.engines.sqlite.schema import bring_up_to_date
+from isolane.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -39,7 +36,6 @@ statement."""
 CACHE_KIB: Final = 512
 """Page cache per connection, in KiB. SQLite's own 2 MiB grew with the log and made no append
 faster, because the system caches the file as well."""
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _TOUCH: Final = "UPDATE alembic_version SET version_num = version_num"
 """A write that changes nothing. It succeeds when other writes would."""
 
@@ -227,7 +223,7 @@ async def open_database(url: str) -> Database:
 def _open(url: str) -> Database:
     engine = _create_engine(url)
     with engine.connect() as connection, transaction(connection):
-        _migrate(connection)
+        bring_up_to_date(connection)
     return Database(engine, readers=0 if isinstance(engine.pool, StaticPool) else READERS)
 
 
@@ -261,17 +257,3 @@ def _set_pragmas(raw: Any, _record: object) -> None:  # noqa: ANN401 - the drive
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _migrate(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:  # the file's version is unknown here
-        raise DatabaseFailed(
-            f"A newer version of Isolane wrote the database at {connection.engine.url.database}, "
-            "and nothing of it was changed: start that version or a later one, or name another "
-            "folder with --data."
-        ) from error

@@ -238,7 +238,7 @@ accounts = Table(
     Column("user_id", String, primary_key=True),
     Column("password_hash", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("scopes", String, nullable=False),
+    Column("scopes", String, nullable=False, server_default="runs:write threads:read"),
 )
 # Under a digest of the cookie, so that who reads the file can't sign in with it.
 sessions = Table(
