@@ -12,7 +12,7 @@ DRIVERS := tests/live/node
 STEP := @sh scripts/step
 INSTALL := sh scripts/install .venv/bin/python
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund
-GATES := mypy-gate pyright-gate page-gate client-gate beside-gate lint-gate format-gate floors-gate
+GATES := mypy-gate collect-gate pyright-gate page-gate client-gate beside-gate lint-gate format-gate floors-gate
 LAST := lowest-last clients-last frameworks-last
 AT_ONCE_IN_TWO := $(MAKE) --no-print-directory --jobs=2 --output-sync=target AT_ONCE=yes
 # Processes that share the test files. More than a small machine has cores: tests wait a lot, and live
@@ -55,6 +55,9 @@ check: .venv/.developer .build/.installed $(CLIENT)/node_modules/.installed $(AG
 orders: .venv/.developer ## what holds in whatever order the tasks run
 	$(STEP) orders   pytest tests/interleaving --numprocesses=$(or $(WORKERS),4) $(ARGS)
 
+# Also keeps what pytest makes of the test files, which each of its processes would make anew.
+collect-gate:
+	$(STEP) collect  pytest tests -qqq --collect-only
 mypy-gate:
 	$(STEP) mypy     mypy
 pyright-gate:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from ag_ui.core import RunAgentInput
@@ -440,18 +441,20 @@ async def refuse_writes(database: Database, *, while_refused: bool = True) -> No
 @contextmanager
 def losing_answers(database: Database) -> Iterator[None]:
     """Let what is written be committed, and each answer get lost."""
-    hidden: Any = database
-    write = database.write
+    write_soon = database.write_soon
 
-    async def lose(work: Callable[[Connection], object], *, lane: str = HOUSE) -> None:
-        await write(work, lane=lane)
-        raise Unavailable("the answer was lost")
+    def lose(work: Callable[[Connection], object], *, lane: str = HOUSE) -> asyncio.Future[Any]:
+        lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    hidden.write = lose
-    try:
+        def note(_: object) -> None:
+            if not lost.cancelled():
+                lost.set_exception(Unavailable("the answer was lost"))
+
+        write_soon(work, lane=lane).add_done_callback(note)
+        return lost
+
+    with patch.object(database, "write_soon", lose):
         yield
-    finally:
-        hidden.write = write
 
 
 def sqlite_url(folder: Path) -> str:

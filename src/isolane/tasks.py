@@ -66,7 +66,7 @@ class TaskOwner:
             return
         error = task.exception()
         if error is not None:
-            _report(task, error)
+            report(task.get_name(), error)
 
     async def close(self, *, grace_s: float = 2.0) -> int:
         """Cancel running tasks and wait for them; return how many didn't end within `grace_s`."""
@@ -102,13 +102,14 @@ def _report_unheard(task: asyncio.Task[Any]) -> None:
     """Log an error whose caller has gone; a refusal interests only its caller."""
     result = None if task.cancelled() else task.result()
     if isinstance(result, _Failed) and not isinstance(result.error, IsolaneError):
-        _report(task, result.error)
+        report(task.get_name(), result.error)
 
 
-def _report(task: asyncio.Task[Any], error: BaseException) -> None:
+def report(name: str, error: BaseException) -> None:
+    """Log an error that nobody foresaw; `name` tells what it ended."""
     _log.error(
         "task_failed",
-        task=task.get_name(),
+        task=name,
         chain=chain_of(error),
         exception=traceback_of(error),
     )

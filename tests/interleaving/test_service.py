@@ -20,6 +20,7 @@ from tests.interleaving.scheduler import ShuffledLoop
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import RunState
 from isolane.engines.sqlite.database import Database
+from isolane.engines.sqlite.lanes import HOUSE
 from isolane.errors import (
     CursorExpired,
     LimitExceeded,
@@ -171,14 +172,16 @@ class Device:
 @contextmanager
 def refusing(database: Database, loop: ShuffledLoop, *, share: float) -> Iterator[None]:
     """Have the disk refuse a share of what is to be written."""
-    write = database.write
+    write_soon = database.write_soon
 
-    async def try_to_write(work: Callable[[Connection], object], *, lane: str = "") -> object:
-        if loop.chance.random() < share:
-            raise Unavailable("the disk is full")
-        return await write(work, lane=lane)
+    def try_to_write(work: Callable[[Connection], Any], *, lane: str = HOUSE) -> Any:  # noqa: ANN401
+        if loop.chance.random() >= share:
+            return write_soon(work, lane=lane)
+        refused = loop.create_future()
+        refused.set_exception(Unavailable("the disk is full"))
+        return refused
 
-    with patch.object(database, "write", try_to_write):
+    with patch.object(database, "write_soon", try_to_write):
         yield
 
 

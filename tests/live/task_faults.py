@@ -68,7 +68,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "stop": (Stop, "wait"),
     "sweep of the log": (DatabaseEventLog, "sweep"),
     "watchdog": (Watchdog, "_judge"),
-    "writer of a run": (RunAppender, "_commit_batch"),
+    "writer of a run": (RunAppender, "settle"),
     "writer of a socket": (WebSocketProtocol, "_write_texts"),
 }
 """What breaks, inside of the task that it stands for."""

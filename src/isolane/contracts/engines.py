@@ -13,6 +13,7 @@ from ag_ui.core import RunAgentInput
 
 from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts.shapes import (
+    Batch,
     Conversation,
     Identity,
     KnownMessage,
@@ -28,6 +29,21 @@ from isolane.contracts.shapes import (
 )
 from isolane.events.event import Record
 from isolane.events.transcript import Message
+
+
+class BatchSource(Protocol):
+    """Somebody whose events a log commits batch by batch: the writer of a run.
+
+    Both methods are called on the event loop. They are plain and quick, and raise nothing.
+    """
+
+    def take_batch(self) -> Batch | None:
+        """Return what is to be committed now; None when nothing is any more."""
+        ...
+
+    def settle(self, outcome: list[Record] | Exception) -> None:
+        """Hear of the batch that was taken last: its records, or why there are none."""
+        ...
 
 
 @runtime_checkable
@@ -64,6 +80,15 @@ class EventLog(Protocol):
                 Nothing was written.
             Unavailable: Nothing can be written now. The batch may have been written.
             DatabaseFailed: These payloads can never be written. Nothing was written.
+        """
+        ...
+
+    def commit_soon(self, source: BatchSource) -> None:
+        """Take a batch of `source` when the commit under way is done, and commit it.
+
+        So everything that comes meanwhile is in one batch. A source asks once for each batch, and
+        asks again when it has heard what became of the last one. It hears what `append` would
+        return or raise. Plain, and doesn't wait.
         """
         ...
 

@@ -226,6 +226,18 @@ class RunLease:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one run that are committed together."""
+
+    lease: RunLease
+    payloads: Sequence[bytes]
+    number: int
+    """Its place among the batches of the lease, from 1."""
+    end: RunEnd | None = None
+    """What the run's end writes in the same transaction; None while the run goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """A run whose turn has come, and that one node may begin."""
 

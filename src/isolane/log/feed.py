@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import Bell, EventLog, LogBounds, RunEnd, RunLease
+from isolane.contracts import BatchSource, Bell, EventLog, LogBounds, RunEnd, RunLease
 from isolane.events.event import Record
 from isolane.health.fairness import Turns
 from isolane.log.tail import Tail
@@ -58,9 +58,17 @@ class Feed:
         finally:
             if end is not None:  # with it the oldest runs may have gone
                 self._note_trim(lease.key)
-        self.appended += len(records)
-        self._bell.ring(lease.key, records)
+        self.announce(lease.key, records)
         return records
+
+    def commit_soon(self, source: BatchSource) -> None:
+        """Commit a batch of `source`, who announces it; see `EventLog.commit_soon`."""
+        self._log.commit_soon(source)
+
+    def announce(self, key: ThreadKey, records: Sequence[Record]) -> None:
+        """Tell everybody who follows the thread of records that are committed."""
+        self.appended += len(records)
+        self._bell.ring(key, records)
 
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""

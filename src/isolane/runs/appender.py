@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import RunEnd, RunLease
+from isolane.contracts import Batch, RunEnd, RunLease
 from isolane.errors import DatabaseFailed, IsolaneError, NotFound, RunTooLarge, chain_of
 from isolane.events.event import Record
 from isolane.log.feed import Feed
@@ -27,7 +27,10 @@ _log = structlog.get_logger(__name__)
 
 
 class RunAppender:
-    """Appends one run's events in batches. Nothing is lost by a failure: the end takes it along."""
+    """Appends one run's events in batches. Nothing is lost by a failure: the end takes it along.
+
+    It is a `BatchSource`: the log takes what waits whenever it begins a commit.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,13 @@ class RunAppender:
         self.head: EventId | None = None
         """The newest id that was committed here."""
         self._pending: list[Pending] = []
-        self._filled = asyncio.Event()
+        self._sent: list[Pending] = []
+        """The batch whose commit is under way."""
+        self._is_asked = False
+        """Whether the log was asked to take a batch, and hasn't told what became of it."""
+        self._is_stopped = False
+        self._taking: asyncio.Task[None] | None = None
+        self._tasks = tasks
         self._settled = asyncio.Event()
         self.uncommitted = 0
         """Number of events that wait for a commit, or whose commit is under way."""
@@ -69,7 +78,6 @@ class RunAppender:
         """Futures of the callers that wait for the id of their event."""
         self.failure: Exception | None = None
         """Why nothing can be appended any more; None while all is well."""
-        self._pump = tasks.start(self._commit(), name=f"writer of {run_id}")
 
     @property
     def is_full(self) -> bool:
@@ -103,7 +111,7 @@ class RunAppender:
         self._room_bytes -= len(payload)
         self._pending.append((payload, committed))
         self.uncommitted += 1
-        self._filled.set()
+        self._ask()
 
     def keep_for_end(self, payload: bytes) -> None:
         """Keep an event for the transaction of the run's end."""
@@ -147,13 +155,13 @@ class RunAppender:
             Unavailable: The log can't be written now; call again then.
             NotFound: The thread is gone.
         """
+        while self.uncommitted and not self._is_stopped and self.failure is None:
+            await self.wait_for_commit()
+        self._is_stopped = True
         if isinstance(self.failure, NotFound):
-            await end_task(self._pump)
+            if self._taking is not None:
+                await end_task(self._taking)
             raise self.failure
-        if not self._pump.done():
-            while self.uncommitted and self.failure is None:
-                await self.wait_for_commit()
-            await end_task(self._pump)
         await self._settle_unsure()
 
     def drop_pending(self) -> None:
@@ -172,20 +180,48 @@ class RunAppender:
         records = await self._append([*(payload for payload, _ in rest), terminal], end=end)
         _tell(rest, records)
 
-    async def _commit(self) -> None:
-        """Commit batch after batch, until one fails."""
-        while self.failure is None:
-            await self._filled.wait()
-            self._filled.clear()
-            batch, self._pending = self._pending, []
-            try:
-                await self._commit_batch(batch)
-            except Exception as error:  # noqa: BLE001 - handed to those who write or wait
-                self._fail(batch, error)
-            self._settled.set()
+    def _ask(self) -> None:
+        """Have the log take what waits, if it hasn't been asked yet."""
+        if self._is_asked or self._is_stopped or self.failure is not None:
+            return
+        self._is_asked = True
+        if self._lease is None:
+            self._taking = self._tasks.start(self._take_over(), name=f"writer of {self._run_id}")
+        else:
+            self._feed.commit_soon(self)
 
-    async def _commit_batch(self, batch: list[Pending]) -> None:
-        records = await self._append([payload for payload, _ in batch])
+    async def _take_over(self) -> None:
+        try:
+            self._lease = await self._feed.take_over(self._key, self._run_id)
+        except Exception as error:  # noqa: BLE001 - handed to those who write or wait
+            self.settle(error)
+        else:
+            self._feed.commit_soon(self)
+
+    def take_batch(self) -> Batch | None:
+        """Return all events that wait; None when the thread is gone."""
+        if self._lease is None or self.failure is not None:
+            return None
+        self._sent, self._pending = self._pending, []
+        payloads = [payload for payload, _ in self._sent]
+        return Batch(self._lease, payloads, self._batch + 1)
+
+    def settle(self, outcome: list[Record] | Exception) -> None:
+        """Hear what became of the batch, and ask for the next one."""
+        batch, self._sent, self._is_asked = self._sent, [], False
+        if self.failure is not None:  # the thread was deleted meanwhile
+            return
+        if isinstance(outcome, Exception):
+            self._fail(batch, outcome)
+        else:
+            self._batch += 1
+            self._note(batch, outcome)
+            self._feed.announce(self._key, outcome)
+        self._settled.set()
+        if self._pending:
+            self._ask()
+
+    def _note(self, batch: list[Pending], records: Sequence[Record]) -> None:
         self.head = records[-1].id if records else self.head
         self.uncommitted -= len(batch)
         _tell(batch, records)
@@ -214,7 +250,7 @@ class RunAppender:
             return
         batch = self._pending[: self._unsure]
         with suppress(DatabaseFailed):  # it isn't in the log, and goes along with the end
-            await self._commit_batch(batch)
+            self._note(batch, await self._append([payload for payload, _ in batch]))
             del self._pending[: self._unsure]
         self._unsure = 0
 

@@ -21,7 +21,7 @@ from isolane.wire.dialogue import MALFORMED_MAX
 
 SHORT: Final = 126
 """What a length byte says when two bytes of length follow; above it eight do."""
-END_WITHIN_S: Final = 15.0
+END_WITHIN_S: Final = 60.0
 FORGIVEN: Final = MALFORMED_MAX - 1
 """Malformed frames in 10 s that a connection survives; one more closes it."""
 FRAME_BYTES: Final = Settings().limit_frame_bytes

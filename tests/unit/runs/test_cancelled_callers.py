@@ -35,7 +35,7 @@ async def cancel_while_locked(house: House, folder: Path, act: Act) -> None:
     database = house.ground.database
     with closing(sqlite3.connect(folder / "isolane.db")) as other:
         other.execute("BEGIN IMMEDIATE")
-        with patch.object(database, "write", wraps=database.write) as write:
+        with patch.object(database, "write_soon", wraps=database.write_soon) as write:
             task = asyncio.create_task(act(house))
             await until(lambda: write.called)
             task.cancel()

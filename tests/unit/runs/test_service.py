@@ -864,7 +864,7 @@ async def test_a_thread_deleted_as_its_next_run_begins_stays_deleted() -> None:
         busy = asyncio.create_task(house.ground.database.write(lambda _: hold.wait(10)))
         opened.set()
         await until(lambda: run.writer and run.writer._is_ended)
-        await until(lambda: house.ground.log._batching and not house.ground.log._batching.done())
+        await until(lambda: house.ground.log._commits.is_busy)
         deleting = asyncio.create_task(house.service.delete_thread(context_of()))
         await asyncio.sleep(0)
         hold.set()

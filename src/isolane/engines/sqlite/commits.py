@@ -24,7 +24,7 @@ GROUP_MAX: Final = 16
 
 @dataclass(slots=True)
 class Write:
-    """One call of `Database.write` that waits for its commit."""
+    """One write that waits for its commit."""
 
     work: Callable[[Any], Any]
     deadline_s: float
@@ -52,19 +52,19 @@ class Commits:
         self._under_way: asyncio.Future[Any] | None = None
         self._was_house = False
 
-    async def write(self, work: Callable[[Any], T], *, lane: str, deadline_s: float) -> T:
-        """Return what `work` returned, once it is committed; raise what it raised.
+    def put(self, work: Callable[[Any], T], *, lane: str, deadline_s: float) -> asyncio.Future[T]:
+        """Put `work` in line. Its future gets what it returned, once that is committed.
 
-        Cancelling the caller undoes nothing that has begun.
+        Or it gets what the work raised. Cancelling the future undoes nothing that has begun.
         """
-        write = Write(work, deadline_s, asyncio.get_running_loop().create_future())
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        write = Write(work, deadline_s, done)
         if lane == HOUSE:
             self._house.append(write)
         else:
             self._lanes.put(lane, write)
         self._begin_next()
-        result: T = await write.done
-        return result
+        return done
 
     async def close(self) -> None:
         """Return when nothing waits any more."""

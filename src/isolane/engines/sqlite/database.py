@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -20,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 
 from isolane.engines.sqlite.commits import Commits, Outcome, Write
 from isolane.engines.sqlite.driver import driver_of, execute, transaction
-from isolane.engines.sqlite.failures import passes, translated
+from isolane.engines.sqlite.failures import passes, to_error, translated
 from isolane.engines.sqlite.file import keep_private, path_of
 from isolane.engines.sqlite.lanes import HOUSE, Gate
 from isolane.engines.sqlite.schema import bring_up_to_date
@@ -130,26 +131,28 @@ class Database:
             DatabaseFailed: The write can never succeed. It breaks a constraint, a table is missing,
                 a value is too large, or the file is damaged.
         """
+        return await self.write_soon(work, lane=lane)
+
+    def write_soon(
+        self, work: Callable[[Connection], T], *, lane: str = HOUSE
+    ) -> asyncio.Future[T]:
+        """Put `work` in line, as `write` does, and return the future of its result or error."""
         deadline_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-        try:
-            result = await translated(self._commits.write(work, lane=lane, deadline_s=deadline_s))
-        except Unavailable:
-            self._is_refused = True
-            raise
-        self._is_refused = False
-        return result
+        return self._commits.put(work, lane=lane, deadline_s=deadline_s)
 
     def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._writer, work)
 
     def _write_all(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         """Carry writes out in one transaction; if that fails, each in its own."""
+        outcomes: Sequence[Outcome] | None = None
         if len(writes) > 1:
-            try:
-                return self._write_together(writes)
-            except Exception:  # noqa: BLE001, S110 - all was undone; each write gets its own error
-                pass
-        return [_outcome_of(partial(self._write, each)) for each in writes]
+            with suppress(Exception):  # all was undone; each write gets its own error
+                outcomes = self._write_together(writes)
+        if outcomes is None:
+            outcomes = [_outcome_of(partial(self._write, each)) for each in writes]
+        self._is_refused = isinstance(outcomes[-1][1], Unavailable)
+        return outcomes
 
     def _write_together(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         self._bound_waiting(min(each.deadline_s for each in writes))
@@ -170,7 +173,7 @@ class Database:
             if passes(error):  # SQLite may have undone all writes, and the next try may succeed
                 raise
             driver.execute("ROLLBACK TO one")
-            outcome = None, error
+            outcome = None, to_error(error)
         driver.execute("RELEASE one")
         return outcome
 
@@ -208,7 +211,7 @@ def _outcome_of(work: Callable[[], object]) -> Outcome:
     try:
         return work(), None
     except Exception as error:  # noqa: BLE001 - raised again where the caller waits
-        return None, error
+        return None, to_error(error)
 
 
 async def open_database(url: str) -> Database:

@@ -26,6 +26,7 @@ PASSING: Final = frozenset(
     }
 )
 """Result codes of SQLite for trouble around the file. The same statement may succeed later."""
+_OF_THE_DRIVER: Final = (DBAPIError, sqlite3.Error, OverflowError)
 _PRIMARY: Final = 0xFF
 """Bits of a result code that tell its kind; the others give details."""
 
@@ -39,16 +40,22 @@ async def translated(work: Awaitable[T]) -> T:
     """
     try:
         return await work
-    except (DBAPIError, sqlite3.Error, OverflowError) as error:
+    except _OF_THE_DRIVER as error:
         raise to_error(error) from error
 
 
-def to_error(error: Exception) -> IsolaneError:
-    """Return the error to raise for one of the driver."""
+def to_error(error: Exception) -> Exception:
+    """Return the error to raise for one of the driver, which is its cause; others as they are."""
+    if not isinstance(error, _OF_THE_DRIVER):
+        return error
     origin = error.orig if isinstance(error, DBAPIError) else error
+    failure: IsolaneError
     if passes(error):
-        return Unavailable(f"the database refused: {origin}")
-    return DatabaseFailed(f"the database can't do this: {origin}")
+        failure = Unavailable(f"the database refused: {origin}")
+    else:
+        failure = DatabaseFailed(f"the database can't do this: {origin}")
+    failure.__cause__ = error
+    return failure
 
 
 def passes(error: Exception) -> bool:

@@ -1,8 +1,4 @@
-"""The event log in the database: appends of all runs, batched into one commit.
-
-One batch is in flight. The first append starts it at the end of the loop's tick; what comes while
-it commits is the next one. So a lone event waits for nobody, and a thousand share one fsync.
-"""
+"""The event log in the database: what its rows say, and how they are written, read and let go."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -18,47 +13,45 @@ import structlog
 from sqlalchemy import Connection
 
 from isolane.context import EventId, ThreadKey
-from isolane.contracts import LogBounds, RunEnd, RunLease
+from isolane.contracts import Batch, BatchSource, LogBounds, RunEnd, RunLease
 from isolane.engines.sqlite import attachments, heads, retention, usage
 from isolane.engines.sqlite.address import StoredThread, load_stored
 from isolane.engines.sqlite.database import Database
 from isolane.engines.sqlite.deletion import load_removal, remove_some
 from isolane.engines.sqlite.driver import execute, execute_many, load_value
 from isolane.engines.sqlite.endings import settle
+from isolane.engines.sqlite.log_commits import LogCommits, Outcome
 from isolane.engines.sqlite.steps import PAUSE_S
 from isolane.engines.sqlite.threads import erase
 from isolane.errors import IsolaneError, NotFound
 from isolane.events.event import Record
 from isolane.tasks import TaskOwner
 
-BATCH_MAX: Final = 2_000
 STEPS_AT_ONCE: Final = 16
 """Steps of a deletion before it is answered, 256 KiB each at most; the others follow beside."""
 
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Append:
-    """One call of `append` that waits for its commit."""
+class _Caller:
+    """A caller of `append`: the source of one batch."""
 
-    lease: RunLease
-    payloads: Sequence[bytes]
-    batch: int
-    end: RunEnd | None
-    done: asyncio.Future[list[Record]]
+    __slots__ = ("_batch", "done")
 
-    def to_records(self, first_seq: int) -> list[Record]:
-        """Return its records, the first of which has the number `first_seq`."""
-        lease = self.lease
-        return [
-            Record(lease.key, EventId(lease.epoch, seq), lease.run_id, payload)
-            for seq, payload in enumerate(self.payloads, first_seq)
-        ]
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self.done: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
 
+    def take_batch(self) -> Batch:
+        return self._batch
 
-_Outcome = list[Record] | NotFound
-"""Result of one append in a batch: its records, or the reason why it alone was refused."""
+    def settle(self, outcome: list[Record] | Exception) -> None:
+        if self.done.done():  # the caller has gone
+            return
+        if isinstance(outcome, Exception):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
 
 
 class DatabaseEventLog:
@@ -72,8 +65,9 @@ class DatabaseEventLog:
         self._max_events = max_events
         self._database = database
         self._tasks = tasks
-        self._waiting: list[_Append] = []
-        self._batching: asyncio.Task[None] | None = None
+        self._commits = LogCommits(
+            database, tasks=tasks, write=self._write, committed=self._sweep_soon
+        )
         self._sweeping = asyncio.Lock()
         self._has_cut = False
         """Whether entries of a thread over its maximum were let go since the last sweep began."""
@@ -86,59 +80,40 @@ class DatabaseEventLog:
         batch: int,
         end: RunEnd | None = None,
     ) -> list[Record]:
-        """Commit `payloads` with the next batch; see `EventLog.append`."""
-        done: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Append(lease, payloads, batch, end, done))
-        if self._batching is None or self._batching.done():
-            self._batching = self._tasks.start(self._commit_batches(), name="log commits")
-        return await done
+        """Commit `payloads` with the next commit; see `EventLog.append`."""
+        caller = _Caller(Batch(lease, payloads, batch, end))
+        self.commit_soon(caller)
+        return await caller.done
+
+    def commit_soon(self, source: BatchSource) -> None:
+        """Take a batch of `source` with the next commit; see `EventLog.commit_soon`."""
+        self._commits.put(source)
 
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
         return await self._database.write(partial(heads.take_over, key, run_id))
 
-    async def _commit_batches(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            try:
-                outcomes = await self._database.write(partial(self._write, batch))
-            except Exception as error:  # noqa: BLE001 - every waiter must hear of it
-                await self._commit_singly(batch, error)
-            else:
-                for append, outcome in zip(batch, outcomes, strict=True):
-                    _tell(append, outcome)
-            if self._has_cut:
-                self._has_cut = False
-                self._tasks.detach(self._sweep_beside(), name="log sweep")
+    def _sweep_soon(self) -> None:
+        """Delete what was let go from the disk, if a commit let something go."""
+        if self._has_cut:
+            self._has_cut = False
+            self._tasks.detach(self._sweep_beside(), name="log sweep")
 
-    async def _commit_singly(self, batch: list[_Append], error: Exception) -> None:
-        """Give each append of a failed batch its own transaction: one that can't be is alone."""
-        if len(batch) == 1:
-            _tell(batch[0], error)
-            return
-        for append in batch:
-            try:
-                (outcome,) = await self._database.write(partial(self._write, [append]))
-            except Exception as own_error:  # noqa: BLE001 - goes to the one who asked
-                _tell(append, own_error)
-            else:
-                _tell(append, outcome)
-
-    def _write(self, batch: Sequence[_Append], connection: Connection) -> list[_Outcome]:
-        outcomes: list[_Outcome] = []
-        fresh: list[tuple[_Append, list[Record]]] = []
-        for append in batch:
-            outcome, is_new = _number(append, connection)
+    def _write(self, batches: Sequence[Batch], connection: Connection) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        fresh: list[tuple[Batch, list[Record]]] = []
+        for batch in batches:
+            outcome, is_new = _number(batch, connection)
             outcomes.append(outcome)
             if is_new and isinstance(outcome, list):
-                fresh.append((append, outcome))
-        rows = [row for append, records in fresh for row in _to_rows(connection, append, records)]
+                fresh.append((batch, outcome))
+        rows = [row for batch, records in fresh for row in _to_rows(connection, batch, records)]
         if rows:
             execute_many(connection, _INSERT, [row for _, row in rows])
             usage.add_rows(connection, ((user_id, len(row[-1])) for user_id, row in rows))
-        for append, records in fresh:
-            if append.end is not None:
-                self._end(connection, append.lease, append.end, records)
+        for batch, records in fresh:
+            if batch.end is not None:
+                self._end(connection, batch.lease, batch.end, records)
         return outcomes
 
     def _end(
@@ -218,25 +193,25 @@ class DatabaseEventLog:
             _log.warning("retention_postponed", reason=str(error))
 
 
-def _tell(append: _Append, outcome: list[Record] | Exception) -> None:
-    if append.done.done():  # its caller has gone
-        return
-    if isinstance(outcome, Exception):
-        append.done.set_exception(outcome)
-    else:
-        append.done.set_result(outcome)
-
-
-def _number(append: _Append, connection: Connection) -> tuple[_Outcome, bool]:
-    """Return the records of an append and whether they are to be written, or why it is refused."""
-    is_end = append.end is not None
+def _number(batch: Batch, connection: Connection) -> tuple[Outcome, bool]:
+    """Return the records of a batch and whether they are to be written, or why it is refused."""
+    is_end = batch.end is not None
     try:
         first_seq, is_new = heads.advance(
-            connection, append.lease, append.payloads, batch=append.batch, is_end=is_end
+            connection, batch.lease, batch.payloads, batch=batch.number, is_end=is_end
         )
     except NotFound as error:
         return error, False
-    return append.to_records(first_seq), is_new
+    return _to_records(batch, first_seq), is_new
+
+
+def _to_records(batch: Batch, first_seq: int) -> list[Record]:
+    """Return the records of a batch, the first of which has the number `first_seq`."""
+    lease = batch.lease
+    return [
+        Record(lease.key, EventId(lease.epoch, seq), lease.run_id, payload)
+        for seq, payload in enumerate(batch.payloads, first_seq)
+    ]
 
 
 _INSERT: Final = "INSERT INTO events (thread_no, seq, run_no, payload) VALUES (?, ?, ?, ?)"
@@ -249,10 +224,10 @@ _Row = tuple[int, int, int, bytes]
 
 
 def _to_rows(
-    connection: Connection, append: _Append, records: Sequence[Record]
+    connection: Connection, batch: Batch, records: Sequence[Record]
 ) -> Iterator[tuple[str, _Row]]:
-    """Yield the rows of an append, each with the user whom it counts for."""
-    lease = append.lease
+    """Yield the rows of a batch, each with the user whom it counts for."""
+    lease = batch.lease
     stored = StoredThread(lease.key.user_id, lease.thread_no)
     for record in records:
         payload = attachments.keep(connection, stored, record.payload)

@@ -1,0 +1,129 @@
+"""The commits of the event log: the batches of all runs share them.
+
+One commit is under way. The first batch starts it at the end of the loop's tick; what comes while
+it lasts is for the next one. So a lone event waits for nobody, and a thousand share one fsync. No
+task stands between a run and its commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection
+
+from isolane.contracts import Batch, BatchSource
+from isolane.engines.sqlite.database import Database
+from isolane.errors import NotFound
+from isolane.events.event import Record
+from isolane.tasks import TaskOwner, report
+
+BATCHES_MAX: Final = 2_000
+"""Batches that share a commit at most."""
+
+Outcome = list[Record] | NotFound
+"""Result of one batch in a commit: its records, or the reason why it alone was refused."""
+Write = Callable[[Sequence[Batch], Connection], list[Outcome]]
+"""Writes batches in the transaction that has begun."""
+_Taken = tuple[BatchSource, Batch]
+"""A batch, and who hears what became of it."""
+
+
+class LogCommits:
+    """Takes a batch of each source that asks, and tells it what became of that."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        tasks: TaskOwner,
+        write: Write,
+        committed: Callable[[], None],
+    ) -> None:
+        """Let `write` write the batches; call `committed` after each commit."""
+        self._database = database
+        self._tasks = tasks
+        self._write = write
+        self._committed = committed
+        self._waiting: list[BatchSource] = []
+        self.is_busy = False
+        """Whether a commit is under way, or about to begin."""
+
+    def put(self, source: BatchSource) -> None:
+        """Take a batch of `source` when the commit under way is done.
+
+        Without one, a commit begins at the end of the loop's tick.
+        """
+        self._waiting.append(source)
+        if not self.is_busy:
+            self.is_busy = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Take the batches of those who wait, and commit them together."""
+        taken: list[_Taken] = []
+        while self._waiting and not taken:
+            sources, self._waiting = self._waiting[:BATCHES_MAX], self._waiting[BATCHES_MAX:]
+            for source in sources:
+                batch = _take(source)
+                if batch is not None:
+                    taken.append((source, batch))
+        self.is_busy = bool(taken)
+        if taken:
+            write = partial(self._write, [batch for _, batch in taken])
+            self._database.write_soon(write).add_done_callback(partial(self._settle, taken))
+
+    def _settle(self, taken: list[_Taken], committed: asyncio.Future[list[Outcome]]) -> None:
+        error = committed.exception()
+        if error is None:
+            for (source, _), outcome in zip(taken, committed.result(), strict=True):
+                _tell(source, outcome)
+        elif len(taken) > 1:  # one that can't be committed may have kept the others out
+            self._tasks.detach(self._commit_singly(taken), name="log commits")
+            return
+        else:
+            assert isinstance(error, Exception)  # noqa: S101 - nothing else comes from a thread
+            _tell(taken[0][0], error)
+        self._go_on()
+
+    async def _commit_singly(self, taken: list[_Taken]) -> None:
+        """Give each batch of a failed commit its own transaction: one that can't be is alone."""
+        try:
+            for source, batch in taken:
+                outcome: list[Record] | Exception
+                try:
+                    (outcome,) = await self._database.write(partial(self._write, [batch]))
+                except Exception as error:  # noqa: BLE001 - goes to the one whose batch it is
+                    outcome = error
+                _tell(source, outcome)
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._committed()
+        self._begin()
+
+
+def _take(source: BatchSource) -> Batch | None:
+    try:
+        return source.take_batch()
+    except Exception as error:  # noqa: BLE001 - the others go on
+        _report_broken(source, error)
+        return None
+
+
+def _tell(source: BatchSource, outcome: list[Record] | Exception) -> None:
+    try:
+        source.settle(outcome)
+    except Exception as error:  # noqa: BLE001 - the others go on
+        _report_broken(source, error)
+
+
+def _report_broken(source: BatchSource, error: Exception) -> None:
+    """Tell a source that it broke, so that nobody waits for it for ever."""
+    report("log commits", error)
+    with suppress(Exception):
+        source.settle(error)
