@@ -12,8 +12,8 @@ DRIVERS := tests/live/node
 STEP := @sh scripts/step
 INSTALL := sh scripts/install .venv/bin/python
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund
-GATES := mypy-gate collect-gate pyright-gate page-gate client-gate beside-gate lint-gate format-gate floors-gate
-LAST := lowest-last clients-last frameworks-last
+GATES := page-gate mypy-gate collect-gate pyright-gate client-gate beside-gate lint-gate format-gate floors-gate
+LAST := package-last lowest-last clients-last frameworks-last
 AT_ONCE_IN_TWO := $(MAKE) --no-print-directory --jobs=2 --output-sync=target AT_ONCE=yes
 # Processes that share the test files. More than a small machine has cores: tests wait a lot, and live
 # tests wait more.
@@ -57,7 +57,7 @@ orders: .venv/.developer ## what holds in whatever order the tasks run
 
 # Also keeps what pytest makes of the test files, which each of its processes would make anew.
 collect-gate:
-	$(STEP) collect  pytest tests -qqq --collect-only
+	$(STEP) collect  sh -c 'found=$$(pytest tests --collect-only -qqq) || { echo "$$found"; exit 1; }'
 mypy-gate:
 	$(STEP) mypy     mypy
 pyright-gate:
@@ -83,9 +83,10 @@ live: .venv/.developer .build/.installed .venv/.chromium .venv/.servers $(DRIVER
 	$(STEP) live     pytest tests/live -m "not soak and not alone" $(LIVE_SPREAD) --durations=20 $(ARGS)
 	$(STEP) alone    pytest tests/live -m "alone and not soak" --durations=20 $(ARGS)
 	$(STEP) browser  pytest tests/browser $(SPREAD) $(ARGS)
-	$(STEP) package  pytest tests/package -m "not soak" $(SPREAD) $(ARGS)
 	@$(AT_ONCE_IN_TWO) $(LAST)
 
+package-last:
+	$(STEP) package  pytest tests/package -m "not soak" $(SPREAD) $(ARGS)
 lowest-last:
 	$(STEP) lowest   python scripts/versions.py --locked
 clients-last:

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.timeout(900)  # each waits for those before it
 
 ROOT: Final = Path(__file__).parents[2]
 BIN: Final = Path(sys.executable).parent
-AT_ONCE: Final = 4
-"""Twice the cores of a small machine: most of them wait for what never comes."""
+AT_ONCE: Final = 6
+"""Three times the cores of a small machine: most of them wait for what never comes."""
 RUN_TIMEOUT_S: Final = 400.0
 """Above what a test may take by its own timeout, and the server's end after it."""
 SHOWN_CHARACTERS: Final = 160
