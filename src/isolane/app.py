@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from isolane.agents import check
@@ -137,6 +137,23 @@ def _add_doors(app: FastAPI) -> None:
     app.mount("/assets", page.Assets())
 
 
+class _SocketsFirst:
+    """Leads sockets to their doors, past all that FastAPI does for requests over HTTP.
+
+    A socket holds a frame of every app that called its door, for as long as it is open.
+    """
+
+    def __init__(self, inner: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+        """Lead to the sockets' doors among `routes`, and everything else to `inner`."""
+        doors = [route for route in routes if isinstance(route, WebSocketRoute)]
+        self._inner = inner
+        self._doors = Router(doors, redirect_slashes=False, default=inner)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_socket = scope["type"] == "websocket"
+        await (self._doors if is_socket else self._inner)(scope, receive, send)
+
+
 class _App(FastAPI):
     """The gateway's own app."""
 
@@ -154,7 +171,7 @@ class _App(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the gateway's own middleware outermost, so that all errors have its headers."""
-        inner = HeadAsGet(super().build_middleware_stack())
+        inner = _SocketsFirst(HeadAsGet(super().build_middleware_stack()), self.router.routes)
         cors = Cors(inner, origins=self._settings.allowed_origins)
         outside = Outside(cors, settings=self._settings)
         return BrowserRules(outside, frame_policy=self._settings.frame_policy)

@@ -231,6 +231,17 @@ async def reserve(scene: Scene) -> None:
         assert not sockets._slots
 
 
+async def hold_slot(scene: Scene) -> None:
+    """Take a slot and give it back, as a socket does."""
+    limits = DistantLimits({LIMIT: 1}, clock=scene.house.clock)
+    sockets = Sockets(limits, tasks=scene.house.tasks, draining=scene.house.draining)
+    try:
+        await sockets.release(await sockets.take_slot(ALICE))
+    finally:
+        assert not limits._held
+        assert not sockets._slots
+
+
 async def take_room(scene: Scene) -> None:
     await scene.room.take(ALICE, 10)
     scene.room.give_back(ALICE, 10)
@@ -499,11 +510,13 @@ ACTS: Final[dict[str, Act]] = {
     "SignIns.begin": lambda scene: sign_ins_of(scene).begin("corp", "https://home.example/back"),
     "SignIns.take": take_sign_in,
     "Sockets.greet": greet,
+    "Sockets.release": hold_slot,
     "Sockets.reserve": reserve,
     "Sockets.send_to_user": (
         lambda scene: scene.house.sockets.send_to_user(ALICE, {"type": "ping"})
     ),
     "Sockets.shutdown": lambda scene: scene.house.sockets.shutdown(),
+    "Sockets.take_slot": hold_slot,
     "Tail.follow": follow_tail,
     "Tail.load_bounds": load_tail_bounds,
     "TicketBook.find": find_ticket,

@@ -29,6 +29,7 @@ from isolane.errors import (
     TooLarge,
 )
 from isolane.events.left_out import LeftOut
+from isolane.flag import Flag
 from isolane.sockets.connection import WebSocketConnection
 from isolane.wire.dialogue import Command, Dialogue, HangUp, Refuse, Welcome
 from isolane.wire.frames import (
@@ -70,8 +71,7 @@ class AguiConversation:
         self._frame_max_bytes = gateway.intake.frame_bytes
         self._replay = replay
         self._dialogue = Dialogue()
-        self._gone = asyncio.Event()
-        """Set when the peer has left."""
+        self._gone = Flag()  # set when the peer has left
         self._worker = FrameWorker(
             connection,
             gateway.intake,

@@ -25,7 +25,8 @@ from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.runs.readers import HttpReader
 from isolane.settings import Settings
-from isolane.sockets.registry import Member, Slot, Sockets
+from isolane.sockets.registry import Sockets
+from isolane.sockets.slot import Member, Slot
 from isolane.tasks import TaskOwner, end_task
 
 _log = structlog.get_logger(__name__)

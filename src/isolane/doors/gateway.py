@@ -17,8 +17,9 @@ from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
 from isolane.sockets.factory import WebSocketManagerFactory
-from isolane.sockets.registry import Member, Slot, Sockets
+from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
+from isolane.sockets.slot import Member, Slot
 from isolane.tasks import TaskOwner
 
 STATE_KEY: Final = "isolane"

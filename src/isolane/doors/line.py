@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -12,6 +11,7 @@ from isolane.doors.handshake import Message, Receive
 from isolane.doors.parts import Intake
 from isolane.doors.room import SMALL_BYTES, Room
 from isolane.errors import IsolaneError
+from isolane.flag import Flag
 from isolane.sockets.connection import WebSocketConnection
 from isolane.tasks import TaskOwner, end_task
 from isolane.wire.frames import Abort, Ping, Run, decode_frame
@@ -58,12 +58,12 @@ class Line:
         self._most = most_bytes
         self._room = room
         self._user_id = user_id
-        self._frames: deque[_Frame] = deque()
+        self._frames: list[_Frame] = []  # a few at most, and a deque takes 760 bytes
         self._size = 0
         self._current: _Frame | None = None
         self._is_over = False
         self._busy_since = 0.0
-        self._changed = asyncio.Event()
+        self._changed = Flag()
 
     def __bool__(self) -> bool:
         """Say whether a frame waits."""
@@ -92,7 +92,7 @@ class Line:
             if self._is_over:
                 return None
             await self._wait()
-        self._current = self._frames.popleft()
+        self._current = self._frames.pop(0)
         self._size -= len(self._current.text)
         self._changed.set()
         return self._current.message
@@ -118,7 +118,7 @@ class Line:
     def close(self) -> None:
         """Give back all room: nothing that waits is carried out any more."""
         while self._frames:
-            self._let_go_of(self._frames.popleft())
+            self._let_go_of(self._frames.pop(0))
         self.finish()
 
     def holds_run(self, run_id: str) -> bool:

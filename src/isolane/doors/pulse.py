@@ -14,6 +14,7 @@ from isolane.doors.problems import close_code_of
 from isolane.doors.replies import tell
 from isolane.doors.session_use import SessionUse
 from isolane.errors import IdentityMismatch, Unauthenticated
+from isolane.flag import Flag
 from isolane.sockets.connection import WebSocketConnection
 from isolane.tasks import TaskOwner, end_task
 
@@ -41,7 +42,7 @@ class Pulse:
         self._credentials = credentials
         self._tasks = tasks
         self._heartbeat_s = heartbeat_s
-        self._woken = asyncio.Event()
+        self._woken = Flag()
         self._is_warned = False
         self._use = SessionUse(connection, credentials, tasks, told=self._note_expiry)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -36,7 +36,7 @@ from isolane.doors.transport import get_abort, get_write_texts, take_large
 from isolane.errors import Unauthenticated
 from isolane.ids import new_connection_id
 from isolane.sockets.connection import WebSocketConnection
-from isolane.sockets.registry import Slot
+from isolane.sockets.slot import Slot
 from isolane.wire.frames import SUBPROTOCOL
 
 _log = structlog.get_logger(__name__)
@@ -83,21 +83,18 @@ class WebSocketDoor:
         """Serve one socket from its upgrade to its end."""
         await receive()
         handshake = read_handshake(scope, spoken=self._spoken)
-        async with AsyncExitStack() as held:
-            try:
-                upgrade = await self._let_in(scope, send, handshake, held)
-            except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
-                await held.aclose()  # a client that takes no answer holds no slot
-                known, error_id = report(error, agent=handshake.agent)
-                with suppress(OSError, RuntimeError):
-                    await refuse(scope, send, handshake, known, error_id)
-                return
-            await upgrade.serve(receive, converse=self._converse)
+        try:
+            upgrade = await self._let_in(scope, send, handshake)
+        except Exception as error:  # noqa: BLE001 - the door itself: whatever it is, the client is told
+            known, error_id = report(error, agent=handshake.agent)
+            with suppress(OSError, RuntimeError):
+                await refuse(scope, send, handshake, known, error_id)
+            return
+        del handshake  # its token is kept no longer than it is needed
+        await upgrade.serve(receive, converse=self._converse)
 
-    async def _let_in(
-        self, scope: Scope, send: Send, handshake: Handshake, held: AsyncExitStack
-    ) -> _Upgrade:
-        """Return an upgrade that may be accepted, with a slot that `held` gives back.
+    async def _let_in(self, scope: Scope, send: Send, handshake: Handshake) -> _Upgrade:
+        """Return an upgrade that may be accepted, with a slot.
 
         Raises why the upgrade is refused. Users of whom fewer wait go first; whoever waits for that
         has a slot already.
@@ -108,16 +105,20 @@ class WebSocketDoor:
         require(identity, Rights.READ)
         if agent == check.NAME:
             require_agent(identity, agent)
-        slot = await held.enter_async_context(gateway.sockets.reserve(identity.user_id))
-        await gateway.turns.take(identity.user_id)
-        gateway.check_ready()
-        if self._takes_large:
-            settings = gateway.settings
-            take_large(
-                scope,
-                most_bytes=settings.limit_chat_frame_bytes,
-                large_bytes=settings.limit_frame_bytes,
-            )
+        slot = await gateway.sockets.take_slot(identity.user_id)
+        try:
+            await gateway.turns.take(identity.user_id)
+            gateway.check_ready()
+            if self._takes_large:
+                take_large(
+                    scope,
+                    most_bytes=gateway.settings.limit_chat_frame_bytes,
+                    large_bytes=gateway.settings.limit_frame_bytes,
+                )
+        except BaseException:
+            await gateway.sockets.release(slot)  # a client that takes no answer holds no slot
+            raise
+        handshake = replace(handshake, token=None, ticket=None)
         return _Upgrade(gateway, scope, send, handshake, identity, slot, agent)
 
 
@@ -159,6 +160,12 @@ class _Upgrade:
 
     async def serve(self, receive: Receive, *, converse: Converse) -> None:
         """Accept the socket, and serve it until it ends."""
+        try:
+            await self._serve(receive, converse)
+        finally:
+            await self.gateway.sockets.release(self.slot)
+
+    async def _serve(self, receive: Receive, converse: Converse) -> None:
         subprotocol = self.handshake.subprotocol
         await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
         connection = self._connect()

@@ -19,7 +19,9 @@ from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
 from isolane.doors.transport import CONTENT, LARGE
+from isolane.flag import Flag
 from isolane.serving.endings import LINGER_S, RULES, end, let_go, refusal, reset
+from isolane.serving.inbox import Inbox
 from isolane.serving.watch import PROGRESS_S, SLICE, Progress
 
 FRAGMENTS_MAX: Final = 1024
@@ -94,6 +96,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's arguments
         """Begin without waiting bytes."""
         super().__init__(*args, **kwargs)
+        self._replace_queues()
         take_long_lines(self.conn)
         add_rules(self.conn)
         self._backlog = bytearray()
@@ -112,6 +115,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """True when the app was told of the current message."""
         self._is_held = False
         """True when nothing is read until the app asks, because it was told of a large message."""
+
+    def _replace_queues(self) -> None:
+        """Take 4 KB less per connection: uvicorn's queue and event hold five deques."""
+        lean: Any = self  # they are no `asyncio.Queue` and no `asyncio.Event`
+        lean.queue, lean.writable = Inbox(), Flag()
+        lean.writable.set()
 
     def handle_connect(self, event: Request) -> None:
         """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""

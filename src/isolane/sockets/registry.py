@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 from unicodedata import normalize
 
 import structlog
@@ -18,6 +18,7 @@ from isolane.errors import GoingAway, LimitExceeded, Unavailable, chain_of
 from isolane.health.draining import Draining
 from isolane.ids import new_error_id
 from isolane.sockets.connection import WebSocketConnection, send_to_each
+from isolane.sockets.slot import Member, Slot
 from isolane.sockets.writer import CLOSE_GRACE_S, CLOSE_NORMAL, GOING_AWAY
 from isolane.tasks import TaskOwner
 from isolane.wire.frames import error_frame
@@ -34,41 +35,6 @@ BYE_PAUSE_S: Final = 0.2
 """Longest pause between two batches of a shutdown, in seconds."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Stream(Protocol):
-    """An answer over HTTP that goes on for as long as its credential counts."""
-
-    id: str
-    identity: Identity
-
-    @property
-    def is_open(self) -> bool:
-        """Say whether the stream goes on."""
-        ...
-
-    def revoke(self) -> None:
-        """End the stream, because its credential counts no more. Doesn't wait."""
-        ...
-
-
-Member = WebSocketConnection | Stream
-"""A socket or an event stream, which uses one slot."""
-
-
-class Slot:
-    """One of the connections that a user may have."""
-
-    def __init__(self, user_id: str, held: AsyncExitStack) -> None:
-        """Take over what is held at the user's limit."""
-        self.user_id = user_id
-        self.member: Member | None = None
-        """The socket or stream in the slot; None until it is open."""
-        self._held = held
-
-    async def release(self) -> None:
-        """Give the slot back to the user's limit. Idempotent. Safe to cancel."""
-        await self._held.aclose()
 
 
 class Sockets:
@@ -121,12 +87,11 @@ class Sockets:
             LimitExceeded: On entering, the user has as many connections as the limit says.
             Unavailable: On entering, the gateway is draining.
         """
-        self.check_open()
-        slot = await self._take_slot(user_id)
+        slot = await self.take_slot(user_id)
         try:
             yield slot
         finally:
-            await self._release(slot)
+            await self.release(slot)
 
     def check_open(self) -> None:
         """Return while the gateway takes new connections.
@@ -143,26 +108,31 @@ class Sockets:
         if self._is_shut and isinstance(member, WebSocketConnection):
             member.request_close(GOING_AWAY, GoingAway.code)
 
-    async def _take_slot(self, user_id: str) -> Slot:
+    async def take_slot(self, user_id: str) -> Slot:
+        """Return a slot that the caller releases; see `reserve`.
+
+        A socket holds no block open for its whole life, because that takes memory.
+        """
+        self.check_open()
         while True:
-            held = AsyncExitStack()
+            place = self._limits.take(user_id, LIMIT)
             try:
-                await held.enter_async_context(self._limits.take(user_id, LIMIT))
+                await place.__aenter__()  # left by `Slot.release`; a stack takes 760 bytes more
             except LimitExceeded:
                 if not await self._release_ended(user_id):
                     raise
             else:
-                return Slot(user_id, held)
+                return Slot(user_id, place)
 
     async def _release_ended(self, user_id: str) -> bool:
         """Give back the slot of the oldest connection that has ended; False when there is none."""
         for slot in self._slots.get(user_id, {}).values():
             if slot.member is not None and not slot.member.is_open:
-                await self._release(slot)
+                await self.release(slot)
                 return True
         return False
 
-    async def _release(self, slot: Slot) -> None:
+    async def release(self, slot: Slot) -> None:
         """Let a slot go, with what is in it. Idempotent."""
         own = self._slots.get(slot.user_id, {})
         if slot.member is not None:
@@ -266,7 +236,7 @@ class Sockets:
                 await socket.dispose()
                 slot = self._slots.get(socket.user_id, {}).get(socket.id)
                 if slot is not None:
-                    await self._release(slot)
+                    await self.release(slot)
 
     async def _close_all(self, sockets: Sequence[WebSocketConnection], *, spread_s: float) -> None:
         batches = [

@@ -6,7 +6,6 @@ has sent too many malformed frames.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,7 +59,7 @@ class Dialogue:
 
     def __init__(self) -> None:
         """Begin without a malformed frame."""
-        self._malformed_at: deque[int] = deque(maxlen=MALFORMED_MAX)
+        self._malformed_at: list[int] = []  # of the last ones
 
     def receive(self, text: str, *, now_ms: int, has_greeted: bool) -> list[Command]:
         """Return the commands for one text frame that came at `now_ms`, in milliseconds.
@@ -84,7 +83,7 @@ class Dialogue:
     ) -> list[Command]:
         """Return the refusal of a malformed frame, and a close when there were too many lately."""
         refusal = Refuse(error, thread_id, run_id)
-        self._malformed_at.append(now_ms)
+        self._malformed_at = [*self._malformed_at, now_ms][-MALFORMED_MAX:]
         oldest = self._malformed_at[0]
         too_many = len(self._malformed_at) == MALFORMED_MAX
         if too_many and now_ms - oldest <= MALFORMED_WINDOW_MS:

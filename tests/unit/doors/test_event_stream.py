@@ -17,7 +17,7 @@ from isolane.doors.event_stream import EventStream, Followed, Streams, open_stre
 from isolane.doors.gateway import Gateway
 from isolane.errors import IsolaneError
 from isolane.runs.readers import HttpReader
-from isolane.sockets.registry import Member, Slot
+from isolane.sockets.slot import Member, Slot
 
 
 @pytest.fixture
