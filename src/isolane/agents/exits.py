@@ -27,15 +27,16 @@ _tell: Final[ContextVar[Tell | None]] = ContextVar("tell_of_exit", default=None)
 """The run that hears of exits in this context; None outside of an agent."""
 _contained: Final[WeakSet[asyncio.AbstractEventLoop]] = WeakSet()
 """Loops that are guarded already."""
+_SOON: Final = "call_soon"
+"""The method of the loop that every step of a task goes through, which has a guard of its own."""
 _SCHEDULERS: Final = {
-    "call_soon": 0,
     "call_soon_threadsafe": 0,
     "call_later": 1,
     "call_at": 1,
     "add_reader": 1,
     "add_writer": 1,
 }
-"""Methods of the loop that take a callback, each with the position of that argument."""
+"""Other methods of the loop that take a callback, each with the position of that argument."""
 _EXECUTE: Final = "run_in_executor"
 """The method of the loop that runs work in a thread."""
 
@@ -54,6 +55,7 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
     if loop in _contained:
         return
     _contained.add(loop)
+    setattr(loop, _SOON, _guard_soon(getattr(loop, _SOON)))
     for name, place in _SCHEDULERS.items():
         own_thread = threading.get_ident() if name == "call_soon_threadsafe" else None
         setattr(loop, name, _guard(getattr(loop, name), place, own_thread=own_thread))
@@ -62,6 +64,8 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
 
 class _Contained:
     """A callback of an agent. Its exit is reported to the agent's run."""
+
+    __slots__ = ("_callback", "_tell")
 
     def __init__(self, callback: Callable[..., object], tell: Tell) -> None:
         self._callback = callback
@@ -91,6 +95,18 @@ def _keep_context(run: Callable[..., Any]) -> Callable[..., Any]:
 
 def _log_exit(error: BaseException) -> None:
     _log.error("exit_ignored", exception=traceback_of(error))
+
+
+def _guard_soon(call_soon: Callable[..., Any]) -> Callable[..., Any]:
+    def scheduled(
+        callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> Any:  # noqa: ANN401 - the signature of the loop's own method
+        tell = _tell.get() if context is None else context.get(_tell)
+        if tell is not None and type(callback) is not _Contained:
+            callback = _Contained(callback, tell)
+        return call_soon(callback, *args, context=context)
+
+    return scheduled
 
 
 def _guard(

@@ -68,6 +68,17 @@ class Fitting:
                 yield from self._let_go(_ENDS[kind], event)
             yield event
 
+    def get_room(self, kind: str, thing_id: str) -> int:
+        """Return how many characters a plain piece of that message or call surely has room for.
+
+        0 while a half character is held: the next piece may complete it.
+        """
+        if self._held:
+            return 0
+        names = {"type": kind, FILLS[kind]: thing_id, "delta": ""}
+        said = NAME_MAX_CHARACTERS * len(names) + len(kind) + len(thing_id)
+        return max((self._max_bytes - 1) // CHARACTER_MAX_BYTES - said, 0)
+
     # --- halves ----------------------------------------------------------------------------------
 
     def _fit_delta(self, kind: str, event: Event) -> Iterator[Event]:

@@ -102,6 +102,18 @@ class Transcript:
         if fold is not None:
             fold(self, event)
 
+    def get_adder(self, kind: str, thing_id: str) -> Callable[[str], None] | None:
+        """Return what adds a plain text to that message or call; None where nothing does.
+
+        It holds until an event of another kind is added.
+        """
+        if kind == "TOOL_CALL_ARGS":
+            call = self._calls.get(thing_id)
+            return None if call is None else call.arguments.append
+        draft = self._by_id.get(thing_id)
+        is_spoken = draft is not None and draft.message["role"] != "activity"
+        return draft.add_words if draft is not None and is_spoken else None
+
     def messages(self) -> list[Message]:
         """Return the messages so far, in order, without those that have no content."""
         finished = (draft.finished() for draft in self._drafts)

@@ -73,7 +73,7 @@ class AgentCall:
                     taken += 1
                     if taken % BREATH_EVENTS == 0:
                         await asyncio.sleep(0)  # an agent that never waits would stop everybody
-                    if self._ending is None:
+                    if self._ending is None and not self._take_word(value):
                         await self._take(value)
                     if self._ending is not None:
                         await self._drop_rest(stream)
@@ -84,6 +84,15 @@ class AgentCall:
             failed = Ending(error=caused(AgentError("the agent raised"), error))
             return self._ending or ending_now(run, failed)
         return self._ending or ending_now(run, Ending())
+
+    def _take_word(self, value: object) -> bool:
+        """Take one more word of the run's message, where that needs no waiting; say whether."""
+        return (
+            type(value) is str
+            and self._text_id is not None
+            and bool(value)
+            and self._writer.write_piece("TEXT_MESSAGE_CONTENT", self._text_id, value)
+        )
 
     async def _take(self, value: object) -> None:
         """Take one value that the agent yields."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd, RunLease, RunStop
 from isolane.errors import AgentFailed, AgentProtocolError, NoActiveRun, NotFound
 from isolane.events.event import Event, encode_event, encode_mended
-from isolane.events.fitting import Fitting
+from isolane.events.fitting import FILLS, Fitting
 from isolane.events.grammar import RunGrammar
 from isolane.events.interrupts import Interrupt
 from isolane.events.shared_state import DELTA, SNAPSHOT, SharedState
@@ -37,6 +39,22 @@ class Share(IntEnum):
     """The events that wait. The run leaves no messages of its agent behind."""
     END = 2
     """The terminal event alone."""
+
+
+class _Road(NamedTuple):
+    """The short road of plain pieces of one message or call, while nothing else is written.
+
+    What a first piece was checked for holds for the next ones too.
+    """
+
+    kind: str
+    id: str
+    head: bytes
+    """The event as JSON, up to its text."""
+    characters_max: int
+    """Characters that surely fit into an event."""
+    add: Callable[[str], None]
+    """Adds a text to what the run's messages add up to."""
 
 
 class RunWriter:
@@ -70,6 +88,7 @@ class RunWriter:
         self._transcript = Transcript(known_ids=known_ids)
         self._state = state or SharedState.of(None, kept=None)
         self._is_ended = False
+        self._road: _Road | None = None
         self._appender = RunAppender(
             feed,
             key,
@@ -107,6 +126,10 @@ class RunWriter:
             Unavailable: The log can't be written now.
             NotFound: The thread is gone.
         """
+        kind, is_plain = event["type"], _is_plain_piece(event)
+        if is_plain and self.write_piece(kind, event[FILLS[kind]], event["delta"]):
+            return
+        self._road = None
         for legal in self._grammar.accept(_with_whole_names(event)):
             for fitting in self._fitting.fit(legal):
                 if fitting["type"] in _OF_THE_STATE:
@@ -118,6 +141,41 @@ class RunWriter:
                 else:  # mostly there is room, and then another coroutine would only cost time
                     self._appender.put(payload)
                 self._transcript.add(written)
+        if is_plain:
+            self._road = self._open_road(kind, event[FILLS[kind]])
+
+    def write_piece(self, kind: str, thing_id: str, text: str) -> bool:
+        """Write a piece of a message at once, as `write` would; False when that can't be.
+
+        `write` has then to write it. It can be while nothing but plain pieces of that message is
+        written, and there is room. A piece takes a fifth of the CPU here.
+
+        Raises:
+            RunTooLarge: The run may add no more.
+            Unavailable: The log can't be written now.
+            NotFound: The thread is gone.
+        """
+        road = self._road
+        if road is None or road.id != thing_id or road.kind != kind:
+            return False
+        if len(text) > road.characters_max or self._is_ended or self._appender.is_full:
+            return False
+        try:
+            words = msgspec.json.encode(text)
+        except UnicodeEncodeError:  # half a character
+            return False
+        self._appender.put(road.head + words + b"}")
+        road.add(text)
+        return True
+
+    def _open_road(self, kind: str, thing_id: str) -> _Road | None:
+        """Return the road of what a plain piece was written of; None where pieces need a look."""
+        add = self._transcript.get_adder(kind, thing_id)
+        characters_max = self._fitting.get_room(kind, thing_id)
+        if add is None or characters_max < 1:
+            return None
+        empty = msgspec.json.encode({"type": kind, FILLS[kind]: thing_id, "delta": ""})
+        return _Road(kind, thing_id, empty.removesuffix(b'""}'), characters_max, add)
 
     async def _write_state(self, event: Event) -> None:
         """Write a change of the shared state, behind the state itself if clients don't know it."""
@@ -227,6 +285,12 @@ class RunWriter:
 
 _OF_THE_STATE: Final = frozenset({SNAPSHOT, DELTA})
 """Events that change the shared state."""
+
+
+def _is_plain_piece(event: Event) -> bool:
+    """Say whether an event has only its type, its message or call, and a text for that."""
+    key = FILLS.get(event["type"])
+    return key is not None and event.keys() == {"type", key, "delta"}
 
 
 def _with_whole_names(event: Event) -> Event:
