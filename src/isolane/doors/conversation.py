@@ -100,7 +100,7 @@ class AguiConversation:
 
     async def serve(self, receive: Receive) -> str:
         """Serve until the peer or we hang up; return why, for the log."""
-        async with self._pulse.beating():
+        with self._pulse.beating():
             if self._replay is not None:
                 await self._following.replay(self._replay)
             return await self._worker.run(self._listen, receive)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from isolane.contracts import Scope
@@ -14,9 +14,8 @@ from isolane.doors.problems import close_code_of
 from isolane.doors.replies import tell
 from isolane.doors.session_use import SessionUse
 from isolane.errors import IdentityMismatch, Unauthenticated
-from isolane.flag import Flag
 from isolane.sockets.connection import WebSocketConnection
-from isolane.tasks import TaskOwner, end_task
+from isolane.tasks import TaskOwner
 
 EXPIRY_WARNING_MS: Final = 60_000
 """Milliseconds before the end of a credential at which its client is warned."""
@@ -40,24 +39,44 @@ class Pulse:
         """Begin with an accepted socket."""
         self._connection = connection
         self._credentials = credentials
-        self._tasks = tasks
-        self._heartbeat_s = heartbeat_s
-        self._woken = Flag()
+        self._heartbeat_s = float("inf") if connection.is_quiet else heartbeat_s
         self._is_warned = False
+        self._next_ping_s = 0.0
+        self._timer: asyncio.Handle | None = None
+        """Looks at what is due. A task that sleeps would take 2 KB per connection."""
         self._use = SessionUse(connection, credentials, tasks, told=self._note_expiry)
 
-    @asynccontextmanager
-    async def beating(self) -> AsyncGenerator[None, None]:
-        """Watch the credential for the time of the block. Safe to cancel."""
-        pulse = self._tasks.start(self._keep_time(), name=f"pulse {self._connection.id}")
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Watch the credential for the time of the block."""
+        self._next_ping_s = asyncio.get_running_loop().time() + self._heartbeat_s
+        self.wake()
         try:
             yield
         finally:
-            await end_task(pulse)
+            self._stop()
 
     def wake(self) -> None:
-        """Look anew at what is due, as when the socket has greeted. Doesn't wait."""
-        self._woken.set()
+        """Look anew at what is due, as when the socket has greeted. Doesn't wait.
+
+        The look comes after what the caller still has to say.
+        """
+        self._stop()
+        self._timer = asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        try:
+            wait_s = self._beat()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client comes back and resumes
+            self._connection.fail("its heartbeat", error)
+        else:
+            if wait_s is not None:
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def note_use(self) -> None:
         """Note that the user does something, which keeps the session alive. Doesn't wait."""
@@ -86,34 +105,18 @@ class Pulse:
     def _note_expiry(self) -> None:
         """Look anew when the credential ends, for it is another one or lives longer."""
         self._is_warned = False
-        self._woken.set()
+        self.wake()
 
-    async def _keep_time(self) -> None:
-        try:
-            await self._beat()
-        except Exception as error:  # noqa: BLE001 - the top of the task that watches a credential
-            self._connection.fail("its heartbeat", error)
-
-    async def _beat(self) -> None:
-        heartbeat_s = float("inf") if self._connection.is_quiet else self._heartbeat_s
-        loop = asyncio.get_running_loop()
-        next_ping = loop.time() + heartbeat_s
-        while True:
-            await self._sleep(min(next_ping - loop.time(), self._until_expiry_s()))
-            if self._is_expired():
-                return
-            if loop.time() >= next_ping:
-                self._connection.post({"type": "ping"})
-                next_ping += heartbeat_s
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait, but for no longer than until something about the credential changes."""
-        self._woken.clear()
-        try:
-            async with asyncio.timeout(min(max(seconds, 0), LONGEST_SLEEP_S)):
-                await self._woken.wait()
-        except TimeoutError:
-            return
+    def _beat(self) -> float | None:
+        """Do what is due, and return the seconds until the next look; None when it has ended."""
+        if self._is_expired():
+            return None
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._next_ping_s:
+            self._connection.post({"type": "ping"})
+            self._next_ping_s += self._heartbeat_s
+        due_s = min(self._next_ping_s - now_s, self._until_expiry_s())
+        return min(max(due_s, 0), LONGEST_SLEEP_S)
 
     def _until_expiry_s(self) -> float:
         expires_at = self._connection.identity.expires_at

@@ -125,6 +125,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         """Offer `isolane.transport` to the app: a reset, where a close would wait for the peer."""
         super().handle_connect(event)
+        event.headers.clear()  # the scope has them, and the parser holds this as long as it lives
         scope: Any = getattr(self, "scope", None)  # absent when the upgrade was refused
         if scope is not None:
             scope["extensions"]["isolane.transport"] = {
@@ -357,6 +358,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True
+        if message["type"] == "websocket.accept":
+            self.response.headers.clear()  # they are sent
         # nobody asks for messages now, and the peer's close is among them
         if self.close_sent and self._backlog:
             self._schedule()

@@ -48,7 +48,7 @@ def socket_of(gateway: Any, *, left_ms: int) -> tuple[WebSocketConnection, Socke
 
 async def test_greeted_socket_is_told_that_its_credential_has_expired(gateway: Any) -> None:  # noqa: ANN401 - as above
     connection, socket = socket_of(gateway, left_ms=0)
-    async with pulse_of(gateway, connection).beating():
+    with pulse_of(gateway, connection).beating():
         await socket_ends(connection)
     (error,) = socket.frames
     assert (error["type"], error["code"]) == ("error", "unauthenticated")
@@ -57,7 +57,7 @@ async def test_greeted_socket_is_told_that_its_credential_has_expired(gateway: A
 
 async def test_socket_is_warned_once_and_pinged_at_each_heartbeat(gateway: Any) -> None:  # noqa: ANN401 - as above
     connection, socket = socket_of(gateway, left_ms=EXPIRY_WARNING_MS)
-    async with pulse_of(gateway, connection).beating():
+    with pulse_of(gateway, connection).beating():
         await until(lambda: len(socket.frames) >= 5)
     kinds = [frame["type"] for frame in socket.frames]
     assert (kinds.count("auth_expiring"), set(kinds)) == (1, {"auth_expiring", "ping"})
@@ -67,7 +67,7 @@ async def test_socket_is_warned_once_and_pinged_at_each_heartbeat(gateway: Any) 
 async def test_quiet_socket_hears_nothing_and_closes_all_the_same(gateway: Any) -> None:  # noqa: ANN401 - as above
     connection, socket = socket_of(gateway, left_ms=0)
     connection.is_quiet, connection.has_greeted = True, False
-    async with pulse_of(gateway, connection).beating():
+    with pulse_of(gateway, connection).beating():
         await socket_ends(connection)
     assert (socket.frames, socket.closes) == ([], [(4401, "expired")])
 

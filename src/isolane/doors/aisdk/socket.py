@@ -76,7 +76,7 @@ class ChatSession:
     async def serve(self, receive: Receive) -> str:
         """Serve until the peer or we hang up; return why, for the log."""
         try:
-            async with self._pulse.beating():
+            with self._pulse.beating():
                 return await self._worker.run(self._listen, receive)
         finally:
             await self._frames.close()
