@@ -376,7 +376,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
             "doors/websocket.py",
             '"subprotocol": subprotocol}',
             '"subprotocol": subprotocol, "headers":'
-            ' [(b"x-seen", (self.handshake.token or "").encode())]}',
+            ' [pair for pair in self.scope["headers"] if pair[0] == b"authorization"]}',
         ),
     ),
     "forgets an await": (

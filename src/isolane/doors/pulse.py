@@ -42,6 +42,7 @@ class Pulse:
         self._heartbeat_s = float("inf") if connection.is_quiet else heartbeat_s
         self._is_warned = False
         self._next_ping_s = 0.0
+        self._is_beating = False
         self._timer: asyncio.Handle | None = None
         """Looks at what is due. A task that sleeps would take 2 KB per connection."""
         self._use = SessionUse(connection, credentials, tasks, told=self._note_expiry)
@@ -50,19 +51,23 @@ class Pulse:
     def beating(self) -> Iterator[None]:
         """Watch the credential for the time of the block."""
         self._next_ping_s = asyncio.get_running_loop().time() + self._heartbeat_s
+        self._is_beating = True
         self.wake()
         try:
             yield
         finally:
+            self._is_beating = False
             self._stop()
 
     def wake(self) -> None:
         """Look anew at what is due, as when the socket has greeted. Doesn't wait.
 
-        The look comes after what the caller still has to say.
+        The look comes after what the caller still has to say. Once the socket has ended, there is
+        none, whoever calls.
         """
         self._stop()
-        self._timer = asyncio.get_running_loop().call_soon(self._look)
+        if self._is_beating:
+            self._timer = asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, Final
@@ -61,6 +62,20 @@ async def test_socket_is_warned_once_and_pinged_at_each_heartbeat(gateway: Any) 
         await until(lambda: len(socket.frames) >= 5)
     kinds = [frame["type"] for frame in socket.frames]
     assert (kinds.count("auth_expiring"), set(kinds)) == (1, {"auth_expiring", "ping"})
+    await connection.dispose()
+
+
+async def test_nothing_is_looked_at_once_the_socket_has_ended(gateway: Any) -> None:  # noqa: ANN401 - as above
+    connection, socket = socket_of(gateway, left_ms=2 * EXPIRY_WARNING_MS)
+    pulse = pulse_of(gateway, connection)
+    with pulse.beating():
+        await until(lambda: len(socket.frames) >= 2)
+    pulse.wake()  # as a use of the session does that was noted late
+    await asyncio.sleep(0)
+    told = len(socket.frames)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (len(socket.frames), pulse._timer) == (told, None)
     await connection.dispose()
 
 

@@ -23,10 +23,9 @@ from isolane.tasks import TaskOwner, report
 
 BATCHES_MAX: Final = 2_000
 """Batches that share a commit at most."""
-
 APART_S: Final = 0.002
-"""Seconds between the beginnings of two commits under load. An event waits for no longer than that,
-and its commit costs a part of 180 µs of CPU and of one fsync."""
+"""Seconds between the beginnings of two commits under load. Events that come meanwhile share the
+cost of one: 180 µs of CPU and an fsync."""
 HURRIED_MAX: Final = 4
 """Commits in a row that may begin sooner than `APART_S` after the last one. More of them are load:
 the beginning of an answer, which is a few commits, isn't."""

@@ -65,7 +65,7 @@ def read_chat(thread_id: object, request: Mapping[str, Any], body: Mapping[str, 
         InvalidInput: A field is wrong; the text names it.
     """
     trigger = request.get("trigger", SUBMIT)
-    if trigger not in {SUBMIT, REGENERATE}:
+    if trigger not in (SUBMIT, REGENERATE):  # a list has no hash
         raise InvalidInput("trigger", f"must be {SUBMIT} or {REGENERATE}")
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -161,7 +161,7 @@ def _props_of(chat: Chat, *, rewinds: bool) -> dict[str, Any]:
 def _read_message(path: str, message: Any) -> tuple[str, Sequence[Any]]:  # noqa: ANN401
     if not isinstance(message, dict):
         raise InvalidInput(path, "must be an object")
-    if message.get("role") not in {"user", "assistant"}:
+    if message.get("role") not in ("user", "assistant"):
         raise InvalidInput(f"{path}.role", "must be user or assistant")
     if not isinstance(message.get("parts"), list):
         raise InvalidInput(f"{path}.parts", "must be a list")
