@@ -68,7 +68,7 @@ _NONSENSE: Final[dict[str, Any]] = {
 }
 
 
-async def script(
+async def script(  # noqa: C901 - a branch for each step that waits
     input: RunAgentInput,  # noqa: A002  # AG-UI's name for it
     context: UserExecutionContext,
     stop: StopSignal,
@@ -81,6 +81,8 @@ async def script(
             await _sleep_for_ever()
         elif name == "wait":
             await asyncio.Event().wait()  # hears no stop, but lets itself be cancelled
+        elif name == "pause":
+            await asyncio.sleep(*arguments)
         elif name == "block":
             _block(*arguments)
         elif name == "block until":

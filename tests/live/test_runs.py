@@ -49,14 +49,16 @@ def lane(server: Server) -> Lane:
 # --- what a run looks like -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count, size", [(300, 20_000), (3_000, 2_000)])
+@pytest.mark.parametrize("count, size, at_once", [(300, 20_000, 300), (1_200, 8_000, 20)])
 async def test_reader_that_pauses_for_a_whole_run_misses_none_of_its_events(
-    lane: Lane, count: int, size: int
+    lane: Lane, count: int, size: int, at_once: int
 ) -> None:
     async with lazy_client(lane) as slow, lane.connect() as quick:
         follower = await slow.subscribe(f"t-{size}")
-        # More than both ends of a line keep, so that for a while the socket takes nothing.
-        run = steps(["blobs", count, size], ["count", 500])
+        # More than both ends of a line keep, so that for a while the socket takes nothing. What
+        # comes a few at once is handed to the socket, which then takes a part.
+        some = [["blobs", at_once, size], ["pause", 0.01]]
+        run = steps(*some * (count // at_once), ["count", 500])
         await lane.finish(quick, f"t-{size}", f"r-{size}", run)
         # It sees each id once, in order.
         await slow.until_true(lambda: follower.has_ended(f"r-{size}"))
