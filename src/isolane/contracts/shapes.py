@@ -234,7 +234,7 @@ class Batch:
     number: int
     """Its place among the batches of the lease, from 1."""
     end: RunEnd | None = None
-    """What the run's end writes in the same transaction; None while the run goes on."""
+    """The end of the run, written in the same transaction; None while the run goes on."""
 
 
 @dataclass(frozen=True, slots=True)

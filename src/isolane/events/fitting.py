@@ -49,6 +49,8 @@ class Fitting:
     def __init__(self, max_bytes: int) -> None:
         """Allow `max_bytes` per event, as JSON in UTF-8."""
         self._max_bytes = max_bytes
+        self._surely_fit = (max_bytes - 1) // CHARACTER_MAX_BYTES
+        """Characters that surely fit into an event, names of fields included."""
         self._held: dict[tuple[str, str], _Held] = {}
 
     def fit(self, event: Event) -> Iterator[Event]:
@@ -75,9 +77,8 @@ class Fitting:
         """
         if self._held:
             return 0
-        names = {"type": kind, FILLS[kind]: thing_id, "delta": ""}
-        said = NAME_MAX_CHARACTERS * len(names) + len(kind) + len(thing_id)
-        return max((self._max_bytes - 1) // CHARACTER_MAX_BYTES - said, 0)
+        beside = 3 * NAME_MAX_CHARACTERS + len(kind) + len(thing_id)  # type, message or call, delta
+        return max(self._surely_fit - beside, 0)
 
     # --- halves ----------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class Fitting:
             if type(part) is not str:
                 return False
             characters += len(part)
-        return CHARACTER_MAX_BYTES * characters < self._max_bytes
+        return characters <= self._surely_fit
 
     def _has_room(self, event: Event) -> bool:
         try:

@@ -44,7 +44,7 @@ class Share(IntEnum):
 class _Road(NamedTuple):
     """The short road of plain pieces of one message or call, while nothing else is written.
 
-    What a first piece was checked for holds for the next ones too.
+    The checks of the first piece hold for all that follow.
     """
 
     kind: str

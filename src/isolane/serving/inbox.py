@@ -8,7 +8,7 @@ from isolane.flag import Flag
 
 
 class Inbox:
-    """What uvicorn uses of an `asyncio.Queue`, which takes 3 KB for its four deques."""
+    """A queue with the methods that uvicorn calls. An `asyncio.Queue` takes 3 KB for its deques."""
 
     __slots__ = ("_arrived", "_messages")
 

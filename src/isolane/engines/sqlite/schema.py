@@ -26,9 +26,8 @@ CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 )
 """
-
 _SET_VERSION: Final = "INSERT INTO alembic_version (version_num) VALUES (?)"
-# What all users keep together has a row from the start.
+# The row that counts what all users keep together is there from the start.
 _ADD_TOTALS: Final = "INSERT INTO usage (user_id, threads, bytes) VALUES ('', 0, 0)"
 
 
