@@ -37,7 +37,7 @@ from tests.live.lanes.thread import Run
 from tests.live.lanes.venue import Venue
 from tests.live.stage import SCRIPT, own_server
 
-STEPS: Final = int(os.environ.get("ISOLANE_LANES_STEPS", "3000"))
+STEPS: Final = int(os.environ.get("ISOLANE_LANES_STEPS", "1500"))
 """How many steps are made; the environment may ask for more."""
 SOAK_STEPS: Final = 100_000
 STEPS_A_ROUND: Final = 10_000
@@ -287,7 +287,7 @@ def play_round(venue: Venue, runner: asyncio.Runner, number: int, steps: int) ->
         raise venue.failure from error
 
 
-@pytest.mark.timeout(3600)  # three minutes, where nothing else wants the machine
+@pytest.mark.timeout(3600)  # a minute and a half, where nothing else wants the machine
 def test_every_user_has_exactly_their_own(tmp_path: Path) -> None:
     play(tmp_path / "data", STEPS, first_seed=0)
 

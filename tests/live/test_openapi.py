@@ -35,7 +35,7 @@ OWN_CREDENTIALS: Final = SchemathesisConfig.from_dict(
     {"generation": {"with-security-parameters": False}}
 )
 """Each caller has one of their own: none is to be made up of what the description says of them."""
-EXAMPLES: Final = 8
+EXAMPLES: Final = 5
 """For each route, of each caller: of what fits, and as many of what doesn't."""
 PATIENCE_S: Final = 10.0
 KNOWN: Final = {
