@@ -130,7 +130,7 @@ class AguiConversation:
             await self._take(message)
             return
         self._connection.is_busy = True
-        await self._line.put(message)
+        await self._worker.put(message)
 
     async def _finish(self, message: Message) -> None:
         """Keep stops of runs that were refused as other early ones: those may be sent again."""

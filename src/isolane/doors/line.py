@@ -61,7 +61,6 @@ class Line:
         self._frames: list[_Frame] = []  # a few at most, and a deque takes 760 bytes
         self._size = 0
         self._current: _Frame | None = None
-        self._is_over = False
         self._busy_since = 0.0
         self._changed = Flag()
 
@@ -82,16 +81,11 @@ class Line:
         self._size += len(frame.text)
         self._changed.set()
 
-    async def take(self) -> Message | None:
-        """Return the next frame, which is carried out until `take` is called again.
-
-        None when the line is over and all of it was carried out.
-        """
+    def take(self) -> Message | None:
+        """Return the next frame, which is carried out until `take` is called again, or None."""
         self.finish()
-        while not self._frames:
-            if self._is_over:
-                return None
-            await self._wait()
+        if not self._frames:
+            return None
         self._current = self._frames.pop(0)
         self._size -= len(self._current.text)
         self._changed.set()
@@ -109,11 +103,6 @@ class Line:
             async with asyncio.timeout_at(self._busy_since + PATIENCE_S):
                 while not self._is_idle:
                     await self._wait()
-
-    def end(self) -> None:
-        """Say that no frame comes any more."""
-        self._is_over = True
-        self._changed.set()
 
     def close(self) -> None:
         """Give back all room: nothing that waits is carried out any more."""
@@ -143,7 +132,10 @@ class Line:
 
 
 class FrameWorker:
-    """Carries out the frames of one socket one after the other, while more of them are read."""
+    """Carries out the frames of one socket one after the other, while more of them are read.
+
+    There is a task for it only while a frame waits: most sockets say nothing most of the time.
+    """
 
     def __init__(
         self,
@@ -164,34 +156,43 @@ class FrameWorker:
         self._carry_out = carry_out
         self._finish = finish
         self.line = Line(intake.frame_bytes, room=intake.room, user_id=connection.user_id)
+        self._work: asyncio.Task[None] | None = None
+
+    async def put(self, message: Message) -> None:
+        """Put a frame last in the line, once there is room. Safe to cancel: it isn't there then."""
+        await self.line.put(message)
+        if self._work is None:
+            name = f"frames {self._connection.id}"
+            self._work = self._tasks.start(self._carry_out_all(), name=name)
 
     async def run(self, listen: Callable[[Receive], Awaitable[str]], receive: Receive) -> str:
-        """Carry out what `listen` puts in line; return what it returns, once all is carried out.
+        """Call `listen`, which puts frames in line, and return its answer once all are carried out.
 
         Raises what `listen` raises. Safe to cancel: what waits in line isn't carried out then.
         """
-        name = f"frames {self._connection.id}"
-        worker = self._tasks.start(self._work(), name=name)
         try:
             reason = await listen(receive)
-            self.line.end()
-            await asyncio.wait({worker})  # what came before the end counts
+            if self._work is not None:
+                await asyncio.wait({self._work})  # what came before the end counts
             return reason
         finally:
-            await end_task(worker)
+            if self._work is not None:
+                await end_task(self._work)
             self.line.close()
 
-    async def _work(self) -> None:
+    async def _carry_out_all(self) -> None:
         """Carry out what waits in line. Where that breaks the socket ends, and nothing waits on."""
         try:
             await self._work_through()
         except Exception as error:  # noqa: BLE001 - the top of the task that carries out frames
             self._connection.fail("what waits in line", error)
             self.line.close()
+        finally:
+            self._work = None
 
     async def _work_through(self) -> None:
         taken = 0
-        while (message := await self.line.take()) is not None:
+        while (message := self.line.take()) is not None:
             taken += 1
             if taken % TURN_FRAMES == 0:
                 await asyncio.sleep(0)

@@ -52,7 +52,7 @@ async def work(worker: FrameWorker, *texts: str) -> str:
 
     async def listen(_receive: Receive) -> str:
         for text in texts:
-            await worker.line.put({"type": "websocket.receive", "text": text})
+            await worker.put({"type": "websocket.receive", "text": text})
         return "left"
 
     async def nothing() -> Message:
