@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 LEAST_BYTES: Final = 1 << 14
 """Minimum bytes of an attachment. A frame of 1 MiB has at most 64 of this size, which take the
 writer 5 ms. Smaller ones would be more numerous and save little."""
-_MARK: Final = b"\0"
+MARK: Final = b"\0"
+"""First byte of a packed payload."""
 _COUNT: Final = struct.Struct(">I")
 _REFERENCE: Final = struct.Struct(">II32s")
-_BEGIN: Final = len(_MARK) + _COUNT.size
+_BEGIN: Final = len(MARK) + _COUNT.size
 _QUOTE: Final = b'"'
 _SOURCES: Final = (b'"type":"data","value":"', b'"type":"url","value":"')
 """Text before the data of a part, as AG-UI's models and both encoders write it."""
@@ -55,7 +56,7 @@ def pack(payload: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
     if not cut:
         return payload, {}
     heads = (_REFERENCE.pack(*reference) for reference in references)
-    return b"".join([_MARK, _COUNT.pack(len(references)), *heads, *rest, payload[end:]]), cut
+    return b"".join([MARK, _COUNT.pack(len(references)), *heads, *rest, payload[end:]]), cut
 
 
 def _find(payload: bytes) -> Iterator[tuple[int, int]]:
@@ -75,7 +76,7 @@ def _find(payload: bytes) -> Iterator[tuple[int, int]]:
 
 def is_packed(payload: bytes) -> bool:
     """Say whether a stored payload has references; a truncated one has none."""
-    is_marked = payload[:1] == _MARK and len(payload) >= _BEGIN
+    is_marked = payload[:1] == MARK and len(payload) >= _BEGIN
     return is_marked and _rest(payload) <= len(payload)
 
 
@@ -88,7 +89,7 @@ def references_of(payload: bytes) -> list[Reference]:
 
 def _rest(payload: bytes) -> int:
     """Return the offset at which the rest of a packed payload begins."""
-    (count,) = _COUNT.unpack_from(payload, len(_MARK))
+    (count,) = _COUNT.unpack_from(payload, len(MARK))
     return _BEGIN + int(count) * _REFERENCE.size
 
 

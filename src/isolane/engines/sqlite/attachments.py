@@ -22,7 +22,7 @@ from isolane.events.packing import LEAST_BYTES, is_packed, pack, references_of, 
 
 _USE: Final = """
 INSERT INTO attachments (thread_no, digest, uses) VALUES (?, ?, ?)
-ON CONFLICT (thread_no, digest) DO UPDATE SET uses = uses + excluded.uses
+ON CONFLICT (thread_no, digest) DO UPDATE SET uses = attachments.uses + excluded.uses
 RETURNING number, uses
 """
 # Apart from the count, because SQLite writes all of a row anew that changes.

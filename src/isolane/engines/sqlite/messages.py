@@ -35,7 +35,7 @@ _NOW: Final = """
 SELECT payload FROM messages WHERE thread_no = ? AND until_seq IS NULL ORDER BY number
 """
 _THEN: Final = """
-SELECT payload FROM messages WHERE thread_no = ? AND since_seq < ? AND payload != x''
+SELECT payload FROM messages WHERE thread_no = ? AND since_seq < ? AND length(payload) > 0
 AND (until_seq IS NULL OR until_seq >= ?) ORDER BY number
 """
 _ADDED: Final = """
@@ -46,11 +46,11 @@ _IDS_BEFORE: Final = """
 SELECT message_id FROM messages WHERE thread_no = ? AND until_seq IS NULL AND number < ?
 """
 _PAYLOADS: Final = """
-SELECT payload FROM messages WHERE thread_no = ? AND payload != x'' ORDER BY number
+SELECT payload FROM messages WHERE thread_no = ? AND length(payload) > 0 ORDER BY number
 """
 _PAYLOADS_BEFORE: Final = """
 SELECT payload FROM messages
-WHERE thread_no = ? AND until_seq IS NULL AND number < ? AND payload != x'' ORDER BY number
+WHERE thread_no = ? AND until_seq IS NULL AND number < ? AND length(payload) > 0 ORDER BY number
 """
 _REWOUND: Final = """
 SELECT message_id, payload FROM messages WHERE thread_no = ? AND until_seq IS NOT NULL
@@ -71,7 +71,9 @@ _ADD: Final = """
 INSERT INTO messages (thread_no, message_id, run_no, payload, since_seq, is_claimed)
 VALUES (?, ?, ?, ?, ?, ?)
 """
-_LAST: Final = "SELECT max(number) FROM messages"
+_NUMBER_FROM_LAST: Final = """
+SELECT number FROM messages WHERE thread_no = ? ORDER BY number DESC LIMIT 1 OFFSET ?
+"""
 _TAKE_BACK: Final = """
 UPDATE messages SET until_seq = ? WHERE thread_no = ? AND until_seq IS NULL AND number >= ?
 """
@@ -273,14 +275,16 @@ def add_messages(
         attachments.keep(connection, stored, msgspec.json.encode(message)) for message in added
     ]
     rows = [
-        (stored.thread_no, message["id"], run_no, payload, since, is_claimed)
+        (stored.thread_no, message["id"], run_no, payload, since, int(is_claimed))
         for message, payload in zip(added, payloads, strict=True)
     ]
     execute_many(connection, _ADD, rows)
     usage.add(connection, key.user_id, size=usage.weigh(map(len, payloads)))
-    # Nobody else writes meanwhile, so their numbers follow one another.
-    last: int = load_value(connection, _LAST)
-    return last - len(rows) + 1, last
+    first, last = (
+        load_value(connection, _NUMBER_FROM_LAST, (stored.thread_no, behind))
+        for behind in (len(rows) - 1, 0)
+    )
+    return first, last
 
 
 def rewind(connection: Connection, key: ThreadKey, message_id: str, *, until: int) -> None:

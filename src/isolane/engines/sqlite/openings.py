@@ -19,7 +19,7 @@ BEFORE_THE_LOG: Final = 0
 _HAS_RUN: Final = "SELECT 1 FROM runs WHERE thread_no = ? LIMIT 1"
 # A rewind drops messages from the newest back, so the first one tells of all.
 _IS_CLAIMED: Final = """
-SELECT is_claimed AND until_seq IS NULL FROM messages INDEXED BY messages_by_run
+SELECT is_claimed = 1 AND until_seq IS NULL FROM messages INDEXED BY messages_by_run
 WHERE thread_no = ? AND run_no = ? ORDER BY number LIMIT 1
 """
 _KIND: Final = "SELECT kind FROM threads WHERE thread_no = ?"

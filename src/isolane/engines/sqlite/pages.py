@@ -36,7 +36,7 @@ _NUMBER: Final = r"(0|[1-9][0-9]{0,14})"
 _BEFORE: Final = """
 SELECT since_seq, number, payload FROM messages
 WHERE thread_no = ? AND since_seq < ? AND (since_seq, number) < (?, ?)
-AND (until_seq IS NULL OR until_seq >= ?) AND payload != x''
+AND (until_seq IS NULL OR until_seq >= ?) AND length(payload) > 0
 ORDER BY since_seq DESC, number DESC LIMIT ?
 """
 _NUMBER_AT: Final = """

@@ -16,7 +16,9 @@ from isolane.context import ThreadKey
 from isolane.contracts import RunState
 from isolane.engines.sqlite import attachments, usage
 from isolane.engines.sqlite.address import StoredThread
+from isolane.engines.sqlite.driver import execute, execute_many
 from isolane.engines.sqlite.steps import load_some
+from isolane.events.packing import MARK
 
 DUE_AT_ONCE: Final = 8
 """Runs that are due, of as many threads at most, for one transaction."""
@@ -41,7 +43,7 @@ class DueRun(NamedTuple):
 _DUE: Final = """
 SELECT ended_at, run_no, runs.user_id, runs.thread_no, thread_id
 FROM runs INDEXED BY runs_logged LEFT JOIN threads USING (thread_no)
-WHERE is_logged AND ended_at < ? AND (ended_at, run_no) > (?, ?)
+WHERE is_logged = 1 AND ended_at < ? AND (ended_at, run_no) > (?, ?)
 ORDER BY ended_at, run_no LIMIT ?
 """
 _BOUNDS: Final = "SELECT trimmed_seq, head_seq FROM heads WHERE thread_no = ?"
@@ -60,22 +62,22 @@ WHERE swept_seq < trimmed_seq LIMIT 1
 _SWEPT: Final = "SELECT swept_seq, trimmed_seq FROM heads WHERE thread_no = ?"
 # The payload itself is taken only where it refers to attachments: it begins with NUL then.
 _ENTRIES: Final = """
-SELECT seq, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END FROM events
+SELECT seq, length(payload), CASE WHEN substr(payload, 1, 1) = ? THEN payload END FROM events
 WHERE thread_no = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """
 _DELETE_ENTRIES: Final = "DELETE FROM events WHERE thread_no = ? AND seq > ? AND seq <= ?"
 _DROPPED: Final = """
-SELECT number, length(payload), CASE substr(payload, 1, 1) WHEN x'00' THEN payload END
-FROM messages WHERE thread_no = ? AND until_seq <= ? AND payload != x''
+SELECT number, length(payload), CASE WHEN substr(payload, 1, 1) = ? THEN payload END
+FROM messages WHERE thread_no = ? AND until_seq <= ? AND length(payload) > 0
 ORDER BY until_seq LIMIT ?
 """
-_EMPTY_MESSAGE: Final = "UPDATE messages SET payload = x'' WHERE number = ?"
+_EMPTY_MESSAGE: Final = "UPDATE messages SET payload = ? WHERE number = ?"
 _SET_SWEPT: Final = "UPDATE heads SET swept_seq = ? WHERE thread_no = ?"
 
 
 def load_due(older_than: int, after: Place, connection: Connection) -> list[DueRun]:
     """Return some runs that ended before `older_than` and are in the log, from `after` on."""
-    found = connection.exec_driver_sql(_DUE, (older_than, *after, DUE_AT_ONCE))
+    found = execute(connection, _DUE, (older_than, *after, DUE_AT_ONCE))
     return [
         DueRun(
             (ended_at, run_no),
@@ -98,55 +100,55 @@ def trim_thread(connection: Connection, thread_no: int, older_than: int, max_eve
 
     The newest run stays whatever its size: somebody may be in the middle of it.
     """
-    bounds = connection.exec_driver_sql(_BOUNDS, (thread_no,)).one_or_none()
+    bounds = execute(connection, _BOUNDS, (thread_no,)).fetchone()
     if bounds is None:  # deleted meanwhile
         return 0
     trimmed_seq, head_seq = bounds
     floor = head_seq - max_events
     cut = trimmed_seq
-    for state, ended_at, first_seq, last_seq in connection.exec_driver_sql(
-        _OLDEST, (thread_no, trimmed_seq, RUNS_AT_ONCE)
+    for state, ended_at, first_seq, last_seq in execute(
+        connection, _OLDEST, (thread_no, trimmed_seq, RUNS_AT_ONCE)
     ):
         is_surplus = first_seq <= floor and last_seq != head_seq
         if state != RunState.ENDED or not (ended_at < older_than or is_surplus):
             break
         cut = last_seq
     if cut > trimmed_seq:
-        connection.exec_driver_sql(_CUT, (cut, thread_no))
-        connection.exec_driver_sql(_UNLOG, (thread_no, trimmed_seq, cut))
+        execute(connection, _CUT, (cut, thread_no))
+        execute(connection, _UNLOG, (thread_no, trimmed_seq, cut))
     return int(cut - trimmed_seq)
 
 
 def load_swept_next(connection: Connection) -> StoredThread | None:
     """Return a thread that has something to delete; None when there is none."""
-    found = connection.exec_driver_sql(_NEXT).one_or_none()
+    found = execute(connection, _NEXT).fetchone()
     return None if found is None else StoredThread(*found)
 
 
 def sweep(stored: StoredThread, connection: Connection) -> None:
     """Delete a little of what the thread has let go: its entries first, then its messages."""
     thread_no = stored.thread_no
-    found = connection.exec_driver_sql(_SWEPT, (thread_no,)).one_or_none()
+    found = execute(connection, _SWEPT, (thread_no,)).fetchone()
     if found is None:  # deleted meanwhile
         return
     swept_seq, trimmed_seq = found
     span = (thread_no, swept_seq, trimmed_seq)
-    entries = load_some(connection, _ENTRIES, span)
+    entries = load_some(connection, _ENTRIES, (MARK, *span))
     if entries:
         last_seq = entries[-1].place
         usage.add(connection, stored.user_id, size=-usage.weigh(entry.size for entry in entries))
         attachments.release(connection, stored, (entry.packed for entry in entries))
-        connection.exec_driver_sql(_DELETE_ENTRIES, (thread_no, swept_seq, last_seq))
+        execute(connection, _DELETE_ENTRIES, (thread_no, swept_seq, last_seq))
         # One less while messages are left: the thread has to come here again for them.
-        connection.exec_driver_sql(_SET_SWEPT, (min(last_seq, trimmed_seq - 1), thread_no))
+        execute(connection, _SET_SWEPT, (min(last_seq, trimmed_seq - 1), thread_no))
         return
     # No kept entry is older than the cut, so nobody can ask for a message that was dropped before.
     # Its id stays, because other devices may still offer it in their lists.
-    dropped = load_some(connection, _DROPPED, (thread_no, trimmed_seq))
+    dropped = load_some(connection, _DROPPED, (MARK, thread_no, trimmed_seq))
     if dropped:
         size = sum(row.size for row in dropped)  # the rows stay
         usage.add(connection, stored.user_id, size=-size)
         attachments.release(connection, stored, (row.packed for row in dropped))
-        connection.exec_driver_sql(_EMPTY_MESSAGE, [(row.place,) for row in dropped])
+        execute_many(connection, _EMPTY_MESSAGE, [(b"", row.place) for row in dropped])
         return
-    connection.exec_driver_sql(_SET_SWEPT, (trimmed_seq, thread_no))
+    execute(connection, _SET_SWEPT, (trimmed_seq, thread_no))

@@ -37,7 +37,7 @@ SELECT count(*) FROM (
     SELECT 1 FROM runs INDEXED BY runs_open
     WHERE user_id = ? AND state != 'ended' AND state != 'broken'
     AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no) LIMIT ?
-)
+) AS counted
 """
 _HAND_ON: Final = """
 UPDATE runs SET state = 'ready' WHERE run_no = (
@@ -63,7 +63,7 @@ AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no) LIMI
 _CLAIM: Final = "UPDATE runs SET node_id = ? WHERE user_id = ? AND run_id = ?"
 _HELD: Final = """
 SELECT runs.user_id, thread_id, run_id, epoch, fence, thread_no, runs.run_no, state = 'running',
-    coalesce(head_seq >= first_seq, 0)
+    coalesce(head_seq >= first_seq, FALSE)
 FROM runs INDEXED BY runs_in_turn JOIN threads USING (thread_no) JOIN heads USING (thread_no)
 WHERE node_id = ? AND state IN ('ready', 'running')
 """
@@ -71,7 +71,7 @@ _GIVE_BACK: Final = """
 UPDATE runs SET state = 'ready', node_id = NULL
 WHERE run_no = ? AND state IN ('ready', 'running') AND EXISTS (
     SELECT 1 FROM heads WHERE heads.thread_no = runs.thread_no AND heads.run_no = runs.run_no
-    AND heads.fence = ? AND coalesce(heads.head_seq < runs.first_seq, 1)
+    AND heads.fence = ? AND coalesce(heads.head_seq < runs.first_seq, TRUE)
 )
 """
 

@@ -17,18 +17,19 @@ KEPT_MS: Final = 10_000
 KEPT_PER_USER: Final = 100
 """Aborts of one user that wait; the oldest goes when another one comes."""
 
+ALL: Final = 2**63 - 1
+"""A limit that leaves nothing out."""
+
 # As text: admission asks for the first two, and SQLAlchemy's binding costs as much again.
 _FIND: Final = "SELECT expires_at FROM early_aborts WHERE user_id = ? AND run_id = ?"
 _REVOKED: Final = """
 SELECT max(revoked_at) FROM revocations INDEXED BY revocations_by_user WHERE user_id = ?
 """
 _TAKE: Final = "DELETE FROM early_aborts WHERE user_id = ? AND run_id = ?"
-_KEEP: Final = """
-INSERT OR REPLACE INTO early_aborts (user_id, run_id, expires_at) VALUES (?, ?, ?)
-"""
+_KEEP: Final = "INSERT INTO early_aborts (user_id, run_id, expires_at) VALUES (?, ?, ?)"
 _SURPLUS: Final = """
 DELETE FROM early_aborts WHERE number IN (
-    SELECT number FROM early_aborts WHERE user_id = ? ORDER BY number DESC LIMIT -1 OFFSET ?
+    SELECT number FROM early_aborts WHERE user_id = ? ORDER BY number DESC LIMIT ? OFFSET ?
 )
 """
 _ROW: Final = """
@@ -81,8 +82,9 @@ def stop_all(connection: Connection, until: Mapping[str, int], *, asked_at: int)
 def keep_early(connection: Connection, key: RunKey, *, now: int) -> None:
     """Let an abort wait for its run; `now` is of the clock that nobody sets."""
     delete_expired(early_aborts, now - 1, connection)
+    execute(connection, _TAKE, key)  # the newest counts
     execute(connection, _KEEP, (*key, now + KEPT_MS))
-    execute(connection, _SURPLUS, (key.user_id, KEPT_PER_USER))
+    execute(connection, _SURPLUS, (key.user_id, ALL, KEPT_PER_USER))
 
 
 def take_early(connection: Connection, key: RunKey, *, now: int) -> int | None:

@@ -138,7 +138,7 @@ runs = Table(
     ),
     Index("runs_standing", "thread_no", "first_seq", sqlite_where=text("is_rewound = 0")),
     Index("runs_waiting", "thread_no", "place", sqlite_where=text("state = 'queued'")),
-    Index("runs_logged", "ended_at", "run_no", sqlite_where=text("is_logged")),
+    Index("runs_logged", "ended_at", "run_no", sqlite_where=text("is_logged = 1")),
     Index("runs_by_thread", "thread_no", "first_seq"),
     Index("runs_under_way", "thread_no", sqlite_where=text("state = 'running'")),
 )

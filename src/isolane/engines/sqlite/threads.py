@@ -13,7 +13,7 @@ from isolane.contracts import ThreadKind, ThreadPage, ThreadSummary
 from isolane.engines.sqlite import usage
 from isolane.engines.sqlite.address import NO_THREAD, StoredThread, load_stored
 from isolane.engines.sqlite.deletion import note_removal
-from isolane.engines.sqlite.driver import execute, load_column, load_value
+from isolane.engines.sqlite.driver import execute, execute_many, load_column, load_value
 from isolane.engines.sqlite.heads import add_head, delete_head
 from isolane.errors import InvalidCursor, NotFound
 from isolane.events.transcript import Message
@@ -56,9 +56,10 @@ SELECT run_id FROM runs INDEXED BY runs_open
 WHERE state != 'ended' AND user_id = ? AND thread_no = ?
 UNION SELECT run_id FROM (
     SELECT run_id FROM runs WHERE thread_no = ? ORDER BY first_seq DESC LIMIT 1
-)
+) AS newest
 """
-_RENUMBER: Final = "UPDATE threads SET epoch = lower(hex(randomblob(8)))"
+_NUMBERS: Final = "SELECT thread_no FROM threads"
+_RENUMBER: Final = "UPDATE threads SET epoch = ? WHERE thread_no = ?"
 
 
 def title_of(added: Sequence[Message]) -> str:
@@ -106,7 +107,9 @@ def renumber(connection: Connection) -> int:
     A database that is put back from a backup needs it. It ends earlier than what clients have seen,
     so it would give the same ids to other events.
     """
-    return execute(connection, _RENUMBER).rowcount
+    thread_nos = load_column(connection, _NUMBERS)
+    execute_many(connection, _RENUMBER, [(new_epoch(), each) for each in thread_nos])
+    return len(thread_nos)
 
 
 def load_thread(key: ThreadKey, connection: Connection) -> ThreadSummary | None:

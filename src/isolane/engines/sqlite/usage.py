@@ -28,7 +28,7 @@ UNLIMITED: Final = 2**63 - 1
 
 _ADD: Final = """
 INSERT INTO usage (user_id, threads, bytes) VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE
-SET threads = threads + excluded.threads, bytes = bytes + excluded.bytes
+SET threads = usage.threads + excluded.threads, bytes = usage.bytes + excluded.bytes
 """
 _LOAD: Final = "SELECT threads, bytes FROM usage WHERE user_id = ?"
 RUN_PAYLOAD: Final = (
