@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,14 +35,8 @@ from isolane.contracts import (
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.sqlite import database
-from isolane.engines.sqlite.database import Database, open_database
-from isolane.engines.sqlite.lanes import HOUSE
-from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.database import SqliteDatabase, open_database
 from isolane.engines.sqlite.members import DatabaseMembers
-from isolane.engines.sqlite.runbook import DatabaseRunBook
-from isolane.engines.sqlite.schema import migrate
-from isolane.engines.sqlite.store import DatabaseStore
-from isolane.engines.sqlite.usage import Quotas
 from isolane.errors import Unavailable
 from isolane.events.event import Event, Record, decode_event
 from isolane.events.packing import references_of
@@ -56,10 +49,16 @@ from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
 from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
+from isolane.sql.lanes import HOUSE
+from isolane.sql.log import DatabaseEventLog
+from isolane.sql.runbook import DatabaseRunBook
+from isolane.sql.schema import migrate
+from isolane.sql.store import DatabaseStore
+from isolane.sql.usage import Quotas
 from isolane.tasks import TaskOwner
 from isolane.testing import ScriptedSocket
 
-OpenDatabase = Callable[[str], Awaitable[Database]]
+OpenDatabase = Callable[[str], Awaitable[SqliteDatabase]]
 Socket = ScriptedSocket
 
 MEMORY = "sqlite://"
@@ -168,7 +167,7 @@ class Admitting:
 class Ground(Admitting):
     """A database with the log, the store and the book of runs on it."""
 
-    database: Database
+    database: SqliteDatabase
     store: DatabaseStore
     book: DatabaseRunBook
     log: DatabaseEventLog
@@ -369,10 +368,14 @@ async def append_to(
     return await log.append(lease, payloads, batch=1, end=end)
 
 
-async def open_older(url: str, version: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+async def open_older(url: str, version: str, monkeypatch: pytest.MonkeyPatch) -> SqliteDatabase:
     """Open a new database with the tables of an earlier version: those of that migration."""
     with monkeypatch.context() as patched:
-        patched.setattr(database, "bring_up_to_date", partial(migrate, version=version))
+        patched.setattr(
+            database,
+            "bring_up_to_date",
+            lambda one, is_empty: migrate(one, version),  # noqa: ARG005
+        )
         return await open_database(url)
 
 
@@ -432,14 +435,14 @@ async def until(is_so: Callable[[], object], *, within_s: float = 5.0) -> None:
             await asyncio.sleep(0.001)  # a turn of the loop that lets database threads have theirs
 
 
-async def refuse_writes(database: Database, *, while_refused: bool = True) -> None:
+async def refuse_writes(database: SqliteDatabase, *, while_refused: bool = True) -> None:
     """Let a database in memory refuse what writes, as a disk does that went read-only."""
     pragma = f"PRAGMA query_only={int(while_refused)}"
     await database.read(lambda connection: connection.exec_driver_sql(pragma))
 
 
 @contextmanager
-def losing_answers(database: Database) -> Iterator[None]:
+def losing_answers(database: SqliteDatabase) -> Iterator[None]:
     """Let what is written be committed, and each answer get lost."""
     write_soon = database.write_soon
 

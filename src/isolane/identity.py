@@ -26,8 +26,8 @@ from isolane.contracts import Authenticator, SigningKey, SigningKeys, ensure
 from isolane.doors.parts import Credentials, SignInDesk
 from isolane.engines.file.signing_keys import FileSigningKeys
 from isolane.engines.memory.signing_keys import LocalSigningKeys
-from isolane.engines.sqlite.database import Database
 from isolane.settings import KEY_NAME, Settings
+from isolane.sql.database import Database
 from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
 

@@ -33,15 +33,9 @@ from isolane.doors.parts import Credentials, Health, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.sqlite.database import Database, open_database
+from isolane.engines.sqlite.database import open_database
 from isolane.engines.sqlite.file import lock_database, path_of
-from isolane.engines.sqlite.log import DatabaseEventLog
 from isolane.engines.sqlite.members import DatabaseMembers
-from isolane.engines.sqlite.runbook import DatabaseRunBook
-from isolane.engines.sqlite.store import DatabaseStore
-from isolane.engines.sqlite.threads import renumber
-from isolane.engines.sqlite.turns import DatabaseTurnBook
-from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import Unavailable
 from isolane.events.event import check_question
 from isolane.health.draining import Draining
@@ -56,6 +50,13 @@ from isolane.sockets.factory import WebSocketManagerFactory
 from isolane.sockets.open_factory import close_factory, open_factory
 from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
+from isolane.sql.database import Database
+from isolane.sql.log import DatabaseEventLog
+from isolane.sql.runbook import DatabaseRunBook
+from isolane.sql.store import DatabaseStore
+from isolane.sql.threads import renumber
+from isolane.sql.turns import DatabaseTurnBook
+from isolane.sql.usage import Quotas, Usage
 from isolane.tasks import TaskOwner
 from isolane.upkeep import start_upkeep
 

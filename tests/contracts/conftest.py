@@ -25,13 +25,13 @@ from isolane.contracts import (
     Store,
     TurnBook,
 )
-from isolane.engines.sqlite.driver import driver_of
 from isolane.engines.sqlite.members import DatabaseMembers
-from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.errors import DatabaseFailed
 from isolane.events.event import Record
 from isolane.events.interrupts import Interrupt
 from isolane.events.transcript import Message
+from isolane.sql.driver import driver_of
+from isolane.sql.turns import DatabaseTurnBook
 
 Reopen = Callable[..., Awaitable["Engines"]]
 

@@ -12,7 +12,6 @@ from tests.house import START, context_of, draft_of, key_of, losing_answers
 
 from isolane.context import EventId
 from isolane.contracts import EventLog, RunEnd, ensure
-from isolane.engines.sqlite.heads import new_fence
 from isolane.errors import (
     CursorExpired,
     DatabaseFailed,
@@ -21,6 +20,7 @@ from isolane.errors import (
     NotFound,
     Unavailable,
 )
+from isolane.sql.heads import new_fence
 
 KEY = key_of()
 

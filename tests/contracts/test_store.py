@@ -23,9 +23,9 @@ from isolane.contracts import (
     ThreadSnapshot,
     ensure,
 )
-from isolane.engines.sqlite.joining import Joining
 from isolane.errors import CursorExpired, InvalidCursor, InvalidInput, NotFound, RunConflict
 from isolane.events.transcript import fingerprint
+from isolane.sql.joining import Joining
 
 KEY = key_of()
 

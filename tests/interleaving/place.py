@@ -11,14 +11,14 @@ from sqlalchemy import Connection, Engine
 from tests.house import MEMORY
 from tests.interleaving.scheduler import ShuffledLoop
 
-from isolane.engines.sqlite.database import READERS, Database, _create_engine
-from isolane.engines.sqlite.lanes import HOUSE
-from isolane.engines.sqlite.tables import metadata
+from isolane.engines.sqlite.database import READERS, SqliteDatabase, _create_engine
+from isolane.sql.lanes import HOUSE
+from isolane.sql.tables import metadata
 
 T = TypeVar("T")
 
 
-async def open_empty(_url: str) -> Database:
+async def open_empty(_url: str) -> SqliteDatabase:
     """Open the database as `open_database` opens a file, readers beside the writer, but empty.
 
     A transaction is one step of the loop here, so that all can share the one connection.
@@ -38,7 +38,7 @@ def _engine() -> Engine:
     return engine
 
 
-class _Kept(Database):
+class _Kept(SqliteDatabase):
     async def write(self, work: Callable[[Connection], T], *, lane: str = HOUSE) -> T:
         """Write, and hand a set out in an order that a seed repeats."""
         result = await super().write(work, lane=lane)

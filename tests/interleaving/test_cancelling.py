@@ -40,12 +40,8 @@ from isolane.doors.handshake import Replay
 from isolane.doors.room import Room
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import WEIGHT_BYTES, LocalLimits
-from isolane.engines.sqlite.database import READERS, Database
-from isolane.engines.sqlite.lanes import Gate
-from isolane.engines.sqlite.log import DatabaseEventLog
+from isolane.engines.sqlite.database import READERS, SqliteDatabase
 from isolane.engines.sqlite.members import DatabaseMembers
-from isolane.engines.sqlite.runbook import DatabaseRunBook
-from isolane.engines.sqlite.store import DatabaseStore
 from isolane.errors import IsolaneError
 from isolane.health.fairness import Turns
 from isolane.log.feed import Feed
@@ -56,13 +52,17 @@ from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
 from isolane.sockets.manager import IsolatedWebSocketManager
 from isolane.sockets.registry import LIMIT, Sockets
+from isolane.sql.lanes import Gate
+from isolane.sql.log import DatabaseEventLog
+from isolane.sql.runbook import DatabaseRunBook
+from isolane.sql.store import DatabaseStore
 
 SEEDS: Final = range(2)
 AWAITS_MAX: Final = 60
 """No coroutine here awaits more often; one that does is a loop without an end."""
 PUBLIC: Final = (
     AgentService,
-    Database,
+    SqliteDatabase,
     DatabaseEventLog,
     DatabaseMembers,
     DatabaseRunBook,
@@ -85,7 +85,7 @@ PUBLIC: Final = (
     WebSocketConnection,
     WebSocketManagerFactory,
 )
-ELSEWHERE: Final = {"Database.close", "Tail.listen"}
+ELSEWHERE: Final = {"SqliteDatabase.close", "Tail.listen"}
 """What is called once, when a database is closed, and by `Feed.open_tail` alone."""
 
 
@@ -379,9 +379,13 @@ ACTS: Final[dict[str, Act]] = {
     "AgentService.stop": lambda scene: scene.house.service.stop(live.run_key, asked_at=0),
     "AgentService.stop_thread": lambda scene: scene.house.service.stop_thread(live.thread_key),
     "AgentService.tell_thread": lambda scene: scene.house.service.tell_thread(live),
-    "Database.probe": lambda scene: scene.house.ground.database.probe(),
-    "Database.read": lambda scene: scene.house.ground.database.read(lambda _: None, lane=ALICE),
-    "Database.write": lambda scene: scene.house.ground.database.write(lambda _: None, lane=ALICE),
+    "SqliteDatabase.probe": lambda scene: scene.house.ground.database.probe(),
+    "SqliteDatabase.read": lambda scene: scene.house.ground.database.read(
+        lambda _: None, lane=ALICE
+    ),
+    "SqliteDatabase.write": lambda scene: scene.house.ground.database.write(
+        lambda _: None, lane=ALICE
+    ),
     "DatabaseEventLog.append": lambda scene: scene.house.ground.log.append(
         scene.lease, [b"{}"], batch=1
     ),

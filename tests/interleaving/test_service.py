@@ -19,8 +19,6 @@ from tests.interleaving.scheduler import ShuffledLoop
 
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import RunState
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.lanes import HOUSE
 from isolane.errors import (
     CursorExpired,
     LimitExceeded,
@@ -29,6 +27,8 @@ from isolane.errors import (
     Unavailable,
 )
 from isolane.events.event import Record, decode_event
+from isolane.sql.database import Database
+from isolane.sql.lanes import HOUSE
 
 USERS = (ALICE, ALICE, "bob")
 """Whose the devices are: two of one user, and one of another who uses the same ids."""

@@ -22,9 +22,6 @@ from isolane.doors import event_stream
 from isolane.doors.aisdk.chats import Numbered
 from isolane.doors.line import Line
 from isolane.doors.pulse import Pulse
-from isolane.engines.sqlite.log import DatabaseEventLog
-from isolane.engines.sqlite.runbook import DatabaseRunBook
-from isolane.engines.sqlite.store import DatabaseStore
 from isolane.health.pressure import Pressure
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
@@ -37,6 +34,9 @@ from isolane.runs.driver import RunDriver
 from isolane.runs.stop import Stop
 from isolane.serving.websocket import WebSocketProtocol
 from isolane.sockets.connection import WebSocketConnection
+from isolane.sql.log import DatabaseEventLog
+from isolane.sql.runbook import DatabaseRunBook
+from isolane.sql.store import DatabaseStore
 
 VARIABLE: Final = "TASK_FAULT"
 UNFORESEEN: Final = "nobody foresaw this"

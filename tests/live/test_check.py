@@ -410,7 +410,7 @@ PLANTED: Final[Mapping[str, tuple[str, str, Mistake]]] = {
     "forgets whose run it is": (
         "isolation",
         "a foreign id is answered otherwise",
-        mistake("engines/sqlite/runs.py", RUN_OWNER, RUN_OWNER.replace("runs.user_id =", "'' !=")),
+        mistake("sql/runs.py", RUN_OWNER, RUN_OWNER.replace("runs.user_id =", "'' !=")),
     ),
     "hands the client's ids to the agent": (
         "isolation",

@@ -58,7 +58,7 @@ def test_wheel_holds_the_source_the_documentation_and_the_page_and_nothing_else(
     info = {name for name in names if name.startswith(f"isolane-{PROJECT['version']}.dist-info/")}
     assert names - page - info == wanted
     assert "isolane/py.typed" in names
-    assert any(name.startswith("isolane/engines/sqlite/migrations/versions/0001") for name in names)
+    assert any(name.startswith("isolane/sql/migrations/versions/0001") for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in info)
 
 

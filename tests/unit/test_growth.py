@@ -12,9 +12,9 @@ from tests.house import ALICE, START, Ground, context_of, draft_of, key_of, open
 
 from isolane.context import RunKey, UserExecutionContext
 from isolane.contracts import RunLease, Terms
-from isolane.engines.sqlite.heads import claim
-from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.errors import LimitExceeded
+from isolane.sql.heads import claim
+from isolane.sql.turns import DatabaseTurnBook
 
 FEW, MANY = 60, 3_000
 RATIO_MAX = 1.2

@@ -23,9 +23,9 @@ from tests.house import (
 
 from isolane.context import EventId, RunKey, ThreadKey
 from isolane.contracts import NO_DRAFT, RunState
-from isolane.engines.sqlite.turns import DatabaseTurnBook
 from isolane.errors import CursorExpired
 from isolane.events.packing import pack
+from isolane.sql.turns import DatabaseTurnBook
 
 THREAD = """
 INSERT INTO threads (user_id, thread_id, epoch, trimmed_seq, swept_seq, title, created_at,

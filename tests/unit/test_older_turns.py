@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection
 from tests.house import context_of, draft_of, key_of, open_ground, open_older, sqlite_url
 
-from isolane.engines.sqlite.turns import DatabaseTurnBook
+from isolane.sql.turns import DatabaseTurnBook
 
 RUN = """
 INSERT INTO runs (user_id, run_id, thread_id, state, draft, first_seq, last_seq, created_at,

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE: Final = Path(__file__).parents[2] / "src" / "isolane"
 FILES: Final = sorted(SOURCE.rglob("*.py"))
-MIGRATIONS: Final = SOURCE / "engines" / "sqlite" / "migrations" / "versions"
+MIGRATIONS: Final = SOURCE / "sql" / "migrations" / "versions"
 """Their functions are lists of steps, and nobody changes them after a release."""
 BODY_LINES_MAX: Final = 40
 """Lines of a function's body, its docstring not counted."""

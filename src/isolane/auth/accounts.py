@@ -18,10 +18,10 @@ from isolane.auth import revocations
 from isolane.auth.sessions import sign_out
 from isolane.clock import Clock
 from isolane.contracts import PLAIN
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.tables import accounts
 from isolane.errors import InvalidInput, NotFound, Unauthenticated
 from isolane.ids import check_user_id, find_user_id
+from isolane.sql.database import Database
+from isolane.sql.tables import accounts
 from isolane.subjects import SEPARATOR
 
 T = TypeVar("T")

@@ -21,10 +21,10 @@ from sqlalchemy.dialects.sqlite import insert
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
 from isolane.engines.memory.rates import HOUR_MS, MINUTE_MS, to_wait
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.expiry import delete_expired
-from isolane.engines.sqlite.tables import attempts
 from isolane.errors import LimitExceeded
+from isolane.sql.database import Database
+from isolane.sql.expiry import delete_expired
+from isolane.sql.tables import attempts
 
 ATTEMPTS_PER_MINUTE: Final = 10
 """Attempts per minute from one address at one account. A sign-in resets the count."""

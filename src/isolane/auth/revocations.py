@@ -19,10 +19,10 @@ from sqlalchemy import Connection, delete, insert, select
 
 from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.driver import load_value
-from isolane.engines.sqlite.tables import revocations
 from isolane.expiry import ExpiringDict
+from isolane.sql.database import Database
+from isolane.sql.driver import load_value
+from isolane.sql.tables import revocations
 
 SESSION_KEPT_MS: Final = 3_600_000
 """Milliseconds for which the row of an ended session is kept. The session itself is gone; the row

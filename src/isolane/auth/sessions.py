@@ -15,10 +15,10 @@ from isolane.auth import revocations
 from isolane.auth.single_use import digest_of
 from isolane.clock import Clock
 from isolane.contracts import PLAIN, Identity
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.driver import execute, load_value
-from isolane.engines.sqlite.tables import accounts, sessions
 from isolane.errors import IsolaneError, NotFound, Unauthenticated
+from isolane.sql.database import Database
+from isolane.sql.driver import execute, load_value
+from isolane.sql.tables import accounts, sessions
 from isolane.subjects import SEPARATOR
 from isolane.tasks import TaskOwner
 

@@ -18,10 +18,10 @@ from isolane.auth.providers import Provider, ask
 from isolane.auth.single_use import digest_of, take_row
 from isolane.auth.tokens import check_claims, open_token, refused, to_identity, verify
 from isolane.clock import Clock
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.expiry import delete_expired
-from isolane.engines.sqlite.tables import sign_ins
 from isolane.errors import SHOWN_CHARACTERS, InvalidFrame, Unauthenticated, Unavailable
+from isolane.sql.database import Database
+from isolane.sql.expiry import delete_expired
+from isolane.sql.tables import sign_ins
 from isolane.subjects import SEPARATOR
 from isolane.wire.frames import decode_object
 

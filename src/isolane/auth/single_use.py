@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, select
 
-from isolane.engines.sqlite.database import Database
+from isolane.sql.database import Database
 
 
 def digest_of(secret: str) -> bytes:

@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, sel
 from isolane.auth.single_use import digest_of, lane_of, take_row
 from isolane.clock import Clock
 from isolane.contracts import Identity
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.expiry import delete_expired
-from isolane.engines.sqlite.tables import tickets
 from isolane.errors import LimitExceeded, Unauthenticated
 from isolane.ids import new_ticket
+from isolane.sql.database import Database
+from isolane.sql.expiry import delete_expired
+from isolane.sql.tables import tickets
 
 LIFETIME_MS: Final = 30_000
 """Milliseconds after which an unused ticket expires."""

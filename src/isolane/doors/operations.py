@@ -17,12 +17,12 @@ from isolane.doors.dependencies import GatewayDep, HealthDep, StateDep
 from isolane.doors.description import METRICS
 from isolane.doors.gateway import Gateway
 from isolane.doors.parts import Probe
-from isolane.engines.sqlite.usage import Kept, Usage
 from isolane.errors import Unauthenticated
 from isolane.events.left_out import Kind
 from isolane.health.output import count_dropped
 from isolane.health.pressure import Step
 from isolane.settings import Settings
+from isolane.sql.usage import Kept, Usage
 
 PROBE_TIMEOUT_S: Final = 2.0
 

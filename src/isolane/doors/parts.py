@@ -22,10 +22,10 @@ from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
 from isolane.contracts import EventLog, Identity, Limits, Members, RunBook, Store, TurnBook
 from isolane.doors.room import Hall, Room
-from isolane.engines.sqlite.usage import Usage
 from isolane.errors import Forbidden, Unauthenticated
 from isolane.health.pressure import Pressure
 from isolane.health.watchdog import Watchdog
+from isolane.sql.usage import Usage
 from isolane.subjects import Subjects
 
 _P = ParamSpec("_P")

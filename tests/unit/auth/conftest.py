@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.house import MEMORY, ManualClock
 
-from isolane.engines.sqlite.database import Database, open_database
+from isolane.engines.sqlite.database import open_database
+from isolane.sql.database import Database
 
 
 @pytest.fixture

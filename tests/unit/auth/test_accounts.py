@@ -12,8 +12,8 @@ from tests.house import ManualClock
 from isolane.auth.accounts import PASSWORD_MAX_BYTES, Accounts
 from isolane.auth.revocations import Revocations
 from isolane.contracts import PLAIN, Identity
-from isolane.engines.sqlite.database import Database
 from isolane.errors import InvalidInput, NotFound, Unauthenticated
+from isolane.sql.database import Database
 
 PASSWORD = "correct horse battery"
 

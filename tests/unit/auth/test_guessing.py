@@ -24,9 +24,9 @@ from isolane.auth.guessing import (
 )
 from isolane.clock import now_ms
 from isolane.engines.memory.rates import HOUR_MS
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.tables import attempts
 from isolane.errors import LimitExceeded, Unauthenticated
+from isolane.sql.database import Database
+from isolane.sql.tables import attempts
 
 HERE = "192.0.2.1"
 

@@ -12,7 +12,7 @@ from isolane.auth import revocations
 from isolane.auth.revocations import SESSION_KEPT_MS, Revocations
 from isolane.auth.sessions import SessionBook, sign_out
 from isolane.contracts import PLAIN, Identity
-from isolane.engines.sqlite.database import Database
+from isolane.sql.database import Database
 from isolane.tasks import TaskOwner
 
 HOUR_MS = 3_600_000

@@ -20,9 +20,9 @@ from isolane.auth.sessions import (
     session_id_of,
 )
 from isolane.contracts import PLAIN
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.tables import accounts, sessions
 from isolane.errors import NotFound, Unauthenticated
+from isolane.sql.database import Database
+from isolane.sql.tables import accounts, sessions
 from isolane.tasks import TaskOwner
 
 IDLE_MS = 8 * 3_600_000

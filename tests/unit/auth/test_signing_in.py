@@ -20,9 +20,10 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.tickets import TicketBook
 from isolane.clock import now_ms
 from isolane.contracts import Identity
-from isolane.engines.sqlite.database import Database, open_database
-from isolane.engines.sqlite.tables import attempts, sessions
+from isolane.engines.sqlite.database import open_database
 from isolane.errors import Unauthenticated
+from isolane.sql.database import Database
+from isolane.sql.tables import attempts, sessions
 from isolane.tasks import TaskOwner
 
 ADA: Final = "corp|ada"

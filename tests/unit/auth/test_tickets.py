@@ -12,9 +12,10 @@ from tests.house import ManualClock
 
 from isolane.auth.tickets import LIFETIME_MS, TICKETS_PER_USER, TicketBook
 from isolane.contracts import Identity
-from isolane.engines.sqlite.database import Database, open_database
-from isolane.engines.sqlite.tables import tickets
+from isolane.engines.sqlite.database import open_database
 from isolane.errors import LimitExceeded, Unauthenticated
+from isolane.sql.database import Database
+from isolane.sql.tables import tickets
 
 ALICE = Identity("alice", None)
 HOME = "https://home.example"

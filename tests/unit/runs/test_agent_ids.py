@@ -26,7 +26,7 @@ from isolane.agents.threads import AgentThreads
 from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
 from isolane.engines.sqlite.database import open_database
-from isolane.engines.sqlite.threads import renumber
+from isolane.sql.threads import renumber
 from isolane.testing import ScriptedAgent
 
 Given = tuple[str, str, str | None]

@@ -12,10 +12,10 @@ from tests.house import House, ask, context_of, open_house, sqlite_url, until, u
 
 from isolane.context import RunKey
 from isolane.contracts import Disposition, RunDraft, RunState
-from isolane.engines.sqlite.usage import Quotas
 from isolane.errors import LimitExceeded, RunConflict
 from isolane.events.event import Event
 from isolane.runs import life
+from isolane.sql.usage import Quotas
 
 
 class Talker:

@@ -21,7 +21,6 @@ from tests.house import (
 
 from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Disposition, Opening, RunDraft, Seed, ThreadKind
-from isolane.engines.sqlite.usage import Quotas, Usage
 from isolane.errors import InvalidInput, LimitExceeded, RunConflict, TooLarge, UnknownAgent
 from isolane.events.event import Event
 from isolane.runs.draft import make_offer, to_offer
@@ -29,6 +28,7 @@ from isolane.runs.question import Offer
 from isolane.runs.readers import OnDisconnect
 from isolane.runs.requests import remove_due
 from isolane.settings import Settings
+from isolane.sql.usage import Quotas, Usage
 from isolane.wiring import _check_question
 
 TOOLS = [{"name": "lookup", "description": "Looks up", "parameters": {"type": "object"}}]

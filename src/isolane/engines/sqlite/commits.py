@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from isolane.engines.sqlite.lanes import HOUSE, Lanes
+from isolane.sql.lanes import HOUSE, Lanes
 
 T = TypeVar("T")
 

@@ -20,12 +20,12 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from isolane.engines.sqlite.commits import Commits, Outcome, Write
-from isolane.engines.sqlite.driver import driver_of, execute, transaction
 from isolane.engines.sqlite.failures import passes, to_error, translated
 from isolane.engines.sqlite.file import keep_private, path_of
-from isolane.engines.sqlite.lanes import HOUSE, Gate
-from isolane.engines.sqlite.schema import bring_up_to_date
 from isolane.errors import Unavailable
+from isolane.sql.driver import driver_of, execute, load_value, transaction
+from isolane.sql.lanes import HOUSE, Gate
+from isolane.sql.schema import bring_up_to_date
 
 T = TypeVar("T")
 
@@ -37,11 +37,12 @@ statement."""
 CACHE_KIB: Final = 512
 """Page cache per connection, in KiB. SQLite's own 2 MiB grew with the log and made no append
 faster, because the system caches the file as well."""
+_IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)"
 _TOUCH: Final = "UPDATE alembic_version SET version_num = version_num"
 """A write that changes nothing. It succeeds when other writes would."""
 
 
-class Database:
+class SqliteDatabase:
     """An open SQLite file. `open_database` makes it, and the app closes it."""
 
     def __init__(self, engine: Engine, *, readers: int) -> None:
@@ -214,7 +215,7 @@ def _outcome_of(work: Callable[[], object]) -> Outcome:
         return None, to_error(error)
 
 
-async def open_database(url: str) -> Database:
+async def open_database(url: str) -> SqliteDatabase:
     """Open the database at `url`: make its folder, and migrate its tables.
 
     Raises:
@@ -223,11 +224,11 @@ async def open_database(url: str) -> Database:
     return await asyncio.to_thread(_open, url)
 
 
-def _open(url: str) -> Database:
+def _open(url: str) -> SqliteDatabase:
     engine = _create_engine(url)
     with engine.connect() as connection, transaction(connection):
-        bring_up_to_date(connection)
-    return Database(engine, readers=0 if isinstance(engine.pool, StaticPool) else READERS)
+        bring_up_to_date(connection, is_empty=load_value(connection, _IS_EMPTY))
+    return SqliteDatabase(engine, readers=0 if isinstance(engine.pool, StaticPool) else READERS)
 
 
 def _create_engine(url: str) -> Engine:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, insert, select
 
 from isolane.clock import Clock
-from isolane.engines.sqlite.database import Database
-from isolane.engines.sqlite.tables import nodes
+from isolane.sql.database import Database
+from isolane.sql.tables import nodes
 
 
 class DatabaseMembers:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from isolane.engines.sqlite.file import path_of
-from isolane.engines.sqlite.usage import EVERYBODY, Kept
+from isolane.sql.usage import EVERYBODY, Kept
 
 # A user may have a row and keep nothing any more.
 _BIGGEST: Final = """

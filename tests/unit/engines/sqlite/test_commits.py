@@ -12,16 +12,16 @@ from sqlalchemy import Connection, select
 from tests.house import sqlite_url
 
 from isolane.engines.sqlite.commits import GROUP_MAX
-from isolane.engines.sqlite.database import Database, open_database
-from isolane.engines.sqlite.driver import driver_of
-from isolane.engines.sqlite.tables import attempts
+from isolane.engines.sqlite.database import SqliteDatabase, open_database
 from isolane.errors import DatabaseFailed, NotFound, Unavailable
+from isolane.sql.driver import driver_of
+from isolane.sql.tables import attempts
 
 FLOOD = 50
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     opened = await open_database(sqlite_url(tmp_path))
     try:
         yield opened
@@ -30,7 +30,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def commits(database: Database) -> list[str]:
+def commits(database: SqliteDatabase) -> list[str]:
     """Return a list that gets an entry for each commit."""
     seen: list[str] = []
 
@@ -43,7 +43,7 @@ def commits(database: Database) -> list[str]:
 
 
 @pytest.fixture
-async def gate(database: Database) -> AsyncIterator[threading.Event]:
+async def gate(database: SqliteDatabase) -> AsyncIterator[threading.Event]:
     """Keep the writing thread busy until the event is set."""
     opened, begun = threading.Event(), threading.Event()
 
@@ -74,13 +74,13 @@ def fail_with(error: Exception, name: str) -> Callable[[Connection], str]:
     return work
 
 
-async def names(database: Database) -> set[str]:
+async def names(database: SqliteDatabase) -> set[str]:
     query = select(attempts.c.key)
     return set(await database.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 async def test_writes_of_several_users_share_a_commit(
-    database: Database, commits: list[str], gate: threading.Event
+    database: SqliteDatabase, commits: list[str], gate: threading.Event
 ) -> None:
     users = [f"user-{number}" for number in range(GROUP_MAX)]
     waiting = [asyncio.create_task(database.write(add(user), lane=user)) for user in users]
@@ -90,7 +90,7 @@ async def test_writes_of_several_users_share_a_commit(
     assert len(commits) == 2  # that of the gate, and theirs
 
 
-async def test_who_fails_fails_alone(database: Database, gate: threading.Event) -> None:
+async def test_who_fails_fails_alone(database: SqliteDatabase, gate: threading.Event) -> None:
     work = {
         "refused": fail_with(NotFound("no such thread"), "a"),
         "doubled": lambda connection: [add("b")(connection), add("b")(connection)],
@@ -108,7 +108,7 @@ async def test_who_fails_fails_alone(database: Database, gate: threading.Event) 
 
 
 async def test_where_a_transaction_ends_for_all_each_has_one_of_its_own(
-    database: Database, gate: threading.Event
+    database: SqliteDatabase, gate: threading.Event
 ) -> None:
     def roll_all_back(connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")  # as SQLite does when the disk is full
@@ -128,7 +128,7 @@ async def test_where_a_transaction_ends_for_all_each_has_one_of_its_own(
 
 
 async def test_a_user_waits_for_one_group_of_a_flood(
-    database: Database, gate: threading.Event
+    database: SqliteDatabase, gate: threading.Event
 ) -> None:
     order: list[str] = []
 
@@ -147,7 +147,7 @@ async def test_a_user_waits_for_one_group_of_a_flood(
 
 
 async def test_the_house_does_not_keep_users_waiting(
-    database: Database, gate: threading.Event
+    database: SqliteDatabase, gate: threading.Event
 ) -> None:
     order: list[str] = []
     house = [
@@ -162,7 +162,7 @@ async def test_the_house_does_not_keep_users_waiting(
 
 
 async def test_reads_of_one_user_leave_threads_to_others_and_to_the_house(
-    database: Database,
+    database: SqliteDatabase,
 ) -> None:
     opened = threading.Event()
     flood = [
@@ -179,7 +179,7 @@ async def test_reads_of_one_user_leave_threads_to_others_and_to_the_house(
 
 
 async def test_a_write_that_was_cancelled_before_its_turn_does_nothing(
-    database: Database, gate: threading.Event
+    database: SqliteDatabase, gate: threading.Event
 ) -> None:
     cancelled = asyncio.create_task(database.write(add("cancelled"), lane="a"))
     kept = asyncio.create_task(database.write(add("kept"), lane="a"))

@@ -14,15 +14,17 @@ from sqlalchemy import Connection, text
 from tests.house import sqlite_url
 
 from isolane.engines.sqlite import database as module
-from isolane.engines.sqlite.database import Database, open_database
-from isolane.engines.sqlite.lanes import HOUSE
+from isolane.engines.sqlite.database import SqliteDatabase, open_database
 from isolane.errors import DatabaseFailed, Unavailable, chain_of
+from isolane.sql.lanes import HOUSE
 
 PATIENCE_MS = 400
 
 
 @pytest.fixture
-async def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+async def database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SqliteDatabase]:
     monkeypatch.setattr(module, "BUSY_TIMEOUT_MS", PATIENCE_MS)
     monkeypatch.setattr(module, "BUSY_STEP_MS", 1)
     opened = await open_database(sqlite_url(tmp_path))
@@ -42,7 +44,7 @@ def write(connection: Connection) -> None:
 
 @pytest.mark.parametrize("lanes", [[HOUSE] * 5, list("abcde")], ids=["house", "users"])
 async def test_those_in_line_behind_a_lock_are_refused_in_the_time_of_one(
-    database: Database, lock: sqlite3.Connection, lanes: list[str]
+    database: SqliteDatabase, lock: sqlite3.Connection, lanes: list[str]
 ) -> None:
     lock.execute("BEGIN EXCLUSIVE")
     refused = await asyncio.gather(
@@ -57,7 +59,7 @@ async def test_those_in_line_behind_a_lock_are_refused_in_the_time_of_one(
 
 
 async def test_a_lock_that_goes_in_time_costs_nothing_but_time(
-    database: Database, lock: sqlite3.Connection
+    database: SqliteDatabase, lock: sqlite3.Connection
 ) -> None:
     lock.execute("BEGIN EXCLUSIVE")
     writing = asyncio.gather(database.write(write), database.read(lambda _: None))
@@ -67,7 +69,7 @@ async def test_a_lock_that_goes_in_time_costs_nothing_but_time(
 
 
 async def test_it_is_down_from_a_refused_write_to_one_that_is_taken(
-    database: Database, lock: sqlite3.Connection
+    database: SqliteDatabase, lock: sqlite3.Connection
 ) -> None:
     await database.probe()
     lock.execute("BEGIN EXCLUSIVE")
@@ -109,7 +111,7 @@ def raw_of(connection: Connection) -> Any:  # noqa: ANN401 - the driver's own ty
 
 @pytest.mark.parametrize("work", PERMANENT)
 async def test_what_can_never_succeed_is_internal_and_nobody_is_down(
-    database: Database, work: str
+    database: SqliteDatabase, work: str
 ) -> None:
     with pytest.raises(DatabaseFailed) as refused:
         await database.write(PERMANENT[work])
@@ -120,7 +122,7 @@ async def test_what_can_never_succeed_is_internal_and_nobody_is_down(
 
 
 @pytest.mark.parametrize("state", PASSING)
-async def test_what_may_pass_is_unavailable(database: Database, state: str) -> None:
+async def test_what_may_pass_is_unavailable(database: SqliteDatabase, state: str) -> None:
     begin, end = PASSING[state]
     raw = raw_of(database._writing)
     raw.execute(begin)
@@ -131,7 +133,7 @@ async def test_what_may_pass_is_unavailable(database: Database, state: str) -> N
     await database.write(big)
 
 
-async def test_an_interrupted_read_is_unavailable(database: Database) -> None:
+async def test_an_interrupted_read_is_unavailable(database: SqliteDatabase) -> None:
     def interrupted(connection: Connection) -> None:
         raw_of(connection).set_progress_handler(lambda: True, 1)
         try:
@@ -155,7 +157,7 @@ async def test_a_damaged_file_is_internal(tmp_path: Path) -> None:
     await opened.close()
 
 
-async def test_an_error_shows_no_value_of_its_statement(database: Database) -> None:
+async def test_an_error_shows_no_value_of_its_statement(database: SqliteDatabase) -> None:
     def insert(connection: Connection) -> None:
         row = text("INSERT INTO attempts VALUES (:a, NULL, 0)")
         connection.execute(row, {"a": "a user's words"})

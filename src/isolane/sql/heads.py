@@ -1,0 +1,146 @@
+"""The end of each log and its writer: one narrow row per thread.
+
+The row is the gate of an append. One update numbers the events, refuses a writer that has lost its
+lease, and recognises a batch that was sent before.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import Connection
+
+from isolane.context import START, EventId, RunKey, ThreadKey
+from isolane.contracts import LogBounds, RunLease
+from isolane.errors import Fenced, NotFound
+from isolane.sql.address import StoredThread, load_stored
+from isolane.sql.driver import execute, load_value
+
+NO_RUN: Final = 0
+"""Number that means no run. Numbers of runs count from 1."""
+_FENCE_BITS: Final = 63
+
+_ADD: Final = "INSERT INTO heads (thread_no) VALUES (?)"
+_DELETE: Final = "DELETE FROM heads WHERE thread_no = ?"
+_BOUNDS: Final = """
+SELECT trimmed_seq, epoch, head_seq FROM heads JOIN threads USING (thread_no) WHERE thread_no = ?
+"""
+_CLAIM: Final = "UPDATE heads SET run_no = ?, fence = ?, batch = 0 WHERE thread_no = ?"
+_RELEASE: Final = "UPDATE heads SET run_no = 0 WHERE thread_no = ? AND run_no = ? AND fence = ?"
+_ADVANCE: Final = """
+UPDATE heads SET head_seq = head_seq + ?, batch = batch + 1, run_no = ?
+WHERE thread_no = ? AND run_no = ? AND fence = ? AND batch = ? RETURNING head_seq
+"""
+_LAST: Final = "SELECT fence, batch, head_seq FROM heads WHERE thread_no = ?"
+_LEASE: Final = "SELECT run_no, fence, batch FROM heads WHERE thread_no = ?"
+_OPEN_RUN: Final = """
+SELECT run_no FROM runs WHERE user_id = ? AND run_id = ? AND thread_no = ? AND state != 'ended'
+"""
+_NEXT_RUN: Final = "SELECT coalesce(max(run_no), 0) + 1 FROM runs"
+
+
+def add_head(connection: Connection, thread_no: int) -> None:
+    """Begin the log of a new thread."""
+    execute(connection, _ADD, (thread_no,))
+
+
+def delete_head(connection: Connection, thread_no: int) -> None:
+    """End the log of a deleted thread, so that nothing is written into it any more."""
+    execute(connection, _DELETE, (thread_no,))
+
+
+def load_bounds(key: ThreadKey, connection: Connection) -> LogBounds:
+    """Return where a thread's log begins and ends. The log of an unused thread ends at `START`."""
+    return load_bounds_of(connection, load_stored(connection, key))
+
+
+def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
+    """Return where the log of a thread begins and ends, whose number is known."""
+    row = execute(connection, _BOUNDS, (stored.thread_no,)).fetchone()
+    if row is None:
+        return LogBounds(0, START)
+    trimmed_seq, epoch, head_seq = row
+    return LogBounds(trimmed_seq, EventId(epoch, head_seq))
+
+
+def next_run_no(connection: Connection) -> int:
+    """Return the number of the next run. Nobody else writes within this transaction."""
+    number: int = load_value(connection, _NEXT_RUN)
+    return number
+
+
+def new_fence() -> int:
+    """Return a random token for a lease. Tokens have no order."""
+    return secrets.randbits(_FENCE_BITS)
+
+
+def claim(connection: Connection, key: ThreadKey, run_id: str, run_no: int) -> RunLease:
+    """Give a run the lease of its thread's log; older leases end.
+
+    Raises:
+        NotFound: There is no such thread.
+    """
+    stored = load_stored(connection, key)
+    fence = new_fence()
+    if not execute(connection, _CLAIM, (run_no, fence, stored.thread_no)).rowcount:
+        raise NotFound(f"no thread {key.thread_id}")
+    epoch = load_bounds_of(connection, stored).head.epoch
+    return RunLease(key, run_id, epoch, fence, stored.thread_no, run_no)
+
+
+def release(connection: Connection, lease: RunLease) -> None:
+    """End a lease: nothing is written by it any more. One that ended before stays ended."""
+    place = (lease.thread_no, lease.run_no, lease.fence)
+    execute(connection, _RELEASE, place)
+
+
+def check_unused(connection: Connection, lease: RunLease) -> None:
+    """Check that a lease is in force, and that nothing was written by it.
+
+    Raises:
+        NotFound: The thread was deleted.
+        Fenced: The lease has ended, or a batch was written.
+    """
+    last = execute(connection, _LEASE, (lease.thread_no,)).fetchone()
+    if last is None:
+        raise NotFound(f"thread {lease.key.thread_id} was deleted")
+    if last != (lease.run_no, lease.fence, 0):
+        raise Fenced(f"the lease of run {lease.run_id} has ended, or was used")
+
+
+def take_over(key: ThreadKey, run_id: str, connection: Connection) -> RunLease:
+    """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
+    place = (*RunKey(key.user_id, run_id), load_stored(connection, key).thread_no)
+    run_no: int | None = load_value(connection, _OPEN_RUN, place)
+    if run_no is None:
+        raise NotFound(f"no run {run_id} goes on in thread {key.thread_id}")
+    return claim(connection, key, run_id, run_no)
+
+
+def advance(
+    connection: Connection, lease: RunLease, payloads: Sequence[bytes], *, batch: int, is_end: bool
+) -> tuple[int, bool]:
+    """Number a batch; return the number of its first entry, and whether it is new.
+
+    The last batch of a lease may come twice; it then keeps the numbers that it has. Nothing is
+    written after the end.
+
+    Raises:
+        NotFound: The thread was deleted.
+        Fenced: Somebody else has the lease, the lease has ended, or a later batch was written.
+    """
+    count = len(payloads)
+    run_no = NO_RUN if is_end else lease.run_no
+    place = (count, run_no, lease.thread_no, lease.run_no, lease.fence, batch - 1)
+    advanced = load_value(connection, _ADVANCE, place)
+    if advanced is not None:
+        return advanced - count + 1, True
+    last = execute(connection, _LAST, (lease.thread_no,)).fetchone()
+    if last is None:
+        raise NotFound(f"thread {lease.key.thread_id} was deleted")
+    fence, last_batch, head_seq = last
+    if (fence, last_batch) != (lease.fence, batch):
+        raise Fenced(f"batch {batch} of run {lease.run_id} comes too late")
+    return head_seq - count + 1, False
