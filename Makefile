@@ -48,7 +48,7 @@ page: page/dist/index.html ## build the chat page
 
 test: check orders live ## every gate, then the orders, the live and the browser tests
 
-check: .venv/.developer .build/.installed $(CLIENT)/node_modules/.installed $(AGENT)/node_modules/.installed page/node_modules/.installed ## the gates: format, lint, types, floors, unit and contract tests, agent frameworks beside
+check: .venv/.developer .build/.installed .venv/.servers $(CLIENT)/node_modules/.installed $(AGENT)/node_modules/.installed page/node_modules/.installed ## the gates: format, lint, types, floors, unit and contract tests, agent frameworks beside
 	@$(AT_ONCE_IN_TWO) $(GATES)
 	$(STEP) tests    pytest tests/unit tests/contracts tests/typing $(SPREAD) $(ARGS)
 

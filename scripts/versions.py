@@ -22,7 +22,12 @@ LOCK: Final = ROOT / "requirements" / "lowest.lock"
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 LEVELS: Final = {"lowest": "lowest-direct", "newest": "highest"}
 LOCKED: Final = "3.11-lowest"
-WHAT: Final = ("pyproject.toml", "--extra", "pydantic-ai", "--extra", "testing", "--group", "test")
+EXTRAS: Final = ("postgres", "pydantic-ai", "testing")
+WHAT: Final = (
+    "pyproject.toml",
+    *(word for extra in EXTRAS for word in ("--extra", extra)),
+    *("--group", "test"),
+)
 SMOKE: Final = (
     "tests/live/test_connecting.py",
     "tests/live/test_cuts.py",

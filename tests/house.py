@@ -49,6 +49,7 @@ from isolane.sockets.connection import WebSocketConnection
 from isolane.sockets.factory import SWEEP_INTERVAL_S, WebSocketManagerFactory
 from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
+from isolane.sql.database import Database
 from isolane.sql.lanes import HOUSE
 from isolane.sql.log import DatabaseEventLog
 from isolane.sql.runbook import DatabaseRunBook
@@ -58,7 +59,7 @@ from isolane.sql.usage import Quotas
 from isolane.tasks import TaskOwner
 from isolane.testing import ScriptedSocket
 
-OpenDatabase = Callable[[str], Awaitable[SqliteDatabase]]
+OpenDatabase = Callable[[str], Awaitable[Database]]
 Socket = ScriptedSocket
 
 MEMORY = "sqlite://"
@@ -167,7 +168,7 @@ class Admitting:
 class Ground(Admitting):
     """A database with the log, the store and the book of runs on it."""
 
-    database: SqliteDatabase
+    database: Database
     store: DatabaseStore
     book: DatabaseRunBook
     log: DatabaseEventLog
@@ -435,28 +436,35 @@ async def until(is_so: Callable[[], object], *, within_s: float = 5.0) -> None:
             await asyncio.sleep(0.001)  # a turn of the loop that lets database threads have theirs
 
 
-async def refuse_writes(database: SqliteDatabase, *, while_refused: bool = True) -> None:
+async def refuse_writes(database: Database, *, while_refused: bool = True) -> None:
     """Let a database in memory refuse what writes, as a disk does that went read-only."""
     pragma = f"PRAGMA query_only={int(while_refused)}"
     await database.read(lambda connection: connection.exec_driver_sql(pragma))
 
 
 @contextmanager
-def losing_answers(database: SqliteDatabase) -> Iterator[None]:
+def losing_answers(database: Database) -> Iterator[None]:
     """Let what is written be committed, and each answer get lost."""
-    write_soon = database.write_soon
+    write, commit_log = database.write, database.commit_log
 
-    def lose(work: Callable[[Connection], object], *, lane: str = HOUSE) -> asyncio.Future[Any]:
+    async def lose_write(work: Callable[[Connection], object], *, lane: str = HOUSE) -> Any:  # noqa: ANN401 - as `write`
+        await write(work, lane=lane)
+        raise Unavailable("the answer was lost")
+
+    def lose_commit(work: Callable[[Connection], object]) -> asyncio.Future[Any]:
         lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def note(_: object) -> None:
             if not lost.cancelled():
                 lost.set_exception(Unavailable("the answer was lost"))
 
-        write_soon(work, lane=lane).add_done_callback(note)
+        commit_log(work).add_done_callback(note)
         return lost
 
-    with patch.object(database, "write_soon", lose):
+    with (
+        patch.object(database, "write", lose_write),
+        patch.object(database, "commit_log", lose_commit),
+    ):
         yield
 
 

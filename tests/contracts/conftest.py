@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
-from tests.house import MEMORY, Admitting, Ground, ManualClock, draft_of, open_ground, sqlite_url
+from sqlalchemy import Connection
+from tests.house import (
+    MEMORY,
+    Admitting,
+    Ground,
+    ManualClock,
+    OpenDatabase,
+    draft_of,
+    open_ground,
+    sqlite_url,
+)
+from tests.postgres import PostgresServer, running_postgres
 
 from isolane.auth import revocations
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
@@ -25,15 +38,27 @@ from isolane.contracts import (
     Store,
     TurnBook,
 )
+from isolane.engines.postgres.database import PostgresDatabase
+from isolane.engines.postgres.database import open_database as open_postgres
+from isolane.engines.sqlite.database import SqliteDatabase
+from isolane.engines.sqlite.database import open_database as open_sqlite
 from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.errors import DatabaseFailed
 from isolane.events.event import Record
 from isolane.events.interrupts import Interrupt
 from isolane.events.transcript import Message
-from isolane.sql.driver import driver_of
+from isolane.sql.driver import driver_of, execute
 from isolane.sql.turns import DatabaseTurnBook
 
 Reopen = Callable[..., Awaitable["Engines"]]
+
+
+class Location(NamedTuple):
+    """Where engines keep what they keep."""
+
+    url: str
+    open_at: OpenDatabase
+    outlives_a_life: bool
 
 
 @dataclass
@@ -135,6 +160,15 @@ class Engines(Admitting):
             lambda connection: connection.exec_driver_sql(statement).rowcount
         )
 
+    async def change(self, **statements: Sequence[str]) -> None:
+        """Change the tables beside the engines; the statements are given for each dialect."""
+
+        def work(connection: Connection) -> None:
+            for statement in statements[connection.dialect.name]:
+                execute(connection, statement)
+
+        await self._ground.database.write(work)
+
     async def append(
         self, key: ThreadKey, count: int = 1, *, run_id: str | None = None
     ) -> list[Record]:
@@ -143,10 +177,35 @@ class Engines(Admitting):
         return await self.write(key, run_id, [b"%d" % number for number in range(count)])
 
 
-@pytest.fixture(params=["sqlite file", "sqlite memory"])
-async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Give a PostgreSQL server, which all tests of this process share; `ready` has all tables."""
+    with running_postgres() as server:
+        server.execute("CREATE DATABASE ready")
+        asyncio.run(_make_tables(server.address("ready")))
+        yield server
+
+
+async def _make_tables(url: str) -> None:
+    await (await open_postgres(url)).close()
+
+
+@pytest.fixture(params=["sqlite file", "sqlite memory", "postgres"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    """Give an empty place for each engine."""
+    if request.param != "postgres":
+        in_memory = request.param == "sqlite memory"
+        url = MEMORY if in_memory else sqlite_url(tmp_path)
+        yield Location(url, open_sqlite, outlives_a_life=not in_memory)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    with server.database(like="ready") as url:
+        yield Location(url, open_postgres, outlives_a_life=True)
+
+
+@pytest.fixture
+async def engines(location: Location, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engines]:
     """Give a log and a store, on each engine."""
-    in_memory = request.param == "sqlite memory"
     clock = ManualClock()
     life: list[AsyncExitStack] = []
 
@@ -154,12 +213,10 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         if life:
             await life.pop().aclose()
         stack = AsyncExitStack()
-        url = MEMORY if in_memory else sqlite_url(tmp_path)
         ground = await stack.enter_async_context(
-            open_ground(url, clock=clock, max_events=max_events)
+            open_ground(location.url, clock=clock, max_events=max_events, open_at=location.open_at)
         )
         life.append(stack)
-        reopen = None if in_memory else open_life
         opened = Engines(
             ground.log,
             ground.store,
@@ -167,18 +224,34 @@ async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             DatabaseMembers(ground.database, clock=clock),
             DatabaseTurnBook(ground.database),
             clock,
-            reopen,
+            open_life if location.outlives_a_life else None,
             ground,
         )
-
-        def count(statement: str) -> None:
-            opened.transactions[0] += statement.startswith("BEGIN")
-
-        driver_of(ground.database._writing).set_trace_callback(count)
+        count_transactions(opened, monkeypatch)
         return opened
 
     yield await open_life()
     await life.pop().aclose()
+
+
+def count_transactions(opened: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the transactions that may write."""
+    database = opened._ground.database
+    if isinstance(database, SqliteDatabase):
+
+        def count(statement: str) -> None:
+            opened.transactions[0] += statement.startswith("BEGIN")
+
+        raw: Any = driver_of(database._writing)
+        raw.set_trace_callback(count)
+        return
+    run = PostgresDatabase._run
+
+    def run_counted(self: PostgresDatabase, begin: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as it is there
+        opened.transactions[0] += not begin.endswith("READ ONLY")
+        return run(self, begin, *args, **kwargs)
+
+    monkeypatch.setattr(PostgresDatabase, "_run", run_counted)
 
 
 @pytest.fixture

@@ -13,10 +13,23 @@ from isolane.errors import DatabaseFailed, Fenced
 from isolane.events.event import Record
 
 REFUSED = b"refused"
-REFUSE = """
-CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.payload = CAST('refused' AS BLOB)
-BEGIN SELECT raise(ABORT, 'refused'); END
-"""
+REFUSE = {
+    "sqlite": [
+        (
+            "CREATE TRIGGER refuse BEFORE INSERT ON events "
+            "WHEN NEW.payload = CAST('refused' AS BLOB) BEGIN SELECT raise(ABORT, 'refused'); END"
+        )
+    ],
+    "postgresql": [
+        (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN IF NEW.payload = 'refused' THEN RAISE EXCEPTION 'refused'; END IF; "
+            "RETURN NEW; END $$"
+        ),
+        "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+}
+"""Makes the database refuse one payload."""
 
 
 class Source:
@@ -142,7 +155,7 @@ async def test_a_source_may_ask_again_as_soon_as_it_hears(engines: Engines) -> N
 async def test_one_that_cannot_be_committed_keeps_no_other_out(engines: Engines) -> None:
     sound, broken, fenced = [await open_source(engines, name) for name in ("a", "b", "c")]
     await engines.log.take_over(key_of("c"), "r-c")
-    await engines.execute(REFUSE)
+    await engines.change(**REFUSE)
     for source, payload in ((sound, b"1"), (broken, REFUSED), (fenced, b"3")):
         source.ask(payload)
     assert payloads_of(await sound.until_heard()) == [b"1"]

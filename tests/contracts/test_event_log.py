@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from tests.contracts.conftest import Engines
 from tests.house import START, context_of, draft_of, key_of, losing_answers
 
@@ -165,17 +164,24 @@ async def test_who_is_cancelled_leaves_no_gap(engines: Engines) -> None:
 async def test_a_commit_that_fails_leaves_no_gap(engines: Engines) -> None:
     await engines.append(KEY, 3)
 
-    def spoil(connection: sa.Connection) -> None:
-        # A promise that is looked at only by COMMIT, and broken by every event.
-        for statement in (
+    # A promise that is looked at only by COMMIT, and broken by every event.
+    await engines.change(
+        sqlite=[
             "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
             "CREATE TABLE child (id REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
             "CREATE TRIGGER spoil AFTER INSERT ON events BEGIN INSERT INTO child VALUES (7); END",
-        ):
-            connection.execute(sa.text(statement))
-
-    database = engines._ground.database
-    await database.write(spoil)
+        ],
+        postgresql=[
+            (
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'refused'; END $$"
+            ),
+            (
+                "CREATE CONSTRAINT TRIGGER spoil AFTER INSERT ON events "
+                "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+            ),
+        ],
+    )
     keys = [KEY, key_of("1"), key_of("2")]
     for key in keys[1:]:
         await engines.begin(context_of(f"r{key.thread_id}", thread_id=key.thread_id))
@@ -184,7 +190,7 @@ async def test_a_commit_that_fails_leaves_no_gap(engines: Engines) -> None:
         return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [DatabaseFailed] * 3
-    await database.write(lambda connection: connection.execute(sa.text("DROP TRIGGER spoil")))
+    await engines.change(sqlite=["DROP TRIGGER spoil"], postgresql=["DROP TRIGGER spoil ON events"])
     assert seqs(await engines.append(KEY, 2)) == [4, 5]
     assert await read(engines) == [1, 2, 3, 4, 5]
 

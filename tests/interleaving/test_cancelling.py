@@ -698,9 +698,10 @@ def assert_nothing_is_left(scene: Scene) -> None:
     assert (len(house.tasks), house.feed.readers) == (0, 0)
     assert house.counts == (0, 0, 0)
     assert not any((factory._making, factory._awaited))
-    for gate, most in ((house.ground.database._gate, READERS - 1), (scene.gate, 1)):
+    database: Any = house.ground.database
+    for gate, most in ((database._gate, READERS - 1), (scene.gate, 1)):
         assert (gate._free, bool(gate._inside), bool(gate._waiting)) == (most, False, False)
-    commits = house.ground.database._commits
+    commits = database._commits
     assert commits._under_way is None
     assert not any((commits._house, commits._lanes))
     assert not any((scene.room._held, scene.room._lines, scene.turns._lines))

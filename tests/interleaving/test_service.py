@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import Connection
 from tests.house import ALICE, START, House, ask, context_of, open_house
 from tests.interleaving.agents import AGENTS
 from tests.interleaving.explorer import every_seed, explore
@@ -28,7 +27,6 @@ from isolane.errors import (
 )
 from isolane.events.event import Record, decode_event
 from isolane.sql.database import Database
-from isolane.sql.lanes import HOUSE
 
 USERS = (ALICE, ALICE, "bob")
 """Whose the devices are: two of one user, and one of another who uses the same ids."""
@@ -172,16 +170,17 @@ class Device:
 @contextmanager
 def refusing(database: Database, loop: ShuffledLoop, *, share: float) -> Iterator[None]:
     """Have the disk refuse a share of what is to be written."""
-    write_soon = database.write_soon
+    commits: Any = database._commits  # type: ignore[attr-defined]  # SQLite's
+    put = commits.put
 
-    def try_to_write(work: Callable[[Connection], Any], *, lane: str = HOUSE) -> Any:  # noqa: ANN401
+    def try_to_write(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as it is there
         if loop.chance.random() >= share:
-            return write_soon(work, lane=lane)
+            return put(*args, **kwargs)
         refused = loop.create_future()
         refused.set_exception(Unavailable("the disk is full"))
         return refused
 
-    with patch.object(database, "write_soon", try_to_write):
+    with patch.object(commits, "put", try_to_write):
         yield
 
 

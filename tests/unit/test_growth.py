@@ -122,7 +122,8 @@ async def add_threads(ground: Ground, first: int, last: int) -> None:
 def counting(ground: Ground) -> Iterator[list[int]]:
     """Give a list with an entry for each ten steps that SQLite takes meanwhile."""
     steps: list[int] = []
-    raw: Any = ground.database._writing.connection.driver_connection
+    database: Any = ground.database
+    raw: Any = database._writing.connection.driver_connection
     raw.set_progress_handler(lambda: steps.append(1), EVERY)
     try:
         yield steps

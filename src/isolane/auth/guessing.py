@@ -16,13 +16,13 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from isolane.auth.accounts import normalize
 from isolane.clock import Clock
 from isolane.engines.memory.rates import HOUR_MS, MINUTE_MS, to_wait
 from isolane.errors import LimitExceeded
 from isolane.sql.database import Database
+from isolane.sql.driver import execute
 from isolane.sql.expiry import delete_expired
 from isolane.sql.tables import attempts
 
@@ -119,6 +119,10 @@ class GuessGuard:
         raise LimitExceeded(rate.limit, rate.most, retry_after_ms=wait_ms)
 
 
+_KEEP: Final = """
+INSERT INTO attempts (key, moments, expires_at) VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET moments = excluded.moments, expires_at = excluded.expires_at
+"""
 _Refusal = tuple[_Rate, int]
 """The rate that refused, and the milliseconds until it has room again."""
 
@@ -142,9 +146,7 @@ def _hit(key: str, rates: Sequence[_Rate], now: int, connection: Connection) -> 
         if len(recent) >= rate.most:
             return rate, to_wait(recent[0] + rate.window_ms - now, rate.window_ms)
     moments.append(now)
-    values = {"moments": moments.tobytes(), "expires_at": now + HOUR_MS}
-    statement = insert(attempts).values(key=key, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=values))
+    execute(connection, _KEEP, (key, moments.tobytes(), now + HOUR_MS))
     return None
 
 

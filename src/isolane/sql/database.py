@@ -56,10 +56,13 @@ class Database(Protocol):
         """
         ...
 
-    def write_soon(
-        self, work: Callable[[Connection], T], *, lane: str = HOUSE
-    ) -> asyncio.Future[T]:
-        """Put `work` in line, as `write` does, and return the future of its result or error."""
+    def commit_log(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """Run `work`, which appends to logs, in one transaction; return the future of its result.
+
+        Its caller has one such transaction under way at a time. Other writes may run beside it.
+        `work` recognises what it wrote before: it may run again when nobody knows whether its first
+        run was committed. Cancelling the future undoes nothing.
+        """
         ...
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from isolane.context import START, EventId, RunKey, ThreadKey
 from isolane.contracts import LogBounds, RunLease
 from isolane.errors import Fenced, NotFound
 from isolane.sql.address import StoredThread, load_stored
-from isolane.sql.driver import execute, load_value
+from isolane.sql.driver import execute, has_one_writer, load_value
 
 NO_RUN: Final = 0
 """Number that means no run. Numbers of runs count from 1."""
@@ -39,6 +39,9 @@ _OPEN_RUN: Final = """
 SELECT run_no FROM runs WHERE user_id = ? AND run_id = ? AND thread_no = ? AND state != 'ended'
 """
 _NEXT_RUN: Final = "SELECT coalesce(max(run_no), 0) + 1 FROM runs"
+# Where others write as well, a number is given once, also to a transaction that is undone.
+_NEXT_RUN_OF_MANY: Final = "SELECT nextval(pg_get_serial_sequence('runs', 'run_no'))"
+_LOCK: Final = "SELECT 1 FROM heads WHERE thread_no = ? FOR UPDATE"
 
 
 def add_head(connection: Connection, thread_no: int) -> None:
@@ -66,9 +69,19 @@ def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
 
 
 def next_run_no(connection: Connection) -> int:
-    """Return the number of the next run. Nobody else writes within this transaction."""
-    number: int = load_value(connection, _NEXT_RUN)
+    """Return the number of the next run. No other run gets it."""
+    statement = _NEXT_RUN if has_one_writer(connection) else _NEXT_RUN_OF_MANY
+    number: int = load_value(connection, statement)
     return number
+
+
+def lock_thread(connection: Connection, thread_no: int) -> None:
+    """Let nobody else append to a thread, or hand its turn on, before this transaction has ended.
+
+    What is read of the thread before may be outdated. One writer needs no lock.
+    """
+    if not has_one_writer(connection):
+        execute(connection, _LOCK, (thread_no,))
 
 
 def new_fence() -> int:

@@ -20,7 +20,7 @@ from isolane.sql import attachments, heads, retention, usage
 from isolane.sql.address import StoredThread, load_stored
 from isolane.sql.database import Database
 from isolane.sql.deletion import load_removal, remove_some
-from isolane.sql.driver import execute, execute_many, load_value
+from isolane.sql.driver import execute_many, load_value, stream
 from isolane.sql.endings import settle
 from isolane.sql.log_commits import LogCommits, Outcome
 from isolane.sql.steps import PAUSE_S
@@ -245,7 +245,7 @@ def _read(
     records: list[Record] = []
     size = 0
     place = (stored.thread_no, after.seq, limit)
-    with closing(execute(connection, _READ, place)) as rows:
+    with closing(stream(connection, _READ, place)) as rows:
         for seq, run_no, written in rows:
             if run_no not in run_ids:  # a page has few runs
                 run_ids[run_no] = load_value(connection, _RUN_ID, (run_no,))

@@ -95,7 +95,7 @@ class LogCommits:
         if taken:
             self._began_s = asyncio.get_running_loop().time()
             write = partial(self._write, [batch for _, batch in taken])
-            self._database.write_soon(write).add_done_callback(partial(self._settle, taken))
+            self._database.commit_log(write).add_done_callback(partial(self._settle, taken))
 
     def _settle(self, taken: list[_Taken], committed: asyncio.Future[list[Outcome]]) -> None:
         error = committed.exception()

@@ -19,7 +19,7 @@ from isolane.events.shared_state import decode_state, is_sent
 from isolane.events.transcript import Message
 from isolane.sql import attachments, usage
 from isolane.sql.address import StoredThread, load_stored
-from isolane.sql.driver import execute, execute_many, load_column
+from isolane.sql.driver import execute, execute_many, load_column, stream
 from isolane.sql.heads import NO_RUN
 from isolane.sql.new_messages import calls_in
 from isolane.sql.openings import BEFORE_THE_LOG
@@ -89,9 +89,9 @@ def load_messages(
     """
     stored = load_stored(connection, key)
     if before is None:
-        found = execute(connection, _NOW, (stored.thread_no,))
+        found = stream(connection, _NOW, (stored.thread_no,))
     else:
-        found = execute(connection, _THEN, (stored.thread_no, before, before))
+        found = stream(connection, _THEN, (stored.thread_no, before, before))
     payloads: list[bytes] = []
     size = 0
     with closing(found):
@@ -211,7 +211,7 @@ class _Standing(NamedTuple):
 def load_last_question(key: ThreadKey, connection: Connection) -> _Standing | None:
     """Return the place of the newest message of a user; None without one."""
     stored = load_stored(connection, key)
-    with closing(execute(connection, _NEWEST, (stored.thread_no,))) as rows:
+    with closing(stream(connection, _NEWEST, (stored.thread_no,))) as rows:
         for *place, payload in rows:
             if msgspec.json.decode(bare(payload), type=RoleOf).role == "user":
                 return _Standing(*place)

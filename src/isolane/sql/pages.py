@@ -7,7 +7,6 @@ log, because numbers of rows would tell how much other users write.
 from __future__ import annotations
 
 import re
-import sqlite3
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -24,7 +23,7 @@ from isolane.events.interrupts import Interrupt
 from isolane.events.packing import size_of
 from isolane.sql.address import StoredThread, load_stored
 from isolane.sql.attachments import load_whole
-from isolane.sql.driver import execute, load_value
+from isolane.sql.driver import Cursor, load_value, stream
 
 PAGE_MAX: Final = 200
 """Messages of a page."""
@@ -216,12 +215,12 @@ def _find_before(
     edge: tuple[int, int],
     until: int,
     limit: int = sys.maxsize,
-) -> sqlite3.Cursor:
+) -> Cursor:
     """Find what stood before the log entry `until`, from before a row on, the newest first.
 
     `edge` is that row: the first entry of the run that added it, and its number.
     """
-    return execute(connection, _BEFORE, (stored.thread_no, until, *edge, until, limit))
+    return stream(connection, _BEFORE, (stored.thread_no, until, *edge, until, limit))
 
 
 def _take(found: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[_Row], bool]:

@@ -18,6 +18,7 @@ from isolane.events.packing import MARK
 from isolane.sql import attachments, usage
 from isolane.sql.address import StoredThread
 from isolane.sql.driver import execute, execute_many
+from isolane.sql.heads import lock_thread
 from isolane.sql.steps import load_some
 
 DUE_AT_ONCE: Final = 8
@@ -100,6 +101,7 @@ def trim_thread(connection: Connection, thread_no: int, older_than: int, max_eve
 
     The newest run stays whatever its size: somebody may be in the middle of it.
     """
+    lock_thread(connection, thread_no)
     bounds = execute(connection, _BOUNDS, (thread_no,)).fetchone()
     if bounds is None:  # deleted meanwhile
         return 0

@@ -28,7 +28,7 @@ from isolane.sql import run_queue, stops, usage
 from isolane.sql.address import load_stored
 from isolane.sql.database import Database
 from isolane.sql.drafts import to_fingerprints
-from isolane.sql.heads import check_unused, claim, load_bounds
+from isolane.sql.heads import check_unused, claim, load_bounds, lock_thread
 from isolane.sql.joining import CheckQuestion, Joining, Values, insert_run
 from isolane.sql.new_messages import has_question
 from isolane.sql.runs import (
@@ -166,7 +166,7 @@ class DatabaseRunBook:
         if known is not None:
             return known
         thread_no = load_stored(connection, context.thread_key).thread_no
-        # A database with more than one writer locks the user and the thread before these looks.
+        lock_thread(connection, thread_no)
         holder = run_queue.load_holder(connection, thread_no)
         waiting = run_queue.load_waiting(connection, thread_no)
         is_busy = holder is not None or waiting.length > 0

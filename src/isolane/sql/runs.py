@@ -17,7 +17,7 @@ from isolane.events.interrupts import Interrupt, check_answers
 from isolane.sql import attachments, usage
 from isolane.sql.address import StoredThread, load_stored
 from isolane.sql.drafts import KeptDraft, load_kept, to_asked, to_draft
-from isolane.sql.driver import execute, load_value, update_row
+from isolane.sql.driver import execute, load_value, stream, update_row
 from isolane.sql.run_queue import BROKEN, load_holder, to_run_state
 from isolane.sql.tables import runs
 
@@ -250,7 +250,7 @@ def find_first(connection: Connection, thread_no: int, run_no: int, known: int) 
     It may have written its start already. A thread has one run at a time, so its entries are the
     last ones.
     """
-    with closing(execute(connection, _WRITERS, (thread_no, known))) as rows:
+    with closing(stream(connection, _WRITERS, (thread_no, known))) as rows:
         for seq, writer in rows:
             if writer != run_no:
                 break

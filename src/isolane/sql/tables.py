@@ -17,32 +17,39 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+_Number = BigInteger().with_variant(Integer, "sqlite")
+"""Type of numbers that are given to rows. SQLite gives them to columns of one type only."""
+_Text = String().with_variant(String(collation="C"), "postgresql")
+"""Type of texts. They are ordered by their bytes in UTF-8, whatever the language of a server."""
+
+
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Return an index of the rows for which the condition `where` holds."""
+    condition = text(where)
+    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
 
 threads = Table(
     "threads",
     metadata,
     # Names the thread in every other table. Never used again, also when the thread is deleted.
-    Column("thread_no", Integer, primary_key=True, autoincrement=True),
-    Column("user_id", String, nullable=False),
-    Column("thread_id", String, nullable=False),
+    Column("thread_no", _Number, primary_key=True, autoincrement=True),
+    Column("user_id", _Text, nullable=False),
+    Column("thread_id", _Text, nullable=False),
     # Random, and made with the row: a thread that is deleted and made anew numbers apart.
-    Column("epoch", String, nullable=False),
-    Column("title", String, nullable=False, default=""),
+    Column("epoch", _Text, nullable=False),
+    Column("title", _Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     # By which its agent knows the thread: a random UUID that lives and dies with this row.
-    Column("agent_thread_id", String),
+    Column("agent_thread_id", _Text),
     # What it is for: a `ThreadKind`.
-    Column("kind", String, nullable=False, server_default="chat"),
+    Column("kind", _Text, nullable=False, server_default="chat"),
     Index("threads_by_address", "user_id", "thread_id", unique=True),
-    Index(
-        "threads_by_change",
-        "user_id",
-        "updated_at",
-        "thread_id",
-        sqlite_where=text("kind = 'chat'"),
+    _partial_index(
+        "threads_by_change", "user_id", "updated_at", "thread_id", where="kind = 'chat'"
     ),
-    Index("threads_of_requests", "updated_at", sqlite_where=text("kind = 'request'")),
+    _partial_index("threads_of_requests", "updated_at", where="kind = 'request'"),
     sqlite_autoincrement=True,
 )
 # Where each thread's log ends, and who may write on. Apart from `threads`, because every append
@@ -50,42 +57,42 @@ threads = Table(
 heads = Table(
     "heads",
     metadata,
-    Column("thread_no", Integer, primary_key=True, autoincrement=False),
+    Column("thread_no", _Number, primary_key=True, autoincrement=False),
     Column("head_seq", BigInteger, nullable=False, server_default="0"),
     # Entries up to here are gone.
     Column("trimmed_seq", BigInteger, nullable=False, server_default="0"),
     # Of those, entries up to here are deleted from the disk, too.
     Column("swept_seq", BigInteger, nullable=False, server_default="0"),
     # The run that may write, the token that its writer has, and how many batches that has written.
-    Column("run_no", Integer, nullable=False, server_default="0"),
+    Column("run_no", _Number, nullable=False, server_default="0"),
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("batch", BigInteger, nullable=False, server_default="0"),
-    Index("heads_to_sweep", "thread_no", sqlite_where=text("swept_seq < trimmed_seq")),
+    _partial_index("heads_to_sweep", "thread_no", where="swept_seq < trimmed_seq"),
 )
 # Deleted threads whose rows are still there.
 removals = Table(
     "removals",
     metadata,
-    Column("thread_no", Integer, primary_key=True, autoincrement=False),
-    Column("user_id", String, nullable=False),
+    Column("thread_no", _Number, primary_key=True, autoincrement=False),
+    Column("user_id", _Text, nullable=False),
 )
 events = Table(
     "events",
     metadata,
-    Column("thread_no", Integer, primary_key=True),
+    Column("thread_no", _Number, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
-    Column("run_no", Integer, nullable=False),
+    Column("run_no", _Number, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 runs = Table(
     "runs",
     metadata,
-    Column("run_no", Integer, primary_key=True),
-    Column("user_id", String, nullable=False),
-    Column("run_id", String, nullable=False),
-    Column("thread_no", Integer, nullable=False),
-    Column("state", String, nullable=False),
+    Column("run_no", _Number, primary_key=True),
+    Column("user_id", _Text, nullable=False),
+    Column("run_id", _Text, nullable=False),
+    Column("thread_no", _Number, nullable=False),
+    Column("state", _Text, nullable=False),
     # Whole until the run ends; only its agent is left of it then.
     Column("draft", LargeBinary, nullable=False),
     # Fingerprints of the messages that it asked: they tell whether a second frame is the same.
@@ -95,61 +102,56 @@ runs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("ended_at", BigInteger),
-    Column("outcome", String),
-    Column("error_id", String),
+    Column("outcome", _Text),
+    Column("error_id", _Text),
     # What its agent said of an error of its own: a code, and in UTF-8 the text that it made public.
-    Column("agent_code", String),
+    Column("agent_code", _Text),
     Column("agent_message", LargeBinary),
     Column("stop", LargeBinary),
     Column("interrupts", LargeBinary),
-    Column("answered_by", String),
+    Column("answered_by", _Text),
     # Whether it has ended and the log has its entries still.
     Column("is_logged", Integer, nullable=False, server_default="0"),
     # Of a frame that attached: the run that it attached to. The row has nothing else of a run.
-    Column("attached_to", String),
+    Column("attached_to", _Text),
     # By which its agent knows the run: a random UUID that lives and dies with this row.
-    Column("agent_run_id", String),
+    Column("agent_run_id", _Text),
     # The run that began its turn. None while it waits and adds no message of a user: such a run
     # goes on with the turn that it finds.
-    Column("turn_id", String),
+    Column("turn_id", _Text),
     # Whether a rewind took back all that it said.
     Column("is_rewound", Integer, nullable=False, server_default="0"),
     # Place among those that wait on its thread: the lowest is next.
     Column("place", BigInteger),
     # The node that drives it, or is about to.
-    Column("node_id", String),
+    Column("node_id", _Text),
     # When it was asked to stop, and when its node obeyed.
     Column("stop_at", BigInteger),
     Column("stop_seen_at", BigInteger),
     Index("runs_by_address", "user_id", "run_id", unique=True),
-    Index("runs_open", "user_id", sqlite_where=text("state != 'ended'")),
+    _partial_index("runs_open", "user_id", where="state != 'ended'"),
     # One run of a thread has the turn.
-    Index(
-        "runs_in_turn",
-        "thread_no",
-        unique=True,
-        sqlite_where=text("state IN ('ready', 'running')"),
-    ),
-    Index("runs_ready", "run_no", sqlite_where=text("state = 'ready'")),
-    Index(
+    _partial_index("runs_in_turn", "thread_no", where="state IN ('ready', 'running')", unique=True),
+    _partial_index("runs_ready", "run_no", where="state = 'ready'"),
+    _partial_index(
         "runs_stopping",
         "node_id",
-        sqlite_where=text("stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL"),
+        where="stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL",
     ),
-    Index("runs_standing", "thread_no", "first_seq", sqlite_where=text("is_rewound = 0")),
-    Index("runs_waiting", "thread_no", "place", sqlite_where=text("state = 'queued'")),
-    Index("runs_logged", "ended_at", "run_no", sqlite_where=text("is_logged = 1")),
+    _partial_index("runs_standing", "thread_no", "first_seq", where="is_rewound = 0"),
+    _partial_index("runs_waiting", "thread_no", "place", where="state = 'queued'"),
+    _partial_index("runs_logged", "ended_at", "run_no", where="is_logged = 1"),
     Index("runs_by_thread", "thread_no", "first_seq"),
-    Index("runs_under_way", "thread_no", sqlite_where=text("state = 'running'")),
+    _partial_index("runs_under_way", "thread_no", where="state = 'running'"),
 )
 # Aborts that came before the run that they mean. The number tells which is the oldest of a user's.
 # Times are of the clock that nobody sets.
 early_aborts = Table(
     "early_aborts",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("user_id", String, nullable=False),
-    Column("run_id", String, nullable=False),
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("user_id", _Text, nullable=False),
+    Column("run_id", _Text, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Index("early_aborts_by_run", "user_id", "run_id", unique=True),
     Index("early_aborts_by_user", "user_id", "number"),
@@ -160,7 +162,7 @@ early_aborts = Table(
 nodes = Table(
     "nodes",
     metadata,
-    Column("node_id", String, primary_key=True),
+    Column("node_id", _Text, primary_key=True),
     Column("beat_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -169,11 +171,11 @@ nodes = Table(
 messages = Table(
     "messages",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("thread_no", Integer, nullable=False),
-    Column("message_id", String, nullable=False),
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("thread_no", _Number, nullable=False),
+    Column("message_id", _Text, nullable=False),
     # The run that added it; 0 for a message that was there before the first run.
-    Column("run_no", Integer, nullable=False),
+    Column("run_no", _Number, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("since_seq", BigInteger, nullable=False),
     Column("until_seq", BigInteger),
@@ -184,12 +186,7 @@ messages = Table(
     Index("messages_by_run", "thread_no", "run_no", "number", "until_seq"),
     # For pages. It says which messages stood at a moment, so that no payload is read for others.
     Index("messages_by_place", "thread_no", "since_seq", "number", "until_seq"),
-    Index(
-        "messages_dropped",
-        "thread_no",
-        "until_seq",
-        sqlite_where=text("until_seq IS NOT NULL"),
-    ),
+    _partial_index("messages_dropped", "thread_no", "until_seq", where="until_seq IS NOT NULL"),
 )
 
 # AG-UI's shared state of a thread. A row is what a run left; it counts from that run's first entry
@@ -197,7 +194,7 @@ messages = Table(
 states = Table(
     "states",
     metadata,
-    Column("thread_no", Integer, primary_key=True),
+    Column("thread_no", _Number, primary_key=True),
     Column("since_seq", BigInteger, primary_key=True),
     Column("until_seq", BigInteger),
     Column("payload", LargeBinary, nullable=False),
@@ -207,8 +204,8 @@ states = Table(
 attachments = Table(
     "attachments",
     metadata,
-    Column("number", Integer, primary_key=True),
-    Column("thread_no", Integer, nullable=False),
+    Column("number", _Number, primary_key=True),
+    Column("thread_no", _Number, nullable=False),
     # SHA-256 of the bytes.
     Column("digest", LargeBinary, nullable=False),
     Column("uses", Integer, nullable=False),
@@ -217,7 +214,7 @@ attachments = Table(
 attachment_bytes = Table(
     "attachment_bytes",
     metadata,
-    Column("number", Integer, primary_key=True),
+    Column("number", _Number, primary_key=True),
     Column("bytes", LargeBinary, nullable=False),
 )
 
@@ -226,7 +223,7 @@ attachment_bytes = Table(
 usage = Table(
     "usage",
     metadata,
-    Column("user_id", String, primary_key=True),
+    Column("user_id", _Text, primary_key=True),
     Column("threads", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -235,18 +232,18 @@ usage = Table(
 accounts = Table(
     "accounts",
     metadata,
-    Column("user_id", String, primary_key=True),
-    Column("password_hash", String, nullable=False),
+    Column("user_id", _Text, primary_key=True),
+    Column("password_hash", _Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("scopes", String, nullable=False, server_default="runs:write threads:read"),
+    Column("scopes", _Text, nullable=False, server_default="runs:write threads:read"),
 )
 # Under a digest of the cookie, so that who reads the file can't sign in with it.
 sessions = Table(
     "sessions",
     metadata,
-    Column("session_id", String, primary_key=True),
-    Column("user_id", String, nullable=False),
-    Column("device", String, nullable=False),
+    Column("session_id", _Text, primary_key=True),
+    Column("user_id", _Text, nullable=False),
+    Column("device", _Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("last_seen_at", BigInteger, nullable=False),
     Index("sessions_by_user", "user_id"),
@@ -258,11 +255,11 @@ tickets = Table(
     "tickets",
     metadata,
     Column("digest", LargeBinary, primary_key=True),
-    Column("kind", String, nullable=False),
-    Column("user_id", String, nullable=False),
+    Column("kind", _Text, nullable=False),
+    Column("user_id", _Text, nullable=False),
     # Whom the ticket stands for, as JSON.
     Column("identity", LargeBinary, nullable=False),
-    Column("origin", String),
+    Column("origin", _Text),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Index("tickets_by_user", "user_id", "kind", "created_at"),
@@ -274,10 +271,10 @@ sign_ins = Table(
     "sign_ins",
     metadata,
     Column("digest", LargeBinary, primary_key=True),
-    Column("provider", String, nullable=False),
-    Column("redirect_uri", String, nullable=False),
-    Column("nonce", String, nullable=False),
-    Column("verifier", String, nullable=False),
+    Column("provider", _Text, nullable=False),
+    Column("redirect_uri", _Text, nullable=False),
+    Column("nonce", _Text, nullable=False),
+    Column("verifier", _Text, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Index("sign_ins_by_expiry", "expires_at"),
     sqlite_with_rowid=False,
@@ -286,7 +283,7 @@ sign_ins = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("key", String, primary_key=True),
+    Column("key", _Text, primary_key=True),
     # 64-bit integers, the oldest first.
     Column("moments", LargeBinary, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
@@ -297,12 +294,12 @@ attempts = Table(
 revocations = Table(
     "revocations",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("user_id", String, nullable=False),
-    Column("session_id", String),
+    Column("id", _Number, primary_key=True, autoincrement=True),
+    Column("user_id", _Text, nullable=False),
+    Column("session_id", _Text),
     Column("revoked_at", BigInteger, nullable=False),
-    Column("scopes", String, nullable=False),
+    Column("scopes", _Text, nullable=False),
     Index("revocations_by_user", "user_id", "revoked_at"),
-    Index("revocations_of_sessions", "revoked_at", sqlite_where=text("session_id IS NOT NULL")),
+    _partial_index("revocations_of_sessions", "revoked_at", where="session_id IS NOT NULL"),
     sqlite_autoincrement=True,  # an id is never used again: readers ask for what is after the last
 )

@@ -17,7 +17,7 @@ from isolane.sql import usage
 from isolane.sql.address import NO_THREAD, StoredThread, load_stored
 from isolane.sql.deletion import note_removal
 from isolane.sql.driver import execute, execute_many, load_column, load_value
-from isolane.sql.heads import add_head, delete_head
+from isolane.sql.heads import add_head, delete_head, lock_thread
 
 TITLE_MAX_CHARACTERS: Final = 80
 
@@ -92,6 +92,7 @@ def erase(connection: Connection, key: ThreadKey) -> tuple[frozenset[str], Store
     stored = load_stored(connection, key)
     if stored.thread_no == NO_THREAD:
         raise NotFound(f"no thread {key.thread_id}")
+    lock_thread(connection, stored.thread_no)
     place = (stored.thread_no,)
     run_ids = frozenset(load_column(connection, _LATE_RUNS, (*stored, stored.thread_no)))
     execute(connection, _DELETE, place)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from isolane.contracts import Turn, TurnRun
 from isolane.sql.address import StoredThread
-from isolane.sql.driver import execute
+from isolane.sql.driver import execute, stream
 from isolane.sql.run_queue import to_run_state
 
 _ROW: Final = (
@@ -69,7 +69,7 @@ def find_run_by_number(connection: Connection, run_no: int) -> TurnRow | None:
 
 def load_back(connection: Connection, stored: StoredThread, before: int) -> Generator[TurnRow]:
     """Yield the standing runs that begin before the log entry `before`, the newest first."""
-    with closing(execute(connection, _BACK, (stored.thread_no, before))) as rows:
+    with closing(stream(connection, _BACK, (stored.thread_no, before))) as rows:
         yield from map(TurnRow._make, rows)
 
 
@@ -83,7 +83,7 @@ def turn_of(connection: Connection, stored: StoredThread, turn_id: str) -> Turn:
     """Return a turn with all of its runs that stand, in order."""
     runs: list[TurnRun] = []
     first = first_of(connection, stored, turn_id)
-    with closing(execute(connection, _FROM, (stored.thread_no, first))) as rows:
+    with closing(stream(connection, _FROM, (stored.thread_no, first))) as rows:
         for row in map(TurnRow._make, rows):
             if row.turn_id != turn_id:  # the runs of a turn follow one another
                 break

@@ -2,7 +2,7 @@
 
 Counted are threads, log entries, messages, shared states, runs and attachments: the bytes of their
 payloads as they are written, and 100 for each of them. So a quota is one look at one row, however
-much is kept. One more row holds the totals.
+much is kept. One more row holds the totals, where there is one writer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from isolane.context import RunKey
 from isolane.errors import QuotaExceeded
 from isolane.sql.database import Database
-from isolane.sql.driver import execute, execute_many, load_value
+from isolane.sql.driver import execute, execute_many, has_one_writer, load_value
 
 EVERYBODY: Final = ""
 """Name of the row with the totals. No user can have it: a user's name isn't empty."""
@@ -29,6 +29,9 @@ UNLIMITED: Final = 2**63 - 1
 _ADD: Final = """
 INSERT INTO usage (user_id, threads, bytes) VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE
 SET threads = usage.threads + excluded.threads, bytes = usage.bytes + excluded.bytes
+"""
+_SUM: Final = """
+SELECT CAST(coalesce(sum(threads), 0) AS BIGINT), CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM usage
 """
 _LOAD: Final = "SELECT threads, bytes FROM usage WHERE user_id = ?"
 RUN_PAYLOAD: Final = (
@@ -76,7 +79,7 @@ class Usage:
         Raises:
             Unavailable: The database can't be read now.
         """
-        return await self.load(EVERYBODY)
+        return await self._database.read(_load_totals)
 
 
 def add(connection: Connection, user_id: str, *, threads: int = 0, size: int = 0) -> None:
@@ -94,6 +97,10 @@ def add_rows(connection: Connection, rows: Iterable[tuple[str, int]]) -> None:
 
 def _add(connection: Connection, changes: Sequence[tuple[str, int, int]]) -> None:
     """Change the rows of users, given with threads and bytes, and that of the totals."""
+    if not has_one_writer(connection):
+        # All would wait for one row; and who changes several rows takes them in one order.
+        execute_many(connection, _ADD, sorted(changes))
+        return
     _, threads, sizes = zip(*changes, strict=True)
     execute_many(connection, _ADD, [*changes, (EVERYBODY, sum(threads), sum(sizes))])
 
@@ -101,6 +108,12 @@ def _add(connection: Connection, changes: Sequence[tuple[str, int, int]]) -> Non
 def weigh(payload_bytes: Iterable[int]) -> int:
     """Return what rows with payloads of so many bytes count."""
     return sum(ROW_BYTES + size for size in payload_bytes)
+
+
+def _load_totals(connection: Connection) -> Kept:
+    if has_one_writer(connection):
+        return load(connection, EVERYBODY)
+    return Kept(*execute(connection, _SUM).fetchone())
 
 
 def load(connection: Connection, user_id: str) -> Kept:

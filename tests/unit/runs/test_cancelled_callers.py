@@ -32,10 +32,10 @@ def start(run_id: str) -> Act:
 
 async def cancel_while_locked(house: House, folder: Path, act: Act) -> None:
     """Cancel `act` while it waits for a database that somebody else has locked."""
-    database = house.ground.database
+    database: Any = house.ground.database
     with closing(sqlite3.connect(folder / "isolane.db")) as other:
         other.execute("BEGIN IMMEDIATE")
-        with patch.object(database, "write_soon", wraps=database.write_soon) as write:
+        with patch.object(database._commits, "put", wraps=database._commits.put) as write:
             task = asyncio.create_task(act(house))
             await until(lambda: write.called)
             task.cancel()

@@ -400,7 +400,8 @@ async def test_after_closing_every_method_says_so(house: House) -> None:
 async def test_a_log_that_cannot_be_read_for_a_while_costs_no_event(house: House) -> None:
     await begin(house)
     await append(house, "a")
-    raw: Any = house.ground.database._writing.connection.driver_connection
+    database: Any = house.ground.database
+    raw: Any = database._writing.connection.driver_connection
     raw.set_progress_handler(lambda: True, 1)  # each statement is interrupted
     manager = await manager_of(house)
     connection, socket = follower(house)

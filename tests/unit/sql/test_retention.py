@@ -73,7 +73,8 @@ async def fill(ground: Ground, count: int) -> None:
 @contextmanager
 def counted(ground: Ground) -> Iterator[list[int]]:
     """Count SQLite's steps, in hundreds."""
-    raw: Any = ground.database._writing.connection.driver_connection
+    database: Any = ground.database
+    raw: Any = database._writing.connection.driver_connection
     counts = [0]
 
     def count() -> None:
@@ -122,7 +123,8 @@ async def test_only_what_is_due_is_touched(ground: Ground) -> None:
 async def test_no_transaction_deletes_much_and_appends_come_between(ground: Ground) -> None:
     await live(ground, "r-1", events=1000)
     await live(ground, "r-2", events=30, payload=b"x" * 100_000)
-    raw: Any = ground.database._writing.connection.driver_connection
+    database: Any = ground.database
+    raw: Any = database._writing.connection.driver_connection
     changes, most, appended = raw.total_changes, 0, 0
 
     def measure(statement: str) -> None:

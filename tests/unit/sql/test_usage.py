@@ -348,7 +348,8 @@ async def test_retention_makes_room(tmp_path: Path) -> None:
 async def test_quota_is_one_look_however_much_is_kept(tmp_path: Path) -> None:
     """SQLite's own steps for a new thread are the same beside ten threads and ten thousand."""
     async with open_ground(sqlite_url(tmp_path)) as ground:
-        raw: Any = ground.database._writing.connection.driver_connection
+        database: Any = ground.database
+        raw: Any = database._writing.connection.driver_connection
         taken: list[int] = []
         for most in (10, 10_000):
             await ground.database.write(partial(fill_up, most))

@@ -132,12 +132,13 @@ class SqliteDatabase:
             DatabaseFailed: The write can never succeed. It breaks a constraint, a table is missing,
                 a value is too large, or the file is damaged.
         """
-        return await self.write_soon(work, lane=lane)
+        return await self._write_soon(work, lane)
 
-    def write_soon(
-        self, work: Callable[[Connection], T], *, lane: str = HOUSE
-    ) -> asyncio.Future[T]:
-        """Put `work` in line, as `write` does, and return the future of its result or error."""
+    def commit_log(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """Append to logs, as a write of the house; see `Database`."""
+        return self._write_soon(work, HOUSE)
+
+    def _write_soon(self, work: Callable[[Connection], T], lane: str) -> asyncio.Future[T]:
         deadline_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
         return self._commits.put(work, lane=lane, deadline_s=deadline_s)
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
@@ -38,7 +39,8 @@ def commits(database: SqliteDatabase) -> list[str]:
         if statement == "COMMIT":
             seen.append(statement)
 
-    driver_of(database._writing).set_trace_callback(note)
+    raw: Any = driver_of(database._writing)
+    raw.set_trace_callback(note)
     return seen
 
 
