@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
+from tests.postgres import PostgresServer, running_postgres
+
+from isolane.engines.postgres.database import open_database
 
 pytest_plugins = ("isolane.testing.plugin",)
 
@@ -15,3 +22,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("gate")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Give a PostgreSQL server, which all tests of this process share; `ready` has all tables."""
+    with running_postgres() as server:
+        server.execute("CREATE DATABASE ready")
+        asyncio.run(_make_tables(server.address("ready")))
+        yield server
+
+
+async def _make_tables(url: str) -> None:
+    await (await open_database(url)).close()

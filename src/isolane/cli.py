@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, get_args
 import click
 import structlog
 
+from isolane import databases
 from isolane.agents.loading import load_checked_agents
 from isolane.app import create_app, make_issuer
 from isolane.auth.accounts import Accounts
@@ -21,8 +22,6 @@ from isolane.clock import now_ms
 from isolane.contracts import PLAIN, Scope
 from isolane.demo import is_loopback, print_links
 from isolane.engines.file.signing_keys import FileSigningKeys
-from isolane.engines.sqlite.database import open_database
-from isolane.engines.sqlite.usage_report import NothingToReport, read_report
 from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError
 from isolane.logs import configure_logs
 from isolane.server import StartFailed
@@ -30,6 +29,7 @@ from isolane.server import serve as serve_app
 from isolane.serving.listening import CannotListen
 from isolane.settings import KEY_NAME, InvalidSettings, Settings, load_settings
 from isolane.settings.spelling import warn_of_unknown
+from isolane.sql.usage_report import NothingToReport
 from isolane.wiring import renumber_logs
 
 GUIDE: Final = "isolane.agents.guide:agent"
@@ -207,7 +207,7 @@ def _with_accounts(
     settings = _settings({"data": data}, config)
 
     async def run() -> T:
-        database = await open_database(settings.sqlalchemy_url)
+        database = await databases.open_database(settings.sqlalchemy_url)
         accounts = Accounts(database, clock=now_ms)
         try:
             return await act(accounts)
@@ -268,8 +268,8 @@ def usage(*, limit: int, as_json: bool, data: Path | None, config: Path | None) 
     """List the users who keep most, with their threads and bytes; also while a gateway runs."""
     settings = _settings({"data": data}, config)
     try:
-        report = read_report(settings.sqlalchemy_url, limit)
-    except NothingToReport as error:
+        report = asyncio.run(databases.read_report(settings.sqlalchemy_url, limit))
+    except (NothingToReport, IsolaneError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(report.to_json() if as_json else report.to_table())
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from isolane import databases
 from isolane.doors.gateway import Gateway
 from isolane.errors import IsolaneError, chain_of, traceback_of
 from isolane.health.pressure import LOOK_S, ReliefActions, relieve
@@ -25,6 +26,8 @@ REVOCATION_INTERVAL_S: Final = 0.25
 """Other processes revoke, too, as `isolane user remove` does, and SQLite tells nobody."""
 BEAT_S: Final = 1.0
 """Seconds between two beats. A run whose answer was lost begins within two beats."""
+LOG_LOOK_S: Final = 0.25
+"""Seconds between two looks into followed logs, where other nodes write: a ring may get lost."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,6 +44,9 @@ def start_upkeep(gateway: Gateway) -> None:
     tasks.detach(enforce, name="revocations")
     beat = every(BEAT_S, gateway.service.beat, failed="beat_postponed")
     tasks.detach(beat, name="beat")
+    if databases.is_shared(settings.sqlalchemy_url):
+        look = every(LOG_LOOK_S, gateway.feed.look, failed="log_look_postponed")
+        tasks.detach(look, name="look into the logs")
     removal_s = to_interval_s(settings.request_threads_kept_s)
     remove = every(
         removal_s, partial(_remove_requests, gateway), failed="request_removal_postponed"

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from isolane import clock
+from isolane import clock, databases
 from isolane.agents.threads import AgentThreads
 from isolane.auth.providers import Provider
 from isolane.context import UserExecutionContext
@@ -31,11 +31,7 @@ from isolane.doors.answers import UnreadAnswers
 from isolane.doors.gateway import Gateway
 from isolane.doors.parts import Credentials, Health, Intake, Storage
 from isolane.doors.room import Hall
-from isolane.engines.memory.bell import LocalBell
 from isolane.engines.memory.limits import LocalLimits
-from isolane.engines.sqlite.database import open_database
-from isolane.engines.sqlite.file import lock_database, path_of
-from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.errors import Unavailable
 from isolane.events.event import check_question
 from isolane.health.draining import Draining
@@ -74,6 +70,7 @@ class _Ground:
     users: HostUsers | None
     """None where the gateway has the users."""
     database: Database
+    bell: Bell
     tasks: TaskOwner
     watchdog: Watchdog
     providers: Mapping[str, Provider]
@@ -109,9 +106,11 @@ async def _open_ground(
     settings: Settings, users: HostUsers | None, stack: AsyncExitStack
 ) -> _Ground:
     """Open what everything else stands on; `stack` closes it, the database last."""
-    stack.enter_context(lock_database(settings.sqlalchemy_url))
-    database = await open_database(settings.sqlalchemy_url)
+    url = settings.sqlalchemy_url
+    stack.enter_context(databases.lock(url))
+    database = await databases.open_database(url)
     stack.push_async_callback(database.close)
+    bell = await stack.enter_async_context(databases.open_bell(url))
     watchdog = Watchdog()
     watchdog.start()
     stack.callback(watchdog.close)
@@ -119,6 +118,7 @@ async def _open_ground(
         settings=settings,
         users=users,
         database=database,
+        bell=ensure(bell, Bell),
         tasks=TaskOwner(),
         watchdog=watchdog,
         providers=await open_providers(settings, stack),
@@ -147,8 +147,8 @@ async def renumber_logs(settings: Settings) -> int:
         DatabaseInUse: A gateway runs on it.
         Unavailable: The database can't be opened or written.
     """
-    with lock_database(settings.sqlalchemy_url):
-        database = await open_database(settings.sqlalchemy_url)
+    with databases.lock(settings.sqlalchemy_url):
+        database = await databases.open_database(settings.sqlalchemy_url)
         try:
             return await database.write(renumber)
         finally:
@@ -160,7 +160,7 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     settings, tasks = ground.settings, ground.tasks
     storage, health = _make_storage(ground), _make_health(ground)
     credentials = _make_credentials(ground)
-    feed = Feed(storage.log, ensure(LocalBell(), Bell))
+    feed = Feed(storage.log, ground.bell)
     limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
     sockets = Sockets(limits, tasks=tasks, draining=ground.draining)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
@@ -249,20 +249,25 @@ def _make_storage(ground: _Ground) -> Storage:
     return Storage(
         store=ensure(store, Store),
         book=ensure(book, RunBook),
-        members=ensure(DatabaseMembers(database, clock=clock.now_ms), Members),
+        members=ensure(_make_members(ground), Members),
         turn_book=ensure(DatabaseTurnBook(database), TurnBook),
         log=ensure(log, EventLog),
         usage=Usage(database),
     )
 
 
+def _make_members(ground: _Ground) -> Members:
+    url = ground.settings.sqlalchemy_url
+    members: Members = databases.make_members(url, ground.database, clock=clock.now_ms)
+    return members
+
+
 def _make_health(ground: _Ground) -> Health:
     settings, watchdog = ground.settings, ground.watchdog
-    path = path_of(settings.sqlalchemy_url)
     resources = Resources(
         memory_bytes=settings.memory_bytes,
         disk_reserve_bytes=settings.disk_reserve_bytes,
-        folder=None if path is None else path.parent,
+        folder=databases.find_folder(settings.sqlalchemy_url),
     )
     return Health(
         dependencies={

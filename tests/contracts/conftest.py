@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -23,7 +22,7 @@ from tests.house import (
     open_ground,
     sqlite_url,
 )
-from tests.postgres import PostgresServer, running_postgres
+from tests.postgres import PostgresServer
 
 from isolane.auth import revocations
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
@@ -175,19 +174,6 @@ class Engines(Admitting):
         """Append so many events, of the run that was begun last unless another is named."""
         run_id = run_id or self._newest.get(key, "r")
         return await self.write(key, run_id, [b"%d" % number for number in range(count)])
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """Give a PostgreSQL server, which all tests of this process share; `ready` has all tables."""
-    with running_postgres() as server:
-        server.execute("CREATE DATABASE ready")
-        asyncio.run(_make_tables(server.address("ready")))
-        yield server
-
-
-async def _make_tables(url: str) -> None:
-    await (await open_postgres(url)).close()
 
 
 @pytest.fixture(params=["sqlite file", "sqlite memory", "postgres"])

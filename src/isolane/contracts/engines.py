@@ -123,6 +123,13 @@ class EventLog(Protocol):
         """
         ...
 
+    async def load_heads(self, keys: Sequence[ThreadKey]) -> dict[ThreadKey, EventId]:
+        """Return where the logs of these threads end now, without those of unused threads.
+
+        Safe to cancel.
+        """
+        ...
+
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Delete a thread with everything it has; its next log has another epoch.
 

@@ -157,8 +157,15 @@ class RunBook(Protocol):
         """
         ...
 
-    async def find_lost(self) -> list[StoredRun]:
-        """Return the runs under way whose node lives no more, of all users, the oldest first."""
+    async def find_lost(self, *, with_broken: bool = True) -> list[StoredRun]:
+        """Return the runs under way whose node lives no more, of all users, the oldest first.
+
+        Without those whose end could not be written unless `with_broken`.
+        """
+        ...
+
+    async def find_waiting(self) -> frozenset[RunKey]:
+        """Return the keys of all runs that wait: for their turn, or for a node that begins them."""
         ...
 
     async def find_active(self, user_id: str) -> list[ActiveRun]:
@@ -172,7 +179,7 @@ class RunBook(Protocol):
 
 @runtime_checkable
 class Members(Protocol):
-    """Nodes that serve one database. SQLite has one node.
+    """Nodes that serve one database. A SQLite file has one node.
 
     Cancelling a method that writes doesn't undo the write.
 
@@ -184,8 +191,11 @@ class Members(Protocol):
         """Count a node among those that live; `node_id` is new with each start of a process."""
         ...
 
-    async def beat(self, node_id: str) -> None:
-        """Say that a node lives still."""
+    async def beat(self, node_id: str) -> bool:
+        """Say that a node lives still; False when others have declared it dead.
+
+        It registers under another id then: its runs are lost.
+        """
         ...
 
     async def leave(self, node_id: str) -> None:

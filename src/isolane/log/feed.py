@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
-from isolane.context import EventId, ThreadKey
+from isolane.context import START, EventId, ThreadKey
 from isolane.contracts import BatchSource, Bell, EventLog, LogBounds, RunEnd, RunLease
 from isolane.events.event import Record
 from isolane.health.fairness import Turns
@@ -106,6 +106,34 @@ class Feed:
     def _note_trim(self, key: ThreadKey) -> None:
         for tail in self._tails.get(key, ()):
             tail.note_trim()
+
+    async def look(self) -> None:
+        """Look where the followed logs end, and find what was committed and not rung here.
+
+        A thread that is gone is followed no more. Safe to cancel.
+
+        Raises:
+            Unavailable: The log can't be read now.
+        """
+        keys = [key for key, tails in self._tails.items() if any(one.end for one in tails)]
+        if not keys:
+            return
+        heads = await self._log.load_heads(keys)
+        for key in keys:
+            head = heads.get(key, START)
+            for tail in tuple(self._tails.get(key, ())):
+                if tail.end is None or tail.end == head:
+                    continue
+                if head == START:
+                    tail.close()
+                elif tail.end.epoch != head.epoch or tail.end.seq < head.seq:
+                    tail.look()
+
+    def look_all(self) -> None:
+        """Send every follower to look into the log once: rings may have been missed."""
+        for tails in self._tails.values():
+            for tail in tails:
+                tail.look()
 
     def close(self) -> None:
         """Close every tail: whoever still follows ends in order."""

@@ -98,9 +98,18 @@ class Tail:
         """Send the followers to look into the log once, if it was quiet since the last time."""
         self._timer = asyncio.get_running_loop().call_later(self._quiet_s, self._doubt)
         if self._is_quiet:
-            self._doubts += 1
-            self._waiters.wake()
+            self.look()
         self._is_quiet = True
+
+    def look(self) -> None:
+        """Send the followers to look into the log once."""
+        self._doubts += 1
+        self._waiters.wake()
+
+    @property
+    def end(self) -> EventId | None:
+        """The newest place that is known here."""
+        return self._window.end
 
     @property
     def window_size(self) -> tuple[int, int]:
@@ -108,7 +117,9 @@ class Tail:
         return self._window.size
 
     def take(self, records: Sequence[Record]) -> None:
-        """Keep what was rung."""
+        """Keep what was rung; a ring of another node has nothing, and the log is asked."""
+        if not records:
+            self.look()
         if not records or not self._window.take(records):
             return
         self._is_quiet = False

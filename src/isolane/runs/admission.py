@@ -51,7 +51,7 @@ class Admission:
         self._store = ground.store
         self._book = ground.book
         self._maker = ground.maker
-        self._node_id = ground.node_id
+        self._node = ground.node
         self._settings = ground.settings
         self._lookup = lookup
         self._unread = unread
@@ -226,7 +226,7 @@ class Admission:
             runs_per_user=settings.limit_runs_per_user,
             queued_per_thread=settings.limit_queued_runs_per_thread,
             asked_at=run.taken_on_at if settings.revoked_runs == "abort" else None,
-            node_id=self._node_id,
+            node_id=self._node.id,
         )
 
     def _follow_up(self, run: Run, admitted: Admitted, policy: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from isolane.context import RunKey
 from isolane.contracts import HeldRun, RunLease, RunState
 from isolane.errors import DatabaseFailed, chain_of
 from isolane.runs.driver import RunDriver
@@ -32,25 +33,31 @@ class Beat:
         self._book = ground.book
         self._store = ground.store
         self._members = ground.members
-        self._node_id = ground.node_id
+        self._node = ground.node
+        self._driver = driver
         self._dispatcher = driver.dispatcher
         self._starting = ground.starting
         self._restart = restart
         self._timer = ground.timer
         self._unknown: dict[RunLease, int] = {}
         """Leases of runs that this node doesn't know, and since when, by the timer."""
+        self._taken: set[RunKey] = set()
+        """Runs that wait here and that the book had no more as waiting, at the last beat."""
         self._failed: frozenset[int] = frozenset()
         """Numbers of runs that can be neither given back nor ended, as long as their rows stay."""
 
     async def beat(self) -> None:
         """Say that the node lives, and do what only the rows know of; see `AgentService.beat`."""
-        await self._members.beat(self._node_id)
+        if not await self._members.beat(self._node.id):
+            await self._restart.rejoin()
         await self._dispatcher.look()
+        await self._restart.end_orphans()
         await self._compare()
+        await self._forget_taken()
 
     async def _compare(self) -> None:
         """Let go of runs that this node holds and hasn't known for a while."""
-        held = await self._book.load_held(self._node_id)
+        held = await self._book.load_held(self._node.id)
         self._failed &= {one.lease.run_no for one in held}
         unknown = [one for one in held if not self._knows(one)]
         now = self._timer()
@@ -59,6 +66,23 @@ class Beat:
             # A run that was unknown may have come to be known while another one was let go.
             if now - self._unknown[one.lease] >= UNKNOWN_MS and not self._knows(one):
                 await self._let_go(one)
+
+    async def _forget_taken(self) -> None:
+        """Let go of runs that waited here, and that another node has begun meanwhile."""
+        waiting = [
+            run for run in self._live if run.begun is None and not (run.has_turn or run.is_lost)
+        ]
+        if not waiting:
+            return
+        found = await self._book.find_waiting()
+        keys = {run.context.run_key for run in waiting} - found
+        taken = {key for key in keys if key not in self._starting}
+        for run in waiting:
+            # One that was taken on just now may have had no row yet: only the second look counts.
+            is_taken = run.context.run_key in taken & self._taken
+            if is_taken and run.begun is None and not run.has_turn:
+                self._driver.leave(run)
+        self._taken = taken
 
     def _knows(self, held: HeldRun) -> bool:
         """Say whether this node drives a run, or takes it on just now."""

@@ -32,7 +32,7 @@ class Dispatcher:
         self._draining = ground.draining
         self._book = ground.book
         self._maker = ground.maker
-        self._node_id = ground.node_id
+        self._node = ground.node
         self._tasks = ground.tasks
         self._begin = begin
         self._is_woken = False
@@ -59,7 +59,7 @@ class Dispatcher:
             while self._is_woken and not self._draining.has_begun:
                 self._is_woken = False
                 try:
-                    claimed = await self._book.claim(self._node_id, room=CLAIMED_AT_ONCE)
+                    claimed = await self._book.claim(self._node.id, room=CLAIMED_AT_ONCE)
                 except Unavailable as error:
                     _log.error("run_claim_failed", reason=str(error))
                     await backoff.pause()  # between two tries
@@ -104,7 +104,7 @@ class Dispatcher:
         await self._book.mend_turns()
         if self._may_claim():  # another process may have given a run back
             await self._claim()
-        found = await self._book.load_stops(self._node_id)
+        found = await self._book.load_stops(self._node.id)
         for key, asked_at in found:
             run = self._live.get(key)
             if run is not None:

@@ -29,7 +29,7 @@ class Drain:
         self._live = ground.live
         self._draining = ground.draining
         self._book = ground.book
-        self._node_id = ground.node_id
+        self._node = ground.node
         self._tasks = ground.tasks
         self._driver = driver
         self._starting = ground.starting
@@ -65,7 +65,7 @@ class Drain:
     async def _give_back(self) -> None:
         """Let any node begin what this one has claimed and hasn't begun."""
         try:
-            for held in await self._book.load_held(self._node_id):
+            for held in await self._book.load_held(self._node.id):
                 if not held.has_begun:
                     await self._book.give_back(held.lease)
         except IsolaneError as error:  # others get these runs once this node is gone

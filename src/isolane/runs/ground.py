@@ -18,6 +18,14 @@ from isolane.settings import Settings
 from isolane.tasks import TaskOwner
 
 
+@dataclass(slots=True)
+class Node:
+    """This process in the run book."""
+
+    id: str = field(default_factory=new_node_id)
+    """Its name. Each start has another, and so has a process that others declared dead."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """Engines, settings and tasks that each part of the service needs."""
@@ -38,5 +46,4 @@ class Ground:
     live: LiveRuns = field(default_factory=LiveRuns)
     starting: KeyedLocks[RunKey] = field(default_factory=KeyedLocks)
     """Runs that are being taken on."""
-    node_id: str = field(default_factory=new_node_id)
-    """Name of this process in the run book. Each start has another."""
+    node: Node = field(default_factory=Node)

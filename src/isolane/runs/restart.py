@@ -10,7 +10,8 @@ import structlog
 
 from isolane.backoff import Backoff
 from isolane.contracts import RunState, StoredRun
-from isolane.errors import DatabaseFailed, Unavailable, chain_of
+from isolane.errors import AgentLost, DatabaseFailed, Unavailable, chain_of
+from isolane.ids import new_node_id
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
 from isolane.runs.lost import end_lost_run
@@ -20,6 +21,8 @@ RECOVERY_PATIENCE_S: Final = 1.0
 """Seconds that a start waits for the ends of lost runs. What takes longer goes on beside."""
 LOST_AT_ONCE: Final = 4
 """Lost runs whose events are in memory at a time while they are ended."""
+
+_CUT_OFF: Final = AgentLost("the process was cut off from its database")
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +37,7 @@ class Restart:
         self._store = ground.store
         self._book = ground.book
         self._members = ground.members
-        self._node_id = ground.node_id
+        self._node = ground.node
         self._maker = ground.maker
         self._tasks = ground.tasks
         self._driver = driver
@@ -74,7 +77,7 @@ class Restart:
 
     async def _join(self) -> None:
         """Register, so that the runs of nodes that are gone count as lost, and hand turns on."""
-        await self._members.register(self._node_id)
+        await self._members.register(self._node.id)
         await self._book.mend_turns()
 
     async def _take_on(self) -> set[asyncio.Task[None]]:
@@ -86,6 +89,31 @@ class Restart:
                 self._live.hold(self._maker.revive(each))
         self._driver.dispatcher.wake()
         return ends
+
+    async def rejoin(self) -> None:
+        """Register under another id: others have declared this process dead, and end its runs.
+
+        Whatever those runs would still write is refused, so their agents are stopped.
+
+        Raises:
+            Unavailable: The database can't be reached; the next beat tries again.
+        """
+        self._node.id = new_node_id()
+        await self._members.register(self._node.id)
+        cut_off = [run for run in self._live if run.begun is not None]
+        _log.error("node_was_declared_dead", runs_lost=len(cut_off), node=self._node.id)
+        for run in cut_off:
+            run.stop.set(_CUT_OFF)
+
+    async def end_orphans(self) -> None:
+        """Begin to end runs whose node has died since.
+
+        Raises:
+            Unavailable: The database can't be reached; the next beat tries again.
+        """
+        for each in await self._book.find_lost(with_broken=False):
+            if each.key not in self._live:
+                _ = self.start_end(each)
 
     def start_end(self, stored: StoredRun) -> asyncio.Task[None]:
         """Begin to end a lost run. Until that is done, its thread's next run waits."""
@@ -110,7 +138,7 @@ class Restart:
         backoff = Backoff()
         while True:
             try:
-                return await self._book.take_over(run.context.run_key, self._node_id)
+                return await self._book.take_over(run.context.run_key, self._node.id)
             except Unavailable as error:
                 _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
                 await backoff.pause()  # between two tries; the run waits for the disk

@@ -91,9 +91,14 @@ def _checked(settings: Settings) -> Settings:
     key = settings.secret_key
     if key is not None and len(key.get_secret_value().encode()) < 32:  # noqa: PLR2004 - RFC 7518, 3.2
         raise InvalidSettings(f"{PREFIX}SECRET_KEY can't be used: it needs 32 bytes or more.")
-    if not settings.sqlalchemy_url.startswith("sqlite:"):
+    scheme = settings.sqlalchemy_url.partition(":")[0]
+    if scheme not in {"sqlite", "postgresql"}:
         raise InvalidSettings(
-            f"{PREFIX}DATABASE_URL can't be used: only sqlite: URLs are served so far."
+            f"{PREFIX}DATABASE_URL can't be used: it must begin with sqlite: or postgresql:."
+        )
+    if scheme == "postgresql" and key is None:
+        raise InvalidSettings(
+            f"{PREFIX}SECRET_KEY is missing: gateways that share a database sign with one key."
         )
     if settings.log_max_events < settings.limit_run_events:
         raise InvalidSettings(

@@ -21,11 +21,17 @@ from isolane.sql.driver import execute, has_one_writer, load_value
 NO_RUN: Final = 0
 """Number that means no run. Numbers of runs count from 1."""
 _FENCE_BITS: Final = 63
+HEADS_AT_ONCE: Final = 500
+"""Threads of one statement that looks where their logs end."""
 
 _ADD: Final = "INSERT INTO heads (thread_no) VALUES (?)"
 _DELETE: Final = "DELETE FROM heads WHERE thread_no = ?"
 _BOUNDS: Final = """
 SELECT trimmed_seq, epoch, head_seq FROM heads JOIN threads USING (thread_no) WHERE thread_no = ?
+"""
+_HEADS: Final = """
+SELECT user_id, thread_id, epoch, head_seq FROM threads JOIN heads USING (thread_no)
+WHERE (user_id, thread_id) IN
 """
 _CLAIM: Final = "UPDATE heads SET run_no = ?, fence = ?, batch = 0 WHERE thread_no = ?"
 _RELEASE: Final = "UPDATE heads SET run_no = 0 WHERE thread_no = ? AND run_no = ? AND fence = ?"
@@ -66,6 +72,19 @@ def load_bounds_of(connection: Connection, stored: StoredThread) -> LogBounds:
         return LogBounds(0, START)
     trimmed_seq, epoch, head_seq = row
     return LogBounds(trimmed_seq, EventId(epoch, head_seq))
+
+
+def load_heads(keys: Sequence[ThreadKey], connection: Connection) -> dict[ThreadKey, EventId]:
+    """Return where the logs of these threads end, without those that aren't there."""
+    found: dict[ThreadKey, EventId] = {}
+    for place in range(0, len(keys), HEADS_AT_ONCE):
+        part = keys[place : place + HEADS_AT_ONCE]
+        marks = ", ".join(["(?, ?)"] * len(part))
+        statement = f"{_HEADS} (VALUES {marks})"
+        values = [word for key in part for word in key]
+        for user_id, thread_id, epoch, head_seq in execute(connection, statement, values):
+            found[ThreadKey(user_id, thread_id)] = EventId(epoch, head_seq)
+    return found
 
 
 def next_run_no(connection: Connection) -> int:

@@ -136,6 +136,10 @@ class DatabaseEventLog:
         """Return what the log holds now."""
         return await self._database.read(partial(heads.load_bounds, key), lane=key.user_id)
 
+    async def load_heads(self, keys: Sequence[ThreadKey]) -> dict[ThreadKey, EventId]:
+        """Return where the logs of threads end; see `EventLog.load_heads`."""
+        return await self._database.read(partial(heads.load_heads, keys))
+
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""
         run_ids, stored = await self._database.write(

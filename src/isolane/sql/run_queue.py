@@ -55,6 +55,10 @@ AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no) AND 
     WHERE holder.thread_no = runs.thread_no AND holder.state IN ('ready', 'running')
 )
 """
+_NOT_BEGUN: Final = """
+SELECT user_id, run_id FROM runs INDEXED BY runs_waiting WHERE state = 'queued'
+UNION ALL SELECT user_id, run_id FROM runs INDEXED BY runs_ready WHERE state = 'ready'
+"""
 _CLAIMABLE: Final = """
 SELECT user_id, run_id FROM runs INDEXED BY runs_ready WHERE state = 'ready'
 AND (node_id IS NULL OR node_id != ? AND node_id NOT IN (SELECT node_id FROM nodes))
@@ -148,6 +152,11 @@ def hand_on(connection: Connection, thread_no: int) -> None:
 def find_without_turn(connection: Connection) -> list[int]:
     """Return the numbers of threads on which runs wait and nobody has the turn."""
     return load_column(connection, _WITHOUT_TURN)
+
+
+def find_waiting(connection: Connection) -> frozenset[RunKey]:
+    """Return the keys of all runs that haven't begun."""
+    return frozenset(RunKey(*row) for row in execute(connection, _NOT_BEGUN))
 
 
 def find_claimable(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:

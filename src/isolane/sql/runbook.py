@@ -30,16 +30,9 @@ from isolane.sql.database import Database
 from isolane.sql.drafts import to_fingerprints
 from isolane.sql.heads import check_unused, claim, load_bounds, lock_thread
 from isolane.sql.joining import CheckQuestion, Joining, Values, insert_run
+from isolane.sql.lost_runs import load_lost, load_orphans, set_owner, write_broken
 from isolane.sql.new_messages import has_question
-from isolane.sql.runs import (
-    find_run_no,
-    load_active,
-    load_lost,
-    load_open_runs,
-    load_run,
-    set_owner,
-    write_broken,
-)
+from isolane.sql.runs import find_run_no, load_active, load_open_runs, load_run
 from isolane.sql.threads import load_found_thread
 from isolane.sql.usage import Quotas
 
@@ -143,9 +136,13 @@ class DatabaseRunBook:
         """Make a lost run the node's own; see `RunBook`."""
         return await self._database.write(partial(_take_over, key, node_id), lane=key.user_id)
 
-    async def find_lost(self) -> list[StoredRun]:
+    async def find_lost(self, *, with_broken: bool = True) -> list[StoredRun]:
         """Return the runs whose node lives no more; see `RunBook`."""
-        return await self._database.read(load_lost)
+        return await self._database.read(load_lost if with_broken else load_orphans)
+
+    async def find_waiting(self) -> frozenset[RunKey]:
+        """Return the keys of all runs that haven't begun; see `RunBook`."""
+        return await self._database.read(run_queue.find_waiting)
 
     async def find_active(self, user_id: str) -> list[ActiveRun]:
         """Return the user's runs that are under way, in chats; see `RunBook`."""

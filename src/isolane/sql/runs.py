@@ -8,39 +8,31 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, delete, insert, select, text, update
+from sqlalchemy import Connection
 
 from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
-from isolane.contracts import ActiveRun, LogBounds, RunState, RunStop, StoredRun
+from isolane.contracts import ActiveRun, LogBounds, RunStop, StoredRun
 from isolane.errors import AgentFailed
 from isolane.events.interrupts import Interrupt, check_answers
 from isolane.sql import attachments, usage
 from isolane.sql.address import StoredThread, load_stored
 from isolane.sql.drafts import KeptDraft, load_kept, to_asked, to_draft
 from isolane.sql.driver import execute, load_value, stream, update_row
-from isolane.sql.run_queue import BROKEN, load_holder, to_run_state
-from isolane.sql.tables import runs
+from isolane.sql.run_queue import to_run_state
 
 # The join leaves the runs of deleted threads out, whose rows are removed later. The conditions of
 # partial indexes are spelled as there.
-_ROWS: Final = """
+ROWS: Final = """
 SELECT runs.user_id, run_id, thread_no, thread_id, state, draft, first_seq, last_seq,
     runs.created_at, started_at, ended_at, outcome, error_id, stop, agent_code, agent_message,
     asked, stop_at, attached_to, threads.epoch, head_seq
 FROM runs JOIN heads USING (thread_no) JOIN threads USING (thread_no)
 """
-_RUN: Final = f"{_ROWS} WHERE runs.user_id = ? AND run_id = ?"
+_RUN: Final = f"{ROWS} WHERE runs.user_id = ? AND run_id = ?"
 _OPEN: Final = f"""
-{_ROWS} WHERE runs.state != 'ended'
+{ROWS} WHERE runs.state != 'ended'
 ORDER BY state = 'queued', coalesce(place, 0), runs.created_at
 """
-_LOST: Final = f"""
-{_ROWS} WHERE runs.state != 'ended' AND (state = 'running' OR state = 'broken' AND NOT EXISTS (
-    SELECT 1 FROM runs AS held
-    WHERE held.thread_no = runs.thread_no AND held.state IN ('ready', 'running')
-)) AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
-ORDER BY runs.created_at
-"""  # noqa: S608 - no user's words
 
 
 class _RunRow(NamedTuple):
@@ -95,15 +87,7 @@ def load_run(key: RunKey, connection: Connection) -> StoredRun | None:
 
 def load_open_runs(connection: Connection) -> list[StoredRun]:
     """Return every run that has not ended, of all users: those that wait last, in their order."""
-    return _load_all(connection, _OPEN)
-
-
-def load_lost(connection: Connection) -> list[StoredRun]:
-    """Return the runs under way whose node lives no more, the oldest first.
-
-    A run whose end could not be written is among them once nobody else has the turn on its thread.
-    """
-    return _load_all(connection, _LOST)
+    return load_all(connection, _OPEN)
 
 
 def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
@@ -114,40 +98,8 @@ def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
     ]
 
 
-def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
-    """Make a run under way the node's own; False when another run has the turn on its thread."""
-    row = execute(connection, _STATE, key).fetchone()
-    if row is None:
-        return False
-    state, thread_no = row
-    if state not in {RunState.RUNNING, BROKEN}:
-        return False
-    if state == BROKEN and load_holder(connection, thread_no) is not None:
-        return False
-    execute(connection, _OWN, (node_id, *key))
-    return True
-
-
-def write_broken(connection: Connection, key: RunKey, *, is_anew: bool) -> int | None:
-    """Write that a run's end can't be written; return the number of its thread, if it is there.
-
-    With `is_anew` its row is deleted and written again: a row that can't be changed may be damaged.
-    """
-    is_run = and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
-    query = select(runs).where(is_run, text("runs.state != 'ended'"))
-    found = connection.execute(query).mappings().one_or_none()
-    if found is None:
-        return None
-    if is_anew:
-        connection.execute(delete(runs).where(is_run))
-        connection.execute(insert(runs).values({**found, "state": BROKEN}))
-    else:
-        connection.execute(update(runs).where(is_run).values(state=BROKEN))
-    thread_no: int = found["thread_no"]
-    return thread_no
-
-
-def _load_all(connection: Connection, statement: str) -> list[StoredRun]:
+def load_all(connection: Connection, statement: str) -> list[StoredRun]:
+    """Return the runs that a statement finds, which begins with `ROWS`."""
     rows = execute(connection, statement).fetchall()
     return [_stored(_RunRow._make(row), connection) for row in rows]
 
@@ -194,11 +146,6 @@ def to_failure_columns(failure: AgentFailed | None) -> dict[str, Any]:
 _UNDER_WAY: Final = """
 SELECT first_seq, run_id FROM runs WHERE thread_no = ? AND runs.state = 'running'
 """
-_STATE: Final = """
-SELECT state, thread_no FROM runs JOIN threads USING (thread_no)
-WHERE runs.user_id = ? AND run_id = ?
-"""
-_OWN: Final = "UPDATE runs SET state = 'running', node_id = ? WHERE user_id = ? AND run_id = ?"
 _NUMBER: Final = "SELECT run_no FROM runs WHERE user_id = ? AND run_id = ?"
 _KNOWN: Final = """
 SELECT thread_no, draft FROM runs JOIN threads USING (thread_no)

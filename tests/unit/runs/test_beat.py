@@ -108,7 +108,7 @@ async def test_a_run_whose_turn_was_not_answered_runs(method: str) -> None:
 
 async def test_a_run_with_events_that_nobody_drives_ends() -> None:
     async with open_house({"default": says("word")}) as house:
-        terms = Terms(node_id=house.service._beat._node_id)
+        terms = Terms(node_id=house.service._beat._node.id)
         admitted: Any = await house.ground.book.admit(FIRST, draft_of("a"), terms)
         lease = admitted.begun.lease
         await house.ground.log.append(lease, [b'{"type":"RUN_STARTED"}'], batch=1)
@@ -123,7 +123,7 @@ async def test_an_end_that_the_database_cannot_take_now_is_tried_at_the_next_bea
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with open_house({"default": says("word")}) as house:
-        terms = Terms(node_id=house.service._beat._node_id)
+        terms = Terms(node_id=house.service._beat._node.id)
         admitted: Any = await house.ground.book.admit(FIRST, draft_of("a"), terms)
         await house.ground.log.append(admitted.begun.lease, [b'{"type":"RUN_STARTED"}'], batch=1)
         await beat(house, times=1)
@@ -196,7 +196,7 @@ async def test_a_run_whose_row_is_damaged_is_tried_once_and_keeps_no_other(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_house({"default": says("word")}) as house:
-        node_id = house.service._beat._node_id
+        node_id = house.service._beat._node.id
         for run_id in ("1", "2"):
             context = context_of(run_id, thread_id=run_id)
             admitted: Any = await house.ground.book.admit(
@@ -271,7 +271,7 @@ async def test_a_drain_gives_back_what_was_claimed_and_has_not_begun(
         await until(lambda: house.draining.has_begun)
         go_on.set()
         await asyncio.gather(draining, beating)
-        assert await house.ground.book.load_held(house.service._beat._node_id) == []
+        assert await house.ground.book.load_held(house.service._beat._node.id) == []
         (waiting,) = await house.ground.book.load_open_runs()
         assert waiting.state is RunState.QUEUED
         await until(lambda: not house.tasks)

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url
 
+from isolane.engines.postgres.driver import Connection as DriverConnection
 from isolane.engines.postgres.driver import connect
 from isolane.engines.postgres.failures import (
     UnansweredError,
@@ -157,7 +158,7 @@ class PostgresDatabase:
         try:
             result = _transact(connection, begin, work)
         except BaseException as error:
-            connection.invalidate() if is_lost(error) else self._idle.append(connection)
+            self._idle.append(connection)
             if is_lost(error):
                 self._drop_idle()
             raise
@@ -171,12 +172,10 @@ class PostgresDatabase:
             return self._engine.connect()
 
     def _drop_idle(self) -> None:
-        """Close connections that nothing runs on: they ended when another one did."""
+        """Close connections that nothing runs on: when one is lost, the others mostly are."""
         with suppress(IndexError):
             while True:
-                connection = self._idle.pop()
-                connection.invalidate()
-                connection.close()
+                self._idle.pop().close()
 
     async def close(self) -> None:
         """Finish what was begun, and end all connections. Cancelling leaves it half closed."""
@@ -247,19 +246,25 @@ def _prepare(connection: Connection) -> None:
     bring_up_to_date(connection, is_empty=load_value(connection, _IS_EMPTY))
 
 
-def _create_engine(url: str) -> Engine:
+def connect_to(url: str) -> DriverConnection:
+    """Open a connection of the driver to the database at `url`.
+
+    Raises:
+        psycopg.Error: The server can't be reached, or refuses.
+    """
     address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = connect(address, **_CONNECTING)
+    connection.begin(_SETTINGS)
+    return connection
 
-    def open_connection() -> psycopg.Connection[Any]:
-        connection = connect(address, **_CONNECTING)
-        connection.begin(_SETTINGS)
-        return connection
 
+def _create_engine(url: str) -> Engine:
     # Errors are logged, so they mustn't show the values of a statement: users wrote them.
     return create_engine(
         "postgresql+psycopg://",
-        creator=open_connection,
+        creator=partial(connect_to, url),
         poolclass=NullPool,
+        pool_reset_on_return=None,  # each transaction has ended when its connection is let go
         hide_parameters=True,
         use_native_hstore=False,
     )

@@ -27,8 +27,9 @@ class DatabaseMembers:
 
         await self._database.write(work)
 
-    async def beat(self, node_id: str) -> None:
-        """Do nothing: the file's lock says that the node lives; see `Members`."""
+    async def beat(self, node_id: str) -> bool:  # noqa: ARG002 - there is one
+        """Return True: the file's lock says that the node lives; see `Members`."""
+        return True
 
     async def leave(self, node_id: str) -> None:
         """Count the node no longer; see `Members`."""

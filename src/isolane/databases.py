@@ -1,0 +1,110 @@
+"""Which engine keeps the data: the address of the database says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from isolane.clock import Clock
+from isolane.contracts import Bell, Members
+from isolane.engines.memory.bell import LocalBell
+from isolane.engines.sqlite import database as sqlite
+from isolane.engines.sqlite import usage_report
+from isolane.engines.sqlite.file import lock_database, path_of
+from isolane.engines.sqlite.members import DatabaseMembers
+from isolane.errors import DatabaseFailed
+from isolane.sql.database import Database
+from isolane.sql.driver import driver_of
+from isolane.sql.usage_report import Report, load_report
+
+
+def is_shared(url: str) -> bool:
+    """Say whether several gateways may serve the database: one of a server, not a file."""
+    return not url.startswith("sqlite:")
+
+
+async def open_database(url: str) -> Database:
+    """Open the database at `url`, and make or migrate its tables.
+
+    Raises:
+        Unavailable: The database can't be reached.
+        DatabaseFailed: It can't be used as it is; or what its engine needs isn't installed.
+    """
+    if is_shared(url):
+        database: Database = await _import_postgres().open_database(url)
+        return database
+    return await sqlite.open_database(url)
+
+
+def _import_postgres() -> ModuleType:
+    """Return the engine for PostgreSQL, whose driver is an extra of the package."""
+    try:
+        from isolane.engines.postgres import database  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise DatabaseFailed(
+            "ISOLANE_DATABASE_URL names a PostgreSQL database, whose driver isn't installed: "
+            "pip install 'isolane[postgres]'"
+        ) from error
+    return database
+
+
+def make_members(url: str, database: Database, *, clock: Clock) -> Members:
+    """Return the book of the nodes that serve a database."""
+    if not is_shared(url):
+        return DatabaseMembers(database, clock=clock)
+    from isolane.engines.postgres.members import PostgresMembers  # noqa: PLC0415 - an extra
+
+    connect = _import_postgres().connect_to
+    return PostgresMembers(database, open_connection=partial(connect, url), clock=clock)
+
+
+@asynccontextmanager
+async def open_bell(url: str) -> AsyncIterator[Bell]:
+    """Have the bell of a database's nodes for the block: of this process, where there is one."""
+    if not is_shared(url):
+        yield LocalBell()
+        return
+    from isolane.engines.postgres.bell import PostgresBell  # noqa: PLC0415 - an extra
+
+    bell = PostgresBell(partial(_import_postgres().connect_to, url))
+    await bell.open()
+    try:
+        yield bell
+    finally:
+        await bell.close()
+
+
+def lock(url: str) -> AbstractContextManager[None]:
+    """Let no other gateway serve a file for the block. A server's databases may have several.
+
+    Raises:
+        DatabaseInUse: Another gateway serves it.
+    """
+    return nullcontext() if is_shared(url) else lock_database(url)
+
+
+def find_folder(url: str) -> Path | None:
+    """Return the folder of a database's file; None for one in memory, or on a server."""
+    path = None if is_shared(url) else path_of(url)
+    return None if path is None else path.parent
+
+
+async def read_report(url: str, limit: int) -> Report:
+    """Return who keeps most, `limit` users at most, also while a gateway serves the database.
+
+    Raises:
+        NothingToReport: There is no database to read.
+        Unavailable: The database can't be reached.
+    """
+    if not is_shared(url):
+        return usage_report.read_report(url, limit)
+    database = await open_database(url)
+    try:
+        return await database.read(lambda one: load_report(driver_of(one), limit))
+    finally:
+        await database.close()

@@ -1,0 +1,82 @@
+"""Runs whose node lives no more, and runs whose end can't be written."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, and_, delete, insert, select, text, update
+
+from isolane.context import RunKey
+from isolane.contracts import RunState, StoredRun
+from isolane.sql.driver import execute
+from isolane.sql.run_queue import BROKEN, load_holder
+from isolane.sql.runs import ROWS, load_all
+from isolane.sql.tables import runs
+
+_ORPHANS: Final = f"""
+{ROWS} WHERE runs.state != 'ended' AND state = 'running'
+AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
+"""  # noqa: S608 - no user's words
+_LOST: Final = f"""
+{ROWS} WHERE runs.state != 'ended' AND (state = 'running' OR state = 'broken' AND NOT EXISTS (
+    SELECT 1 FROM runs AS held
+    WHERE held.thread_no = runs.thread_no AND held.state IN ('ready', 'running')
+)) AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
+ORDER BY runs.created_at
+"""  # noqa: S608 - no user's words
+_STATE: Final = """
+SELECT state, thread_no FROM runs JOIN threads USING (thread_no)
+WHERE runs.user_id = ? AND run_id = ?
+"""
+_OWN: Final = """
+UPDATE runs SET state = 'running', node_id = ? WHERE user_id = ? AND run_id = ?
+AND (node_id = ? OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id))
+"""
+
+
+def load_lost(connection: Connection) -> list[StoredRun]:
+    """Return the runs under way whose node lives no more, the oldest first.
+
+    A run whose end could not be written is among them once nobody else has the turn on its thread.
+    """
+    return load_all(connection, _LOST)
+
+
+def load_orphans(connection: Connection) -> list[StoredRun]:
+    """Return the runs under way whose node lives no more, without those that can't be ended."""
+    return load_all(connection, _ORPHANS)
+
+
+def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
+    """Make a run under way the node's own; False when it isn't to be had.
+
+    Another run has the turn on its thread then, or its node lives.
+    """
+    row = execute(connection, _STATE, key).fetchone()
+    if row is None:
+        return False
+    state, thread_no = row
+    if state not in {RunState.RUNNING, BROKEN}:
+        return False
+    if state == BROKEN and load_holder(connection, thread_no) is not None:
+        return False
+    return execute(connection, _OWN, (node_id, *key, node_id)).rowcount > 0
+
+
+def write_broken(connection: Connection, key: RunKey, *, is_anew: bool) -> int | None:
+    """Write that a run's end can't be written; return the number of its thread, if it is there.
+
+    With `is_anew` its row is deleted and written again: a row that can't be changed may be damaged.
+    """
+    is_run = and_(runs.c.user_id == key.user_id, runs.c.run_id == key.run_id)
+    query = select(runs).where(is_run, text("runs.state != 'ended'"))
+    found = connection.execute(query).mappings().one_or_none()
+    if found is None:
+        return None
+    if is_anew:
+        connection.execute(delete(runs).where(is_run))
+        connection.execute(insert(runs).values({**found, "state": BROKEN}))
+    else:
+        connection.execute(update(runs).where(is_run).values(state=BROKEN))
+    thread_no: int = found["thread_no"]
+    return thread_no
