@@ -14,9 +14,10 @@ from isolane.doors.gateway import Gateway
 from isolane.errors import IsolaneError, chain_of, traceback_of
 from isolane.health.pressure import LOOK_S, ReliefActions, relieve
 from isolane.health.resources import give_back_memory
+from isolane.log.feed import HouseTopic
 from isolane.log.window import FULL_WINDOW, SMALL_WINDOW
 from isolane.runs.requests import remove_due
-from isolane.tasks import is_cancelled_itself
+from isolane.tasks import TaskOwner, is_cancelled_itself
 
 INTERVAL_MAX_S: Final = 60.0
 """Seconds between two looks for old entries, at most, even when entries are kept for long."""
@@ -28,6 +29,8 @@ BEAT_S: Final = 1.0
 """Seconds between two beats. A run whose answer was lost begins within two beats."""
 LOG_LOOK_S: Final = 0.25
 """Seconds between two looks into followed logs, where other nodes write: a ring may get lost."""
+STOPS_LOOK_S: Final = 0.5
+"""Seconds between two looks for stops that other nodes wrote."""
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +50,8 @@ def start_upkeep(gateway: Gateway) -> None:
     if databases.is_shared(settings.sqlalchemy_url):
         look = every(LOG_LOOK_S, gateway.feed.look, failed="log_look_postponed")
         tasks.detach(look, name="look into the logs")
+        stops = every(STOPS_LOOK_S, gateway.service.look_for_stops, failed="stops_postponed")
+        tasks.detach(stops, name="look for stops")
     removal_s = to_interval_s(settings.request_threads_kept_s)
     remove = every(
         removal_s, partial(_remove_requests, gateway), failed="request_removal_postponed"
@@ -54,6 +59,45 @@ def start_upkeep(gateway: Gateway) -> None:
     tasks.detach(remove, name="removal of requests")
     act = partial(relieve, gateway.health.pressure, _list_relief(gateway))
     tasks.detach(every(LOOK_S, act, failed="pressure_relief_failed"), name="pressure")
+
+
+async def hear_others(gateway: Gateway) -> None:
+    """Do at once what other nodes ring for. A ring may get lost: each look finds it, too."""
+    feed, service = gateway.feed, gateway.service
+    looks = Repeated(service.look_for_stops, gateway.tasks, name="look for stops")
+    _ = await feed.hear_house(HouseTopic.STOPS, looks.begin)
+    _ = await feed.hear_house(HouseTopic.TURNS, service.look_for_turns)
+
+
+class Repeated:
+    """Something that is done again for each time it is asked for, and once at a time."""
+
+    def __init__(
+        self, act: Callable[[], Awaitable[object]], tasks: TaskOwner, *, name: str
+    ) -> None:
+        """Do `act` in a task of that name."""
+        self._act = act
+        self._tasks = tasks
+        self._name = name
+        self._is_wanted = False
+        self._is_under_way = False
+
+    def begin(self) -> None:
+        """Do it soon; once more if it is under way."""
+        self._is_wanted = True
+        if not self._is_under_way:
+            self._is_under_way = True
+            self._tasks.detach(self._run(), name=self._name)
+
+    async def _run(self) -> None:
+        try:
+            while self._is_wanted:
+                self._is_wanted = False
+                await self._act()
+        except IsolaneError as error:  # the next look does it
+            _log.warning("look_postponed", task=self._name, chain=chain_of(error))
+        finally:
+            self._is_under_way = False
 
 
 async def every(interval_s: float, act: Callable[[], Awaitable[object]], *, failed: str) -> None:

@@ -54,7 +54,7 @@ from isolane.sql.threads import renumber
 from isolane.sql.turns import DatabaseTurnBook
 from isolane.sql.usage import Quotas, Usage
 from isolane.tasks import TaskOwner
-from isolane.upkeep import start_upkeep
+from isolane.upkeep import hear_others, start_upkeep
 
 HALL_BODIES: Final = 2
 """Bodies of the largest size that are in memory at once, of all users together."""
@@ -96,6 +96,8 @@ async def open_gateway(
         lost = await gateway.service.recover()
         await gateway.enforce_revocations()
         start_upkeep(gateway)
+        if databases.is_shared(settings.sqlalchemy_url):
+            await hear_others(gateway)
         stack.callback(ground.watchdog.watch("gateway"))
         gateway.is_open = True
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
@@ -127,6 +129,7 @@ async def _open_ground(
 
 def _close_at_end(gateway: Gateway, stack: AsyncExitStack) -> None:
     """Let `stack` close the gateway, from the last of these to the first."""
+    stack.push_async_callback(gateway.service.close)
     stack.callback(gateway.sign_in.accounts.close)
     stack.callback(gateway.intake.close)
     stack.push_async_callback(gateway.tasks.close)

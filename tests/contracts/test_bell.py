@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 from tests.house import key_of
+from tests.postgres import PostgresServer
 
 from isolane.context import EventId
 from isolane.contracts import Bell, ensure
 from isolane.engines.memory.bell import LocalBell
+from isolane.engines.postgres.bell import PostgresBell
+from isolane.engines.postgres.database import connect_to
 from isolane.events.event import Record
 
 
-@pytest.fixture(params=[LocalBell], ids=["local"])
-def bell(request: pytest.FixtureRequest) -> Bell:
-    made: Bell = request.param()
-    return made
+@pytest.fixture(params=["local", "postgres"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    """Give the address of the server that rings; None for a bell of one process."""
+    if request.param == "local":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.address("ready")
+
+
+@pytest.fixture
+async def bell(url: str | None) -> AsyncIterator[Bell]:
+    if url is None:
+        yield LocalBell()
+        return
+    opened = PostgresBell(partial(connect_to, url))
+    await opened.open()
+    yield opened
+    await opened.close()
 
 
 def record(seq: int = 1) -> Record:
@@ -33,7 +51,7 @@ class Ear:
         self.heard += [one.id.seq for one in records]
 
 
-def test_it_keeps_its_contract(bell: Bell) -> None:
+async def test_it_keeps_its_contract(bell: Bell) -> None:
     ensure(bell, Bell)
 
 

@@ -44,7 +44,7 @@ from isolane.engines.sqlite.database import READERS, SqliteDatabase
 from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.errors import IsolaneError
 from isolane.health.fairness import Turns
-from isolane.log.feed import Feed
+from isolane.log.feed import Feed, HouseTopic
 from isolane.log.tail import Tail
 from isolane.runs import AgentService
 from isolane.runs.draft import make_offer
@@ -90,6 +90,7 @@ ELSEWHERE: Final = {"SqliteDatabase.close", "Tail.listen"}
 
 
 PLAIN: Final = {
+    "Feed.hear_house",
     "DatabaseMembers.beat",
     "Feed.open_tail",
     "Feed.reading",
@@ -123,6 +124,11 @@ live = context_of("live", thread_id="live")
 """A run that is under way in each scene but a quiet one."""
 quiet: Final = {"AgentService.recover"}
 """What belongs to a start: no run is under way then."""
+
+
+async def hear_house(scene: Scene) -> None:
+    """Hear what nodes ring one another for, and hang up."""
+    (await scene.house.feed.hear_house(HouseTopic.TURNS, print))()
 
 
 async def consume(records: Any) -> None:  # noqa: ANN401 - any asynchronous generator
@@ -375,6 +381,8 @@ ACTS: Final[dict[str, Act]] = {
     ),
     "AgentService.remember_abort": lambda scene: scene.house.service.remember_abort(ALICE, "no"),
     "AgentService.start": start,
+    "AgentService.close": lambda scene: scene.house.service.close(),
+    "AgentService.look_for_stops": lambda scene: scene.house.service.look_for_stops(),
     "AgentService.start_offer": start_offer,
     "AgentService.stop": lambda scene: scene.house.service.stop(live.run_key, asked_at=0),
     "AgentService.stop_thread": lambda scene: scene.house.service.stop_thread(live.thread_key),
@@ -394,6 +402,7 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseEventLog.read": lambda scene: scene.house.ground.log.read(
         key_of(), after=START, limit=10
     ),
+    "DatabaseEventLog.load_heads": lambda scene: scene.house.ground.log.load_heads([key_of()]),
     "DatabaseEventLog.sweep": lambda scene: scene.house.ground.log.sweep(),
     "DatabaseEventLog.take_over": lambda scene: scene.house.ground.log.take_over(
         key_of("open"), "open"
@@ -414,6 +423,9 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseRunBook.begin": lambda scene: scene.house.ground.book.begin(open_run, scene.lease),
     "DatabaseRunBook.claim": lambda scene: scene.house.ground.book.claim("node", room=1),
     "DatabaseRunBook.find_active": lambda scene: scene.house.ground.book.find_active(ALICE),
+    "DatabaseRunBook.find_orphans": lambda scene: scene.house.ground.book.find_orphans("other"),
+    "DatabaseRunBook.find_unheard": lambda scene: scene.house.ground.book.find_unheard("other"),
+    "DatabaseRunBook.find_waiting": lambda scene: scene.house.ground.book.find_waiting(),
     "DatabaseRunBook.find_lost": lambda scene: scene.house.ground.book.find_lost(),
     "DatabaseRunBook.give_back": lambda scene: scene.house.ground.book.give_back(scene.lease),
     "DatabaseRunBook.give_up": lambda scene: scene.house.ground.book.give_up(open_run.run_key),
@@ -468,6 +480,8 @@ ACTS: Final[dict[str, Act]] = {
     "Feed.follow_batches": lambda scene: consume(
         scene.house.feed.follow_batches(key_of(), after=START)
     ),
+    "Feed.hear_house": hear_house,
+    "Feed.look": lambda scene: scene.house.feed.look(),
     "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),
     "Feed.load_bounds_for": lambda scene: scene.house.feed.load_bounds_for(key_of(), None),
     "Feed.open_tail": open_tail,

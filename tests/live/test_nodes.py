@@ -19,6 +19,7 @@ from tests.postgres import PostgresServer
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LEASE_S: Final = 5.0
+STOPPED_WITHIN_MS: Final = 2_000
 DEAD_WITHIN_S: Final = LEASE_S + 5
 """A death is declared a lease after the last beat; the next beat of another node ends its runs."""
 
@@ -109,6 +110,29 @@ async def test_a_stop_at_one_node_stops_the_run_at_another(nodes: Nodes) -> None
         await there.abort("r")
         await there.until_true(lambda: follower.has_ended("r"))
     assert follower.of_run("r")[-1]["outcome"]["type"] == "cancelled"
+
+
+async def test_a_stop_holds_where_the_node_of_the_run_is_frozen(nodes: Nodes) -> None:
+    one, other = both_of(nodes)
+    async with one.connect() as here, other.connect() as there:
+        await here.run("t", "r", steps(["say", "a"], ["pause", 4], ["say", "late"]))
+        await here.until_event("TEXT_MESSAGE_CONTENT")
+        follower = await there.subscribe("t")
+        nodes.first.send_signal(signal.SIGSTOP)
+        try:
+            await there.abort("r")
+            await there.until_true(lambda: follower.has_ended("r"))
+        finally:
+            nodes.first.send_signal(signal.SIGCONT)
+        async with nodes.second.http(other.token) as http:
+            stop = (await http.get("/api/runs/r")).json()["stop"]
+        assert stop["by"] == "fence"
+        assert stop["tookMs"] < STOPPED_WITHIN_MS
+        # What the frozen one goes on to write is refused, and it serves again.
+        await one.play("t", "next", "next")
+        log = await other.load_log("t")
+    assert "late" not in log.text
+    assert log.types.count("RUN_FINISHED") == 2
 
 
 async def test_runs_of_one_thread_at_two_nodes_come_one_after_the_other(nodes: Nodes) -> None:

@@ -177,7 +177,8 @@ class Bell(Protocol):
     ) -> Callable[[], None]:
         """Call `listener` at each ring from now on; return the function that ends that.
 
-        `listener` is plain and quick. The returned function is plain and idempotent. A call that
+        `listener` is plain and quick. It gets no records when another node rang: the log has them.
+        The returned function is plain and idempotent. A call that
         is cancelled leaves no listener.
 
         Raises:

@@ -150,17 +150,28 @@ class RunBook(Protocol):
         """Write that a node has obeyed these stops. To be called after it did."""
         ...
 
-    async def take_over(self, key: RunKey, node_id: str) -> bool:
+    async def find_unheard(self, node_id: str) -> list[StoredRun]:
+        """Return the runs under way of other nodes that were stopped, and that haven't obeyed."""
+        ...
+
+    async def take_over(self, key: RunKey, node_id: str, *, is_unheard: bool = False) -> bool:
         """Make a run the node's own whose node lives no more; False when another has the turn.
 
         It is under way from then on, for the node to end it.
         """
         ...
 
-    async def find_lost(self, *, with_broken: bool = True) -> list[StoredRun]:
+    async def find_lost(self) -> list[StoredRun]:
         """Return the runs under way whose node lives no more, of all users, the oldest first.
 
-        Without those whose end could not be written unless `with_broken`.
+        Those whose end could not be written are among them.
+        """
+        ...
+
+    async def find_orphans(self, node_id: str) -> list[StoredRun]:
+        """Return the runs under way of other nodes that live no more, of all users.
+
+        Those whose end could not be written aren't among them: a new start tries them again.
         """
         ...
 

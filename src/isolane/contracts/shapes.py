@@ -144,6 +144,8 @@ class StoppedBy(StrEnum):
     """The agent's task had to be cancelled."""
     ABANDONMENT = "abandonment"
     """The agent ignored its cancellation. It may still work, but nothing reads its events."""
+    FENCE = "fence"
+    """The run's node did not obey, and another node ended the run. Its agent may still work."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ are this one loop.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from enum import StrEnum
 from typing import Final
 
 from isolane.context import START, EventId, ThreadKey
@@ -22,6 +23,18 @@ from isolane.log.window import FULL_WINDOW, WindowSize
 
 QUIET_S: Final = 15.0
 """After how much silence followers look into the log themselves: a ring may get lost."""
+
+_HOUSE: Final = ""
+"""Stands for a user on the bell where nodes ring one another. No user is called so."""
+
+
+class HouseTopic(StrEnum):
+    """What nodes ring one another for."""
+
+    STOPS = "stops"
+    """A run was stopped that another node may drive."""
+    TURNS = "turns"
+    """A run has ended, and the next of its thread may wait at another node."""
 
 
 class Feed:
@@ -69,6 +82,14 @@ class Feed:
         """Tell everybody who follows the thread of records that are committed."""
         self.appended += len(records)
         self._bell.ring(key, records)
+
+    def ring_house(self, topic: HouseTopic) -> None:
+        """Tell the other nodes of the database that there is something for them to do."""
+        self._bell.ring(ThreadKey(_HOUSE, topic), ())
+
+    async def hear_house(self, topic: HouseTopic, call: Callable[[], None]) -> Callable[[], None]:
+        """Call `call` at each ring of a topic from now on; return the function that ends that."""
+        return await self._bell.listen(ThreadKey(_HOUSE, topic), lambda _: call())
 
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
@@ -128,12 +149,6 @@ class Feed:
                     tail.close()
                 elif tail.end.epoch != head.epoch or tail.end.seq < head.seq:
                     tail.look()
-
-    def look_all(self) -> None:
-        """Send every follower to look into the log once: rings may have been missed."""
-        for tails in self._tails.values():
-            for tail in tails:
-                tail.look()
 
     def close(self) -> None:
         """Close every tail: whoever still follows ends in order."""

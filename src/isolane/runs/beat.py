@@ -16,6 +16,7 @@ from isolane.errors import DatabaseFailed, chain_of
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
 from isolane.runs.restart import Restart
+from isolane.runs.run import Run
 
 UNKNOWN_MS: Final = 1000
 """Milliseconds for which a run may be unknown to the node that holds it. An answer on its way takes
@@ -69,9 +70,7 @@ class Beat:
 
     async def _forget_taken(self) -> None:
         """Let go of runs that waited here, and that another node has begun meanwhile."""
-        waiting = [
-            run for run in self._live if run.begun is None and not (run.has_turn or run.is_lost)
-        ]
+        waiting = [run for run in self._live if _waits(run)]
         if not waiting:
             return
         found = await self._book.find_waiting()
@@ -80,7 +79,7 @@ class Beat:
         for run in waiting:
             # One that was taken on just now may have had no row yet: only the second look counts.
             is_taken = run.context.run_key in taken & self._taken
-            if is_taken and run.begun is None and not run.has_turn:
+            if is_taken and _waits(run):
                 self._driver.leave(run)
         self._taken = taken
 
@@ -111,3 +110,7 @@ class Beat:
         if stored is not None and stored.state is RunState.RUNNING:
             _log.warning("unknown_run_ended", run_id=lease.run_id)
             _ = self._restart.start_end(stored)
+
+
+def _waits(run: Run) -> bool:
+    return run.begun is None and not (run.has_turn or run.is_lost)

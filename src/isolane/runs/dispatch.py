@@ -104,6 +104,14 @@ class Dispatcher:
         await self._book.mend_turns()
         if self._may_claim():  # another process may have given a run back
             await self._claim()
+        await self.obey_stops()
+
+    async def obey_stops(self) -> None:
+        """Stop the runs of this node whose stops another process wrote. Safe to cancel.
+
+        Raises:
+            Unavailable: The database can't be reached.
+        """
         found = await self._book.load_stops(self._node.id)
         for key, asked_at in found:
             run = self._live.get(key)

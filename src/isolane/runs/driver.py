@@ -15,6 +15,7 @@ from isolane.events.calls import answer_calls
 from isolane.events.event import Event
 from isolane.events.shared_state import SharedState
 from isolane.health.fairness import Turns
+from isolane.log.feed import HouseTopic
 from isolane.runs.dispatch import Dispatcher
 from isolane.runs.ending import Ending, end_run
 from isolane.runs.ground import Ground
@@ -189,6 +190,7 @@ class RunDriver:
         if run.unread is not None:
             run.unread.cancel()
         self._live_runs.drop(run)
+        self._feed.ring_house(HouseTopic.TURNS)
         if self._live_runs.get_of_thread(key):
             self.dispatcher.wake()
 

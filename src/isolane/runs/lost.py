@@ -11,7 +11,7 @@ import structlog
 
 from isolane.backoff import Backoff
 from isolane.context import EventId
-from isolane.contracts import RunLease, Store, StoredRun
+from isolane.contracts import RunLease, StoppedBy, Store, StoredRun
 from isolane.errors import (
     AgentLost,
     DatabaseFailed,
@@ -24,7 +24,7 @@ from isolane.errors import (
 from isolane.events.event import Event, decode_event
 from isolane.events.shared_state import SharedState, decode_state
 from isolane.log.feed import Feed
-from isolane.runs.ending import Ending, end_run
+from isolane.runs.ending import CANCELLED, Ending, end_run
 from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 
@@ -80,13 +80,18 @@ async def _go_on(run: Run, writer: RunWriter, written: Sequence[Event]) -> Event
         writer.replay(written[1:])
     except Exception as error:  # noqa: BLE001 - whatever it is, the run must end
         return await _end_lost(run, writer, error)
-    return await end_run(run, writer, Ending(error=_LOST))
+    return await end_run(run, writer, _ending_of(run))
 
 
 async def _end_lost(run: Run, writer: RunWriter, error: Exception) -> Event | None:
     """End a run with its terminal event alone; `error` says why nothing else can be written."""
     _log.error("run_recovery_failed", run_id=run.run_id, chain=chain_of(error))
-    return await end_run(run, writer, Ending(error=_LOST, share=Share.END))
+    return await end_run(run, writer, replace(_ending_of(run), share=Share.END))
+
+
+def _ending_of(run: Run) -> Ending:
+    """Return how a run ends that another node had under way."""
+    return CANCELLED if run.stop.by is StoppedBy.FENCE else Ending(error=_LOST)
 
 
 async def end_unbegun(run: Run, writer: RunWriter, error: Exception) -> Event | None:

@@ -9,8 +9,8 @@ from typing import Final
 import structlog
 
 from isolane.backoff import Backoff
-from isolane.contracts import RunState, StoredRun
-from isolane.errors import AgentLost, DatabaseFailed, Unavailable, chain_of
+from isolane.contracts import RunState, StoppedBy, StoredRun
+from isolane.errors import AgentLost, DatabaseFailed, IsolaneError, Unavailable, chain_of
 from isolane.ids import new_node_id
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
@@ -90,6 +90,13 @@ class Restart:
         self._driver.dispatcher.wake()
         return ends
 
+    async def leave(self) -> None:
+        """Count this process no longer; where that can't be written, others see it in a while."""
+        try:
+            await self._members.leave(self._node.id)
+        except IsolaneError as error:
+            _log.warning("leave_failed", reason=str(error))
+
     async def rejoin(self) -> None:
         """Register under another id: others have declared this process dead, and end its runs.
 
@@ -111,14 +118,20 @@ class Restart:
         Raises:
             Unavailable: The database can't be reached; the next beat tries again.
         """
-        for each in await self._book.find_lost(with_broken=False):
+        for each in await self._book.find_orphans(self._node.id):
             if each.key not in self._live:
                 _ = self.start_end(each)
 
-    def start_end(self, stored: StoredRun) -> asyncio.Task[None]:
-        """Begin to end a lost run. Until that is done, its thread's next run waits."""
+    def start_end(self, stored: StoredRun, *, is_unheard: bool = False) -> asyncio.Task[None]:
+        """Begin to end a lost run, or a stopped one whose node doesn't obey.
+
+        Until that is done, its thread's next run waits.
+        """
         run = self._maker.revive(stored)
         run.is_lost = True
+        if is_unheard:
+            run.stop.set(asked_at=stored.stop_at)
+            run.stop.by = StoppedBy.FENCE
         self._live.hold(run)
         return self._tasks.start(self._end(run, stored), name=f"recovery of {run.run_id}")
 
@@ -138,7 +151,11 @@ class Restart:
         backoff = Backoff()
         while True:
             try:
-                return await self._book.take_over(run.context.run_key, self._node.id)
+                return await self._book.take_over(
+                    run.context.run_key,
+                    self._node.id,
+                    is_unheard=run.stop.by is StoppedBy.FENCE,
+                )
             except Unavailable as error:
                 _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
                 await backoff.pause()  # between two tries; the run waits for the disk

@@ -35,6 +35,7 @@ from isolane.runs.question import Offer
 from isolane.runs.readers import HttpReader, OnDisconnect
 from isolane.runs.restart import Restart
 from isolane.runs.stopping import Stopping
+from isolane.runs.unheard import UnheardStops
 from isolane.runs.unread import IsFollowed, UnreadRuns
 from isolane.settings import Settings
 from isolane.subjects import Subjects
@@ -105,6 +106,7 @@ class AgentService:
             check_room=check_room,
         )
         self._restart = Restart(ground, driver=self._driver)
+        self._unheard = UnheardStops(ground, restart=self._restart)
         self._beat = Beat(ground, driver=self._driver, restart=self._restart)
         self._drain = Drain(ground, driver=self._driver)
 
@@ -390,6 +392,13 @@ class AgentService:
         """
         await self._drain.drain(timeout_s=timeout_s)
 
+    async def close(self) -> None:
+        """Be no node of the database any more: runs that are left are lost at once. Idempotent.
+
+        To be called when nothing of the service runs any more.
+        """
+        await self._restart.leave()
+
     async def beat(self) -> None:
         """Say that this process lives, and do what only the rows of runs know of.
 
@@ -401,6 +410,22 @@ class AgentService:
             Unavailable: The database can't be reached; the next beat does the rest.
         """
         await self._beat.beat()
+
+    async def look_for_stops(self) -> None:
+        """Obey stops that other processes wrote, and end runs whose own process doesn't obey.
+
+        To be called twice a second where several processes share a database; `beat` obeys stops as
+        well. Safe to cancel: the next look does the rest.
+
+        Raises:
+            Unavailable: The database can't be reached.
+        """
+        await self._driver.dispatcher.obey_stops()
+        await self._unheard.look()
+
+    def look_for_turns(self) -> None:
+        """Begin runs whose turn has come, also those that have waited at another process."""
+        self._driver.dispatcher.wake()
 
     def hurry(self) -> None:
         """End the wait of a drain, now or to come; runs under way still get their end."""

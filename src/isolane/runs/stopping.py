@@ -9,6 +9,7 @@ import structlog
 
 from isolane.context import RunKey, ThreadKey, UserExecutionContext
 from isolane.errors import InvalidContext, IsolaneError
+from isolane.log.feed import HouseTopic
 from isolane.runs.ground import Ground
 from isolane.runs.recent import RecentRuns
 from isolane.runs.run import Run
@@ -22,6 +23,7 @@ class Stopping:
     def __init__(self, ground: Ground) -> None:
         """Write stops into the book."""
         self._live = ground.live
+        self._feed = ground.feed
         self._book = ground.book
         self._store = ground.store
         self._tasks = ground.tasks
@@ -79,6 +81,7 @@ class Stopping:
         for run in runs:
             run.stop.set(asked_at=now)
         await self._book.request_stops(until, asked_at=now)
+        self._feed.ring_house(HouseTopic.STOPS)
         # The row of a run may be newer than `until`, although its user asked for it before.
         await asyncio.gather(*(self._stop(run, now) for run in runs))
 
@@ -92,6 +95,8 @@ class Stopping:
             return
         try:
             await self._book.request_stop(key, asked_at=asked_at)
+            if key not in self._live:
+                self._feed.ring_house(HouseTopic.STOPS)
         except IsolaneError as error:  # it is stopped here all the same
             _log.warning("stop_write_failed", run_id=key.run_id, reason=str(error))
 

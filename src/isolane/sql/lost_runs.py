@@ -14,7 +14,7 @@ from isolane.sql.runs import ROWS, load_all
 from isolane.sql.tables import runs
 
 _ORPHANS: Final = f"""
-{ROWS} WHERE runs.state != 'ended' AND state = 'running'
+{ROWS} WHERE runs.state != 'ended' AND state = 'running' AND node_id != ?
 AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
 """  # noqa: S608 - no user's words
 _LOST: Final = f"""
@@ -33,6 +33,15 @@ UPDATE runs SET state = 'running', node_id = ? WHERE user_id = ? AND run_id = ?
 AND (node_id = ? OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id))
 """
 
+_OWN_UNHEARD: Final = """
+UPDATE runs SET state = 'running', node_id = ? WHERE user_id = ? AND run_id = ?
+AND (node_id = ? OR stop_at IS NOT NULL AND stop_seen_at IS NULL)
+"""
+_UNHEARD: Final = f"""
+{ROWS} WHERE stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL
+AND state = 'running' AND node_id != ?
+"""
+
 
 def load_lost(connection: Connection) -> list[StoredRun]:
     """Return the runs under way whose node lives no more, the oldest first.
@@ -42,15 +51,23 @@ def load_lost(connection: Connection) -> list[StoredRun]:
     return load_all(connection, _LOST)
 
 
-def load_orphans(connection: Connection) -> list[StoredRun]:
-    """Return the runs under way whose node lives no more, without those that can't be ended."""
-    return load_all(connection, _ORPHANS)
+def load_orphans(connection: Connection, node_id: str) -> list[StoredRun]:
+    """Return the runs under way of other nodes that live no more."""
+    return load_all(connection, _ORPHANS, (node_id,))
 
 
-def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
+def load_unheard(connection: Connection, node_id: str) -> list[StoredRun]:
+    """Return the stopped runs under way of other nodes, which haven't obeyed."""
+    return load_all(connection, _UNHEARD, (node_id,))
+
+
+def set_owner(
+    key: RunKey, node_id: str, connection: Connection, *, is_unheard: bool = False
+) -> bool:
     """Make a run under way the node's own; False when it isn't to be had.
 
-    Another run has the turn on its thread then, or its node lives.
+    Another run has the turn on its thread then, or its node lives. With `is_unheard` it is had from
+    a node that lives as well, if that one hasn't obeyed its stop.
     """
     row = execute(connection, _STATE, key).fetchone()
     if row is None:
@@ -60,7 +77,8 @@ def set_owner(connection: Connection, key: RunKey, node_id: str) -> bool:
         return False
     if state == BROKEN and load_holder(connection, thread_no) is not None:
         return False
-    return execute(connection, _OWN, (node_id, *key, node_id)).rowcount > 0
+    statement = _OWN_UNHEARD if is_unheard else _OWN
+    return execute(connection, statement, (node_id, *key, node_id)).rowcount > 0
 
 
 def write_broken(connection: Connection, key: RunKey, *, is_anew: bool) -> int | None:

@@ -30,7 +30,7 @@ from isolane.sql.database import Database
 from isolane.sql.drafts import to_fingerprints
 from isolane.sql.heads import check_unused, claim, load_bounds, lock_thread
 from isolane.sql.joining import CheckQuestion, Joining, Values, insert_run
-from isolane.sql.lost_runs import load_lost, load_orphans, set_owner, write_broken
+from isolane.sql.lost_runs import load_lost, load_orphans, load_unheard, set_owner, write_broken
 from isolane.sql.new_messages import has_question
 from isolane.sql.runs import find_run_no, load_active, load_open_runs, load_run
 from isolane.sql.threads import load_found_thread
@@ -132,13 +132,22 @@ class DatabaseRunBook:
         now, seen = self._clock(), list(keys)
         await self._database.write(lambda one: stops.note_seen(one, seen, now=now))
 
-    async def take_over(self, key: RunKey, node_id: str) -> bool:
-        """Make a lost run the node's own; see `RunBook`."""
-        return await self._database.write(partial(_take_over, key, node_id), lane=key.user_id)
+    async def find_unheard(self, node_id: str) -> list[StoredRun]:
+        """Return the stopped runs of other nodes that haven't obeyed; see `RunBook`."""
+        return await self._database.read(lambda one: load_unheard(one, node_id))
 
-    async def find_lost(self, *, with_broken: bool = True) -> list[StoredRun]:
+    async def take_over(self, key: RunKey, node_id: str, *, is_unheard: bool = False) -> bool:
+        """Make a run under way the node's own; see `RunBook`."""
+        work = partial(set_owner, key, node_id, is_unheard=is_unheard)
+        return await self._database.write(work, lane=key.user_id)
+
+    async def find_lost(self) -> list[StoredRun]:
         """Return the runs whose node lives no more; see `RunBook`."""
-        return await self._database.read(load_lost if with_broken else load_orphans)
+        return await self._database.read(load_lost)
+
+    async def find_orphans(self, node_id: str) -> list[StoredRun]:
+        """Return the runs of other nodes that live no more; see `RunBook`."""
+        return await self._database.read(lambda one: load_orphans(one, node_id))
 
     async def find_waiting(self) -> frozenset[RunKey]:
         """Return the keys of all runs that haven't begun; see `RunBook`."""
@@ -290,7 +299,3 @@ def _give_up(key: RunKey, connection: Connection, *, is_anew: bool) -> None:
     thread_no = write_broken(connection, key, is_anew=is_anew)
     if thread_no is not None:
         run_queue.hand_on(connection, thread_no)
-
-
-def _take_over(key: RunKey, node_id: str, connection: Connection) -> bool:
-    return set_owner(connection, key, node_id)

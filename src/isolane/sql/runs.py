@@ -98,9 +98,11 @@ def load_active(user_id: str, connection: Connection) -> list[ActiveRun]:
     ]
 
 
-def load_all(connection: Connection, statement: str) -> list[StoredRun]:
+def load_all(
+    connection: Connection, statement: str, values: Sequence[object] = ()
+) -> list[StoredRun]:
     """Return the runs that a statement finds, which begins with `ROWS`."""
-    rows = execute(connection, statement).fetchall()
+    rows = execute(connection, statement, values).fetchall()
     return [_stored(_RunRow._make(row), connection) for row in rows]
 
 

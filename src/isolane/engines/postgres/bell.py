@@ -13,7 +13,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import psycopg
@@ -27,10 +29,10 @@ CHANNEL: Final = "isolane"
 APART_S: Final = 0.002
 """Seconds for which rings are collected, so that they share a journey to the server."""
 AGAIN_S: Final = 0.25
-"""Seconds between two tries to hear again, while the server is away."""
-WAITING_MAX: Final = 10_000
-"""Threads that wait to be rung at most, while the server is away. The others' looks find the rest.
+"""Seconds between two tries while the server is away, and until a bell that closes hears no more.
 """
+WAITING_MAX: Final = 10_000
+"""Rings that wait at most, while the server is away. Other nodes' looks find the rest."""
 _RING: Final = f"SELECT pg_notify('{CHANNEL}', told) FROM unnest(?::text[]) AS told"  # noqa: S608 - ours
 _LISTEN: Final = f"LISTEN {CHANNEL}"
 
@@ -57,16 +59,12 @@ class PostgresBell:
         self._listeners: dict[str, set[Listener]] = {}
         self._own = secrets.token_hex(4)
         """Marks our own rings, which come back to us."""
-        self._waiting: dict[str, None] = {}
-        self._is_rung = threading.Event()
+        self._waiting: SimpleQueue[str] = SimpleQueue()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._hearing: Connection | None = None
         self.is_deaf = True
-        """Whether rings of other nodes don't reach this one now."""
-        self.on_gap: Callable[[], None] = lambda: None
-        """Is called when rings may have been missed."""
+        """Whether rings of other nodes don't reach this one. Looks into the logs find what is."""
 
     async def open(self) -> None:
         """Begin to ring and to hear. A server that is away is tried again; nobody waits for it."""
@@ -79,9 +77,7 @@ class PostgresBell:
     async def close(self) -> None:
         """Ring and hear no more."""
         self._ended.set()
-        self._is_rung.set()
-        if self._hearing is not None:
-            self._hearing.close()
+        self._waiting.put("")  # wakes the thread that rings
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
@@ -90,9 +86,8 @@ class PostgresBell:
         topic = topic_of(key)
         for listener in tuple(self._listeners.get(topic, ())):
             listener(records)
-        if len(self._waiting) < WAITING_MAX:
-            self._waiting[topic] = None
-            self._is_rung.set()
+        if self._waiting.qsize() < WAITING_MAX:
+            self._waiting.put(topic)
 
     async def listen(self, key: ThreadKey, listener: Listener) -> Callable[[], None]:
         """Call `listener` at each ring from now on; see `Bell`."""
@@ -109,31 +104,36 @@ class PostgresBell:
 
     def _ring_on(self) -> None:
         connection: Connection | None = None
-        while self._is_rung.wait() and not self._ended.is_set():
+        topics: set[str] = set()
+        while not self._ended.is_set():
+            topics.add(self._waiting.get())
             time.sleep(APART_S)  # for others to join
-            self._is_rung.clear()
-            waiting, self._waiting = self._waiting, {}
+            with suppress(Empty):
+                while True:
+                    topics.add(self._waiting.get_nowait())
             try:
                 connection = connection or self._open_connection()
-                connection.execute(_RING, ([f"{self._own}{topic}" for topic in waiting],))
+                connection.execute(_RING, ([f"{self._own}{topic}" for topic in topics],))
             except psycopg.Error:
                 connection = None
-                self._waiting |= waiting
-                self._is_rung.set()
                 self._ended.wait(AGAIN_S)
+                self._waiting.put(topics.pop())  # so that all of them are tried again
+            else:
+                topics.clear()
         if connection is not None:
             connection.close()
 
     def _hear_on(self) -> None:
         while not self._ended.is_set():
             try:
-                self._hearing = connection = self._open_connection()
-                connection.execute(_LISTEN)
-                self._say(self._note_hearing)
-                for told in connection.notifies():
-                    self._say(self._hear, told.payload)
+                with self._open_connection() as connection:
+                    connection.execute(_LISTEN)
+                    self.is_deaf = False
+                    while not self._ended.is_set():
+                        for told in connection.notifies(timeout=AGAIN_S):
+                            self._say(self._hear, told.payload)
             except psycopg.Error as error:
-                if not (self._ended.is_set() or self.is_deaf):
+                if not self.is_deaf:
                     _log.warning("bell_deaf", reason=str(error).partition("\n")[0])
             self.is_deaf = True
             self._ended.wait(AGAIN_S)
@@ -142,10 +142,6 @@ class PostgresBell:
         """Let the event loop do it, as long as there is one."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call, *values)
-
-    def _note_hearing(self) -> None:
-        self.is_deaf = False
-        self.on_gap()
 
     def _hear(self, told: str) -> None:
         size = len(self._own)

@@ -61,10 +61,10 @@ class Deaths:
         if now_s - self._looked_s > BROKEN_S:
             self._seen.clear()
         self._looked_s = now_s
-        self._seen = {
-            node: self._seen[node] if self._seen.get(node, (0, 0))[0] == beat else (beat, now_s)
-            for node, beat in beats.items()
-        }
+        before, self._seen = self._seen, {}
+        for node, beat in beats.items():
+            seen = before.get(node)
+            self._seen[node] = seen if seen is not None and seen[0] == beat else (beat, now_s)
         return [
             (node, beat)
             for node, (beat, since_s) in self._seen.items()
@@ -78,7 +78,7 @@ class _Beating:
     def __init__(
         self, node_id: str, open_connection: Callable[[], Connection], clock: Callable[[], int]
     ) -> None:
-        self._node_id = node_id
+        self.node_id = node_id
         self._open_connection = open_connection
         self._clock = clock
         self._connection: Connection | None = None
@@ -92,25 +92,23 @@ class _Beating:
         self.skew_ms = 0
 
     def register(self) -> None:
-        """Write the node's row.
+        """Write the node's row, and beat from now on.
 
         Raises:
             Unavailable: The server can't be reached.
             DatabaseFailed: Another process is registered under this id.
         """
         try:
-            self._connect().execute(_REGISTER, (self._node_id,))
-        except psycopg.errors.UniqueViolation as error:
-            raise DatabaseFailed(f"another process serves as node {self._node_id}") from error
+            self._connect().execute(_REGISTER, (self.node_id,))
         except psycopg.Error as error:
+            self.end()
+            if isinstance(error, psycopg.errors.UniqueViolation):
+                raise DatabaseFailed(f"another process serves as node {self.node_id}") from error
             raise to_error(error) from error
-
-    def start(self) -> None:
-        """Begin to beat."""
         self._thread.start()
 
     def end(self) -> None:
-        """Beat no more. Waits for the beat under way."""
+        """Beat no more, and close the connection. Waits for the beat under way."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -135,12 +133,12 @@ class _Beating:
 
     def _beat(self) -> None:
         connection = self._connect()
-        beat = connection.execute(_BEAT, (self._node_id,)).fetchone()
+        beat = connection.execute(_BEAT, (self.node_id,)).fetchone()
         if beat is None:
             self.is_dead = True
             return
         self.skew_ms = self._clock() - beat[0]
-        others = dict(connection.execute(_OTHERS, (self._node_id,)).fetchall())
+        others = dict(connection.execute(_OTHERS, (self.node_id,)).fetchall())
         for node_id, seen in self._deaths.look(time.monotonic(), others):
             if connection.execute(_BURY, (node_id, seen)).rowcount:
                 _log.warning("node_declared_dead", node=node_id)
@@ -164,19 +162,20 @@ class PostgresMembers:
 
     async def register(self, node_id: str) -> None:
         """Count the node among those that live, and beat for it from now on; see `Members`."""
+        if self._beating is not None and self._beating.node_id == node_id:
+            return
         await self._end()
         beating = _Beating(node_id, self._open_connection, self._clock)
         await asyncio.to_thread(beating.register)
-        beating.start()
         self._beating = beating
 
     async def beat(self, node_id: str) -> bool:
         """Let the thread know that the loop turns; say whether the node lives; see `Members`."""
-        del node_id
-        if self._beating is None:
-            return True
-        self._beating.turned_s = time.monotonic()
-        return not self._beating.is_dead
+        beating = self._beating
+        if beating is None or beating.node_id != node_id:
+            return False
+        beating.turned_s = time.monotonic()
+        return not beating.is_dead
 
     async def leave(self, node_id: str) -> None:
         """Beat no more, and count the node no longer; see `Members`."""
