@@ -50,6 +50,17 @@ class _Frame:
 class Line:
     """The frames of one socket in their order. Who puts one in waits while the line is full."""
 
+    __slots__ = (
+        "_busy_since",
+        "_changed",
+        "_current",
+        "_frames",
+        "_most",
+        "_room",
+        "_size",
+        "_user_id",
+    )
+
     def __init__(self, most_bytes: int, *, room: Room, user_id: str) -> None:
         """Have room for that many characters; a single frame always has room.
 
@@ -136,6 +147,8 @@ class FrameWorker:
 
     There is a task for it only while a frame waits: most sockets say nothing most of the time.
     """
+
+    __slots__ = ("_carry_out", "_connection", "_finish", "_tasks", "_work", "line")
 
     def __init__(
         self,

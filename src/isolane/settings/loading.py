@@ -98,8 +98,8 @@ def _checked(settings: Settings) -> Settings:
         )
     if scheme == "postgresql" and key is None:
         raise InvalidSettings(
-            f"{PREFIX}DATABASE_URL names a server, and {PREFIX}SECRET_KEY is missing: gateways that "
-            "share a database sign with one key."
+            f"{PREFIX}DATABASE_URL names a server, and {PREFIX}SECRET_KEY is missing: "
+            "gateways that share a database sign with one key."
         )
     if settings.log_max_events < settings.limit_run_events:
         raise InvalidSettings(

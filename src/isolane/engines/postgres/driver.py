@@ -57,7 +57,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         """Run the statements that begin a transaction, all in one journey to the server."""
         super().execute(statements.encode(), prepare=False)
 
-    def execute(  # type: ignore[override]
+    def execute(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - as `Driver` has it
         self, statement: str, values: Sequence[object] = ()
     ) -> psycopg.Cursor[tuple[Any, ...]]:
         """Run a statement."""
@@ -75,9 +75,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return cursor.execute(to_psycopg(statement), values or None)
 
 
-def connect(address: str, **options: object) -> Connection:
+def connect(address: str, **options: Any) -> Connection:  # noqa: ANN401 - psycopg's
     """Open a connection to the server at `address`, a URL as libpq reads it."""
-    opened = Connection.connect(address, autocommit=True, **options)  # type: ignore[arg-type]
+    opened = Connection.connect(address, autocommit=True, **options)
     opened.adapters.register_dumper(str, _TextDumper)
     for name in ("text", "varchar"):
         opened.adapters.register_loader(name, _TextLoader)
