@@ -154,6 +154,14 @@ def find_without_turn(connection: Connection) -> list[int]:
     return load_column(connection, _WITHOUT_TURN)
 
 
+def mend_turns(connection: Connection) -> int:
+    """Hand the turn on where runs wait and nobody has it; return on how many threads."""
+    found = find_without_turn(connection)
+    for thread_no in found:
+        hand_on(connection, thread_no)
+    return len(found)
+
+
 def find_waiting(connection: Connection) -> frozenset[RunKey]:
     """Return the keys of all runs that haven't begun."""
     return frozenset(RunKey(*row) for row in execute(connection, _NOT_BEGUN))

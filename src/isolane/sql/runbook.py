@@ -109,7 +109,7 @@ class DatabaseRunBook:
         """Hand the turn on where runs wait and nobody has it; see `RunBook`."""
         if not await self._database.read(run_queue.find_without_turn):
             return 0
-        return await self._database.write(_mend_turns)
+        return await self._database.write(run_queue.mend_turns)
 
     async def request_stop(self, key: RunKey, *, asked_at: int) -> bool:
         """Write that a run is to stop, or keep that for one to come; see `RunBook`."""
@@ -286,13 +286,6 @@ def _lease(connection: Connection, run: StoredRun) -> RunLease:
     """Return a new lease of a run; an older one has ended."""
     key = ThreadKey(run.key.user_id, run.thread_id)
     return claim(connection, key, run.run_id, find_run_no(connection, run.key))
-
-
-def _mend_turns(connection: Connection) -> int:
-    found = run_queue.find_without_turn(connection)
-    for thread_no in found:
-        run_queue.hand_on(connection, thread_no)
-    return len(found)
 
 
 def _give_up(key: RunKey, connection: Connection, *, is_anew: bool) -> None:
