@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.postgres import PostgresServer, running_postgres
+from tests.postgres import READY, PostgresServer, running_postgres
 
 from isolane.engines.postgres.database import open_database
 
@@ -26,10 +26,11 @@ settings.load_profile("gate")
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """Give a PostgreSQL server, which all tests of this process share; `ready` has all tables."""
+    """Give a PostgreSQL server, which all tests of this process share."""
     with running_postgres() as server:
-        server.execute("CREATE DATABASE ready")
-        asyncio.run(_make_tables(server.address("ready")))
+        server.execute(f"CREATE DATABASE {READY}")
+        asyncio.run(_make_tables(server.address(READY)))
+        server.note_tables()
         yield server
 
 

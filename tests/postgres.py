@@ -23,6 +23,14 @@ from isolane.testing.server import LOOPBACK, free_port
 ACCOUNT: Final = "postgres"
 """Who runs the server when we are root, for whom PostgreSQL refuses to."""
 OWNER: Final = "isolane"
+READY: Final = "ready"
+"""The database with all tables that others are made like."""
+VERSION: Final = "alembic_version"
+_TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+_ADDED: Final = """
+SELECT tgname FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
 SETTINGS: Final = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -52,6 +60,11 @@ class PostgresServer:
     folder: Path
     process: subprocess.Popen[bytes]
     names: Iterator[int] = field(default_factory=count)
+    spare: list[str] = field(default_factory=list[str])
+    """Databases without rows that nobody uses."""
+    made: set[str] = field(default_factory=set[str])
+    tables: list[str] = field(default_factory=list[str])
+    """The tables of the database `READY`."""
 
     def address(self, database: str) -> str:
         """Return the URL of a database."""
@@ -71,6 +84,29 @@ class PostgresServer:
         try:
             yield self.address(name)
         finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def note_tables(self) -> None:
+        """Remember which tables the database `READY` has."""
+        self.tables = sorted(row[0] for row in self.execute(_TABLES, database=READY))
+
+    @contextmanager
+    def clean_database(self) -> Iterator[str]:
+        """Have a database for the block that has all tables, and no rows; give its URL.
+
+        It is used again: to delete rows takes a tenth of the time that another database takes.
+        """
+        name = self.spare.pop() if self.spare else f"d{next(self.names)}"
+        if name not in self.made:
+            self.execute(f"CREATE DATABASE {name} TEMPLATE {READY}")
+            self.made.add(name)
+        yield self.address(name)
+        tables = [row[0] for row in self.execute(_TABLES, database=name)]
+        if (sorted(tables), self.execute(_ADDED, database=name)) == (self.tables, []):
+            deletes = [f"DELETE FROM {table}" for table in tables if table != VERSION]  # noqa: S608 - ours
+            self.execute("; ".join(deletes), database=name)
+            self.spare.append(name)
+        else:  # a test has changed more than rows
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

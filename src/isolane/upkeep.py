@@ -17,7 +17,7 @@ from isolane.health.resources import give_back_memory
 from isolane.log.feed import HouseTopic
 from isolane.log.window import FULL_WINDOW, SMALL_WINDOW
 from isolane.runs.requests import remove_due
-from isolane.tasks import TaskOwner, is_cancelled_itself
+from isolane.tasks import is_cancelled_itself
 
 INTERVAL_MAX_S: Final = 60.0
 """Seconds between two looks for old entries, at most, even when entries are kept for long."""
@@ -64,38 +64,33 @@ def start_upkeep(gateway: Gateway) -> None:
 async def hear_others(gateway: Gateway) -> None:
     """Do at once what other nodes ring for. A ring may get lost: each look finds it, too."""
     feed, service = gateway.feed, gateway.service
-    looks = Repeated(service.look_for_stops, gateway.tasks, name="look for stops")
-    _ = await feed.hear_house(HouseTopic.STOPS, looks.begin)
+    _ = await feed.hear_house(HouseTopic.STOPS, _StopLooks(gateway).begin)
     _ = await feed.hear_house(HouseTopic.TURNS, service.look_for_turns)
 
 
-class Repeated:
-    """Something that is done again for each time it is asked for, and once at a time."""
+class _StopLooks:
+    """Looks for stops when somebody rings: once at a time, and once more for rings meanwhile."""
 
-    def __init__(
-        self, act: Callable[[], Awaitable[object]], tasks: TaskOwner, *, name: str
-    ) -> None:
-        """Do `act` in a task of that name."""
-        self._act = act
-        self._tasks = tasks
-        self._name = name
+    def __init__(self, gateway: Gateway) -> None:
+        self._look = gateway.service.look_for_stops
+        self._tasks = gateway.tasks
         self._is_wanted = False
         self._is_under_way = False
 
     def begin(self) -> None:
-        """Do it soon; once more if it is under way."""
+        """Look soon."""
         self._is_wanted = True
         if not self._is_under_way:
             self._is_under_way = True
-            self._tasks.detach(self._run(), name=self._name)
+            self._tasks.detach(self._run(), name="look for stops")
 
     async def _run(self) -> None:
         try:
             while self._is_wanted:
                 self._is_wanted = False
-                await self._act()
-        except IsolaneError as error:  # the next look does it
-            _log.warning("look_postponed", task=self._name, chain=chain_of(error))
+                await self._look()
+        except IsolaneError as error:  # the look that comes by itself does it
+            _log.warning("stops_postponed", chain=chain_of(error))
         finally:
             self._is_under_way = False
 

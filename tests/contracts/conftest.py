@@ -185,7 +185,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Locatio
         yield Location(url, open_sqlite, outlives_a_life=not in_memory)
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    with server.database(like="ready") as url:
+    with server.clean_database() as url:
         yield Location(url, open_postgres, outlives_a_life=True)
 
 

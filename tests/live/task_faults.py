@@ -25,7 +25,7 @@ from isolane.doors.pulse import Pulse
 from isolane.health.pressure import Pressure
 from isolane.health.watchdog import Watchdog
 from isolane.log.feed import Feed
-from isolane.runs import lost
+from isolane.runs import AgentService, lost
 from isolane.runs.admission import Admission
 from isolane.runs.agent_call import AgentCall
 from isolane.runs.appender import RunAppender
@@ -55,6 +55,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "farewell": (WebSocketConnection, "close"),
     "follower": (WebSocketConnection, "deliver"),
     "line": (Line, "take"),
+    "look into the logs": (Feed, "look"),
     "manager": (Feed, "open_tail"),
     "news": (DatabaseStore, "load_thread"),
     "pressure": (Pressure, "look"),
@@ -66,6 +67,7 @@ PLACES: Final[dict[str, tuple[Any, str]]] = {
     "run": (RunDriver, "open_writer"),
     "start": (Admission, "take_on"),
     "stop": (Stop, "wait"),
+    "stops of others": (AgentService, "look_for_stops"),
     "sweep of the log": (DatabaseEventLog, "sweep"),
     "watchdog": (Watchdog, "_judge"),
     "writer of a run": (RunAppender, "settle"),

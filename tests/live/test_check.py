@@ -356,7 +356,7 @@ def mistake(file: str, right: str, wrong: str) -> Mistake:
 
 
 SELECTION: Final = "return self.spoken if self.spoken in self.offered else None"
-RUN_OWNER: Final = '_RUN: Final = f"{_ROWS} WHERE runs.user_id = ? AND run_id = ?"'
+RUN_OWNER: Final = '_RUN: Final = f"{ROWS} WHERE runs.user_id = ? AND run_id = ?"'
 STOPS: Final = "await service.stop(RunKey(connection.user_id, run_id), asked_at=asked_at)"
 OWN_SOCKETS: Final = "self.get_sockets(user_id)"
 ALL_SOCKETS: Final = "self._all_sockets()"

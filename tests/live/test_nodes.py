@@ -14,6 +14,7 @@ import pytest_asyncio
 from tests.live.client import Client, connect
 from tests.live.server import Looks, Server
 from tests.live.stage import SCRIPT, Lane, caught_up, own_server, read_to_close, steps
+from tests.live.task_faults import UNFORESEEN, VARIABLE
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -243,3 +244,24 @@ async def test_a_node_that_was_frozen_writes_nothing_more_and_serves_again(nodes
         log = await other.load_log("t")
     assert log.events == follower.events
     assert log.types.count("RUN_ERROR") == 1
+
+
+async def test_what_looks_at_other_nodes_is_logged_when_it_breaks_and_comes_again(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "place"
+    with postgres.database() as url:
+        env = {"ISOLANE_DATABASE_URL": url, VARIABLE: str(file)}
+        async with own_server(tmp_path / "data", "talker=task_faults:talker", env=env) as server:
+            for number, place in enumerate(2 * ["look into the logs", "stops of others"], 1):
+                file.write_text(place, encoding="utf-8")
+                async for _ in Looks(10):
+                    if (
+                        sum(UNFORESEEN in str(entry.get("chain")) for entry in server.logs)
+                        == number
+                    ):
+                        break
+                else:
+                    raise AssertionError(f"the log doesn't tell of {place}")
+            last = (await Lane(server).play("t", "r", "hello"))[-1]
+    assert last["type"] == "RUN_FINISHED"

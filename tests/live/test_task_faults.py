@@ -44,6 +44,8 @@ KINDS: Final[dict[str, str]] = {
     "hurry": "drain",
     "log commits": "commits",
     "log sweep": "sweep of the log",
+    "look for stops": "stops of others",
+    "look into the logs": "look into the logs",
     "manager in the making": "manager",
     "news of ": "news",
     "pressure": "pressure",

@@ -19,7 +19,7 @@ PARTS = ("psycopg", "isolane.engines.postgres")
 
 @pytest.fixture
 def url(postgres: PostgresServer) -> Iterator[str]:
-    with postgres.database(like="ready") as address:
+    with postgres.clean_database() as address:
         yield address
 
 

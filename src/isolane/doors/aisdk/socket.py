@@ -106,7 +106,7 @@ class ChatSession:
             return
         aborted = find_abort(text or "")
         if aborted is None:
-            await self._line.put(message)
+            await self._worker.put(message)
         else:
             self._abort(aborted, is_early=True)
 

@@ -64,7 +64,7 @@ def test_a_node_that_comes_back_under_its_id_begins_anew() -> None:
 
 @pytest.fixture
 def url(postgres: PostgresServer) -> Iterator[str]:
-    with postgres.database(like="ready") as address:
+    with postgres.clean_database() as address:
         yield address
 
 
