@@ -31,6 +31,10 @@ _ADDED: Final = """
 SELECT tgname FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """
+_CUT: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid != pg_backend_pid()
+"""
 SETTINGS: Final = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -75,6 +79,10 @@ class PostgresServer:
         with psycopg.connect(self.address(database), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
+
+    def cut_connections(self, url: str) -> None:
+        """End the connections that others have to a database, as its end would."""
+        self.execute(_CUT, database=url.rpartition("/")[2])
 
     @contextmanager
     def database(self, *, like: str = "template0") -> Iterator[str]:

@@ -57,9 +57,9 @@ def make_members(url: str, database: Database, *, clock: Clock) -> Members:
     """Return the book of the nodes that serve a database."""
     if not is_shared(url):
         return DatabaseMembers(database, clock=clock)
-    from isolane.engines.postgres.members import PostgresMembers  # noqa: PLC0415 - an extra
+    from isolane.engines.postgres.driver import connect  # noqa: PLC0415 - an extra
+    from isolane.engines.postgres.members import PostgresMembers  # noqa: PLC0415
 
-    connect = _import_postgres().connect_to
     return PostgresMembers(database, open_connection=partial(connect, url), clock=clock)
 
 
@@ -70,8 +70,9 @@ async def open_bell(url: str) -> AsyncIterator[Bell]:
         yield LocalBell()
         return
     from isolane.engines.postgres.bell import PostgresBell  # noqa: PLC0415 - an extra
+    from isolane.engines.postgres.driver import connect  # noqa: PLC0415
 
-    bell = PostgresBell(partial(_import_postgres().connect_to, url))
+    bell = PostgresBell(partial(connect, url))
     await bell.open()
     try:
         yield bell

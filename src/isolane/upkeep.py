@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import structlog
 
-from isolane import databases
 from isolane.doors.gateway import Gateway
 from isolane.errors import IsolaneError, chain_of, traceback_of
 from isolane.health.pressure import LOOK_S, ReliefActions, relieve
@@ -47,11 +47,6 @@ def start_upkeep(gateway: Gateway) -> None:
     tasks.detach(enforce, name="revocations")
     beat = every(BEAT_S, gateway.service.beat, failed="beat_postponed")
     tasks.detach(beat, name="beat")
-    if databases.is_shared(settings.sqlalchemy_url):
-        look = every(LOG_LOOK_S, gateway.feed.look, failed="log_look_postponed")
-        tasks.detach(look, name="look into the logs")
-        stops = every(STOPS_LOOK_S, gateway.service.look_for_stops, failed="stops_postponed")
-        tasks.detach(stops, name="look for stops")
     removal_s = to_interval_s(settings.request_threads_kept_s)
     remove = every(
         removal_s, partial(_remove_requests, gateway), failed="request_removal_postponed"
@@ -61,47 +56,38 @@ def start_upkeep(gateway: Gateway) -> None:
     tasks.detach(every(LOOK_S, act, failed="pressure_relief_failed"), name="pressure")
 
 
-async def hear_others(gateway: Gateway) -> None:
-    """Do at once what other nodes ring for. A ring may get lost: each look finds it, too."""
-    feed, service = gateway.feed, gateway.service
-    _ = await feed.hear_house(HouseTopic.STOPS, _StopLooks(gateway).begin)
+async def join_others(gateway: Gateway) -> None:
+    """Begin what a gateway does that shares its database, and hear what others ring for.
+
+    A ring may get lost: each look finds what it was for.
+    """
+    feed, service, tasks = gateway.feed, gateway.service, gateway.tasks
+    look = every(LOG_LOOK_S, feed.look, failed="log_look_postponed")
+    tasks.detach(look, name="look into the logs")
+    rung = asyncio.Event()
+    _ = await feed.hear_house(HouseTopic.STOPS, rung.set)
     _ = await feed.hear_house(HouseTopic.TURNS, service.look_for_turns)
+    stops = every(STOPS_LOOK_S, service.look_for_stops, failed="stops_postponed", rung=rung)
+    tasks.detach(stops, name="look for stops")
 
 
-class _StopLooks:
-    """Looks for stops when somebody rings: once at a time, and once more for rings meanwhile."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._look = gateway.service.look_for_stops
-        self._tasks = gateway.tasks
-        self._is_wanted = False
-        self._is_under_way = False
-
-    def begin(self) -> None:
-        """Look soon."""
-        self._is_wanted = True
-        if not self._is_under_way:
-            self._is_under_way = True
-            self._tasks.detach(self._run(), name="look for stops")
-
-    async def _run(self) -> None:
-        try:
-            while self._is_wanted:
-                self._is_wanted = False
-                await self._look()
-        except IsolaneError as error:  # the look that comes by itself does it
-            _log.warning("stops_postponed", chain=chain_of(error))
-        finally:
-            self._is_under_way = False
-
-
-async def every(interval_s: float, act: Callable[[], Awaitable[object]], *, failed: str) -> None:
+async def every(
+    interval_s: float,
+    act: Callable[[], Awaitable[object]],
+    *,
+    failed: str,
+    rung: asyncio.Event | None = None,
+) -> None:
     """Call `act` now and `interval_s` seconds after each end of it, until cancelled.
+
+    Where `rung` is set meanwhile, the next call comes at once.
 
     Whatever it raises is told in the log, as the event `failed`, and the next call comes. What
     nobody foresaw is told as an error, with its traceback.
     """
+    rung = rung or asyncio.Event()
     while True:
+        rung.clear()
         try:
             await act()
         except IsolaneError as error:
@@ -110,7 +96,9 @@ async def every(interval_s: float, act: Callable[[], Awaitable[object]], *, fail
             if is_cancelled_itself():  # else `act` awaited something that was cancelled
                 raise
             _log.error(failed, chain=chain_of(error), exception=traceback_of(error))
-        await asyncio.sleep(interval_s)  # the pace
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval_s):  # the pace
+                await rung.wait()
 
 
 def to_interval_s(kept_s: float) -> float:

@@ -54,7 +54,7 @@ from isolane.sql.threads import renumber
 from isolane.sql.turns import DatabaseTurnBook
 from isolane.sql.usage import Quotas, Usage
 from isolane.tasks import TaskOwner
-from isolane.upkeep import hear_others, start_upkeep
+from isolane.upkeep import join_others, start_upkeep
 
 HALL_BODIES: Final = 2
 """Bodies of the largest size that are in memory at once, of all users together."""
@@ -97,7 +97,7 @@ async def open_gateway(
         await gateway.enforce_revocations()
         start_upkeep(gateway)
         if databases.is_shared(settings.sqlalchemy_url):
-            await hear_others(gateway)
+            await join_others(gateway)
         stack.callback(ground.watchdog.watch("gateway"))
         gateway.is_open = True
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
@@ -235,6 +235,8 @@ def _make_factory(
 
 def _make_storage(ground: _Ground) -> Storage:
     settings, database = ground.settings, ground.database
+    url = settings.sqlalchemy_url
+    members = databases.make_members(url, database, clock=clock.now_ms)
     quotas = Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user)
     store = DatabaseStore(database, clock=clock.now_ms, quotas=quotas)
     book = DatabaseRunBook(
@@ -252,17 +254,11 @@ def _make_storage(ground: _Ground) -> Storage:
     return Storage(
         store=ensure(store, Store),
         book=ensure(book, RunBook),
-        members=ensure(_make_members(ground), Members),
+        members=ensure(members, Members),
         turn_book=ensure(DatabaseTurnBook(database), TurnBook),
         log=ensure(log, EventLog),
         usage=Usage(database),
     )
-
-
-def _make_members(ground: _Ground) -> Members:
-    url = ground.settings.sqlalchemy_url
-    members: Members = databases.make_members(url, ground.database, clock=clock.now_ms)
-    return members
 
 
 def _make_health(ground: _Ground) -> Health:

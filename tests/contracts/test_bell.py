@@ -13,7 +13,7 @@ from isolane.context import EventId
 from isolane.contracts import Bell, ensure
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.postgres.bell import PostgresBell
-from isolane.engines.postgres.database import connect_to
+from isolane.engines.postgres.driver import connect
 from isolane.events.event import Record
 
 
@@ -31,7 +31,7 @@ async def bell(url: str | None) -> AsyncIterator[Bell]:
     if url is None:
         yield LocalBell()
         return
-    opened = PostgresBell(partial(connect_to, url))
+    opened = PostgresBell(partial(connect, url))
     await opened.open()
     yield opened
     await opened.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import coroutine
@@ -124,6 +125,12 @@ live = context_of("live", thread_id="live")
 """A run that is under way in each scene but a quiet one."""
 quiet: Final = {"AgentService.recover"}
 """What belongs to a start: no run is under way then."""
+
+
+async def run_behind_gate(scene: Scene) -> None:
+    """Let a user's work have its turn, in a thread."""
+    with ThreadPoolExecutor(1) as threads:
+        await scene.gate.run(threads, lambda: None, lane=ALICE)
 
 
 async def hear_house(scene: Scene) -> None:
@@ -494,6 +501,7 @@ ACTS: Final[dict[str, Act]] = {
     "Following.subscribe": lambda scene: following_of(scene).subscribe("other", None),
     "Following.unsubscribe": lambda scene: following_of(scene).unsubscribe("live"),
     "Gate.enter": enter,
+    "Gate.run": run_behind_gate,
     "IsolatedWebSocketManager.add_connection": (
         lambda scene: scene.manager.add_connection(scene.connection, after=START)
     ),

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 import pytest
 import pytest_asyncio
-from tests.live.client import Client, connect
+from tests.live.client import Client, Follower, connect
 from tests.live.server import Looks, Server
-from tests.live.stage import SCRIPT, Lane, caught_up, own_server, read_to_close, steps
+from tests.live.stage import SCRIPT, Lane, own_server, read_to_close, steps
 from tests.live.task_faults import UNFORESEEN, VARIABLE
 from tests.postgres import PostgresServer
 
@@ -57,11 +57,11 @@ def both_of(nodes: Nodes) -> Both:
     return Both(lane, Lane(nodes.second, lane.user))
 
 
-async def until_ended(client: Client, thread_id: str, run_id: str) -> list[str]:
-    """Follow a thread to the end of a run; return the types of the run's events."""
-    follower = await caught_up(client, thread_id)
-    await client.until_true(lambda: follower.has_ended(run_id))
-    return [event["type"] for event in follower.of_run(run_id)]
+async def until_ended(client: Client, follower: Follower, run_id: str) -> None:
+    """Read until a run has ended whose node died, or the one behind it."""
+    async with asyncio.timeout(DEAD_WITHIN_S + 10):
+        while not follower.has_ended(run_id):
+            await client.recv(timeout_s=DEAD_WITHIN_S)
 
 
 async def test_a_thread_is_one_thread_on_every_node(nodes: Nodes) -> None:
@@ -214,9 +214,7 @@ async def test_runs_of_a_node_that_was_killed_end_and_the_next_ones_begin(nodes:
             assert (await here.until_type("accepted"))["disposition"] == "queued"
             follower = await there.subscribe("t")
             await nodes.first.kill()
-        async with asyncio.timeout(DEAD_WITHIN_S + 10):
-            while not follower.has_ended("next"):
-                await there.recv(timeout_s=DEAD_WITHIN_S)
+        await until_ended(there, follower, "next")
     end = follower.of_run("lost")[-1]
     assert (end["type"], end["code"]) == ("RUN_ERROR", "agent_lost")
     assert follower.of_run("next")[-1]["type"] == "RUN_FINISHED"
@@ -231,9 +229,7 @@ async def test_a_node_that_was_frozen_writes_nothing_more_and_serves_again(nodes
         follower = await there.subscribe("t")
         nodes.first.send_signal(signal.SIGSTOP)
         try:
-            async with asyncio.timeout(DEAD_WITHIN_S + 10):
-                while not follower.has_ended("lost"):
-                    await there.recv(timeout_s=DEAD_WITHIN_S)
+            await until_ended(there, follower, "lost")
         finally:
             nodes.first.send_signal(signal.SIGCONT)
         async for _ in Looks(DEAD_WITHIN_S):

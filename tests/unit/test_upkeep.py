@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from structlog.testing import capture_logs
+from tests.house import until
 
 from isolane.errors import Unavailable
 from isolane.tasks import end_task
@@ -37,6 +38,26 @@ async def test_what_was_foreseen_is_a_warning_and_the_next_time_comes() -> None:
     assert (entry["event"], entry["log_level"]) == ("test_postponed", "warning")
     assert "no database" in str(entry["chain"])
     assert "exception" not in entry
+
+
+async def test_who_is_rung_does_not_wait_and_does_it_once_more_for_a_ring_meanwhile() -> None:
+    rung, turns, calls = asyncio.Event(), asyncio.Semaphore(0), list[int]()
+
+    async def act() -> None:
+        calls.append(len(calls))
+        await turns.acquire()
+
+    task = asyncio.create_task(every(3600, act, failed="test_postponed", rung=rung))
+    for number in range(1, 4):
+        await until(lambda: len(calls) == number)  # noqa: B023 - awaited here
+        rung.set()  # while it is under way
+        rung.set()
+        turns.release()
+    await until(lambda: len(calls) == 4)
+    turns.release()
+    await asyncio.sleep(0)
+    assert len(calls) == 4  # two rings are one more call
+    await end_task(task)
 
 
 async def test_what_nobody_foresaw_is_an_error_with_its_traceback_and_the_next_time_comes() -> None:

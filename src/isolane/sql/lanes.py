@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -64,6 +66,24 @@ class Gate:
             if not turn.cancelled():  # the turn came with the cancellation
                 self.leave(lane)
             raise
+
+    async def run(self, threads: Executor, work: Callable[[], T], *, lane: str) -> T:
+        """Run `work` in a thread, the house's at once and a user's when it is the lane's turn.
+
+        Safe to cancel: a thread can't be, so the work counts until it is done.
+        """
+        loop = asyncio.get_running_loop()
+        if lane == HOUSE:
+            return await loop.run_in_executor(threads, work)
+        await self.enter(lane)
+        running = loop.run_in_executor(threads, work)
+        running.add_done_callback(partial(self._leave_after, lane))
+        return await asyncio.shield(running)
+
+    def _leave_after(self, lane: str, running: asyncio.Future[Any]) -> None:
+        self.leave(lane)
+        if not running.cancelled():
+            _ = running.exception()  # retrieved, because the caller may have gone
 
     def leave(self, lane: str) -> None:
         """Make room for the next one."""

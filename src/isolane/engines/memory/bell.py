@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from isolane.context import ThreadKey
 from isolane.events.event import Record
-
-Listener = Callable[[Sequence[Record]], None]
+from isolane.listeners import Listeners
 
 
 class LocalBell:
@@ -16,21 +14,14 @@ class LocalBell:
 
     def __init__(self) -> None:
         """Begin without listeners."""
-        self._listeners: defaultdict[ThreadKey, set[Listener]] = defaultdict(set)
+        self._listeners: Listeners[ThreadKey, Sequence[Record]] = Listeners()
 
     def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
         """Tell all listeners of `key`."""
-        for listener in tuple(self._listeners.get(key, ())):
-            listener(records)
+        self._listeners.call(key, records)
 
-    async def listen(self, key: ThreadKey, listener: Listener) -> Callable[[], None]:
+    async def listen(
+        self, key: ThreadKey, listener: Callable[[Sequence[Record]], None]
+    ) -> Callable[[], None]:
         """Call `listener` at each ring from now on; return the function that ends it."""
-        self._listeners[key].add(listener)
-
-        def hang_up() -> None:
-            listeners = self._listeners.get(key, set())
-            listeners.discard(listener)
-            if not listeners:
-                self._listeners.pop(key, None)
-
-        return hang_up
+        return self._listeners.add(key, listener)

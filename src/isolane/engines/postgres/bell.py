@@ -24,6 +24,7 @@ import structlog
 from isolane.context import ThreadKey
 from isolane.engines.postgres.driver import Connection
 from isolane.events.event import Record
+from isolane.listeners import Listeners
 
 CHANNEL: Final = "isolane"
 APART_S: Final = 0.002
@@ -37,8 +38,6 @@ _RING: Final = f"SELECT pg_notify('{CHANNEL}', told) FROM unnest(?::text[]) AS t
 _LISTEN: Final = f"LISTEN {CHANNEL}"
 
 _log = structlog.get_logger(__name__)
-
-Listener = Callable[[Sequence[Record]], None]
 
 
 def topic_of(key: ThreadKey) -> str:
@@ -56,7 +55,7 @@ class PostgresBell:
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         """Open connections by `open_connection`: one that rings, and one that hears."""
         self._open_connection = open_connection
-        self._listeners: dict[str, set[Listener]] = {}
+        self._listeners: Listeners[str, Sequence[Record]] = Listeners()
         self._own = secrets.token_hex(4)
         """Marks our own rings, which come back to us."""
         self._waiting: SimpleQueue[str] = SimpleQueue()
@@ -84,23 +83,15 @@ class PostgresBell:
     def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
         """Tell all listeners of `key`; see `Bell`."""
         topic = topic_of(key)
-        for listener in tuple(self._listeners.get(topic, ())):
-            listener(records)
+        self._listeners.call(topic, records)
         if self._waiting.qsize() < WAITING_MAX:
             self._waiting.put(topic)
 
-    async def listen(self, key: ThreadKey, listener: Listener) -> Callable[[], None]:
+    async def listen(
+        self, key: ThreadKey, listener: Callable[[Sequence[Record]], None]
+    ) -> Callable[[], None]:
         """Call `listener` at each ring from now on; see `Bell`."""
-        topic = topic_of(key)
-        self._listeners.setdefault(topic, set()).add(listener)
-
-        def hang_up() -> None:
-            listeners = self._listeners.get(topic, set())
-            listeners.discard(listener)
-            if not listeners:
-                self._listeners.pop(topic, None)
-
-        return hang_up
+        return self._listeners.add(topic_of(key), listener)
 
     def _ring_on(self) -> None:
         connection: Connection | None = None
@@ -115,6 +106,8 @@ class PostgresBell:
                 connection = connection or self._open_connection()
                 connection.execute(_RING, ([f"{self._own}{topic}" for topic in topics],))
             except psycopg.Error:
+                if connection is not None:
+                    connection.close()
                 connection = None
                 self._ended.wait(AGAIN_S)
                 self._waiting.put(topics.pop())  # so that all of them are tried again
@@ -147,5 +140,4 @@ class PostgresBell:
         size = len(self._own)
         if told[:size] == self._own:
             return
-        for listener in tuple(self._listeners.get(told[size:], ())):
-            listener(())
+        self._listeners.call(told[size:], ())

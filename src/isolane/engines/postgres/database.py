@@ -14,20 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from hashlib import blake2b
-from itertools import count
 from typing import Any, Final, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url
+from sqlalchemy import Connection, Engine, NullPool, create_engine
 
-from isolane.engines.postgres.driver import Connection as DriverConnection
 from isolane.engines.postgres.driver import connect
 from isolane.engines.postgres.failures import (
     UnansweredError,
     is_lost,
     is_undone,
     passes,
-    to_error,
+    raise_for,
 )
 from isolane.engines.postgres.writes import Writes
 from isolane.errors import DatabaseFailed, Unavailable
@@ -47,21 +45,7 @@ PATIENCE_S: Final = 30.0
 PAUSE_S: Final = 0.1
 """Seconds between two tries, while the server is away."""
 TRIES: Final = 10
-"""Tries of a transaction that meets others, or whose connection ends before its commit."""
-_CONNECTING: Final[dict[str, Any]] = {
-    "connect_timeout": 2,
-    "keepalives_idle": 2,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 4_000,
-    "target_session_attrs": "read-write",
-    "application_name": "isolane",
-}
-"""A server that doesn't answer for seconds is down: nobody waits for it for minutes."""
-_SETTINGS: Final = """
-SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '3s'; SET timezone = 'UTC'
-"""
-"""A gateway that is frozen between two statements holds its locks no longer than that."""
+"""Tries of a transaction that is undone for the sake of others."""
 _CLASS: Final = 0x150
 """The first half of the names of our locks; those of users have one number only."""
 _HOUSE_LOCK: Final = f"{_CLASS}, 1"
@@ -102,19 +86,7 @@ class PostgresDatabase:
 
     async def read(self, query: Work[T], *, lane: str = HOUSE) -> T:
         """Run `query` in one read transaction; see `Database`."""
-        work = partial(self._run, _READ, query)
-        if lane == HOUSE:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, work)
-        await self._gate.enter(lane)
-        reading = asyncio.get_running_loop().run_in_executor(self._readers, work)
-        reading.add_done_callback(partial(self._leave, lane))
-        # A thread can't be cancelled, so the read counts until it is done.
-        return await asyncio.shield(reading)
-
-    def _leave(self, lane: str, reading: asyncio.Future[Any]) -> None:
-        self._gate.leave(lane)
-        if not reading.cancelled():
-            _ = reading.exception()  # retrieved, because the caller may have gone
+        return await self._gate.run(self._readers, partial(self._run, _READ, query), lane=lane)
 
     async def write(self, work: Work[T], *, lane: str = HOUSE) -> T:
         """Run `work` in one transaction of its own; see `Database`."""
@@ -138,10 +110,12 @@ class PostgresDatabase:
     def _run(self, begin: str, work: Work[T], *, is_repeatable: bool = False) -> T:
         """Run a transaction in a thread; again where that can do no harm."""
         deadline_s = time.monotonic() + (PATIENCE_S if is_repeatable else 0)
-        for tries in count(1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 return self._try(begin, work)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again
                 if is_undone(error):
                     is_again = tries < TRIES
                 elif is_repeatable:
@@ -150,8 +124,7 @@ class PostgresDatabase:
                 else:  # the server may have come back since this connection was used last
                     is_again = is_lost(error) and tries == 1
                 if not is_again:
-                    raise to_error(error) from error
-        raise AssertionError  # the loop has no end
+                    raise_for(error)
 
     def _try(self, begin: str, work: Work[T]) -> T:
         connection = self._take()
@@ -237,8 +210,8 @@ def _open(url: str) -> PostgresDatabase:
         with closing(engine.connect()) as connection:
             _check(connection)
             _transact(connection, f"BEGIN; SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})", _prepare)
-    except Exception as error:
-        raise to_error(error) from error
+    except Exception as error:  # noqa: BLE001 - raised again
+        raise_for(error)
     return PostgresDatabase(engine)
 
 
@@ -246,23 +219,11 @@ def _prepare(connection: Connection) -> None:
     bring_up_to_date(connection, is_empty=load_value(connection, _IS_EMPTY))
 
 
-def connect_to(url: str) -> DriverConnection:
-    """Open a connection of the driver to the database at `url`.
-
-    Raises:
-        psycopg.Error: The server can't be reached, or refuses.
-    """
-    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = connect(address, **_CONNECTING)
-    connection.begin(_SETTINGS)
-    return connection
-
-
 def _create_engine(url: str) -> Engine:
     # Errors are logged, so they mustn't show the values of a statement: users wrote them.
     return create_engine(
         "postgresql+psycopg://",
-        creator=partial(connect_to, url),
+        creator=partial(connect, url),
         poolclass=NullPool,
         pool_reset_on_return=None,  # each transaction has ended when its connection is let go
         hide_parameters=True,

@@ -10,9 +10,24 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.types.string import StrDumperUnknown, TextLoader
+from sqlalchemy import make_url
 
 STREAMED_ROWS: Final = 256
 """Rows that a stream fetches at a time."""
+_CONNECTING: Final[dict[str, Any]] = {
+    "connect_timeout": 2,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 4_000,
+    "target_session_attrs": "read-write",
+    "application_name": "isolane",
+}
+"""A server that doesn't answer for seconds is down: nobody waits for it for minutes."""
+_SETTINGS: Final = """
+SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '3s'; SET timezone = 'UTC'
+"""
+"""A gateway that is frozen between two statements holds its locks no longer than that."""
 _HINT: Final = re.compile(r" INDEXED BY \w+")
 _ESCAPED: Final = re.compile("[\0\1]")
 _ESCAPE: Final = re.compile("\1(.)")
@@ -75,10 +90,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return cursor.execute(to_psycopg(statement), values or None)
 
 
-def connect(address: str, **options: Any) -> Connection:  # noqa: ANN401 - psycopg's
-    """Open a connection to the server at `address`, a URL as libpq reads it."""
-    opened = Connection.connect(address, autocommit=True, **options)
+def connect(url: str) -> Connection:
+    """Open a connection to the database at `url`.
+
+    Raises:
+        psycopg.Error: The server can't be reached, or refuses.
+    """
+    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    opened = Connection.connect(address, autocommit=True, **_CONNECTING)
     opened.adapters.register_dumper(str, _TextDumper)
     for name in ("text", "varchar"):
         opened.adapters.register_loader(name, _TextLoader)
+    opened.begin(_SETTINGS)
     return opened

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NoReturn
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
 
-from isolane.errors import DatabaseFailed, IsolaneError, Unavailable
+from isolane.sql.failures import origin_of, to_failure
 
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 """Classes of SQLSTATE for trouble that may pass: of the connection, of a transaction that was ended
@@ -21,12 +20,6 @@ ENDING: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
 
 class UnansweredError(Exception):
     """Nobody knows whether a transaction was committed; the cause tells why."""
-
-
-def origin_of(error: BaseException) -> BaseException:
-    """Return the driver's own error, where SQLAlchemy has wrapped it."""
-    found = error.orig if isinstance(error, DBAPIError) else error
-    return found or error
 
 
 def is_undone(error: BaseException) -> bool:
@@ -56,13 +49,15 @@ def to_error(error: Exception) -> Exception:
     origin = origin_of(error)
     if not isinstance(origin, psycopg.Error | UnansweredError):
         return error
-    failure: IsolaneError
-    if passes(error):
-        failure = Unavailable(f"the database refused: {_first_line(origin)}")
-    else:
-        failure = DatabaseFailed(f"the database can't do this: {_first_line(origin)}")
-    failure.__cause__ = error
-    return failure
+    return to_failure(error, _first_line(origin), passes=passes(error))
+
+
+def raise_for(error: Exception) -> NoReturn:
+    """Raise what `to_error` returns. An error that isn't the driver's keeps its own cause."""
+    failure = to_error(error)
+    if failure is error:
+        raise error
+    raise failure from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -99,13 +99,7 @@ class SqliteDatabase:
             DatabaseFailed: The query can never succeed.
         """
         work = partial(self._read, query)
-        if lane == HOUSE:
-            return await translated(asyncio.get_running_loop().run_in_executor(self._readers, work))
-        await self._gate.enter(lane)
-        reading = asyncio.get_running_loop().run_in_executor(self._readers, work)
-        reading.add_done_callback(partial(self._leave, lane))
-        # A thread can't be cancelled, so the read counts until it is done.
-        return await translated(asyncio.shield(reading))
+        return await translated(self._gate.run(self._readers, work, lane=lane))
 
     def _read(self, query: Callable[[Connection], T]) -> T:
         try:
@@ -117,11 +111,6 @@ class SqliteDatabase:
                 return query(connection)
         finally:
             self._idle.append(connection)
-
-    def _leave(self, lane: str, reading: asyncio.Future[Any]) -> None:
-        self._gate.leave(lane)
-        if not reading.cancelled():
-            _ = reading.exception()  # retrieved, because the caller may have gone
 
     async def write(self, work: Callable[[Connection], T], *, lane: str = HOUSE) -> T:
         """Run `work` in one transaction: committed when it returns, undone when it raises.

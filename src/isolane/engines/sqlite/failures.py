@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from isolane.errors import DatabaseFailed, IsolaneError, Unavailable
+from isolane.sql.failures import origin_of, to_failure
 
 T = TypeVar("T")
 
@@ -48,18 +48,10 @@ def to_error(error: Exception) -> Exception:
     """Return the error to raise for one of the driver, which is its cause; others as they are."""
     if not isinstance(error, _OF_THE_DRIVER):
         return error
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    failure: IsolaneError
-    if passes(error):
-        failure = Unavailable(f"the database refused: {origin}")
-    else:
-        failure = DatabaseFailed(f"the database can't do this: {origin}")
-    failure.__cause__ = error
-    return failure
+    return to_failure(error, origin_of(error), passes=passes(error))
 
 
 def passes(error: Exception) -> bool:
     """Say whether an error comes from trouble around the file, which may pass."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(origin, "sqlite_errorcode", None)
+    code = getattr(origin_of(error), "sqlite_errorcode", None)
     return code is not None and code & _PRIMARY in PASSING

@@ -12,7 +12,7 @@ from tests.postgres import PostgresServer
 
 from isolane.context import EventId
 from isolane.engines.postgres.bell import PostgresBell, topic_of
-from isolane.engines.postgres.database import connect_to
+from isolane.engines.postgres.driver import connect
 from isolane.events.event import Record
 
 RECORD = Record(key_of(), EventId("e", 1), "r", b"secret words")
@@ -27,7 +27,7 @@ def url(postgres: PostgresServer) -> Iterator[str]:
 @pytest.fixture
 async def bells(url: str) -> AsyncIterator[tuple[PostgresBell, PostgresBell]]:
     async with AsyncExitStack() as stack:
-        opened = [PostgresBell(partial(connect_to, url)) for _ in range(2)]
+        opened = [PostgresBell(partial(connect, url)) for _ in range(2)]
         for one in opened:
             await one.open()
             stack.push_async_callback(one.close)
@@ -61,11 +61,7 @@ async def test_a_bell_whose_connections_end_rings_and_hears_again(
     await there.listen(key_of(), heard.append)
     here.ring(key_of(), [RECORD])
     await until(lambda: heard)
-    postgres.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid != pg_backend_pid()",
-        database=url.rpartition("/")[2],
-    )
+    postgres.cut_connections(url)
     await until(lambda: there.is_deaf)
     await until(lambda: not there.is_deaf)
     heard.clear()

@@ -16,16 +16,12 @@ from tests.postgres import PostgresServer
 
 from isolane.engines.postgres import driver
 from isolane.engines.postgres.database import PostgresDatabase, open_database
-from isolane.errors import DatabaseFailed, Unavailable
+from isolane.errors import DatabaseFailed, NotFound, Unavailable, chain_of
 from isolane.sql.driver import driver_of, execute, load_column, load_value
 from isolane.sql.lanes import HOUSE
 
 BOB: Final = "bob"
 ROUNDS: Final = 20
-OTHERS: Final = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid != pg_backend_pid()
-"""
 
 
 @pytest.fixture
@@ -114,7 +110,7 @@ async def test_a_connection_that_ended_is_made_anew(
     for _ in range(4):  # so that several wait to be used
         await asyncio.gather(*(nodes[0].write(add_one, lane=str(name)) for name in range(4)))
     before = await count_of(nodes[0])
-    postgres.execute(OTHERS, database=url.rpartition("/")[2])
+    postgres.cut_connections(url)
     assert await nodes[0].write(add_one, lane=ALICE) == before + 1
     assert await count_of(nodes[0]) == before + 1
 
@@ -127,7 +123,7 @@ async def test_a_write_whose_connection_ends_is_run_again(
     def work(connection: Connection) -> int:
         found = add_one(connection)
         if ends and ends.pop():
-            postgres.execute(OTHERS, database=url.rpartition("/")[2])
+            postgres.cut_connections(url)
         execute(connection, "SELECT 1")
         return found
 
@@ -186,6 +182,18 @@ async def test_an_error_says_nothing_that_a_user_wrote(
         await nodes[0].write(insert)
     assert "duplicate key" in str(caught.value)
     assert "secret word" not in str(caught.value)
+
+
+async def test_an_error_of_the_work_itself_keeps_its_own_cause(
+    nodes: tuple[PostgresDatabase, PostgresDatabase],
+) -> None:
+    def refuse(_: Connection) -> None:
+        raise NotFound("no such thread") from KeyError("t")
+
+    for lane in (ALICE, HOUSE):
+        with pytest.raises(NotFound) as caught:
+            await nodes[0].write(refuse, lane=lane)
+        assert chain_of(caught.value) == ["NotFound: no such thread", "KeyError: 't'"]
 
 
 async def test_texts_with_nul_stay_what_they_are_and_in_their_order(

@@ -12,7 +12,8 @@ from tests.house import until
 from tests.postgres import PostgresServer
 
 from isolane.clock import now_ms
-from isolane.engines.postgres.database import PostgresDatabase, connect_to, open_database
+from isolane.engines.postgres.database import PostgresDatabase, open_database
+from isolane.engines.postgres.driver import connect
 from isolane.engines.postgres.members import BROKEN_S, LEASE_S, Deaths, PostgresMembers
 from isolane.errors import DatabaseFailed
 from isolane.sql.driver import execute
@@ -71,7 +72,7 @@ def url(postgres: PostgresServer) -> Iterator[str]:
 @asynccontextmanager
 async def members_at(url: str) -> AsyncIterator[tuple[PostgresMembers, PostgresDatabase]]:
     database = await open_database(url)
-    members = PostgresMembers(database, open_connection=partial(connect_to, url), clock=now_ms)
+    members = PostgresMembers(database, open_connection=partial(connect, url), clock=now_ms)
     try:
         yield members, database
     finally:
@@ -129,7 +130,7 @@ async def test_beats_go_on_while_the_loop_is_blocked(url: str) -> None:
 async def test_the_skew_of_clocks_is_told(url: str) -> None:
     database = await open_database(url)
     ahead = PostgresMembers(
-        database, open_connection=partial(connect_to, url), clock=lambda: now_ms() + 60_000
+        database, open_connection=partial(connect, url), clock=lambda: now_ms() + 60_000
     )
     await ahead.register("node")
     await until(lambda: ahead.clock_skew_ms() > 50_000, within_s=10)
