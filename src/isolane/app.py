@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from isolane.agents import check
 from isolane.agents.loading import adapt
-from isolane.contracts import Agent, Authenticator, ensure
+from isolane.contracts import Agent, Authenticator, NodeRole, ensure
 from isolane.doors import (
     hydration,
     operations,
@@ -72,12 +72,16 @@ ROUTERS: Final = (
 
 
 def create_app(
-    settings: Settings, agents: Mapping[str, object], *, users: HostUsers | None = None
+    settings: Settings,
+    agents: Mapping[str, object],
+    *,
+    users: HostUsers | None = None,
+    role: NodeRole = NodeRole.ALL,
 ) -> FastAPI:
     """Return the gateway as an ASGI app; its lifespan opens and closes everything.
 
     `agents` are agents by name, in any form that `--agent` accepts. The first is the default. With
-    `users`, the host tells who its users are.
+    `users`, the host tells who its users are. A worker has no doors but those for operators.
 
     Raises:
         AgentRefused: One of `agents` is no agent, or has the name of the built-in one.
@@ -89,7 +93,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Gateway]]:
-        async with open_gateway(settings, adapted, users=users) as gateway:
+        async with open_gateway(settings, adapted, users=users, role=role) as gateway:
             setattr(app.state, STATE_KEY, gateway)
             try:
                 yield {STATE_KEY: gateway}
@@ -102,7 +106,10 @@ def create_app(
         max_bytes=settings.limit_request_bytes,
         frame_bytes=settings.limit_frame_bytes,
     )
-    _add_doors(app)
+    if role is NodeRole.WORKER:
+        app.include_router(operations.router)
+    else:
+        _add_doors(app)
     app.add_exception_handler(IsolaneError, answer_problem)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)

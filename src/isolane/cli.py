@@ -1,4 +1,4 @@
-"""The command line: `isolane serve`, `token`, `user`, `renumber`, `usage` and `check`."""
+"""The command line: `isolane serve`, `work`, `nodes`, `token`, `user`, `usage` and `check`."""
 
 # Long because: each command is a function of its own, and click wants its options above it.
 
@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -19,16 +21,19 @@ from isolane.agents.loading import load_checked_agents
 from isolane.app import create_app, make_issuer
 from isolane.auth.accounts import Accounts
 from isolane.clock import now_ms
-from isolane.contracts import PLAIN, Scope
+from isolane.contracts import PLAIN, NodeRole, Scope
 from isolane.demo import is_loopback, print_links
 from isolane.engines.file.signing_keys import FileSigningKeys
 from isolane.errors import AgentRefused, InvalidContext, InvalidInput, IsolaneError
 from isolane.logs import configure_logs
-from isolane.server import StartFailed
+from isolane.server import Greet, StartFailed
 from isolane.server import serve as serve_app
 from isolane.serving.listening import CannotListen
 from isolane.settings import KEY_NAME, InvalidSettings, Settings, load_settings
 from isolane.settings.spelling import warn_of_unknown
+from isolane.sql.database import Database
+from isolane.sql.nodes_report import to_nodes_json, to_nodes_table
+from isolane.sql.schema import VERSION as SCHEMA_VERSION
 from isolane.sql.usage_report import NothingToReport
 from isolane.wiring import renumber_logs
 
@@ -67,6 +72,27 @@ _config = click.option(
 )
 
 
+_agents = click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    metavar="[NAME=]MODULE:ATTRIBUTE",
+    help="An agent to serve; several are served by name, the first is the default.",
+)
+_agent_threads = click.option(
+    "--agent-threads",
+    type=click.IntRange(0, 64),
+    is_flag=False,
+    flag_value=1,
+    metavar="[N]",
+    help="Run agents on N event loops of their own (1 without a number), not on the gateway's.",
+)
+_log_format = click.option("--log-format", type=click.Choice(["json", "console"]), default="json")
+_log_level = click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), help="Debug tells most. [info]"
+)
+
+
 @click.group()
 @click.version_option(package_name="isolane")
 def main() -> None:
@@ -76,24 +102,12 @@ def main() -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
-@click.option(
-    "--agent",
-    "agents",
-    multiple=True,
-    metavar="[NAME=]MODULE:ATTRIBUTE",
-    help="An agent to serve; several are served by name, the first is the default.",
-)
-@click.option(
-    "--agent-threads",
-    type=click.IntRange(0, 64),
-    is_flag=False,
-    flag_value=1,
-    metavar="[N]",
-    help="Run agents on N event loops of their own (1 without a number), not on the gateway's.",
-)
+@_agents
+@_agent_threads
+@click.option("--no-agents", is_flag=True, help="Serve users only: `isolane work` has the agents.")
 @click.option("--demo", is_flag=True, help="Two accounts, a sign-in link for each; loopback only.")
-@click.option("--log-format", type=click.Choice(["json", "console"]), default="json")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Debug tells most. [info]")
+@_log_format
+@_log_level
 @click.option("--workers", type=int, hidden=True, expose_value=False, callback=_refuse_workers)
 @_data
 @_config
@@ -103,6 +117,7 @@ def serve(
     port: int,
     agents: tuple[str, ...],
     agent_threads: int | None,
+    no_agents: bool,
     demo: bool,
     log_format: str,
     log_level: str | None,
@@ -114,15 +129,77 @@ def serve(
     settings = _settings(options, config)
     if demo and not is_loopback(host):
         raise click.UsageError(f"--demo gives sign-in links away: loopback only, not {host}")
+    if no_agents and agents:
+        raise click.UsageError("--no-agents and --agent can't stand together")
+    if no_agents:
+        _check_shared(settings, "--no-agents")
+    role = NodeRole.GATEWAY if no_agents else NodeRole.ALL
+    chosen = () if no_agents else agents or (GUIDE,)
     configure_logs(log_format, settings.log_level)
+    _serve(settings, chosen, role, host=host, port=port, greet=print_links if demo else None)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8001, show_default=True, type=click.IntRange(0, 65535))
+@_agents
+@_agent_threads
+@_log_format
+@_log_level
+@_data
+@_config
+def work(
+    *,
+    host: str,
+    port: int,
+    agents: tuple[str, ...],
+    agent_threads: int | None,
+    log_format: str,
+    log_level: str | None,
+    data: Path | None,
+    config: Path | None,
+) -> None:
+    """Run agents for gateways that share a PostgreSQL database.
+
+    The port answers operators only: /healthz, /readyz and /metrics.
+    """
+    options = {"data": data, "agent_threads": agent_threads, "log_level": log_level}
+    settings = _settings(options, config)
+    if not agents:
+        raise click.UsageError("name the agents to run: --agent [NAME=]MODULE:ATTRIBUTE")
+    _check_shared(settings, "`isolane work`")
+    configure_logs(log_format, settings.log_level)
+    _serve(settings, agents, NodeRole.WORKER, host=host, port=port)
+
+
+def _check_shared(settings: Settings, what: str) -> None:
+    """Refuse what makes sense only where several processes share a database."""
+    if not databases.is_shared(settings.sqlalchemy_url):
+        raise Refused(
+            f"{what} needs a database that gateways and agents share: set ISOLANE_DATABASE_URL to "
+            "the address of a PostgreSQL database."
+        )
+
+
+def _serve(
+    settings: Settings,
+    agents: Sequence[str],
+    role: NodeRole,
+    *,
+    host: str,
+    port: int,
+    greet: Greet | None = None,
+) -> None:
     warn_of_unknown(os.environ, Settings.model_fields)
+    if port and not settings.node_id:
+        settings = settings.model_copy(update={"node_id": f"{socket.gethostname()}:{port}"})
     try:
         make_issuer(settings)  # for one sentence now, when its key can't be had
-        app = create_app(settings, load_checked_agents(agents or (GUIDE,)))
+        app = create_app(settings, load_checked_agents(tuple(agents)), role=role)
     except (AgentRefused, InvalidSettings, OSError) as error:
         raise _refuse(error) from error
     try:
-        serve_app(app, settings, host=host, port=port, greet=print_links if demo else None)
+        serve_app(app, settings, host=host, port=port, greet=greet)
     except (CannotListen, StartFailed) as error:
         raise _refuse(error) from error
 
@@ -204,15 +281,25 @@ def _with_accounts(
     data: Path | None, config: Path | None, act: Callable[[Accounts], Awaitable[T]]
 ) -> T:
     """Do one thing with the accounts of the data folder."""
-    settings = _settings({"data": data}, config)
 
-    async def run() -> T:
-        database = await databases.open_database(settings.sqlalchemy_url)
+    async def run(database: Database) -> T:
         accounts = Accounts(database, clock=now_ms)
         try:
             return await act(accounts)
         finally:
             accounts.close()
+
+    return _with_database(_settings({"data": data}, config), run)
+
+
+def _with_database(settings: Settings, act: Callable[[Database], Awaitable[T]]) -> T:
+    """Do one thing with the database, which is migrated if that is due."""
+
+    async def run() -> T:
+        database = await databases.open_database(settings.sqlalchemy_url)
+        try:
+            return await act(database)
+        finally:
             await database.close()
 
     try:
@@ -239,6 +326,38 @@ def rotate_key(*, forget: bool, data: Path | None, config: Path | None) -> None:
         )
     keys = FileSigningKeys(settings.data / KEY_NAME)
     asyncio.run(keys.rotate(now_s=now_ms() // 1000, forget=forget))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_data
+@_config
+def nodes(*, as_json: bool, data: Path | None, config: Path | None) -> None:
+    """List the processes that serve the database: role, agents, runs, last beat."""
+    settings = _settings({"data": data}, config)
+    found = _with_database(settings, partial(databases.load_nodes, settings.sqlalchemy_url))
+    click.echo(to_nodes_json(found) if as_json else to_nodes_table(found))
+
+
+@main.command()
+@_data
+@_config
+def migrate(*, data: Path | None, config: Path | None) -> None:
+    """Make the database's tables, or bring them to this version, before gateways are deployed.
+
+    Gateways of the version before go on meanwhile.
+    """
+    settings = _settings({"data": data}, config)
+    try:
+        with databases.lock(settings.sqlalchemy_url):
+            _with_database(settings, _do_nothing)
+    except IsolaneError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"the database has the tables of version {SCHEMA_VERSION}")
+
+
+async def _do_nothing(_database: Database) -> None:
+    """Leave a database as it is that was opened, and migrated therefore."""
 
 
 @main.command()

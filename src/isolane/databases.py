@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from isolane.clock import Clock
-from isolane.contracts import Bell, Members
+from isolane.clock import Clock, now_ms
+from isolane.contracts import Bell, Members, NodeInfo, NodeStatus
 from isolane.engines.memory.bell import LocalBell
 from isolane.engines.sqlite import database as sqlite
 from isolane.engines.sqlite import usage_report
@@ -53,14 +53,19 @@ def _import_postgres() -> ModuleType:
     return database
 
 
-def make_members(url: str, database: Database, *, clock: Clock) -> Members:
-    """Return the book of the nodes that serve a database."""
+def make_members(url: str, database: Database, info: NodeInfo, *, clock: Clock) -> Members:
+    """Return the book of the nodes that serve a database, for the node `info`."""
     if not is_shared(url):
-        return DatabaseMembers(database, clock=clock)
+        return DatabaseMembers(database, info, clock=clock)
     from isolane.engines.postgres.driver import connect  # noqa: PLC0415 - an extra
     from isolane.engines.postgres.members import PostgresMembers  # noqa: PLC0415
 
-    return PostgresMembers(database, open_connection=partial(connect, url), clock=clock)
+    return PostgresMembers(database, info, open_connection=partial(connect, url), clock=clock)
+
+
+async def load_nodes(url: str, database: Database) -> list[NodeStatus]:
+    """Return the nodes that serve the database at `url`, by name."""
+    return await make_members(url, database, NodeInfo("reader"), clock=now_ms).load_nodes()
 
 
 @asynccontextmanager

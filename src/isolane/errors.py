@@ -350,6 +350,14 @@ class DatabaseInUse(IsolaneError, RuntimeError):
     """Another gateway has the data folder open; two would give one id to two events."""
 
 
+class NameTaken(IsolaneError, RuntimeError):
+    """Another process serves the database under the name of this one; its runs are lost."""
+
+
+class KeyDiffers(IsolaneError, RuntimeError):
+    """Another process serves the database and signs with another key."""
+
+
 class AgentRefused(IsolaneError, TypeError):
     """The object that `--agent` names is no agent; the text says what it is and what is wanted."""
 

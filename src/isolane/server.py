@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 class StartFailed(Exception):
-    """The gateway can't be opened; the text is one sentence for the operator."""
+    """The gateway can't be opened, or can't go on; the text is one sentence for the operator."""
 
 
 class Server(uvicorn.Server):
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         uvicorn would open the gateway, too, but it logs a traceback instead of a sentence.
 
         Raises:
-            StartFailed: The gateway can't be opened.
+            StartFailed: The gateway can't be opened, or ends because it can't serve any more.
         """
         app: FastAPI = cast("Any", self.config.app)
         with self.capture_signals():
@@ -78,7 +78,22 @@ class Server(uvicorn.Server):
                 except Exception as error:
                     raise StartFailed(_to_sentence(error)) from error
                 self._state = opened or {}
+                gateway = self._gateway
+                if gateway is None:  # a host's app may be served, too
+                    return await self._serve(sockets)
+                leaving = asyncio.create_task(self._end_with(gateway), name="end of the gateway")
+                stack.callback(leaving.cancel)
                 await self._serve(sockets)
+                cause = gateway.draining.cause
+        if cause is not None:
+            raise StartFailed(_to_sentence(cause)) from cause
+        return None
+
+    async def _end_with(self, gateway: Gateway) -> None:
+        """Begin the drain when the gateway itself finds that it can't serve any more."""
+        await gateway.draining.wait()
+        if self._drain is None:
+            self._on_signal(signal.SIGTERM)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, tell systemd, and then greet."""
@@ -213,7 +228,7 @@ def serve(
 
     Raises:
         CannotListen: The address can't be used. The gateway wasn't opened.
-        StartFailed: The gateway can't be opened.
+        StartFailed: The gateway can't be opened, or ends because it can't serve any more.
     """
     _check_compression(settings)
     tune_process()

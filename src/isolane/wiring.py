@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Final
 
 import structlog
@@ -13,18 +16,13 @@ import structlog
 from isolane import clock, databases
 from isolane.agents.threads import AgentThreads
 from isolane.auth.providers import Provider
-from isolane.context import UserExecutionContext
 from isolane.contracts import (
     Agent,
     AgentServiceProtocol,
     Bell,
-    EventLog,
     Limits,
-    Members,
-    RunBook,
-    RunDraft,
-    Store,
-    TurnBook,
+    NodeInfo,
+    NodeRole,
     ensure,
 )
 from isolane.doors.answers import UnreadAnswers
@@ -33,12 +31,17 @@ from isolane.doors.parts import Credentials, Health, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.limits import LocalLimits
 from isolane.errors import Unavailable
-from isolane.events.event import check_question
 from isolane.health.draining import Draining
 from isolane.health.pressure import Pressure
 from isolane.health.resources import Resources
 from isolane.health.watchdog import Watchdog
-from isolane.identity import HostUsers, make_credentials, make_sign_in, open_providers
+from isolane.identity import (
+    HostUsers,
+    make_credentials,
+    make_sign_in,
+    open_providers,
+    prove_key,
+)
 from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
@@ -47,12 +50,8 @@ from isolane.sockets.open_factory import close_factory, open_factory
 from isolane.sockets.registry import Sockets
 from isolane.sockets.resume import Resumer
 from isolane.sql.database import Database
-from isolane.sql.log import DatabaseEventLog
-from isolane.sql.runbook import DatabaseRunBook
-from isolane.sql.store import DatabaseStore
 from isolane.sql.threads import renumber
-from isolane.sql.turns import DatabaseTurnBook
-from isolane.sql.usage import Quotas, Usage
+from isolane.storage import make_storage
 from isolane.tasks import TaskOwner
 from isolane.upkeep import join_others, start_upkeep
 
@@ -67,6 +66,7 @@ class _Ground:
     """Database, tasks and settings, which every other part needs."""
 
     settings: Settings
+    info: NodeInfo
     users: HostUsers | None
     """None where the gateway has the users."""
     database: Database
@@ -79,14 +79,21 @@ class _Ground:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, agents: Mapping[str, Agent], *, users: HostUsers | None = None
+    settings: Settings,
+    agents: Mapping[str, Agent],
+    *,
+    users: HostUsers | None = None,
+    role: NodeRole = NodeRole.ALL,
 ) -> AsyncIterator[Gateway]:
     """Open a gateway, recover what another life left, and close it in the end.
 
     Closing ends sockets first, then tasks, then the database: what was acknowledged is kept.
     """
     async with AsyncExitStack() as stack:
-        ground = await _open_ground(settings, users, stack)
+        name = settings.node_id or f"{socket.gethostname()}:{os.getpid()}"
+        proof = prove_key(settings.secret_key)
+        info = NodeInfo(name, role, tuple(agents), version("isolane"), proof)
+        ground = await _open_ground(settings, info, users, stack)
         if settings.agent_threads:
             threads = AgentThreads(settings.agent_threads, watch=ground.watchdog.watch)
             stack.callback(threads.close)
@@ -105,7 +112,7 @@ async def open_gateway(
 
 
 async def _open_ground(
-    settings: Settings, users: HostUsers | None, stack: AsyncExitStack
+    settings: Settings, info: NodeInfo, users: HostUsers | None, stack: AsyncExitStack
 ) -> _Ground:
     """Open what everything else stands on; `stack` closes it, the database last."""
     url = settings.sqlalchemy_url
@@ -118,6 +125,7 @@ async def _open_ground(
     stack.callback(watchdog.close)
     return _Ground(
         settings=settings,
+        info=info,
         users=users,
         database=database,
         bell=ensure(bell, Bell),
@@ -161,10 +169,10 @@ async def renumber_logs(settings: Settings) -> int:
 def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     """Make every part and check each as it enters."""
     settings, tasks = ground.settings, ground.tasks
-    storage, health = _make_storage(ground), _make_health(ground)
+    storage, health = _open_storage(ground), _make_health(ground)
     credentials = _make_credentials(ground)
     feed = Feed(storage.log, ground.bell)
-    limits = ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
+    limits = _make_limits(settings)
     sockets = Sockets(limits, tasks=tasks, draining=ground.draining)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
     service = AgentService(
@@ -199,7 +207,12 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         intake=_make_intake(settings, limits),
         unread=UnreadAnswers(send_timeout_s=settings.send_timeout_s),
         health=health,
+        draining=ground.draining,
     )
+
+
+def _make_limits(settings: Settings) -> Limits:
+    return ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
 
 
 def _make_credentials(ground: _Ground) -> Credentials:
@@ -233,32 +246,8 @@ def _make_factory(
     )
 
 
-def _make_storage(ground: _Ground) -> Storage:
-    settings, database = ground.settings, ground.database
-    url = settings.sqlalchemy_url
-    members = databases.make_members(url, database, clock=clock.now_ms)
-    quotas = Quotas(settings.limit_stored_threads_per_user, settings.limit_stored_bytes_per_user)
-    store = DatabaseStore(database, clock=clock.now_ms, quotas=quotas)
-    book = DatabaseRunBook(
-        database,
-        clock=clock.now_ms,
-        timer=clock.new_steady_clock(),
-        quotas=quotas,
-        check_question=partial(_check_question, settings),
-    )
-    log = DatabaseEventLog(
-        database,
-        tasks=ground.tasks,
-        max_events=settings.log_max_events,
-    )
-    return Storage(
-        store=ensure(store, Store),
-        book=ensure(book, RunBook),
-        members=ensure(members, Members),
-        turn_book=ensure(DatabaseTurnBook(database), TurnBook),
-        log=ensure(log, EventLog),
-        usage=Usage(database),
-    )
+def _open_storage(ground: _Ground) -> Storage:
+    return make_storage(ground.settings, ground.database, ground.info, tasks=ground.tasks)
 
 
 def _make_health(ground: _Ground) -> Health:
@@ -275,17 +264,6 @@ def _make_health(ground: _Ground) -> Health:
         },
         watchdog=watchdog,
         pressure=Pressure(resources.read_memory, resources.read_disk),
-    )
-
-
-def _check_question(settings: Settings, context: UserExecutionContext, draft: RunDraft) -> None:
-    check_question(
-        context.thread_key,
-        context.run_key.run_id,
-        draft.messages,
-        rewind_to=draft.rewind_to,
-        request=draft.request,
-        frame_max_bytes=settings.limit_frame_bytes,
     )
 
 

@@ -30,6 +30,7 @@ from isolane.contracts import (
     BegunRun,
     EventLog,
     Members,
+    NodeInfo,
     RunBook,
     RunEnd,
     RunLease,
@@ -207,7 +208,7 @@ async def engines(location: Location, monkeypatch: pytest.MonkeyPatch) -> AsyncI
             ground.log,
             ground.store,
             ground.book,
-            DatabaseMembers(ground.database, clock=clock),
+            DatabaseMembers(ground.database, NodeInfo("node"), clock=clock),
             DatabaseTurnBook(ground.database),
             clock,
             open_life if location.outlives_a_life else None,
@@ -245,7 +246,7 @@ async def small_engines(tmp_path: Path) -> AsyncIterator[Engines]:
     """Give engines whose logs keep five events of a thread."""
     async with open_ground(sqlite_url(tmp_path / "small"), max_events=5) as ground:
         turns = DatabaseTurnBook(ground.database)
-        members = DatabaseMembers(ground.database, clock=ground.clock)
+        members = DatabaseMembers(ground.database, NodeInfo("node"), clock=ground.clock)
         yield Engines(
             ground.log, ground.store, ground.book, members, turns, ground.clock, None, ground
         )

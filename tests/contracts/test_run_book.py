@@ -36,6 +36,10 @@ async def states(engines: Engines) -> dict[str, RunState]:
     return {run.run_id: run.state for run in await engines.book.load_open_runs()}
 
 
+async def live(engines: Engines) -> set[str]:
+    return {node.node_id for node in await engines.members.load_nodes()}
+
+
 async def claimed(engines: Engines, node_id: str = "node", *, room: int = 9) -> list[str]:
     return [each.run.run_id for each in await engines.book.claim(node_id, room=room)]
 
@@ -223,6 +227,48 @@ async def test_a_run_is_claimed_by_one_node_as_long_as_that_lives(engines: Engin
     assert len(await claimed(engines, "two")) == 1
     await engines.members.leave("one")
     assert len(await claimed(engines, "three")) == 3
+
+
+async def test_a_node_claims_runs_of_its_own_agents_alone(engines: Engines) -> None:
+    await engines.members.register("gateway")
+    for name in ("a", "b", "c"):
+        left = replace(Terms(), may_begin=False)
+        context, draft = context_of(name, thread_id=name), draft_of("x", agent=name)
+        admitted = await engines.book.admit(context, draft, left)
+        assert isinstance(admitted, Admitted)
+        assert (admitted.begun, admitted.position, admitted.ahead) == (None, 0, None)
+    assert await engines.book.find_wanted() == {"a", "b", "c"}
+    assert await engines.book.claim("gateway", room=9, agents=()) == []
+    (own,) = await engines.book.claim("worker", room=9, agents=["a", "nobody's"])
+    assert (await engines.book.begin(context_of("a", thread_id="a"), own.lease)).added
+    assert await engines.book.find_wanted() == {"b", "c"}
+    await engines.book.request_stop(key_of_run("b"), asked_at=1)
+    (stopped,) = await engines.book.claim("gateway", room=9, agents=())
+    assert stopped.run.run_id == "b"
+    assert await claimed(engines, "alone") == ["c"]
+
+
+async def test_a_run_that_is_left_to_others_waits_behind_the_one_under_way(
+    engines: Engines,
+) -> None:
+    await engines.begin(context_of("1"))
+    left = replace(Terms(), may_begin=False)
+    admitted = await engines.book.admit(context_of("2"), draft_of("b", agent="other"), left)
+    assert isinstance(admitted, Admitted)
+    assert (admitted.begun, admitted.position, admitted.ahead) == (None, 1, "1")
+    assert await engines.book.find_wanted() == frozenset()
+    await engines.end(context_of("1"))
+    assert await engines.book.find_wanted() == {"other"}
+
+
+async def test_a_run_that_is_given_back_is_claimed_by_a_node_of_its_agent(
+    engines: Engines,
+) -> None:
+    lease = await engines.begin(context_of("1"))
+    assert await engines.book.give_back(lease)
+    assert await engines.book.find_wanted() == {"default"}
+    assert await engines.book.claim("other", room=9, agents=["other"]) == []
+    assert len(await engines.book.claim("node", room=9, agents=["default"])) == 1
 
 
 async def test_a_run_is_begun_by_the_lease_of_the_newest_claim(engines: Engines) -> None:
@@ -521,13 +567,13 @@ async def test_runs_under_way_are_told_in_chats_alone(engines: Engines) -> None:
 
 
 async def test_members_are_those_who_registered_and_have_not_left(engines: Engines) -> None:
-    assert await engines.members.live() == frozenset()
+    assert await live(engines) == frozenset()
     await engines.members.register("one")
     await engines.members.beat("one")
-    assert await engines.members.live() == {"one"}
+    assert await live(engines) == {"one"}
     await engines.members.register("two")  # the file has one gateway: it has started anew
-    assert await engines.members.live() == {"two"}
+    assert await live(engines) == {"two"}
     await engines.members.leave("one")
     await engines.members.leave("two")
-    assert await engines.members.live() == frozenset()
+    assert await live(engines) == frozenset()
     assert engines.members.clock_skew_ms() == 0

@@ -35,7 +35,7 @@ from isolane.auth.sessions import SessionBook
 from isolane.auth.signin import SignIns
 from isolane.auth.tickets import TicketBook
 from isolane.context import EventId, RunKey
-from isolane.contracts import Identity, RunLease, Terms
+from isolane.contracts import Identity, NodeInfo, RunLease, Terms
 from isolane.doors.following import Following
 from isolane.doors.handshake import Replay
 from isolane.doors.room import Room
@@ -354,7 +354,7 @@ def guesses_of(scene: Scene) -> GuessGuard:
 
 
 def members_of(scene: Scene) -> DatabaseMembers:
-    return DatabaseMembers(scene.house.ground.database, clock=scene.house.clock)
+    return DatabaseMembers(scene.house.ground.database, NodeInfo("node"), clock=scene.house.clock)
 
 
 def sign_ins_of(scene: Scene) -> SignIns:
@@ -419,7 +419,7 @@ ACTS: Final[dict[str, Act]] = {
     ),
     "DatabaseMembers.beat": lambda scene: members_of(scene).beat("node"),
     "DatabaseMembers.leave": lambda scene: members_of(scene).leave("node"),
-    "DatabaseMembers.live": lambda scene: members_of(scene).live(),
+    "DatabaseMembers.load_nodes": lambda scene: members_of(scene).load_nodes(),
     "DatabaseMembers.register": lambda scene: members_of(scene).register("node"),
     "DatabaseRunBook.admit": lambda scene: scene.house.ground.book.admit(
         context_of("more"), draft_of("Hi"), Terms()
@@ -432,6 +432,7 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseRunBook.find_active": lambda scene: scene.house.ground.book.find_active(ALICE),
     "DatabaseRunBook.find_orphans": lambda scene: scene.house.ground.book.find_orphans("other"),
     "DatabaseRunBook.find_unheard": lambda scene: scene.house.ground.book.find_unheard("other"),
+    "DatabaseRunBook.find_wanted": lambda scene: scene.house.ground.book.find_wanted(),
     "DatabaseRunBook.find_waiting": lambda scene: scene.house.ground.book.find_waiting(),
     "DatabaseRunBook.find_lost": lambda scene: scene.house.ground.book.find_lost(),
     "DatabaseRunBook.give_back": lambda scene: scene.house.ground.book.give_back(scene.lease),

@@ -140,8 +140,18 @@ async def running_server(
     env: Mapping[str, str] | None = None,
     port: int | None = None,
     is_planted: bool = False,
+    command: str = "serve",
+    options: tuple[str, ...] = (),
 ) -> AsyncIterator[Server]:
     """Start a server, on a free port unless one is named, and end it with the block."""
-    chosen = port or free_port()
-    async with running(Server(data, agents, env or {}, port=chosen, is_planted=is_planted)) as one:
+    server = Server(
+        data,
+        agents,
+        env or {},
+        options,
+        command,
+        port=port or free_port(),
+        is_planted=is_planted,
+    )
+    async with running(server) as one:
         yield one

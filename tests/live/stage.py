@@ -182,9 +182,13 @@ async def own_server(
     *agents: str,
     env: Mapping[str, str] | None = None,
     port: int | None = None,
+    command: str = "serve",
+    options: tuple[str, ...] = (),
 ) -> AsyncIterator[Server]:
     """Start a server whose tokens the tests sign; it must have stopped with clean output."""
     settings = {"ISOLANE_SECRET_KEY": SECRET_KEY, "ISOLANE_DRAIN_TIMEOUT_S": "1", **(env or {})}
-    async with running_server(data, *agents, env=settings, port=port) as server:
+    async with running_server(
+        data, *agents, env=settings, port=port, command=command, options=options
+    ) as server:
         yield server
     server.assert_clean(traceback_allowed=True)

@@ -46,6 +46,8 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.ManagerClosed: ("internal", 1011, 500, True),
     errors.NoActiveRun: ("internal", 1011, 500, True),
     errors.DatabaseInUse: ("internal", 1011, 500, True),
+    errors.NameTaken: ("internal", 1011, 500, True),
+    errors.KeyDiffers: ("internal", 1011, 500, True),
     errors.AgentRefused: ("internal", 1011, 500, True),
 }
 

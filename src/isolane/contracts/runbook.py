@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from isolane.context import RunKey, UserExecutionContext
@@ -12,6 +12,7 @@ from isolane.contracts.shapes import (
     BegunRun,
     ClaimedRun,
     HeldRun,
+    NodeStatus,
     RunDraft,
     RunLease,
     StoredRun,
@@ -90,11 +91,14 @@ class RunBook(Protocol):
         """
         ...
 
-    async def claim(self, node_id: str, *, room: int) -> list[ClaimedRun]:
+    async def claim(
+        self, node_id: str, *, room: int, agents: Collection[str] | None = None
+    ) -> list[ClaimedRun]:
         """Claim up to `room` runs (a count) whose turn has come, for a node to begin them.
 
-        While the node lives, no other node gets these runs. Nor does the node itself: a claim whose
-        answer was lost ends with `give_back`.
+        They ask one of `agents`, or were stopped; None stands for every agent. While the node
+        lives, no other node gets these runs. Nor does the node itself: a claim whose answer was
+        lost ends with `give_back`.
         """
         ...
 
@@ -175,6 +179,10 @@ class RunBook(Protocol):
         """
         ...
 
+    async def find_wanted(self) -> frozenset[str]:
+        """Return the agents of runs whose turn has come and that no node has claimed."""
+        ...
+
     async def find_waiting(self) -> frozenset[RunKey]:
         """Return the keys of all runs that wait: for their turn, or for a node that begins them."""
         ...
@@ -190,7 +198,7 @@ class RunBook(Protocol):
 
 @runtime_checkable
 class Members(Protocol):
-    """Nodes that serve one database. A SQLite file has one node.
+    """Nodes that serve one database, as one of them sees it. A SQLite file has one node.
 
     Cancelling a method that writes doesn't undo the write.
 
@@ -198,23 +206,40 @@ class Members(Protocol):
         Unavailable: The database can't be reached. Every async method may raise it.
     """
 
+    is_alone: bool
+    """True where there can't be another node."""
+
     async def register(self, node_id: str) -> None:
-        """Count a node among those that live; `node_id` is new with each start of a process."""
+        """Count this process among those that live; `node_id` is new with each start.
+
+        A process that had the same name lives no more: its runs are lost, and it learns that.
+        """
         ...
 
     async def beat(self, node_id: str) -> bool:
         """Say that a node lives still; False when others have declared it dead.
 
         It registers under another id then: its runs are lost.
+
+        Raises:
+            NameTaken: Another process has registered under this one's name since.
         """
+        ...
+
+    def drain(self) -> None:
+        """Tell the others with the next beat that this node takes nothing new."""
         ...
 
     async def leave(self, node_id: str) -> None:
         """Remove a node from those that live: its runs are lost from then on. Idempotent."""
         ...
 
-    async def live(self) -> frozenset[str]:
-        """Return the ids of the nodes that live. Safe to cancel."""
+    async def load_nodes(self) -> list[NodeStatus]:
+        """Return the nodes that live, by name. Safe to cancel."""
+        ...
+
+    def get_others(self) -> Mapping[str, Sequence[str]]:
+        """Return the agents of the other nodes by the ids of these, as of the last beat."""
         ...
 
     def clock_skew_ms(self) -> int:

@@ -296,6 +296,47 @@ class Terms:
     With None, revocations stop no run."""
     node_id: str = ""
     """The node that drives the run, if it begins at once."""
+    may_begin: bool = True
+    """Whether that node serves the run's agent. Otherwise another node claims the run."""
+
+
+class NodeRole(StrEnum):
+    """What a process does for the database that it serves."""
+
+    ALL = "all"
+    """It has users and agents."""
+    GATEWAY = "gateway"
+    """It has users. Their runs are driven by other nodes."""
+    WORKER = "worker"
+    """It has agents. Users come to other nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What a process tells of itself to the others that serve its database."""
+
+    name: str
+    """What operators call it. A process that takes the name of another one takes its place."""
+    role: NodeRole = NodeRole.ALL
+    agents: tuple[str, ...] = ()
+    """Names of the agents that it serves, the default's first."""
+    version: str = ""
+    """The release of Isolane that it runs."""
+    key_proof: str = field(default="", repr=False)
+    """Tells whether two processes sign with the same key, and nothing else of the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A process that serves a database, as others see it."""
+
+    node_id: str
+    info: NodeInfo
+    is_draining: bool = False
+    beat_age_ms: int = 0
+    """Milliseconds since its last beat, by the database's clock."""
+    runs: int = 0
+    """How many runs it drives, or is about to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +348,8 @@ class Admitted:
     begun: BegunRun | None
     """Where it begins; None when it waits for its turn."""
     position: int
-    """Its place in the thread's line: 0 has the turn, 1 is next."""
+    """Its place in the thread's line: 0 has the turn, 1 is next. A run that has the turn and hasn't
+    begun is left to another node."""
     after: EventId
     """Place in the log before the run's first event. For a run that waits, the end of the log."""
     ahead: str | None = None

@@ -12,6 +12,7 @@ from isolane.doors.answers import UnreadAnswers
 from isolane.doors.event_stream import Streams
 from isolane.doors.parts import Credentials, Health, Intake, SignInDesk, Storage
 from isolane.errors import GoingAway, IsolaneError, NotFound, Unavailable
+from isolane.health.draining import Draining
 from isolane.health.fairness import Turns
 from isolane.log.feed import Feed
 from isolane.runs import AgentService
@@ -44,6 +45,7 @@ class Gateway:
     sign_in: SignInDesk
     intake: Intake
     health: Health
+    draining: Draining
     turns: Turns = field(default_factory=Turns)
     """Turns of sockets that wait to be opened."""
     unread: UnreadAnswers

@@ -52,6 +52,7 @@ class Admission:
         self._book = ground.book
         self._maker = ground.maker
         self._node = ground.node
+        self._roster = ground.roster
         self._settings = ground.settings
         self._lookup = lookup
         self._unread = unread
@@ -217,7 +218,8 @@ class Admission:
             self._driver.start_begun(run, told)
             return RunTicket(run.context, Disposition.STARTED, admitted.after)
         self._follow_up(run, admitted, policy)
-        return RunTicket(run.context, Disposition.QUEUED, admitted.after, admitted.position)
+        word = Disposition.QUEUED if admitted.position else Disposition.STARTED
+        return RunTicket(run.context, word, admitted.after, admitted.position)
 
     def _terms(self, run: Run, policy: str) -> Terms:
         settings = self._settings
@@ -227,12 +229,13 @@ class Admission:
             queued_per_thread=settings.limit_queued_runs_per_thread,
             asked_at=run.taken_on_at if settings.revoked_runs == "abort" else None,
             node_id=self._node.id,
+            may_begin=self._roster.is_own(run.draft.agent),
         )
 
     def _follow_up(self, run: Run, admitted: Admitted, policy: str) -> None:
         """Stop here what a run interrupts; look for who is next when nobody had the turn."""
         if admitted.ahead is None:
-            self._driver.dispatcher.wake()
+            self._driver.hand_on()
             return
         ahead = self._live.get(RunKey(run.context.user_id, admitted.ahead))
         if ahead is not None and policy == "interrupt":

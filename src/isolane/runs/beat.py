@@ -12,11 +12,11 @@ import structlog
 
 from isolane.context import RunKey
 from isolane.contracts import HeldRun, RunLease, RunState
-from isolane.errors import DatabaseFailed, chain_of
+from isolane.errors import DatabaseFailed, NameTaken, chain_of
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
 from isolane.runs.restart import Restart
-from isolane.runs.run import Run
+from isolane.runs.unserved import UnservedRuns
 
 UNKNOWN_MS: Final = 1000
 """Milliseconds for which a run may be unknown to the node that holds it. An answer on its way takes
@@ -37,6 +37,7 @@ class Beat:
         self._node = ground.node
         self._driver = driver
         self._dispatcher = driver.dispatcher
+        self._unserved = UnservedRuns(ground, dispatcher=driver.dispatcher)
         self._starting = ground.starting
         self._restart = restart
         self._timer = ground.timer
@@ -49,9 +50,15 @@ class Beat:
 
     async def beat(self) -> None:
         """Say that the node lives, and do what only the rows know of; see `AgentService.beat`."""
-        if not await self._members.beat(self._node.id):
+        try:
+            lives = await self._members.beat(self._node.id)
+        except NameTaken as error:
+            self._restart.yield_name(error)
+            return
+        if not lives:
             await self._restart.rejoin()
         await self._dispatcher.look()
+        await self._unserved.look()
         await self._restart.end_orphans()
         await self._compare()
         await self._forget_taken()
@@ -70,7 +77,7 @@ class Beat:
 
     async def _forget_taken(self) -> None:
         """Let go of runs that waited here, and that another node has begun meanwhile."""
-        waiting = [run for run in self._live if _waits(run)]
+        waiting = [run for run in self._live if run.waits]
         if not waiting:
             return
         found = await self._book.find_waiting()
@@ -79,7 +86,7 @@ class Beat:
         for run in waiting:
             # One that was taken on just now may have had no row yet: only the second look counts.
             is_taken = run.context.run_key in taken & self._taken
-            if is_taken and _waits(run):
+            if is_taken and run.waits:
                 self._driver.leave(run)
         self._taken = taken
 
@@ -89,7 +96,7 @@ class Beat:
         if key in self._starting or held.lease.run_no in self._failed:
             return True
         run = self._live.get(key)
-        return run is not None and (run.has_turn or run.begun is not None or run.is_lost)
+        return run is not None and not run.waits
 
     async def _let_go(self, held: HeldRun) -> None:
         """Give a run back, so that it begins after all; end it when it has an event."""
@@ -110,7 +117,3 @@ class Beat:
         if stored is not None and stored.state is RunState.RUNNING:
             _log.warning("unknown_run_ended", run_id=lease.run_id)
             _ = self._restart.start_end(stored)
-
-
-def _waits(run: Run) -> bool:
-    return run.begun is None and not (run.has_turn or run.is_lost)

@@ -32,6 +32,7 @@ class Dispatcher:
         self._draining = ground.draining
         self._book = ground.book
         self._maker = ground.maker
+        self._roster = ground.roster
         self._node = ground.node
         self._tasks = ground.tasks
         self._begin = begin
@@ -59,7 +60,9 @@ class Dispatcher:
             while self._is_woken and not self._draining.has_begun:
                 self._is_woken = False
                 try:
-                    claimed = await self._book.claim(self._node.id, room=CLAIMED_AT_ONCE)
+                    claimed = await self._book.claim(
+                        self._node.id, room=CLAIMED_AT_ONCE, agents=self._roster.claimed
+                    )
                 except Unavailable as error:
                     _log.error("run_claim_failed", reason=str(error))
                     await backoff.pause()  # between two tries
@@ -69,7 +72,7 @@ class Dispatcher:
                     _log.error("run_claim_failed", chain=chain_of(error))
                     return
                 for each in claimed:
-                    self._take(each)
+                    self.take(each)
                 self._is_woken = self._is_woken or len(claimed) == CLAIMED_AT_ONCE
         finally:
             self._idle.set()
@@ -78,7 +81,7 @@ class Dispatcher:
         """Return once no claim is under way. Safe to cancel."""
         await self._idle.wait()
 
-    def _take(self, claimed: ClaimedRun) -> None:
+    def take(self, claimed: ClaimedRun) -> None:
         """Begin a claimed run, once. One that nobody holds here waited in another process."""
         stored = claimed.run
         run = self._live.get(stored.key)

@@ -29,6 +29,7 @@ class Drain:
         self._live = ground.live
         self._draining = ground.draining
         self._book = ground.book
+        self._members = ground.members
         self._node = ground.node
         self._tasks = ground.tasks
         self._driver = driver
@@ -38,6 +39,7 @@ class Drain:
     async def drain(self, *, timeout_s: float) -> None:
         """Let runs under way go on for `timeout_s`, then end them; see `AgentService.drain`."""
         self._draining.begin()
+        self._members.drain()
         await self._tasks.complete(self._drain(timeout_s), name="shutdown of runs")
 
     def hurry(self) -> None:

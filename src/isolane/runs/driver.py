@@ -194,6 +194,11 @@ class RunDriver:
         if self._live_runs.get_of_thread(key):
             self.dispatcher.wake()
 
+    def hand_on(self) -> None:
+        """Let a run begin that has the turn, here or at the node that serves its agent."""
+        self._feed.ring_house(HouseTopic.TURNS)
+        self.dispatcher.wake()
+
     async def tell_thread(self, context: UserExecutionContext) -> None:
         """Tell the user's sockets the state of the thread."""
         active = self.get_active(context.thread_key)

@@ -14,6 +14,7 @@ from isolane.runs.locks import KeyedLocks
 from isolane.runs.making import RunMaker
 from isolane.runs.news import ThreadNews
 from isolane.runs.registry import LiveRuns
+from isolane.runs.roster import Roster
 from isolane.settings import Settings
 from isolane.tasks import TaskOwner
 
@@ -43,6 +44,7 @@ class Ground:
     """Milliseconds of a clock that is never set, for what lasts seconds."""
     news: ThreadNews
     maker: RunMaker
+    roster: Roster
     live: LiveRuns = field(default_factory=LiveRuns)
     starting: KeyedLocks[RunKey] = field(default_factory=KeyedLocks)
     """Runs that are being taken on."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 from isolane.clock import Clock
 from isolane.context import UserExecutionContext
-from isolane.contracts import Agent, RunDraft, StoredRun
-from isolane.errors import UnknownAgent
+from isolane.contracts import RunDraft, StoredRun
 from isolane.events.left_out import Kind, LeftOut
+from isolane.runs.roster import Roster
 from isolane.runs.run import Run
 from isolane.runs.stop import Stop
 from isolane.subjects import Subject, Subjects
@@ -18,43 +17,30 @@ from isolane.subjects import Subject, Subjects
 class RunMaker:
     """Makes runs, each with its agent, and counts together what they leave out."""
 
-    def __init__(
-        self, agents: Mapping[str, Agent], *, subjects: Subjects | None, clock: Clock
-    ) -> None:
-        """Serve `agents`, the first as the default. `subjects` know the names of users outside."""
-        self.agents = agents
+    def __init__(self, roster: Roster, *, subjects: Subjects | None, clock: Clock) -> None:
+        """Take agents from `roster`. `subjects` know the names of users outside."""
+        self._roster = roster
         self._subjects = subjects or Subjects()
         self._clock = clock
         self.left_out = Counter[Kind]()
         """Number of events, messages and parts that all runs have left out, by kind."""
 
-    def check_agent(self, name: str | None) -> str:
-        """Return the agent's name; the default's for None.
-
-        Raises:
-            UnknownAgent: No agent has this name.
-        """
-        found = next(iter(self.agents), None) if name is None else name
-        if found not in self.agents or found is None:
-            raise UnknownAgent(f"no agent is called {name}")
-        return found
-
     def make(self, context: UserExecutionContext, draft: RunDraft) -> Run:
         """Return a new run of the draft's agent."""
-        return self._make(context, draft, self.agents[draft.agent])
+        return self._make(context, draft)
 
     def revive(self, stored: StoredRun) -> Run:
-        """Return a stored run. The default agent takes it when its own agent is gone."""
-        agent = self.agents.get(stored.draft.agent) or self.agents[self.check_agent(None)]
+        """Return a stored run."""
         context = _context_of(stored, self._subjects.find(stored.key.user_id))
-        run = self._make(context, stored.draft, agent)
+        run = self._make(context, stored.draft)
         run.taken_on_at = stored.created_at
         run.is_revived = True
         if stored.stop_at is not None:
             run.stop.set(asked_at=stored.stop_at)
         return run
 
-    def _make(self, context: UserExecutionContext, draft: RunDraft, agent: Agent) -> Run:
+    def _make(self, context: UserExecutionContext, draft: RunDraft) -> Run:
+        agent = self._roster.get(draft.agent)
         return Run(context, draft, agent, Stop(self._clock), left_out=LeftOut(self.left_out))
 
 

@@ -10,7 +10,14 @@ import structlog
 
 from isolane.backoff import Backoff
 from isolane.contracts import RunState, StoppedBy, StoredRun
-from isolane.errors import AgentLost, DatabaseFailed, IsolaneError, Unavailable, chain_of
+from isolane.errors import (
+    AgentLost,
+    DatabaseFailed,
+    IsolaneError,
+    NameTaken,
+    Unavailable,
+    chain_of,
+)
 from isolane.ids import new_node_id
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
@@ -38,6 +45,7 @@ class Restart:
         self._book = ground.book
         self._members = ground.members
         self._node = ground.node
+        self._draining = ground.draining
         self._maker = ground.maker
         self._tasks = ground.tasks
         self._driver = driver
@@ -107,10 +115,22 @@ class Restart:
         """
         self._node.id = new_node_id()
         await self._members.register(self._node.id)
+        _log.error("node_was_declared_dead", runs_lost=self._stop_all(), node=self._node.id)
+
+    def yield_name(self, error: NameTaken) -> None:
+        """Serve no more: another process has this one's name, and ends its runs."""
+        if self._draining.has_begun:
+            return
+        cut_off = self._stop_all()
+        _log.error("node_name_taken", runs_lost=cut_off, reason=str(error))
+        self._draining.begin(error)
+
+    def _stop_all(self) -> int:
+        """Stop the agents whose events are refused now; return how many."""
         cut_off = [run for run in self._live if run.begun is not None]
-        _log.error("node_was_declared_dead", runs_lost=len(cut_off), node=self._node.id)
         for run in cut_off:
             run.stop.set(_CUT_OFF)
+        return len(cut_off)
 
     async def end_orphans(self) -> None:
         """Begin to end runs whose node has died since.

@@ -94,6 +94,11 @@ class Run:
         return any(one["role"] == "user" for one in self.asked)
 
     @property
+    def waits(self) -> bool:
+        """True while this process doesn't drive it: another node may have begun it."""
+        return self.begun is None and not (self.has_turn or self.is_lost)
+
+    @property
     def goes_on(self) -> bool:
         """True while it still answers, or will: it was neither stopped nor lost."""
         return not (self.stop.is_set() or self.is_lost)

@@ -34,6 +34,7 @@ from isolane.runs.news import Notify, ThreadNews
 from isolane.runs.question import Offer
 from isolane.runs.readers import HttpReader, OnDisconnect
 from isolane.runs.restart import Restart
+from isolane.runs.roster import Roster
 from isolane.runs.stopping import Stopping
 from isolane.runs.unheard import UnheardStops
 from isolane.runs.unread import IsFollowed, UnreadRuns
@@ -73,6 +74,7 @@ class AgentService:
         """
         self._settings = settings
         self._tasks = tasks
+        self._roster = roster = Roster(agents, members)
         ground = Ground(
             feed=feed,
             store=store,
@@ -84,7 +86,8 @@ class AgentService:
             clock=clock,
             timer=timer or clock,
             news=ThreadNews(store, notify, clock=clock),
-            maker=RunMaker(agents, subjects=subjects, clock=clock),
+            maker=RunMaker(roster, subjects=subjects, clock=clock),
+            roster=roster,
         )
         placing = KeyedLocks[ThreadKey]()
         self._maker, self._live = ground.maker, ground.live
@@ -137,8 +140,8 @@ class AgentService:
 
     @property
     def agent_names(self) -> tuple[str, ...]:
-        """The names of the agents, the default's first."""
-        return tuple(self._maker.agents)
+        """The names of the agents, the default's first, also of those that other nodes serve."""
+        return self._roster.names
 
     def find_run_of(self, context: UserExecutionContext, message_id: str) -> str | None:
         """Return the unfinished run, under way or waiting, that adds a message to the thread.
@@ -154,8 +157,9 @@ class AgentService:
 
         Raises:
             UnknownAgent: No agent has that name.
+            Unavailable: This process serves no agent, and has seen no node that does.
         """
-        return self._maker.check_agent(name)
+        return self._roster.check(name)
 
     async def start(
         self,

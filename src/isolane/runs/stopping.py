@@ -95,7 +95,8 @@ class Stopping:
             return
         try:
             await self._book.request_stop(key, asked_at=asked_at)
-            if key not in self._live:
+            run = self._live.get(key)
+            if run is None or run.waits:
                 self._feed.ring_house(HouseTopic.STOPS)
         except IsolaneError as error:  # it is stopped here all the same
             _log.warning("stop_write_failed", run_id=key.run_id, reason=str(error))

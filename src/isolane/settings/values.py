@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     data: Path = Path("isolane-data")
     database_url: str = ""
     """Address of the database. Empty means a SQLite file in `data`, `sqlite://` only memory."""
+    node_id: str = Field(default="", max_length=200)
+    """What this process is called among those that serve one database. Empty means host name and
+    port. A process that takes the name of another one takes its place."""
     secret_key: SecretStr | None = None
     """Key that signs the local issuer's tokens, of 32 bytes or more. By default a file in
     `data`."""

@@ -7,6 +7,7 @@ index holds that. A run whose end the database refuses is `broken`, and holds no
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
@@ -59,11 +60,15 @@ _NOT_BEGUN: Final = """
 SELECT user_id, run_id FROM runs INDEXED BY runs_waiting WHERE state = 'queued'
 UNION ALL SELECT user_id, run_id FROM runs INDEXED BY runs_ready WHERE state = 'ready'
 """
-_CLAIMABLE: Final = """
-SELECT user_id, run_id FROM runs INDEXED BY runs_ready WHERE state = 'ready'
+_UNCLAIMED: Final = """
+FROM runs INDEXED BY runs_ready WHERE state = 'ready'
 AND (node_id IS NULL OR node_id != ? AND node_id NOT IN (SELECT node_id FROM nodes))
-AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no) LIMIT ?
+AND EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no)
 """
+# A run that was stopped asks no agent any more. Rows of older versions don't tell the agent.
+_CLAIMABLE: Final = f"SELECT user_id, run_id {_UNCLAIMED}"
+_OF_AGENTS: Final = " AND (agent IS NULL OR stop_at IS NOT NULL OR agent IN ({}))"
+_WANTED: Final = f"SELECT DISTINCT agent {_UNCLAIMED} AND agent IS NOT NULL"
 _CLAIM: Final = "UPDATE runs SET node_id = ? WHERE user_id = ? AND run_id = ?"
 _HELD: Final = """
 SELECT runs.user_id, thread_id, run_id, epoch, fence, thread_no, runs.run_no, state = 'running',
@@ -167,14 +172,28 @@ def find_waiting(connection: Connection) -> frozenset[RunKey]:
     return frozenset(RunKey(*row) for row in execute(connection, _NOT_BEGUN))
 
 
-def find_claimable(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:
-    """Return up to `room` runs whose turn has come and that the node may claim."""
-    return [RunKey(*row) for row in execute(connection, _CLAIMABLE, (node_id, room))]
+def find_wanted(connection: Connection) -> frozenset[str]:
+    """Return the agents of runs whose turn has come and that no node has claimed."""
+    return frozenset(load_column(connection, _WANTED, ("",)))
 
 
-def claim(connection: Connection, node_id: str, *, room: int) -> list[RunKey]:
-    """Mark up to `room` runs whose turn has come as the node's own; return their keys."""
-    keys = find_claimable(connection, node_id, room=room)
+def find_claimable(
+    connection: Connection, node_id: str, *, room: int, agents: Collection[str] | None
+) -> list[RunKey]:
+    """Return up to `room` runs whose turn has come and that the node may claim.
+
+    They ask one of `agents`, or were stopped; None stands for every agent.
+    """
+    which = "" if agents is None else _OF_AGENTS.format(", ".join("?" * len(agents)) or "''")
+    values = (node_id, *(agents or ()), room)
+    return [RunKey(*row) for row in execute(connection, f"{_CLAIMABLE}{which} LIMIT ?", values)]
+
+
+def claim(
+    connection: Connection, node_id: str, *, room: int, agents: Collection[str] | None
+) -> list[RunKey]:
+    """Mark up to `room` runs as the node's own that it may claim; return their keys."""
+    keys = find_claimable(connection, node_id, room=room, agents=agents)
     if keys:
         execute_many(connection, _CLAIM, [(node_id, *key) for key in keys])
     return keys

@@ -13,7 +13,7 @@ from isolane.errors import DatabaseFailed
 from isolane.sql.driver import execute, load_value
 from isolane.sql.tables import metadata
 
-VERSION: Final = "0017"
+VERSION: Final = "0018"
 """The newest migration: what `tables` says is what it leaves."""
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOAD_VERSION: Final = "SELECT version_num FROM alembic_version"

@@ -128,6 +128,10 @@ runs = Table(
     # When it was asked to stop, and when its node obeyed.
     Column("stop_at", BigInteger),
     Column("stop_seen_at", BigInteger),
+    # The agent that it asks: a node claims runs of the agents that it serves.
+    Column("agent", _Text),
+    # How often its agent was begun; a hand-over isn't counted.
+    Column("attempt", BigInteger, nullable=False, server_default="1"),
     Index("runs_by_address", "user_id", "run_id", unique=True),
     _partial_index("runs_open", "user_id", where="state != 'ended'"),
     # One run of a thread has the turn.
@@ -164,6 +168,25 @@ nodes = Table(
     metadata,
     Column("node_id", _Text, primary_key=True),
     Column("beat_at", BigInteger, nullable=False),
+    # What operators call it. A process that takes the name of another one takes its place.
+    Column("name", _Text),
+    # What it does, as a `NodeRole`, and the names of its agents, as JSON.
+    Column("role", _Text, nullable=False, server_default="all"),
+    Column("agents", _Text, nullable=False, server_default="[]"),
+    Column("version", _Text, nullable=False, server_default=""),
+    Column("is_draining", Integer, nullable=False, server_default="0"),
+    # Tells whether it signs with the same key as the others.
+    Column("key_proof", _Text, nullable=False, server_default=""),
+    Index("nodes_by_name", "name", unique=True),
+    sqlite_with_rowid=False,
+)
+# How many sockets each user has at each node.
+slots = Table(
+    "slots",
+    metadata,
+    Column("user_id", _Text, primary_key=True),
+    Column("node_id", _Text, primary_key=True),
+    Column("held", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 # A message stands from the run that added it until a rewind drops it; both are kept as places in

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from isolane.sql.columns import to_table
 from isolane.sql.driver import Driver
 from isolane.sql.usage import EVERYBODY, Kept
 
@@ -60,11 +61,7 @@ class Report:
         """Return lines for people: a head, a line for each user, and one for all."""
         all_users = UserKept(f"all {self.user_count}", *self.totals)
         rows = [("user", "threads", "bytes"), *(_cells(user) for user in (*self.users, all_users))]
-        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            f"{name:<{widths[0]}}  {threads:>{widths[1]}}  {size:>{widths[2]}}"
-            for name, threads, size in rows
-        )
+        return to_table(rows, numbers={1, 2})
 
 
 def _cells(user: UserKept) -> tuple[str, str, str]:

@@ -120,6 +120,8 @@ class Server:
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables besides this process's own environment."""
     options: tuple[str, ...] = ()
+    command: str = "serve"
+    """`serve`, or `work` for a process that has agents and no users."""
     port: int = field(default_factory=free_port)
     folder: Path = field(default_factory=Path.cwd)
     """Working folder of the process; modules in it are importable."""
@@ -170,7 +172,7 @@ class Server:
         """Start the process and wait until it is ready."""
         named = [word for agent in self.agents for word in ("--agent", agent)]
         where = ["--host", LOOPBACK, "--port", str(self.port), "--data", str(self.data)]
-        self._process = await self._spawn("serve", *where, *named, *self.options)
+        self._process = await self._spawn(self.command, *where, *named, *self.options)
         self._reader = asyncio.create_task(self._collect(self._process))
         await self._wait_until_ready()
 
@@ -181,6 +183,18 @@ class Server:
     async def kill(self) -> Stopped:
         """Send SIGKILL: nothing is drained, nothing is closed."""
         return await self._end(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait until the process has ended by itself, and return its exit code.
+
+        Raises:
+            TimeoutError: It goes on.
+        """
+        process = self._running()
+        code = await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        self._process = None
+        await self._collected()
+        return code
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send the process a signal without waiting."""

@@ -134,7 +134,7 @@ async def test_event_of_another_users_run_is_the_agents_fault() -> None:
         async def forger(input: object) -> AsyncIterator[object]:  # noqa: A002, ARG001
             yield {"type": "RUN_FINISHED", "threadId": ada[0], "runId": ada[1]}
 
-        house.service._maker.agents = {"default": adapt_function(forger, name="forger")}
+        house.service._roster._own = {"default": adapt_function(forger, name="forger")}
         events = await house.run(context_of("r", user_id="bob"), "hi")
     assert events[-1]["code"] == "agent_protocol"
     assert ada[0] not in json.dumps(events)

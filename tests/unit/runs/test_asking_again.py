@@ -284,7 +284,7 @@ async def test_run_that_joins_counts_as_kept_and_is_refused_above_the_quota() ->
     async with open_house({"default": talker.run}) as house:
         own, other = context_of("1"), context_of("2")
         await house.service.start(own, ask(own, "q"))
-        house.ground.book._quotas = Quotas(size=1)
+        house.ground.book._admissions._quotas = Quotas(size=1)
         with pytest.raises(LimitExceeded, match="storedBytesPerUser"):
             await house.service.start(other, ask(other, "q"))
         assert await house.ground.store.load_run(RunKey("alice", "2")) is None

@@ -168,8 +168,8 @@ async def test_a_claim_that_is_answered_late_does_no_harm() -> None:
     async with open_house({"default": gate.run}) as house:
         claim, reached, go_on = house.ground.book.claim, asyncio.Event(), asyncio.Event()
 
-        async def claim_slowly(node_id: str, *, room: int) -> object:
-            claimed = await claim(node_id, room=room)
+        async def claim_slowly(node_id: str, *, room: int, agents: None = None) -> object:
+            claimed = await claim(node_id, room=room, agents=agents)
             if claimed and not go_on.is_set():
                 reached.set()
                 await go_on.wait()

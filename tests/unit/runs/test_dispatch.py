@@ -105,10 +105,10 @@ async def test_a_claim_that_fails_for_now_is_tried_until_it_succeeds() -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(self._book, name)
 
-        async def claim(self, node_id: str, *, room: int) -> object:
+        async def claim(self, node_id: str, *, room: int, agents: None = None) -> object:
             if refusals:
                 raise refusals.pop()
-            return await self._book.claim(node_id, room=room)
+            return await self._book.claim(node_id, room=room, agents=agents)
 
     def wrap(book: Any) -> Any:  # noqa: ANN401 - one book for another
         return Busy(book)

@@ -29,7 +29,7 @@ from isolane.runs.readers import OnDisconnect
 from isolane.runs.requests import remove_due
 from isolane.settings import Settings
 from isolane.sql.usage import Quotas, Usage
-from isolane.wiring import _check_question
+from isolane.storage import _check_question
 
 TOOLS = [{"name": "lookup", "description": "Looks up", "parameters": {"type": "object"}}]
 RESULT = {"id": "x", "role": "tool", "toolCallId": "call", "content": "42"}
@@ -232,7 +232,7 @@ async def test_seed_is_no_part_of_the_frame_that_shows_what_a_run_brings() -> No
 
 async def test_seed_counts_as_kept() -> None:
     async with open_house({"default": Listener().run}) as house:
-        house.ground.book._quotas = Quotas(size=2000)
+        house.ground.book._admissions._quotas = Quotas(size=2000)
         large = opening({"id": "u", "role": "user", "content": "x" * 2000})
         with pytest.raises(LimitExceeded, match="storedBytesPerUser"):
             await house.service.start_offer(context_of("1"), offer_of("q", opening=large))

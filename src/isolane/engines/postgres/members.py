@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import psycopg
 import structlog
 from sqlalchemy import Connection as SqlConnection
 
+from isolane.contracts import NodeInfo, NodeStatus
 from isolane.engines.postgres.driver import Connection
 from isolane.engines.postgres.failures import to_error
-from isolane.errors import DatabaseFailed
+from isolane.errors import DatabaseFailed, NameTaken
 from isolane.sql.database import Database
-from isolane.sql.driver import execute, load_column
+from isolane.sql.driver import load_value
+from isolane.sql.nodes import add_node, load_nodes, remove_node, to_agents
 
 LEASE_S: Final = 5.0
 """Seconds without a new beat after which others declare a node dead."""
@@ -33,13 +36,19 @@ SILENT_LOOP_S: Final = 120.0
 """Seconds without a turn of the event loop after which the thread renews the lease no more: a
 process in which nothing runs must not hold its runs for ever."""
 
-_NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-_REGISTER: Final = f"INSERT INTO nodes (node_id, beat_at) VALUES (?, {_NOW})"  # noqa: S608 - ours
-_BEAT: Final = f"UPDATE nodes SET beat_at = {_NOW} WHERE node_id = ? RETURNING beat_at"  # noqa: S608 - ours
-_OTHERS: Final = "SELECT node_id, beat_at FROM nodes WHERE node_id != ?"
+_NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_BEAT: Final = f"""
+WITH own AS (
+    UPDATE nodes SET beat_at = ({_NOW}), is_draining = ? WHERE node_id = ?
+    RETURNING node_id, beat_at
+)
+SELECT node_id, beat_at, '[]', '' FROM own
+UNION ALL SELECT node_id, beat_at, agents, name FROM nodes WHERE node_id != ?
+"""  # noqa: S608 - ours
+"""One statement, because a node does it each second: it beats, and reads who else does."""
 _BURY: Final = "DELETE FROM nodes WHERE node_id = ? AND beat_at = ?"
-_LEAVE: Final = "DELETE FROM nodes WHERE node_id = ?"
-_LIVE: Final = "SELECT node_id FROM nodes"
+_NAME_TRIES: Final = 5
+"""Times that a node tries to take its name, which another process may take at the same moment."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,9 +85,14 @@ class _Beating:
     """The thread that beats for one node, and sees who beats no more."""
 
     def __init__(
-        self, node_id: str, open_connection: Callable[[], Connection], clock: Callable[[], int]
+        self,
+        node_id: str,
+        info: NodeInfo,
+        open_connection: Callable[[], Connection],
+        clock: Callable[[], int],
     ) -> None:
         self.node_id = node_id
+        self._info = info
         self._open_connection = open_connection
         self._clock = clock
         self._connection: Connection | None = None
@@ -88,22 +102,27 @@ class _Beating:
         self.turned_s = time.monotonic()
         """When the event loop turned last, by the steady clock."""
         self.is_dead = False
-        """Whether another node has declared this one dead."""
+        """Whether the node has no row any more: another one has declared it dead, or has its name.
+        """
+        self.is_replaced = False
+        """Whether another process has its name."""
+        self.is_draining = False
+        self.others: Mapping[str, tuple[str, ...]] = {}
+        """The agents of the other nodes, by their ids."""
+        self.beaten_s = time.monotonic()
+        """When the last beat that was answered began, by the steady clock."""
         self.skew_ms = 0
 
-    def register(self) -> None:
-        """Write the node's row, and beat from now on.
+    def start(self) -> None:
+        """Beat once, and from now on each second.
 
         Raises:
             Unavailable: The server can't be reached.
-            DatabaseFailed: Another process is registered under this id.
         """
         try:
-            self._connect().execute(_REGISTER, (self.node_id,))
+            self._beat()
         except psycopg.Error as error:
             self.end()
-            if isinstance(error, psycopg.errors.UniqueViolation):
-                raise DatabaseFailed(f"another process serves as node {self.node_id}") from error
             raise to_error(error) from error
         self._thread.start()
 
@@ -132,14 +151,21 @@ class _Beating:
                     self._connection.close()
 
     def _beat(self) -> None:
-        connection = self._connect()
-        beat = connection.execute(_BEAT, (self.node_id,)).fetchone()
-        if beat is None:
+        connection, began_s = self._connect(), time.monotonic()
+        values = (int(self.is_draining), self.node_id, self.node_id)
+        rows = connection.execute(_BEAT, values).fetchall()
+        beats = {node_id: beat for node_id, beat, _, _ in rows}
+        own = beats.pop(self.node_id, None)
+        if own is None:
+            self.is_replaced = any(name == self._info.name for _, _, _, name in rows)
             self.is_dead = True
             return
-        self.skew_ms = self._clock() - beat[0]
-        others = dict(connection.execute(_OTHERS, (self.node_id,)).fetchall())
-        for node_id, seen in self._deaths.look(time.monotonic(), others):
+        self.beaten_s = began_s
+        self.skew_ms = self._clock() - own
+        self.others = {
+            node_id: to_agents(agents) for node_id, _, agents, _ in rows if node_id in beats
+        }
+        for node_id, seen in self._deaths.look(time.monotonic(), beats):
             if connection.execute(_BURY, (node_id, seen)).rowcount:
                 _log.warning("node_declared_dead", node=node_id)
 
@@ -147,15 +173,22 @@ class _Beating:
 class PostgresMembers:
     """The table `nodes`. A node without a row lives no more; see `Members`."""
 
+    is_alone = False
+
     def __init__(
         self,
         database: Database,
+        info: NodeInfo,
         *,
         open_connection: Callable[[], Connection],
         clock: Callable[[], int],
     ) -> None:
-        """Read from `database`; `open_connection` opens the one of the thread that beats."""
+        """Register this process, which is `info`; `open_connection` is for the thread that beats.
+
+        All else goes through `database`.
+        """
         self._database = database
+        self._info = info
         self._open_connection = open_connection
         self._clock = clock
         self._beating: _Beating | None = None
@@ -165,9 +198,19 @@ class PostgresMembers:
         if self._beating is not None and self._beating.node_id == node_id:
             return
         await self._end()
-        beating = _Beating(node_id, self._open_connection, self._clock)
-        await asyncio.to_thread(beating.register)
+        await self._add(node_id)
+        beating = _Beating(node_id, self._info, self._open_connection, self._clock)
+        await asyncio.to_thread(beating.start)
         self._beating = beating
+
+    async def _add(self, node_id: str) -> None:
+        for tries_left in reversed(range(_NAME_TRIES)):
+            try:
+                return await self._database.write(partial(_add, node_id, self._info))
+            except DatabaseFailed:  # another process has taken the name at the same moment
+                if not tries_left:
+                    raise
+        return None
 
     async def beat(self, node_id: str) -> bool:
         """Let the thread know that the loop turns; say whether the node lives; see `Members`."""
@@ -175,26 +218,40 @@ class PostgresMembers:
         if beating is None or beating.node_id != node_id:
             return False
         beating.turned_s = time.monotonic()
+        if beating.is_replaced:
+            raise NameTaken(
+                f"another process serves the database as {self._info.name}: give each its own "
+                "ISOLANE_NODE_ID"
+            )
         return not beating.is_dead
+
+    def drain(self) -> None:
+        """Tell the others with the next beat that nothing new is taken; see `Members`."""
+        if self._beating is not None:
+            self._beating.is_draining = True
 
     async def leave(self, node_id: str) -> None:
         """Beat no more, and count the node no longer; see `Members`."""
         await self._end()
-        await self._database.write(lambda one: _leave(one, node_id))
+        await self._database.write(lambda one: remove_node(one, node_id))
 
     async def _end(self) -> None:
         beating, self._beating = self._beating, None
         if beating is not None:
             await asyncio.to_thread(beating.end)
 
-    async def live(self) -> frozenset[str]:
-        """Return the ids of the nodes that live; see `Members`."""
-        return await self._database.read(lambda one: frozenset(load_column(one, _LIVE)))
+    async def load_nodes(self) -> list[NodeStatus]:
+        """Return the nodes that live; see `Members`."""
+        return await self._database.read(lambda one: load_nodes(one, now=load_value(one, _NOW)))
+
+    def get_others(self) -> Mapping[str, Sequence[str]]:
+        """Return the agents of the other nodes, as of the last beat; see `Members`."""
+        return {} if self._beating is None else self._beating.others
 
     def clock_skew_ms(self) -> int:
         """Return by how much this node's clock is ahead of the server's; see `Members`."""
         return 0 if self._beating is None else self._beating.skew_ms
 
 
-def _leave(connection: SqlConnection, node_id: str) -> None:
-    execute(connection, _LEAVE, (node_id,))
+def _add(node_id: str, info: NodeInfo, connection: SqlConnection) -> None:
+    add_node(connection, node_id, info, now=load_value(connection, _NOW))

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, insert, select
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection
 
 from isolane.clock import Clock
+from isolane.contracts import NodeInfo, NodeStatus
 from isolane.sql.database import Database
-from isolane.sql.tables import nodes
+from isolane.sql.driver import execute
+from isolane.sql.nodes import add_node, load_nodes, remove_node
 
 
 class DatabaseMembers:
     """The table `nodes`. Whoever registers is alone: the file's lock lets nobody else in."""
 
-    def __init__(self, database: Database, *, clock: Clock) -> None:
-        """Keep the row of the one node in `database`."""
+    is_alone = True
+
+    def __init__(self, database: Database, info: NodeInfo, *, clock: Clock) -> None:
+        """Keep the row of the one node, which is `info`, in `database`."""
         self._database = database
+        self._info = info
         self._clock = clock
 
     async def register(self, node_id: str) -> None:
         """Count the node as the one that lives; see `Members`."""
-        row = {"node_id": node_id, "beat_at": self._clock()}
 
         def work(connection: Connection) -> None:
-            connection.execute(delete(nodes))
-            connection.execute(insert(nodes).values(**row))
+            execute(connection, "DELETE FROM nodes")
+            add_node(connection, node_id, self._info, now=self._clock())
 
         await self._database.write(work)
 
@@ -31,17 +37,21 @@ class DatabaseMembers:
         """Return True: the file's lock says that the node lives; see `Members`."""
         return True
 
+    def drain(self) -> None:
+        """Do nothing: there is nobody to tell; see `Members`."""
+
     async def leave(self, node_id: str) -> None:
         """Count the node no longer; see `Members`."""
-        own = delete(nodes).where(nodes.c.node_id == node_id)
-        await self._database.write(lambda connection: connection.execute(own).rowcount)
+        await self._database.write(lambda one: remove_node(one, node_id))
 
-    async def live(self) -> frozenset[str]:
-        """Return the ids of the nodes that live; see `Members`."""
-        query = select(nodes.c.node_id)
-        return await self._database.read(
-            lambda connection: frozenset(connection.execute(query).scalars())
-        )
+    async def load_nodes(self) -> list[NodeStatus]:
+        """Return the node that lives; see `Members`."""
+        now = self._clock()
+        return await self._database.read(lambda one: load_nodes(one, now=now))
+
+    def get_others(self) -> Mapping[str, Sequence[str]]:
+        """Return that there are no others; see `Members`."""
+        return {}
 
     def clock_skew_ms(self) -> int:
         """Return 0: a file has no clock of its own."""

@@ -12,10 +12,11 @@ from tests.house import until
 from tests.postgres import PostgresServer
 
 from isolane.clock import now_ms
+from isolane.contracts import NodeInfo, NodeRole
 from isolane.engines.postgres.database import PostgresDatabase, open_database
 from isolane.engines.postgres.driver import connect
 from isolane.engines.postgres.members import BROKEN_S, LEASE_S, Deaths, PostgresMembers
-from isolane.errors import DatabaseFailed
+from isolane.errors import NameTaken
 from isolane.sql.driver import execute
 
 # --- who is dead: pure ---------------------------------------------------------------------------
@@ -69,10 +70,25 @@ def url(postgres: PostgresServer) -> Iterator[str]:
         yield address
 
 
+async def live(members: PostgresMembers) -> set[str]:
+    return {node.node_id for node in await members.load_nodes()}
+
+
+async def until_false(members: PostgresMembers, node_id: str) -> None:
+    """Beat until the node learns that it has no row any more."""
+    async with asyncio.timeout(10):
+        while await members.beat(node_id):  # noqa: ASYNC110 - its thread has no event for us
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
-async def members_at(url: str) -> AsyncIterator[tuple[PostgresMembers, PostgresDatabase]]:
+async def members_at(
+    url: str, name: str = "host", *, info: NodeInfo | None = None
+) -> AsyncIterator[tuple[PostgresMembers, PostgresDatabase]]:
     database = await open_database(url)
-    members = PostgresMembers(database, open_connection=partial(connect, url), clock=now_ms)
+    members = PostgresMembers(
+        database, info or NodeInfo(name), open_connection=partial(connect, url), clock=now_ms
+    )
     try:
         yield members, database
     finally:
@@ -81,34 +97,57 @@ async def members_at(url: str) -> AsyncIterator[tuple[PostgresMembers, PostgresD
 
 
 async def test_who_registers_lives_until_it_leaves(url: str) -> None:
-    async with members_at(url) as (one, _), members_at(url) as (two, _):
+    async with members_at(url) as (one, _), members_at(url, "other") as (two, _):
         await one.register("one")
         await two.register("two")
-        assert await one.live() == await two.live() == {"one", "two"}
+        assert await live(one) == await live(two) == {"one", "two"}
         assert await one.beat("one")
         await one.leave("one")
-        assert await two.live() == {"two"}
+        assert await live(two) == {"two"}
 
 
-async def test_an_id_that_another_process_has_is_refused(url: str) -> None:
-    async with members_at(url) as (one, _), members_at(url) as (two, _):
-        await one.register("same")
-        with pytest.raises(DatabaseFailed, match="another process serves as node same"):
-            await two.register("same")
-        assert not await two.beat("same")
-        await one.leave("same")
+async def test_who_takes_a_name_has_it_and_the_other_one_learns_that(url: str) -> None:
+    async with members_at(url, "same") as (one, _), members_at(url, "same") as (two, _):
+        await one.register("old")
+        await two.register("new")
+        assert await live(two) == {"new"}
+        with pytest.raises(NameTaken, match="as same: give each its own ISOLANE_NODE_ID"):
+            await until_false(one, "old")
+        assert await two.beat("new")
+        await one.leave("old")
+        assert await live(two) == {"new"}
+        await two.leave("new")
+
+
+async def test_two_that_take_a_name_at_once_leave_one(url: str) -> None:
+    async with members_at(url, "same") as (one, _), members_at(url, "same") as (two, _):
+        await asyncio.gather(one.register("one"), two.register("two"))
+        assert len(await live(one)) == 1
+        await one.leave("one")
+        await two.leave("two")
+
+
+async def test_others_and_their_agents_are_known_from_the_start(url: str) -> None:
+    info = NodeInfo("worker", NodeRole.WORKER, ("écho", "b"), "1.2")
+    async with members_at(url) as (one, _), members_at(url, info=info) as (two, _):
+        await two.register("two")
+        await one.register("one")
+        assert one.get_others() == {"two": ("écho", "b")}
+        found = {node.node_id: node for node in await one.load_nodes()}
+        assert found["two"].info == info
+        assert (found["two"].runs, found["two"].is_draining) == (0, False)
+        await one.leave("one")
+        await two.leave("two")
 
 
 async def test_a_node_that_was_declared_dead_learns_it_with_its_next_beat(url: str) -> None:
     async with members_at(url) as (members, database):
         await members.register("node")
         await database.write(lambda one: execute(one, "DELETE FROM nodes").rowcount)
-        async with asyncio.timeout(10):
-            while await members.beat("node"):  # noqa: ASYNC110 - its thread has no event for us
-                await asyncio.sleep(0.01)
+        await until_false(members, "node")
         await members.register("again")
         assert await members.beat("again")
-        assert await members.live() == {"again"}
+        assert await live(members) == {"again"}
         await members.leave("again")
 
 
@@ -130,7 +169,10 @@ async def test_beats_go_on_while_the_loop_is_blocked(url: str) -> None:
 async def test_the_skew_of_clocks_is_told(url: str) -> None:
     database = await open_database(url)
     ahead = PostgresMembers(
-        database, open_connection=partial(connect, url), clock=lambda: now_ms() + 60_000
+        database,
+        NodeInfo("ahead"),
+        open_connection=partial(connect, url),
+        clock=lambda: now_ms() + 60_000,
     )
     await ahead.register("node")
     await until(lambda: ahead.clock_skew_ms() > 50_000, within_s=10)
