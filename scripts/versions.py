@@ -22,7 +22,7 @@ LOCK: Final = ROOT / "requirements" / "lowest.lock"
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 LEVELS: Final = {"lowest": "lowest-direct", "newest": "highest"}
 LOCKED: Final = "3.11-lowest"
-EXTRAS: Final = ("postgres", "pydantic-ai", "testing")
+EXTRAS: Final = ("postgres", "redis", "pydantic-ai", "testing")
 WHAT: Final = (
     "pyproject.toml",
     *(word for extra in EXTRAS for word in ("--extra", extra)),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.brokers import RedisServer, running_redis
 from tests.postgres import READY, PostgresServer, running_postgres
 
 from isolane.engines.postgres.database import open_database
@@ -31,6 +32,13 @@ def postgres() -> Iterator[PostgresServer]:
         server.execute(f"CREATE DATABASE {READY}")
         asyncio.run(_make_tables(server.address(READY)))
         server.note_tables()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis server, which all tests of this process share."""
+    with running_redis() as server:
         yield server
 
 

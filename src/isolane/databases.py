@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from isolane.bells import Broker, BrokerBell
 from isolane.clock import Clock, now_ms
 from isolane.contracts import Bell, Members, NodeInfo, NodeStatus
 from isolane.engines.memory.bell import LocalBell
@@ -16,6 +19,7 @@ from isolane.engines.sqlite import usage_report
 from isolane.engines.sqlite.file import lock_database, path_of
 from isolane.engines.sqlite.members import DatabaseMembers
 from isolane.errors import DatabaseFailed
+from isolane.settings import Settings
 from isolane.sql.database import Database
 from isolane.sql.driver import driver_of
 from isolane.sql.usage_report import Report, load_report
@@ -63,21 +67,44 @@ def make_members(url: str, database: Database, info: NodeInfo, *, clock: Clock) 
     return PostgresMembers(database, info, open_connection=partial(connect, url), clock=clock)
 
 
+def _open_broker(settings: Settings, key: bytes) -> Broker:
+    if settings.bell_url is None:
+        from isolane.engines.postgres.bell import PostgresBroker  # noqa: PLC0415 - an extra
+        from isolane.engines.postgres.driver import connect  # noqa: PLC0415
+
+        return PostgresBroker(partial(connect, settings.sqlalchemy_url))
+    try:
+        from isolane.engines.redis.bell import RedisBroker  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise DatabaseFailed(
+            "ISOLANE_BELL_URL names a Redis server, whose driver isn't installed: "
+            "pip install 'isolane[redis]'"
+        ) from error
+    broker = RedisBroker(settings.bell_url.get_secret_value(), key=key)
+    broker.check()
+    return broker
+
+
 async def load_nodes(url: str, database: Database) -> list[NodeStatus]:
     """Return the nodes that serve the database at `url`, by name."""
     return await make_members(url, database, NodeInfo("reader"), clock=now_ms).load_nodes()
 
 
 @asynccontextmanager
-async def open_bell(url: str) -> AsyncIterator[Bell]:
-    """Have the bell of a database's nodes for the block: of this process, where there is one."""
-    if not is_shared(url):
+async def open_bell(settings: Settings) -> AsyncIterator[Bell]:
+    """Have the bell of a database's nodes for the block: of this process, where there is one.
+
+    Raises:
+        DatabaseFailed: The broker of the settings can't be used, or its driver isn't installed.
+    """
+    if not is_shared(settings.sqlalchemy_url):
         yield LocalBell()
         return
-    from isolane.engines.postgres.bell import PostgresBell  # noqa: PLC0415 - an extra
-    from isolane.engines.postgres.driver import connect  # noqa: PLC0415
-
-    bell = PostgresBell(partial(connect, url))
+    secret = "" if settings.secret_key is None else settings.secret_key.get_secret_value()
+    key = hmac.digest(secret.encode(), b"isolane bell", "sha256")
+    bell = BrokerBell(await asyncio.to_thread(_open_broker, settings, key), key=key)
     await bell.open()
     try:
         yield bell

@@ -28,7 +28,7 @@ REVOCATION_INTERVAL_S: Final = 0.25
 BEAT_S: Final = 1.0
 """Seconds between two beats. A run whose answer was lost begins within two beats."""
 LOG_LOOK_S: Final = 0.25
-"""Seconds between two looks into followed logs, where other nodes write: a ring may get lost."""
+"""Seconds between two looks into followed logs, where other nodes write, while the bell is deaf."""
 STOPS_LOOK_S: Final = 0.5
 """Seconds between two looks for stops that other nodes wrote."""
 
@@ -62,7 +62,7 @@ async def join_others(gateway: Gateway) -> None:
     A ring may get lost: each look finds what it was for.
     """
     feed, service, tasks = gateway.feed, gateway.service, gateway.tasks
-    look = every(LOG_LOOK_S, feed.look, failed="log_look_postponed")
+    look = every(LOG_LOOK_S, feed.look_if_due, failed="log_look_postponed")
     tasks.detach(look, name="look into the logs")
     rung = asyncio.Event()
     _ = await feed.hear_house(HouseTopic.STOPS, rung.set)

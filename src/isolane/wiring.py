@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,13 +27,11 @@ from isolane.contracts import (
 )
 from isolane.doors.answers import UnreadAnswers
 from isolane.doors.gateway import Gateway
-from isolane.doors.parts import Credentials, Health, Intake, Storage
+from isolane.doors.parts import Credentials, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.limits import LocalLimits
-from isolane.errors import Unavailable
 from isolane.health.draining import Draining
-from isolane.health.pressure import Pressure
-from isolane.health.resources import Resources
+from isolane.health.sight import Sight
 from isolane.health.watchdog import Watchdog
 from isolane.identity import (
     HostUsers,
@@ -43,6 +41,7 @@ from isolane.identity import (
     prove_key,
 )
 from isolane.log.feed import Feed
+from isolane.probes import make_health
 from isolane.runs import AgentService
 from isolane.settings import Settings
 from isolane.sockets.factory import WebSocketManagerFactory
@@ -52,6 +51,7 @@ from isolane.sockets.resume import Resumer
 from isolane.sql.database import Database
 from isolane.sql.threads import renumber
 from isolane.storage import make_storage
+from isolane.subjects import Subjects
 from isolane.tasks import TaskOwner
 from isolane.upkeep import join_others, start_upkeep
 
@@ -119,7 +119,7 @@ async def _open_ground(
     stack.enter_context(databases.lock(url))
     database = await databases.open_database(url)
     stack.push_async_callback(database.close)
-    bell = await stack.enter_async_context(databases.open_bell(url))
+    bell = await stack.enter_async_context(databases.open_bell(settings))
     watchdog = Watchdog()
     watchdog.start()
     stack.callback(watchdog.close)
@@ -169,25 +169,20 @@ async def renumber_logs(settings: Settings) -> int:
 def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     """Make every part and check each as it enters."""
     settings, tasks = ground.settings, ground.tasks
-    storage, health = _open_storage(ground), _make_health(ground)
+    storage = _open_storage(ground)
+    health = _make_health(ground, storage.members)
     credentials = _make_credentials(ground)
-    feed = Feed(storage.log, ground.bell)
+    sight = Sight(is_needed=databases.is_shared(settings.sqlalchemy_url))
+    feed = Feed(storage.log, ground.bell, sight=sight)
     limits = _make_limits(settings)
     sockets = Sockets(limits, tasks=tasks, draining=ground.draining)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
-    service = AgentService(
+    service = _make_service(
+        ground,
         agents,
-        feed=feed,
-        store=storage.store,
-        book=storage.book,
-        members=storage.members,
-        settings=settings,
-        tasks=tasks,
-        draining=ground.draining,
-        clock=clock.now_ms,
-        timer=clock.monotonic_ms,
-        notify=sockets.post_to_user,
-        is_followed=sockets.is_followed,
+        feed,
+        storage,
+        sockets,
         check_room=health.pressure.check_room,
         subjects=credentials.subjects,
     )
@@ -208,6 +203,46 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
         unread=UnreadAnswers(send_timeout_s=settings.send_timeout_s),
         health=health,
         draining=ground.draining,
+        sight=sight,
+    )
+
+
+def _make_health(ground: _Ground, members: Members) -> Health:
+    return make_health(
+        ground.settings,
+        ground.database,
+        ground.watchdog,
+        info=ground.info,
+        members=members,
+        bell=ground.bell,
+    )
+
+
+def _make_service(
+    ground: _Ground,
+    agents: Mapping[str, Agent],
+    feed: Feed,
+    storage: Storage,
+    sockets: Sockets,
+    *,
+    check_room: Callable[[], None],
+    subjects: Subjects,
+) -> AgentService:
+    return AgentService(
+        agents,
+        feed=feed,
+        store=storage.store,
+        book=storage.book,
+        members=storage.members,
+        settings=ground.settings,
+        tasks=ground.tasks,
+        draining=ground.draining,
+        clock=clock.now_ms,
+        timer=clock.monotonic_ms,
+        notify=sockets.post_to_user,
+        is_followed=sockets.is_followed,
+        check_room=check_room,
+        subjects=subjects,
     )
 
 
@@ -248,26 +283,3 @@ def _make_factory(
 
 def _open_storage(ground: _Ground) -> Storage:
     return make_storage(ground.settings, ground.database, ground.info, tasks=ground.tasks)
-
-
-def _make_health(ground: _Ground) -> Health:
-    settings, watchdog = ground.settings, ground.watchdog
-    resources = Resources(
-        memory_bytes=settings.memory_bytes,
-        disk_reserve_bytes=settings.disk_reserve_bytes,
-        folder=databases.find_folder(settings.sqlalchemy_url),
-    )
-    return Health(
-        dependencies={
-            "database": ground.database.probe,
-            "event loops": partial(_check_loops, watchdog),
-        },
-        watchdog=watchdog,
-        pressure=Pressure(resources.read_memory, resources.read_disk),
-    )
-
-
-async def _check_loops(watchdog: Watchdog) -> None:
-    blocked = watchdog.get_blocked()
-    if blocked:
-        raise Unavailable(f"blocked: {', '.join(blocked)}")

@@ -9,29 +9,33 @@ import pytest
 from tests.house import key_of
 from tests.postgres import PostgresServer
 
+from isolane.bells import Broker, BrokerBell
 from isolane.context import EventId
 from isolane.contracts import Bell, ensure
 from isolane.engines.memory.bell import LocalBell
-from isolane.engines.postgres.bell import PostgresBell
+from isolane.engines.postgres.bell import PostgresBroker
 from isolane.engines.postgres.driver import connect
+from isolane.engines.redis.bell import RedisBroker
 from isolane.events.event import Record
 
 
-@pytest.fixture(params=["local", "postgres"])
-def url(request: pytest.FixtureRequest) -> str | None:
-    """Give the address of the server that rings; None for a bell of one process."""
+@pytest.fixture(params=["local", "postgres", "redis"])
+def broker(request: pytest.FixtureRequest) -> Broker | None:
+    """Give what carries rings; None for a bell of one process."""
     if request.param == "local":
         return None
+    if request.param == "redis":
+        return RedisBroker(request.getfixturevalue("redis_server").url, key=b"contract")
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.address("ready")
+    return PostgresBroker(partial(connect, server.address("ready")))
 
 
 @pytest.fixture
-async def bell(url: str | None) -> AsyncIterator[Bell]:
-    if url is None:
+async def bell(broker: Broker | None) -> AsyncIterator[Bell]:
+    if broker is None:
         yield LocalBell()
         return
-    opened = PostgresBell(partial(connect, url))
+    opened = BrokerBell(broker, key=b"key")
     await opened.open()
     yield opened
     await opened.close()

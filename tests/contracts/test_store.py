@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -245,7 +246,9 @@ async def test_a_run_is_never_younger_than_its_start(
     clock = itertools.count(1).__next__
     monkeypatch.setattr(engines.book, "_clock", clock)
     joining = Joining(clock=clock, check_question=lambda _context, _draft: None)
-    monkeypatch.setattr(engines.book, "_joining", joining)
+    book: Any = engines.book
+    for part in (book, book._admissions):
+        monkeypatch.setattr(part, "_joining", joining)
     await engines.begin_run(context_of("1"), draft_of("a"))
     await engines.add_run(context_of("2"), draft_of("b"))
     await engines.end(context_of("1"))

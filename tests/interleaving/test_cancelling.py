@@ -489,6 +489,7 @@ ACTS: Final[dict[str, Act]] = {
         scene.house.feed.follow_batches(key_of(), after=START)
     ),
     "Feed.hear_house": hear_house,
+    "Feed.look_if_due": lambda scene: scene.house.feed.look_if_due(),
     "Feed.look": lambda scene: scene.house.feed.look(),
     "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),
     "Feed.load_bounds_for": lambda scene: scene.house.feed.load_bounds_for(key_of(), None),

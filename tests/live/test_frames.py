@@ -190,7 +190,10 @@ async def test_welcome_says_who_what_and_how_much(lane: Lane) -> None:
             "storedBytesPerUser": 1 << 30,
             "sendTimeoutMs": 20000,
         },
-        "capabilities": {"transport": {"streaming": True, "websocket": True, "resumable": True}},
+        "capabilities": {
+            "transport": {"streaming": True, "websocket": True, "resumable": True},
+            "nodes": 1,
+        },
         "tokenExpiresAt": 4_000_000_000_000,
         "activeRuns": [],
     }

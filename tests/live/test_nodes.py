@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import psycopg
 import pytest
 import pytest_asyncio
 from tests.live.client import Client, Follower, connect
@@ -261,3 +262,32 @@ async def test_what_looks_at_other_nodes_is_logged_when_it_breaks_and_comes_agai
                     raise AssertionError(f"the log doesn't tell of {place}")
             last = (await Lane(server).play("t", "r", "hello"))[-1]
     assert last["type"] == "RUN_FINISHED"
+
+
+async def test_a_node_that_cannot_see_what_was_revoked_lets_nothing_out(nodes: Nodes) -> None:
+    one = Lane(nodes.first)
+    words = steps(["say", "a"], ["pause", 3], ["say", "b"], ["pause", 1], ["say", "c"])
+    async with one.connect() as here:
+        await here.run("t", "r", words)
+        await here.until_event("TEXT_MESSAGE_CONTENT")
+        follower = await here.subscribe("t")
+        await here.until_true(lambda: follower.text == "a")
+        async with await psycopg.AsyncConnection.connect(nodes.url) as lock:
+            await lock.execute("LOCK TABLE revocations IN ACCESS EXCLUSIVE MODE")
+            async with nodes.first.http(one.token) as http:
+                async for _ in Looks(10):
+                    if (await http.post("/api/tickets")).status_code == 503:
+                        break
+            async for _ in Looks(20):
+                cursor = await lock.execute("SELECT count(*) FROM runs WHERE state = 'ended'")
+                if await cursor.fetchone() == (1,):
+                    break
+            assert follower.text == "a"
+            heard = []
+            with suppress(TimeoutError):
+                while True:
+                    heard.append(await here.recv(timeout_s=0.5))
+            assert heard == []
+        await here.until_end("r")
+        assert (await one.load_log("t")).events == follower.events
+    assert follower.text == "abc"

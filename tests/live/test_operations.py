@@ -79,10 +79,21 @@ async def test_health_says_that_it_lives_and_readiness_names_each_dependency(
     async with server.http() as http:
         alive, ready = await http.get("/healthz"), await http.get("/readyz")
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
-    assert (ready.status_code, ready.json()) == (
+    body = ready.json()
+    node = body.pop("node")
+    assert (ready.status_code, body) == (
         200,
         {"status": "ready", "dependencies": dict.fromkeys(DEPENDENCIES, "ok")},
     )
+    assert node.pop("name").endswith(f":{server.port}")
+    assert node == {
+        "role": "all",
+        "lease": "held",
+        "leaseAgeMs": 0,
+        "bell": "ok",
+        "clockSkewMs": 0,
+        "nodes": 1,
+    }
 
 
 async def test_metrics_need_their_token_once_there_is_one(server: Server) -> None:

@@ -97,9 +97,10 @@ export interface Limits {
   readonly sendTimeoutMs: number;
 }
 
-/** AG-UI's capabilities that are the gateway's. */
+/** AG-UI's capabilities that are the gateway's, and how many processes serve its users. */
 export interface Capabilities {
   readonly transport: Transport;
+  readonly nodes: number;
 }
 
 /** Capabilities of the transport, in AG-UI's words. */

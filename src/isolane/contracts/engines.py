@@ -168,6 +168,11 @@ class EventLog(Protocol):
 class Bell(Protocol):
     """A signal that a log has grown. It is a hint: a ring may be lost; the log has the record."""
 
+    @property
+    def is_deaf(self) -> bool:
+        """Say whether rings of other nodes may not reach this one now."""
+        ...
+
     def ring(self, key: ThreadKey, records: Sequence[Record]) -> None:
         """Call all listeners of `key` without waiting for any. It raises nothing."""
         ...

@@ -208,6 +208,8 @@ class Members(Protocol):
 
     is_alone: bool
     """True where there can't be another node."""
+    lease_ms: int
+    """Milliseconds without a new beat after which others declare a node dead."""
 
     async def register(self, node_id: str) -> None:
         """Count this process among those that live; `node_id` is new with each start.
@@ -244,4 +246,11 @@ class Members(Protocol):
 
     def clock_skew_ms(self) -> int:
         """Return by how much this node's clock is ahead of the database's, in milliseconds."""
+        ...
+
+    def lease_age_ms(self) -> int | None:
+        """Return how long ago the last answered beat began, in milliseconds.
+
+        None before the first one. Others declare a node dead when that is longer than `lease_ms`.
+        """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final
 
 from isolane.clock import Clock
@@ -14,6 +15,7 @@ from isolane.doors.parts import Credentials, Health, Intake, SignInDesk, Storage
 from isolane.errors import GoingAway, IsolaneError, NotFound, Unavailable
 from isolane.health.draining import Draining
 from isolane.health.fairness import Turns
+from isolane.health.sight import Sight
 from isolane.log.feed import Feed
 from isolane.runs import AgentService
 from isolane.settings import Settings
@@ -46,6 +48,7 @@ class Gateway:
     intake: Intake
     health: Health
     draining: Draining
+    sight: Sight
     turns: Turns = field(default_factory=Turns)
     """Turns of sockets that wait to be opened."""
     unread: UnreadAnswers
@@ -82,10 +85,12 @@ class Gateway:
         """Check that the gateway takes work.
 
         Raises:
-            Unavailable: It is starting or draining.
+            Unavailable: It is starting or draining, or can't see what was revoked.
         """
         if self.state != "ready":
             raise Unavailable(f"the gateway is {self.state}")
+        if self.sight.is_blind:
+            raise Unavailable("the gateway can't see now what was revoked")
 
     def why_unfinished(self) -> IsolaneError:
         """Return the error for a reader whose records ended before the run did.
@@ -114,13 +119,14 @@ class Gateway:
         Raises:
             Unavailable: The database can't be reached. A later call does the rest.
         """
-        credentials = self.credentials
+        credentials, began_s = self.credentials, monotonic()
         await credentials.issuer.load_keys()
         found = await credentials.revocations.refresh()
         dropped = credentials.issuer.dropped_keys
         if found or dropped != self.dropped_keys:
             self.dropped_keys = dropped
             self.sockets.revoke(credentials.is_revoked)
+        self.sight.note(began_s)
         if self.settings.revoked_runs == "abort":
             for row in found:
                 until = self.unstopped.get(row.user_id, row.revoked_at)

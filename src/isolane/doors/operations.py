@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from isolane.doors.dependencies import GatewayDep, HealthDep, StateDep
 from isolane.doors.description import METRICS
 from isolane.doors.gateway import Gateway
-from isolane.doors.parts import Probe
+from isolane.doors.parts import Health, Probe
 from isolane.errors import Unauthenticated
 from isolane.events.left_out import Kind
 from isolane.health.output import count_dropped
@@ -138,8 +138,23 @@ async def readyz(health: HealthDep, gateway_state: StateDep) -> JSONResponse:
     # A gateway short of memory is still ready, as long as it accepts new runs.
     is_ready = is_up and health.pressure.step < Step.NEW_RUNS
     states |= health.pressure.get_states()
-    body = {"status": gateway_state, "dependencies": states}
+    body = {"status": gateway_state, "dependencies": states, "node": _describe(health)}
     return JSONResponse(body, status_code=200 if is_ready else 503)
+
+
+def _describe(health: Health) -> dict[str, object]:
+    """Return how this process stands among those that serve the database."""
+    age_ms = health.members.lease_age_ms()
+    is_held = age_ms is not None and age_ms <= health.members.lease_ms
+    return {
+        "name": health.info.name,
+        "role": health.info.role,
+        "lease": "held" if is_held else "lost",
+        "leaseAgeMs": age_ms,
+        "bell": "deaf" if health.bell.is_deaf else "ok",
+        "clockSkewMs": health.members.clock_skew_ms(),
+        "nodes": len(health.members.get_others()) + 1,
+    }
 
 
 @router.get(

@@ -20,7 +20,17 @@ from isolane.auth.signin import SignIns
 from isolane.auth.strangers import Strangers
 from isolane.auth.tickets import TicketBook
 from isolane.clock import Clock
-from isolane.contracts import EventLog, Identity, Limits, Members, RunBook, Store, TurnBook
+from isolane.contracts import (
+    Bell,
+    EventLog,
+    Identity,
+    Limits,
+    Members,
+    NodeInfo,
+    RunBook,
+    Store,
+    TurnBook,
+)
 from isolane.doors.room import Hall, Room
 from isolane.errors import Forbidden, Unauthenticated
 from isolane.health.pressure import Pressure
@@ -114,6 +124,12 @@ class Health:
     """By their names."""
     watchdog: Watchdog
     pressure: Pressure
+    info: NodeInfo
+    """What this process is called, and what it does."""
+    members: Members
+    """The processes that serve the same database."""
+    bell: Bell
+    """By which they ring one another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ async def greet(
                 {"threadId": run.thread_id, "runId": run.run_id, "head": str(run.head)}
                 for run in active
             ],
+            nodes=service.node_count,
         )
 
     try:

@@ -183,9 +183,10 @@ class Transport(Struct, forbid_unknown_fields=True):
 
 
 class Capabilities(Struct, forbid_unknown_fields=True):
-    """AG-UI's capabilities that are the gateway's."""
+    """AG-UI's capabilities that are the gateway's, and how many processes serve its users."""
 
     transport: Transport
+    nodes: Annotated[int, Meta(gt=0)]
 
 
 class ActiveRun(Struct, rename="camel", forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ are this one loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -18,9 +19,12 @@ from isolane.context import START, EventId, ThreadKey
 from isolane.contracts import BatchSource, Bell, EventLog, LogBounds, RunEnd, RunLease
 from isolane.events.event import Record
 from isolane.health.fairness import Turns
+from isolane.health.sight import Sight
 from isolane.log.tail import Tail
 from isolane.log.window import FULL_WINDOW, WindowSize
 
+LOOK_S: Final = 2.0
+"""Seconds between two looks where followed logs end, while the bell hears: rings may get lost."""
 QUIET_S: Final = 15.0
 """After how much silence followers look into the log themselves: a ring may get lost."""
 
@@ -40,10 +44,21 @@ class HouseTopic(StrEnum):
 class Feed:
     """Appends to logs, rings the bell, and opens tails."""
 
-    def __init__(self, log: EventLog, bell: Bell, *, quiet_s: float = QUIET_S) -> None:
-        """Join the log and the bell of this node."""
+    def __init__(
+        self,
+        log: EventLog,
+        bell: Bell,
+        *,
+        sight: Sight | None = None,
+        quiet_s: float = QUIET_S,
+    ) -> None:
+        """Join the log and the bell of this node. While `sight` is blind, nobody gets a record."""
         self._log = log
         self._bell = bell
+        self.sight = sight or Sight(is_needed=False)
+        """Whether this node sees what others revoke."""
+        self._looked_s = float("-inf")
+        self._was_deaf = False
         self._quiet_s = quiet_s
         self._turns = Turns()
         self._window_size = FULL_WINDOW
@@ -103,6 +118,7 @@ class Feed:
             turns=self._turns,
             quiet_s=self._quiet_s,
             window_size=self._window_size,
+            sight=self.sight,
             on_close=self._forget,
         )
         await tail.listen(self._bell)
@@ -127,6 +143,20 @@ class Feed:
     def _note_trim(self, key: ThreadKey) -> None:
         for tail in self._tails.get(key, ()):
             tail.note_trim()
+
+    async def look_if_due(self) -> None:
+        """Look where the followed logs end when a ring may have been lost.
+
+        That is so while the bell is deaf, once it hears again, and every 2 s. To be called four
+        times a second. Safe to cancel.
+
+        Raises:
+            Unavailable: The log can't be read now.
+        """
+        now_s, is_deaf = asyncio.get_running_loop().time(), self._bell.is_deaf
+        if is_deaf or self._was_deaf or now_s - self._looked_s >= LOOK_S:
+            await self.look()
+            self._looked_s, self._was_deaf = now_s, is_deaf
 
     async def look(self) -> None:
         """Look where the followed logs end, and find what was committed and not rung here.

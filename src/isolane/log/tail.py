@@ -17,6 +17,7 @@ from isolane.contracts import Bell, LogBounds
 from isolane.errors import CursorExpired, Unavailable
 from isolane.events.event import Record
 from isolane.health.fairness import Turns
+from isolane.health.sight import Sight
 from isolane.log.waiters import Hand, Waiters
 from isolane.log.window import BATCH_BYTES, BATCH_RECORDS, Window, WindowSize
 
@@ -50,12 +51,14 @@ class Tail:
         turns: Turns,
         quiet_s: float,
         window_size: WindowSize,
+        sight: Sight,
         on_close: Callable[[Tail], None],
     ) -> None:
         """Begin with nothing; `Feed.open_tail` connects it to the bell."""
         self.key = key
         self._log = log
         self._turns = turns
+        self._sight = sight
         self._on_close = on_close
         self._quiet_s = quiet_s
         self._window = Window(window_size)
@@ -123,7 +126,8 @@ class Tail:
         if not records or not self._window.take(records):
             return
         self._is_quiet = False
-        if _is_large(records):  # who has these in turns leaves time for others
+        # Who has a large batch in turns leaves time for others. Blind, nothing leaves at all.
+        if _is_large(records) or self._sight.is_blind:
             self._waiters.wake()
         else:
             self._waiters.hand(records)
@@ -196,6 +200,8 @@ class Tail:
                 position = batch[-1].id
                 if _is_large(batch):
                     await self._turns.take(self.key.user_id)
+                if self._sight.is_blind:
+                    await self._sight.wait()
                 yield batch
             elif rings == self._waiters.rings:  # nothing was rung while the log was read
                 position = await self._waiters.wait(position, hand)

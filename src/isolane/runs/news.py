@@ -11,6 +11,7 @@ from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Store, ThreadKind
 from isolane.errors import IsolaneError
 from isolane.events.event import Event
+from isolane.health.sight import Sight
 from isolane.runs.run import Run
 from isolane.wire.frames import thread_frame
 
@@ -23,9 +24,10 @@ _log = structlog.get_logger(__name__)
 class ThreadNews:
     """Tells a user's sockets how a thread of theirs is now. Threads of requests are no news."""
 
-    def __init__(self, store: Store, notify: Notify, *, clock: Clock) -> None:
-        """Read threads from `store`, and hand frames to `notify`."""
+    def __init__(self, store: Store, notify: Notify, *, sight: Sight, clock: Clock) -> None:
+        """Read threads from `store`, and hand frames to `notify` while `sight` isn't blind."""
         self._store = store
+        self._sight = sight
         self._notify = notify
         self._clock = clock
 
@@ -44,6 +46,7 @@ class ThreadNews:
                 active_run_id=active,
                 is_deleted=False,
             )
+            await self._sight.wait()
             self._notify(context.user_id, frame)
 
     def tell_deleted(self, key: ThreadKey) -> None:

@@ -26,6 +26,11 @@ class Roster:
         self._known.update(dict.fromkeys(self._load_served()))
         return tuple(self._known)
 
+    @property
+    def node_count(self) -> int:
+        """How many processes serve the database, this one included."""
+        return len(self._members.get_others()) + 1
+
     def check(self, name: str | None) -> str:
         """Return the agent's name; the default's for None.
 

@@ -85,7 +85,7 @@ class AgentService:
             draining=draining,
             clock=clock,
             timer=timer or clock,
-            news=ThreadNews(store, notify, clock=clock),
+            news=ThreadNews(store, notify, sight=feed.sight, clock=clock),
             maker=RunMaker(roster, subjects=subjects, clock=clock),
             roster=roster,
         )
@@ -142,6 +142,11 @@ class AgentService:
     def agent_names(self) -> tuple[str, ...]:
         """The names of the agents, the default's first, also of those that other nodes serve."""
         return self._roster.names
+
+    @property
+    def node_count(self) -> int:
+        """How many processes serve the database, this one included, as of the last beat."""
+        return self._roster.node_count
 
     def find_run_of(self, context: UserExecutionContext, message_id: str) -> str | None:
         """Return the unfinished run, under way or waiting, that adds a message to the thread.

@@ -84,7 +84,9 @@ def _lower(text: str) -> str:
 
 
 def _secret_names() -> frozenset[str]:
-    return frozenset({"secret_key", "metrics_token", "database_url", "providers", "provider_proxy"})
+    return frozenset(
+        {"secret_key", "metrics_token", "database_url", "providers", "provider_proxy", "bell_url"}
+    )
 
 
 def _checked(settings: Settings) -> Settings:
@@ -101,6 +103,7 @@ def _checked(settings: Settings) -> Settings:
             f"{PREFIX}DATABASE_URL names a server, and {PREFIX}SECRET_KEY is missing: "
             "gateways that share a database sign with one key."
         )
+    _check_bell(settings)
     if settings.log_max_events < settings.limit_run_events:
         raise InvalidSettings(
             f"{PREFIX}LOG_MAX_EVENTS can't be used: it holds {settings.log_max_events}, and must "
@@ -110,6 +113,20 @@ def _checked(settings: Settings) -> Settings:
     _check_whole("LIMIT_CHAT_FRAME_BYTES", settings.limit_chat_frame_bytes, settings)
     _check_providers(settings)
     return settings
+
+
+def _check_bell(settings: Settings) -> None:
+    if settings.bell_url is None:
+        return
+    if settings.bell_url.get_secret_value().partition(":")[0] not in {"redis", "rediss", "unix"}:
+        raise InvalidSettings(
+            f"{PREFIX}BELL_URL can't be used: it must begin with redis:, rediss: or unix:."
+        )
+    if not settings.database_url.startswith("postgresql:"):
+        raise InvalidSettings(
+            f"{PREFIX}BELL_URL can't be used: processes ring one another where they share a "
+            f"database, so {PREFIX}DATABASE_URL must name a PostgreSQL database."
+        )
 
 
 def _check_whole(name: str, held: int, settings: Settings) -> None:

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     data: Path = Path("isolane-data")
     database_url: str = ""
     """Address of the database. Empty means a SQLite file in `data`, `sqlite://` only memory."""
+    bell_url: SecretStr | None = None
+    """Address of a Redis or Valkey server by which processes that share a database ring one
+    another. By default the database does that."""
     node_id: str = Field(default="", max_length=200)
     """What this process is called among those that serve one database. Empty means host name and
     port. A process that takes the name of another one takes its place."""

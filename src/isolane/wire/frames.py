@@ -462,8 +462,10 @@ def welcome(
     limits: Mapping[str, int],
     token_expires_at: int | None,
     active_runs: Sequence[Mapping[str, str]],
+    nodes: int,
 ) -> dict[str, object]:
-    """Return the answer to hello."""
+    """Return the answer to hello; `nodes` is the number of processes that serve the database."""
+    transport = {"streaming": True, "websocket": True, "resumable": True}
     return {
         "type": "welcome",
         "v": VERSION,
@@ -471,7 +473,7 @@ def welcome(
         "userId": user_id,
         "heartbeatMs": heartbeat_ms,
         "limits": limits,
-        "capabilities": {"transport": {"streaming": True, "websocket": True, "resumable": True}},
+        "capabilities": {"transport": transport, "nodes": nodes},
         "tokenExpiresAt": token_expires_at,
         "activeRuns": active_runs,
     }

@@ -95,7 +95,7 @@ def text_of(events: list[Event]) -> str:
         ("How do I mount it in FastAPI?", "docs/embedding.md", "mount"),
         ("What happens after my connection drops?", "docs/clients.md", "`after`"),
         ("how do I make a backup", "docs/operations.md", ".backup"),
-        ("Can I use Redis?", "docs/guarantees.md", "Not there yet"),
+        ("Can I use Redis?", "docs/cluster.md", "ISOLANE_BELL_URL"),
     ],
 )
 async def test_what_is_covered_is_answered_with_its_source(

@@ -75,6 +75,7 @@ def test_welcome_keeps_the_schema() -> None:
             limits=Settings().published_limits,
             token_expires_at=None,
             active_runs=[run],
+            nodes=1,
         )
     )
 

@@ -12,6 +12,8 @@ from isolane.listeners import Listeners
 class LocalBell:
     """Calls listeners directly. Nothing is kept, so nothing can grow."""
 
+    is_deaf = False
+
     def __init__(self) -> None:
         """Begin without listeners."""
         self._listeners: Listeners[ThreadKey, Sequence[Record]] = Listeners()

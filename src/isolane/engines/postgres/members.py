@@ -32,6 +32,8 @@ BEAT_S: Final = 1.0
 BROKEN_S: Final = 2.5
 """Seconds between two answered beats of its own after which a node begins to watch others anew.
 Otherwise the database's own absence would be everybody's death."""
+PROMPT_S: Final = 0.5
+"""Seconds within which a beat is answered that tells what the server's clock says."""
 SILENT_LOOP_S: Final = 120.0
 """Seconds without a turn of the event loop after which the thread renews the lease no more: a
 process in which nothing runs must not hold its runs for ever."""
@@ -161,7 +163,9 @@ class _Beating:
             self.is_dead = True
             return
         self.beaten_s = began_s
-        self.skew_ms = self._clock() - own
+        now_s, now = time.monotonic(), self._clock()
+        if now_s - began_s < PROMPT_S:  # a late answer says little of the clock
+            self.skew_ms = now - round((now_s - began_s) * 500) - own
         self.others = {
             node_id: to_agents(agents) for node_id, _, agents, _ in rows if node_id in beats
         }
@@ -174,6 +178,7 @@ class PostgresMembers:
     """The table `nodes`. A node without a row lives no more; see `Members`."""
 
     is_alone = False
+    lease_ms = round(LEASE_S * 1000)
 
     def __init__(
         self,
@@ -251,6 +256,12 @@ class PostgresMembers:
     def clock_skew_ms(self) -> int:
         """Return by how much this node's clock is ahead of the server's; see `Members`."""
         return 0 if self._beating is None else self._beating.skew_ms
+
+    def lease_age_ms(self) -> int | None:
+        """Return how long ago the last answered beat began; see `Members`."""
+        if self._beating is None:
+            return None
+        return round((time.monotonic() - self._beating.beaten_s) * 1000)
 
 
 def _add(node_id: str, info: NodeInfo, connection: SqlConnection) -> None:

@@ -17,6 +17,7 @@ class DatabaseMembers:
     """The table `nodes`. Whoever registers is alone: the file's lock lets nobody else in."""
 
     is_alone = True
+    lease_ms = 0
 
     def __init__(self, database: Database, info: NodeInfo, *, clock: Clock) -> None:
         """Keep the row of the one node, which is `info`, in `database`."""
@@ -55,4 +56,8 @@ class DatabaseMembers:
 
     def clock_skew_ms(self) -> int:
         """Return 0: a file has no clock of its own."""
+        return 0
+
+    def lease_age_ms(self) -> int | None:
+        """Return 0: the file's lock is the lease."""
         return 0

@@ -1,0 +1,1 @@
+"""Engine that rings by Redis or Valkey."""
