@@ -21,13 +21,14 @@ from isolane.contracts import (
     AgentServiceProtocol,
     Bell,
     Limits,
+    Members,
     NodeInfo,
     NodeRole,
     ensure,
 )
 from isolane.doors.answers import UnreadAnswers
 from isolane.doors.gateway import Gateway
-from isolane.doors.parts import Credentials, Intake, Storage
+from isolane.doors.parts import Credentials, Health, Intake, Storage
 from isolane.doors.room import Hall
 from isolane.engines.memory.limits import LocalLimits
 from isolane.health.draining import Draining
