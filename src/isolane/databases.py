@@ -11,9 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 from isolane.bells import Broker, BrokerBell
-from isolane.clock import Clock, now_ms
-from isolane.contracts import Bell, Members, NodeInfo, NodeStatus
+from isolane.clock import Clock, monotonic_ms, now_ms
+from isolane.contracts import Bell, Limits, Members, NodeInfo, NodeStatus
 from isolane.engines.memory.bell import LocalBell
+from isolane.engines.memory.limits import LocalLimits
 from isolane.engines.sqlite import database as sqlite
 from isolane.engines.sqlite import usage_report
 from isolane.engines.sqlite.file import lock_database, path_of
@@ -23,6 +24,7 @@ from isolane.settings import Settings
 from isolane.sql.database import Database
 from isolane.sql.driver import driver_of
 from isolane.sql.usage_report import Report, load_report
+from isolane.tasks import TaskOwner
 
 
 def is_shared(url: str) -> bool:
@@ -85,6 +87,24 @@ def _open_broker(settings: Settings, key: bytes) -> Broker:
     broker = RedisBroker(settings.bell_url.get_secret_value(), key=key)
     broker.check()
     return broker
+
+
+def make_limits(
+    settings: Settings, database: Database, members: Members, *, tasks: TaskOwner
+) -> Limits:
+    """Return what counts what users hold: connections over all processes, all else in this one."""
+    local = LocalLimits(settings.published_limits, clock=monotonic_ms)
+    if not is_shared(settings.sqlalchemy_url):
+        return local
+    from isolane.engines.postgres.limits import SharedLimits  # noqa: PLC0415 - an extra
+
+    return SharedLimits(
+        local,
+        database,
+        get_node_id=lambda: members.node_id,
+        most=settings.limit_connections_per_user,
+        tasks=tasks,
+    )
 
 
 async def load_nodes(url: str, database: Database) -> list[NodeStatus]:

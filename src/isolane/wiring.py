@@ -30,7 +30,6 @@ from isolane.doors.answers import UnreadAnswers
 from isolane.doors.gateway import Gateway
 from isolane.doors.parts import Credentials, Health, Intake, Storage
 from isolane.doors.room import Hall
-from isolane.engines.memory.limits import LocalLimits
 from isolane.health.draining import Draining
 from isolane.health.sight import Sight
 from isolane.health.watchdog import Watchdog
@@ -175,7 +174,8 @@ def _wire(ground: _Ground, agents: Mapping[str, Agent]) -> Gateway:
     credentials = _make_credentials(ground)
     sight = Sight(is_needed=databases.is_shared(settings.sqlalchemy_url))
     feed = Feed(storage.log, ground.bell, sight=sight)
-    limits = _make_limits(settings)
+    made = databases.make_limits(settings, ground.database, storage.members, tasks=tasks)
+    limits = ensure(made, Limits)
     sockets = Sockets(limits, tasks=tasks, draining=ground.draining)
     resumer = Resumer(feed, storage.store, frame_max_bytes=settings.limit_frame_bytes)
     service = _make_service(
@@ -245,10 +245,6 @@ def _make_service(
         check_room=check_room,
         subjects=subjects,
     )
-
-
-def _make_limits(settings: Settings) -> Limits:
-    return ensure(LocalLimits(settings.published_limits, clock=clock.monotonic_ms), Limits)
 
 
 def _make_credentials(ground: _Ground) -> Credentials:

@@ -395,6 +395,7 @@ ACTS: Final[dict[str, Act]] = {
     "AgentService.stop_thread": lambda scene: scene.house.service.stop_thread(live.thread_key),
     "AgentService.tell_thread": lambda scene: scene.house.service.tell_thread(live),
     "SqliteDatabase.probe": lambda scene: scene.house.ground.database.probe(),
+    "SqliteDatabase.look": lambda scene: scene.house.ground.database.look(lambda _: None),
     "SqliteDatabase.read": lambda scene: scene.house.ground.database.read(
         lambda _: None, lane=ALICE
     ),
@@ -439,6 +440,7 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseRunBook.give_up": lambda scene: scene.house.ground.book.give_up(open_run.run_key),
     "DatabaseRunBook.load_held": lambda scene: scene.house.ground.book.load_held(""),
     "DatabaseRunBook.load_open_runs": lambda scene: scene.house.ground.book.load_open_runs(),
+    "DatabaseRunBook.load_signs": lambda scene: scene.house.ground.book.load_signs("other"),
     "DatabaseRunBook.load_stops": lambda scene: scene.house.ground.book.load_stops(""),
     "DatabaseRunBook.mend_turns": lambda scene: scene.house.ground.book.mend_turns(),
     "DatabaseRunBook.note_stops": lambda scene: scene.house.ground.book.note_stops(

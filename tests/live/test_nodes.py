@@ -291,3 +291,18 @@ async def test_a_node_that_cannot_see_what_was_revoked_lets_nothing_out(nodes: N
         await here.until_end("r")
         assert (await one.load_log("t")).events == follower.events
     assert follower.text == "abc"
+
+
+async def test_a_user_has_so_many_sockets_on_all_nodes_together(nodes: Nodes) -> None:
+    one, other = both_of(nodes)
+    async with AsyncExitStack() as stack:
+        for number in range(20):
+            await stack.enter_async_context((one, other)[number % 2].connect())
+        for lane in (one, other):
+            async with lane.connect(hello=False) as refused:
+                code, reason = await refused.closed()
+            assert (code, reason) == (4429, "limit_exceeded")
+        async with Lane(nodes.first).connect():
+            pass
+    async with other.connect() as again:
+        await other.finish(again, "t", "r", "r")

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert
 
 from isolane.clock import Clock, monotonic_ms
 from isolane.contracts import Identity
 from isolane.expiry import ExpiringDict
 from isolane.sql.database import Database
-from isolane.sql.driver import load_value
+from isolane.sql.driver import execute, load_value
 from isolane.sql.tables import revocations
 
 SESSION_KEPT_MS: Final = 3_600_000
@@ -78,7 +78,7 @@ class Revocations:
 
     async def refresh(self) -> list[Revocation]:
         """Read new rows and return them. Safe to cancel."""
-        found = await self._database.read(partial(_load, self._last_id))
+        found = await self._database.look(partial(_load, self._last_id))
         for row in found:
             self._note(row)
         self._notice_skew()
@@ -159,11 +159,13 @@ def load_last(user_id: str, connection: Connection) -> int:
     return load_value(connection, _LAST, (user_id,)) or 0
 
 
+_NEW: Final = """
+SELECT id, user_id, session_id, revoked_at, scopes FROM revocations WHERE id > ? ORDER BY id
+"""
+
+
 def _load(after: int, connection: Connection) -> list[Revocation]:
-    query = select(revocations).where(revocations.c.id > after).order_by(revocations.c.id)
     return [
-        Revocation(
-            row.id, row.user_id, row.session_id, row.revoked_at, frozenset(row.scopes.split())
-        )
-        for row in connection.execute(query)
+        Revocation(number, user_id, session_id, revoked_at, frozenset(scopes.split()))
+        for number, user_id, session_id, revoked_at, scopes in execute(connection, _NEW, (after,))
     ]

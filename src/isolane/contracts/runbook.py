@@ -15,6 +15,7 @@ from isolane.contracts.shapes import (
     NodeStatus,
     RunDraft,
     RunLease,
+    Signs,
     StoredRun,
     Terms,
 )
@@ -89,6 +90,10 @@ class RunBook(Protocol):
             RunConflict: The run asks a question again that isn't the thread's last one now.
             DatabaseFailed: The run can never begin.
         """
+        ...
+
+    async def load_signs(self, node_id: str) -> Signs:
+        """Return what there is to do for a node. It costs as little as can be."""
         ...
 
     async def claim(
@@ -210,6 +215,11 @@ class Members(Protocol):
     """True where there can't be another node."""
     lease_ms: int
     """Milliseconds without a new beat after which others declare a node dead."""
+
+    @property
+    def node_id(self) -> str:
+        """The id under which this process is registered; "" while it isn't."""
+        ...
 
     async def register(self, node_id: str) -> None:
         """Count this process among those that live; `node_id` is new with each start.

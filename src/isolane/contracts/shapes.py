@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from isolane.context import EventId, RunIds, RunKey, ThreadKey, UserExecutionContext
 from isolane.errors import AgentFailed, CursorExpired, InvalidCursor
@@ -337,6 +337,23 @@ class NodeStatus:
     """Milliseconds since its last beat, by the database's clock."""
     runs: int = 0
     """How many runs it drives, or is about to."""
+
+
+class Signs(NamedTuple):
+    """What there is to do for a node, by the rows of runs."""
+
+    turns: bool = False
+    """Runs wait on a thread on which nobody has the turn."""
+    unclaimed: bool = False
+    """Runs have the turn, and no node that lives has claimed them."""
+    held: bool = False
+    """Runs have the turn in the node's own name."""
+    stops: bool = False
+    """Runs of the node were stopped, and it hasn't obeyed."""
+    unheard: bool = False
+    """Runs of other nodes were stopped, and those haven't obeyed."""
+    orphans: bool = False
+    """Runs are under way whose node lives no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from isolane.context import RunKey
-from isolane.contracts import HeldRun, RunLease, RunState
+from isolane.contracts import HeldRun, RunLease, RunState, Signs
 from isolane.errors import DatabaseFailed, NameTaken, chain_of
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
@@ -57,11 +57,18 @@ class Beat:
             return
         if not lives:
             await self._restart.rejoin()
-        await self._dispatcher.look()
-        await self._unserved.look()
-        await self._restart.end_orphans()
-        await self._compare()
+        signs = await self.load_signs()
+        await self._dispatcher.look(signs)
+        await self._unserved.look(signs)
+        if signs.orphans:
+            await self._restart.end_orphans()
+        if signs.held or self._unknown:
+            await self._compare()
         await self._forget_taken()
+
+    async def load_signs(self) -> Signs:
+        """Return what there is to do for this node. Safe to cancel."""
+        return await self._book.load_signs(self._node.id)
 
     async def _compare(self) -> None:
         """Let go of runs that this node holds and hasn't known for a while."""

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from isolane.backoff import Backoff
-from isolane.contracts import ClaimedRun, RunLease
+from isolane.contracts import ClaimedRun, RunLease, Signs
 from isolane.errors import Unavailable, chain_of
 from isolane.runs.ground import Ground
 from isolane.runs.run import Run
@@ -96,7 +96,7 @@ class Dispatcher:
             run.stop.set(asked_at=stored.stop_at)
         self._begin(run, claimed.lease)
 
-    async def look(self) -> None:
+    async def look(self, signs: Signs) -> None:
         """Hand the turn on where it was lost, and obey stops that another process wrote.
 
         Safe to cancel: the next look does the rest.
@@ -104,10 +104,13 @@ class Dispatcher:
         Raises:
             Unavailable: The database can't be reached.
         """
-        await self._book.mend_turns()
-        if self._may_claim():  # another process may have given a run back
+        if signs.turns:
+            await self._book.mend_turns()
+        # Another process may have given a run back.
+        if (signs.turns or signs.unclaimed) and self._may_claim():
             await self._claim()
-        await self.obey_stops()
+        if signs.stops:
+            await self.obey_stops()
 
     async def obey_stops(self) -> None:
         """Stop the runs of this node whose stops another process wrote. Safe to cancel.

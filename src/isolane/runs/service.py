@@ -429,8 +429,10 @@ class AgentService:
         Raises:
             Unavailable: The database can't be reached.
         """
-        await self._driver.dispatcher.obey_stops()
-        await self._unheard.look()
+        signs = await self._beat.load_signs()
+        if signs.stops:
+            await self._driver.dispatcher.obey_stops()
+        await self._unheard.look(signs)
 
     def look_for_turns(self) -> None:
         """Begin runs whose turn has come, also those that have waited at another process."""

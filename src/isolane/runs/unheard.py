@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from isolane.context import RunKey
+from isolane.contracts import Signs
 from isolane.runs.ground import Ground
 from isolane.runs.restart import Restart
 
@@ -30,13 +31,13 @@ class UnheardStops:
         self._since: dict[RunKey, int] = {}
         """Unheard stops, and since when this node has seen them, by the timer."""
 
-    async def look(self) -> None:
+    async def look(self, signs: Signs) -> None:
         """End the runs whose stop has been unheard for too long. Safe to cancel.
 
         Raises:
             Unavailable: The database can't be reached.
         """
-        found = await self._book.find_unheard(self._node.id)
+        found = await self._book.find_unheard(self._node.id) if signs.unheard else []
         now = self._timer()
         self._since = {each.key: self._since.get(each.key, now) for each in found}
         for each in found:

@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from isolane.contracts import Signs
 from isolane.runs.dispatch import CLAIMED_AT_ONCE, Dispatcher
 from isolane.runs.ground import Ground
 
@@ -30,13 +31,13 @@ class UnservedRuns:
         self._since: dict[str, int] = {}
         """Agents that no node serves, and since when this one has seen that, by the timer."""
 
-    async def look(self) -> None:
+    async def look(self, signs: Signs) -> None:
         """End the runs of agents that no node has served for too long. Safe to cancel.
 
         Raises:
             Unavailable: The database can't be reached.
         """
-        if self._members.is_alone:
+        if self._members.is_alone or not (signs.unclaimed or self._since):
             return
         now, wanted = self._timer(), await self._book.find_wanted()
         gone = {name for name in {*self._since, *wanted} if not self._roster.is_served(name)}

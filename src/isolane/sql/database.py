@@ -41,6 +41,14 @@ class Database(Protocol):
         """
         ...
 
+    async def look(self, query: Callable[[Connection], T]) -> T:
+        """Run `query`, a single statement, for the house: what is done again and again.
+
+        One statement sees one moment of the database by itself, and takes one journey to a server
+        instead of three. Else as `read`.
+        """
+        ...
+
     async def write(self, work: Callable[[Connection], T], *, lane: str = HOUSE) -> T:
         """Run `work` in one transaction: committed when it returns, undone when it raises.
 

@@ -138,7 +138,7 @@ class DatabaseEventLog:
 
     async def load_heads(self, keys: Sequence[ThreadKey]) -> dict[ThreadKey, EventId]:
         """Return where the logs of threads end; see `EventLog.load_heads`."""
-        return await self._database.read(partial(heads.load_heads, keys))
+        return await self._database.look(partial(heads.load_heads, keys))
 
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""

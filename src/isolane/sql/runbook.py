@@ -18,6 +18,7 @@ from isolane.contracts import (
     HeldRun,
     RunDraft,
     RunLease,
+    Signs,
     StoredRun,
     Terms,
 )
@@ -30,6 +31,7 @@ from isolane.sql.heads import check_unused, claim
 from isolane.sql.joining import CheckQuestion, Joining
 from isolane.sql.lost_runs import load_lost, load_orphans, load_unheard, set_owner, write_broken
 from isolane.sql.runs import find_run_no, load_active, load_open_runs, load_run
+from isolane.sql.signs import load_signs
 from isolane.sql.usage import Quotas
 
 
@@ -77,6 +79,10 @@ class DatabaseRunBook:
         """Begin a claimed run; see `RunBook`."""
         work = partial(self._begin, context, lease)
         return await self._database.write(work, lane=context.user_id)
+
+    async def load_signs(self, node_id: str) -> Signs:
+        """Return what there is to do for a node; see `RunBook`."""
+        return await self._database.look(lambda one: load_signs(one, node_id))
 
     async def claim(
         self, node_id: str, *, room: int, agents: Collection[str] | None = None

@@ -17,7 +17,7 @@ from isolane.errors import Unavailable
 
 async def look(house: House) -> None:
     """Look once for what only the rows know."""
-    await house.service._driver.dispatcher.look()
+    await house.service._driver.dispatcher.look(await house.service._beat.load_signs())
 
 
 async def execute(house: House, statement: str) -> None:

@@ -58,6 +58,7 @@ _WRITE_OF_USER: Final = (
 )
 _TOUCH: Final = "UPDATE alembic_version SET version_num = version_num"
 """A write that changes nothing. It succeeds when other writes would."""
+_NO_TRANSACTION: Final = ""
 _IS_EMPTY: Final = """
 SELECT NOT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema())
 """
@@ -87,6 +88,11 @@ class PostgresDatabase:
     async def read(self, query: Work[T], *, lane: str = HOUSE) -> T:
         """Run `query` in one read transaction; see `Database`."""
         return await self._gate.run(self._readers, partial(self._run, _READ, query), lane=lane)
+
+    async def look(self, query: Work[T]) -> T:
+        """Run `query`, a single statement, for the house; see `Database`."""
+        run = partial(self._run, _NO_TRANSACTION, query)
+        return await self._gate.run(self._readers, run, lane=HOUSE)
 
     async def write(self, work: Work[T], *, lane: str = HOUSE) -> T:
         """Run `work` in one transaction of its own; see `Database`."""
@@ -171,7 +177,8 @@ def _transact(connection: Connection, begin: str, work: Work[T]) -> T:
     """
     driver: Any = driver_of(connection)
     try:
-        driver.begin(begin)
+        if begin:
+            driver.begin(begin)
         result = work(connection)
     except BaseException:
         with suppress(psycopg.Error):  # a connection that ended has nothing to undo

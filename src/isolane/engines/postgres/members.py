@@ -198,6 +198,11 @@ class PostgresMembers:
         self._clock = clock
         self._beating: _Beating | None = None
 
+    @property
+    def node_id(self) -> str:
+        """The id under which this process is registered; "" while it isn't."""
+        return "" if self._beating is None else self._beating.node_id
+
     async def register(self, node_id: str) -> None:
         """Count the node among those that live, and beat for it from now on; see `Members`."""
         if self._beating is not None and self._beating.node_id == node_id:

@@ -101,6 +101,10 @@ class SqliteDatabase:
         work = partial(self._read, query)
         return await translated(self._gate.run(self._readers, work, lane=lane))
 
+    async def look(self, query: Callable[[Connection], T]) -> T:
+        """Run `query`, a single statement, for the house; see `Database`."""
+        return await self.read(query)
+
     def _read(self, query: Callable[[Connection], T]) -> T:
         try:
             connection = self._idle.pop()

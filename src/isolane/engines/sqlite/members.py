@@ -18,6 +18,7 @@ class DatabaseMembers:
 
     is_alone = True
     lease_ms = 0
+    node_id = ""
 
     def __init__(self, database: Database, info: NodeInfo, *, clock: Clock) -> None:
         """Keep the row of the one node, which is `info`, in `database`."""
@@ -33,6 +34,7 @@ class DatabaseMembers:
             add_node(connection, node_id, self._info, now=self._clock())
 
         await self._database.write(work)
+        self.node_id = node_id
 
     async def beat(self, node_id: str) -> bool:  # noqa: ARG002 - there is one
         """Return True: the file's lock says that the node lives; see `Members`."""
