@@ -18,6 +18,7 @@ from isolane.ids import (
 )
 
 DEPTH_MAX: Final = 10
+ATTEMPT_MAX: Final = 1_000
 """Maximum number of contexts in a row that may descend from one another."""
 TIME_MAX_MS: Final = 2**53 - 1
 """2**53 - 1, the largest whole number that every JSON reader keeps exactly."""
@@ -100,7 +101,8 @@ class UserExecutionContext:
     issuer, before `to_user_id` made a user id of it. By default it is the decoded `user_id`.
 
     `is_history_claimed` tells the agent that a part of its history is only the caller's word. The
-    gateway has not seen those messages.
+    gateway has not seen those messages. `attempt` counts from 1 how often a restartable agent was
+    called for the run; a hand-over between processes isn't counted.
 
     Raises:
         InvalidContext: A value breaks its rule; the text names field, type and rule.
@@ -119,6 +121,7 @@ class UserExecutionContext:
     issuer: str | None = None
     subject: str = ""
     is_history_claimed: bool = False
+    attempt: int = 1
 
     def __post_init__(self) -> None:
         """Normalise the user id, and refuse every invalid value."""
@@ -141,6 +144,7 @@ class UserExecutionContext:
         _check_stands_for("agentRunId", self.agent_run_id, "a run", self.run_id)
         _check_number("createdAt", self.created_at, most=TIME_MAX_MS)
         _check_number("depth", self.depth, most=DEPTH_MAX)
+        _check_number("attempt", self.attempt, most=ATTEMPT_MAX)
 
     @property
     def thread_key(self) -> ThreadKey:
@@ -182,13 +186,14 @@ class UserExecutionContext:
         """Return a context for a run of this context's thread."""
         return self._descend(run_id=run_id, agent_run_id=None)
 
-    def for_agent(self, ids: RunIds, *, is_history_claimed: bool = False) -> Self:
+    def for_agent(self, ids: RunIds, *, is_history_claimed: bool = False, attempt: int = 1) -> Self:
         """Return this context with the ids by which the agent knows the thread and the run."""
         return replace(
             self,
             agent_thread_id=ids.thread_id,
             agent_run_id=ids.run_id,
             is_history_claimed=is_history_claimed,
+            attempt=attempt,
         )
 
     def _descend(self, **changes: str | bool | None) -> Self:

@@ -260,6 +260,10 @@ class GoingAway(IsolaneError):
     public_message = "The gateway is shutting down."
 
 
+class HandedOver(GoingAway):
+    """The run goes on in another process: its agent here is cancelled, and the run has no end."""
+
+
 class AgentError(IsolaneError):
     """The agent raised an error."""
 

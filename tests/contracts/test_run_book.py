@@ -13,6 +13,7 @@ from isolane.context import RunKey
 from isolane.contracts import (
     ActiveRun,
     Admitted,
+    BegunRun,
     Opening,
     RunBook,
     RunDraft,
@@ -269,6 +270,70 @@ async def test_a_run_that_is_given_back_is_claimed_by_a_node_of_its_agent(
     assert await engines.book.find_wanted() == {"default"}
     assert await engines.book.claim("other", room=9, agents=["other"]) == []
     assert len(await engines.book.claim("node", room=9, agents=["default"])) == 1
+
+
+async def begin_restartable(
+    engines: Engines, run_id: str = "1", *, node_id: str = "node"
+) -> BegunRun:
+    terms = replace(Terms(node_id=node_id), is_restartable=True)
+    admitted = await engines.book.admit(context_of(run_id), draft_of("a"), terms)
+    assert isinstance(admitted, Admitted)
+    assert admitted.begun is not None
+    return admitted.begun
+
+
+async def test_a_restartable_run_that_is_handed_over_begins_anew_elsewhere(
+    engines: Engines,
+) -> None:
+    begun = await begin_restartable(engines)
+    await engines.log.append(begun.lease, [b"{}", b"{}"], batch=1)
+    assert await engines.book.hand_over(begun.lease)
+    assert not await engines.book.hand_over(begun.lease)
+    with pytest.raises(Fenced):
+        await engines.log.append(begun.lease, [b"late"], batch=2)
+    assert (await engines.admit(context_of("2"), draft_of("b"))).ahead == "1"
+    (claimed_one,) = await engines.book.claim("other", room=9)
+    anew = await engines.book.begin(context_of("1"), claimed_one.lease, is_restartable=True)
+    assert (anew.is_anew, anew.attempt) == (True, 1)
+    assert [message["content"] for message in anew.history] == ["a"]
+    assert (anew.after, list(anew.added)) == (begun.after, list(begun.added))
+    await engines.log.append(anew.lease, [b"{}"], batch=1)
+    assert await engines.book.claim("third", room=9) == []
+
+
+async def test_a_restartable_run_of_a_node_that_died_begins_anew_three_times_at_most(
+    engines: Engines,
+) -> None:
+    await engines.members.register("dies")
+    begun = await begin_restartable(engines, node_id="dies")
+    lease = begun.lease
+    assert not await engines.book.begin_anew(key_of_run("1"))  # its node lives
+    for attempt in (2, 3):
+        await engines.log.append(lease, [b"{}"], batch=1)
+        await engines.members.leave("dies")
+        assert await engines.book.begin_anew(key_of_run("1"))
+        with pytest.raises(Fenced):
+            await engines.log.append(lease, [b"late"], batch=2)
+        (claimed_one,) = await engines.book.claim("dies", room=9)
+        anew = await engines.book.begin(context_of("1"), claimed_one.lease)
+        assert (anew.is_anew, anew.attempt) == (True, attempt)
+        lease = anew.lease
+    assert not await engines.book.begin_anew(key_of_run("1"))
+    assert [run.run_id for run in await engines.book.find_lost()] == ["1"]
+
+
+async def test_runs_that_are_stopped_ended_or_not_restartable_are_not_handed_over(
+    engines: Engines,
+) -> None:
+    lease = await engines.begin(context_of("1"))
+    assert not await engines.book.hand_over(lease)
+    assert not await engines.book.begin_anew(key_of_run("1"))
+    await engines.end(context_of("1"))
+    begun = await begin_restartable(engines, "2")
+    assert not await engines.book.hand_over(replace(begun.lease, fence=1))
+    await engines.book.request_stop(key_of_run("2"), asked_at=1)
+    assert not await engines.book.hand_over(begun.lease)
+    assert not await engines.book.begin_anew(key_of_run("2"))
 
 
 async def test_a_run_is_begun_by_the_lease_of_the_newest_claim(engines: Engines) -> None:

@@ -429,6 +429,10 @@ ACTS: Final[dict[str, Act]] = {
         context_of("more"), run_id="live", asked=[]
     ),
     "DatabaseRunBook.begin": lambda scene: scene.house.ground.book.begin(open_run, scene.lease),
+    "DatabaseRunBook.hand_over": lambda scene: scene.house.ground.book.hand_over(scene.lease),
+    "DatabaseRunBook.begin_anew": lambda scene: scene.house.ground.book.begin_anew(
+        open_run.run_key
+    ),
     "DatabaseRunBook.claim": lambda scene: scene.house.ground.book.claim("node", room=1),
     "DatabaseRunBook.find_active": lambda scene: scene.house.ground.book.find_active(ALICE),
     "DatabaseRunBook.find_orphans": lambda scene: scene.house.ground.book.find_orphans("other"),

@@ -96,6 +96,21 @@ async def script(  # noqa: C901 - a branch for each step that waits
             return
 
 
+async def lasting(
+    input: RunAgentInput,  # noqa: A002
+    context: UserExecutionContext,
+    stop: StopSignal,
+) -> AsyncGenerator[object, None]:
+    """Say which attempt this is, and do the steps; another process may begin it anew."""
+    yield {"type": "CUSTOM", "name": "attempt", "value": context.attempt}
+    async with aclosing(script(input, context, stop)) as values:
+        async for value in values:
+            yield value
+
+
+lasting.restartable = True  # type: ignore[attr-defined]
+
+
 def _steps(question: str) -> list[Any]:
     if question.startswith("["):
         steps: list[Any] = json.loads(question)

@@ -34,6 +34,7 @@ PUBLISHED: dict[type[IsolaneError], tuple[str, int | None, int, bool]] = {
     errors.Unavailable: ("unavailable", 1013, 503, True),
     errors.DatabaseFailed: ("internal", 1011, 500, True),
     errors.GoingAway: ("going_away", 1001, 503, True),
+    errors.HandedOver: ("going_away", 1001, 503, True),
     errors.AgentError: ("agent_error", None, 500, True),
     errors.AgentFailed: ("agent_error", None, 500, True),
     errors.AgentTimeout: ("agent_timeout", None, 500, True),

@@ -13,6 +13,8 @@ from isolane.contracts import StopSignal
 from isolane.errors import AgentRefused
 
 ARGUMENTS_MAX: Final = 3
+MARKS: Final = ("raw_ids", "restartable")
+"""What an agent's author may set on it: see `Agent.run`."""
 WANTED: Final = (
     "an agent is an async generator function (async def with yield) that takes (input), "
     "(input, context) or (input, context, stop), an object whose .run is one, or a pydantic-ai "
@@ -25,7 +27,14 @@ Generator = Callable[..., AsyncGenerator[object, None]]
 class FunctionAgent:
     """Calls a generator function with those of `input`, `context` and `stop` that it takes."""
 
-    def __init__(self, function: Generator, *, arguments: int, raw_ids: bool = False) -> None:
+    def __init__(
+        self,
+        function: Generator,
+        *,
+        arguments: int,
+        raw_ids: bool = False,
+        restartable: bool = False,
+    ) -> None:
         """Keep a function that `adapt_function` has checked."""
         self._function = function
         self._arguments = arguments
@@ -33,6 +42,8 @@ class FunctionAgent:
         """True when the function is given the stop signal. Otherwise only cancelling ends it."""
         self.raw_ids = raw_ids
         """True when `input` has the client's own ids of thread and run."""
+        self.restartable = restartable
+        """True when it may begin a run anew that another process had under way."""
 
     def run(
         self,
@@ -55,22 +66,22 @@ def adapt_function(value: object, *, name: str) -> FunctionAgent:
     if fault is not None:
         raise AgentRefused(f"{name} is {fault}; {WANTED}.")
     arguments = _count_arguments(function, name)
-    # The mark `raw_ids` may be on a method or on its object.
+    # A mark may be on a method or on its object.
     told = (value, function, getattr(function, "__self__", None))
-    raw_ids = any(wants_raw_ids(each, name=name) for each in told)
-    return FunctionAgent(function, arguments=arguments, raw_ids=raw_ids)
+    marks = {mark: any(has_mark(each, mark, name=name) for each in told) for mark in MARKS}
+    return FunctionAgent(function, arguments=arguments, **marks)
 
 
-def wants_raw_ids(value: object, *, name: str) -> bool:
-    """Say whether an agent asks for the ids that clients choose.
+def has_mark(value: object, mark: str, *, name: str) -> bool:
+    """Say whether an agent has a mark, one of `MARKS`, that its author set.
 
     Raises:
-        AgentRefused: The mark is not True or False. The text "no" would count as true, and would
-            mix the memories of users.
+        AgentRefused: The mark is not True or False. The text "no" would count as true, and
+            `raw_ids` would mix the memories of users.
     """
-    wanted = getattr(value, "raw_ids", False)
+    wanted = getattr(value, mark, False)
     if type(wanted) is not bool:
-        raise AgentRefused(f"{name} has a raw_ids of {wanted!r}: write True or False.")
+        raise AgentRefused(f"{name} has a {mark} of {wanted!r}: write True or False.")
     return wanted
 
 

@@ -10,7 +10,7 @@ from ag_ui.core import Context, RunAgentInput
 from pydantic_ai import Agent, CancellationToken
 from pydantic_ai.ui.ag_ui import AGUIAdapter
 
-from isolane.agents.function import wants_raw_ids
+from isolane.agents.function import MARKS, has_mark
 from isolane.context import UserExecutionContext
 from isolane.contracts import StopSignal
 from isolane.tasks import end_task
@@ -19,10 +19,13 @@ from isolane.tasks import end_task
 class PydanticAgent:
     """Runs a pydantic-ai `Agent` over pydantic-ai's own AG-UI adapter."""
 
-    def __init__(self, agent: Agent[Any, Any], *, raw_ids: bool = False) -> None:
+    def __init__(
+        self, agent: Agent[Any, Any], *, raw_ids: bool = False, restartable: bool = False
+    ) -> None:
         """Keep the agent. All runs share it, as pydantic-ai expects."""
         self._agent = agent
         self.raw_ids = raw_ids
+        self.restartable = restartable
 
     async def run(
         self,
@@ -65,4 +68,4 @@ def adapt_pydantic(value: object, *, name: str) -> PydanticAgent | None:
     """Return an agent for `value`, or None when it wasn't made with pydantic-ai."""
     if not isinstance(value, Agent):
         return None
-    return PydanticAgent(value, raw_ids=wants_raw_ids(value, name=name))
+    return PydanticAgent(value, **{mark: has_mark(value, mark, name=name) for mark in MARKS})

@@ -101,6 +101,7 @@ class _ThreadedAgent:
         self._threads = threads
         self.hears_stop = getattr(agent, "hears_stop", True)
         self.raw_ids = getattr(agent, "raw_ids", False)
+        self.restartable = getattr(agent, "restartable", False)
 
     async def run(
         self,

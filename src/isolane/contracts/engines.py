@@ -476,5 +476,9 @@ class Agent(Protocol):
         `input` names thread, run and parent by random ids that no other user has, so that memory
         keyed by them is one user's. An agent whose attribute `raw_ids` is True gets the ids that
         the client chose, which another user may have chosen too. Events may name either.
+
+        An agent whose attribute `restartable` is True may be called again for the same run, when
+        the process that called it before died or ended: what it does outside happens at least
+        once, and `context.run_id` tells the run again. `context.attempt` counts from 1.
         """
         ...

@@ -78,15 +78,17 @@ class RunBook(Protocol):
         """
         ...
 
-    async def begin(self, context: UserExecutionContext, lease: RunLease) -> BegunRun:
+    async def begin(
+        self, context: UserExecutionContext, lease: RunLease, *, is_restartable: bool = False
+    ) -> BegunRun:
         """Begin a claimed run, as `admit` begins one.
 
-        A run that was begun before and has no event joins its thread no second time. So the call
-        can be repeated after an answer that was lost.
+        A run that was begun before joins its thread no second time. So the call can be repeated
+        after an answer that was lost. Another node may begin a run that `is_restartable` anew.
 
         Raises:
             NotFound: The thread was deleted.
-            Fenced: The lease is no longer the run's, or the run has an event.
+            Fenced: The lease is no longer the run's, or something was written by it.
             RunConflict: The run asks a question again that isn't the thread's last one now.
             DatabaseFailed: The run can never begin.
         """
@@ -117,6 +119,22 @@ class RunBook(Protocol):
         The run keeps its thread's turn, and its messages stay where it joined the thread. The lease
         ends: nothing begins or writes by it. False when the lease isn't the run's, or the run has
         an event. Then nothing changes.
+        """
+        ...
+
+    async def hand_over(self, lease: RunLease) -> bool:
+        """Let any node begin a restartable run anew that goes on by a lease, which ends.
+
+        The run keeps its thread's turn, and what it has said stays in the log. False when the run
+        was stopped, has ended, or isn't restartable, or when the lease isn't the run's. Then
+        nothing changes.
+        """
+        ...
+
+    async def begin_anew(self, key: RunKey) -> bool:
+        """Let any node begin a restartable run anew whose node lives no more.
+
+        Its lease ends. False when it was stopped, isn't restartable, or was begun three times.
         """
         ...
 

@@ -279,6 +279,10 @@ class BegunRun:
     """Purpose of the thread."""
     is_history_claimed: bool = False
     """True when a part of `history` is only the caller's word."""
+    attempt: int = 1
+    """How often its agent was begun, this time included; a hand-over isn't counted."""
+    is_anew: bool = False
+    """True when the log has events of the run already, which another process wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +300,8 @@ class Terms:
     With None, revocations stop no run."""
     node_id: str = ""
     """The node that drives the run, if it begins at once."""
+    is_restartable: bool = False
+    """Whether another node may begin the run anew."""
     may_begin: bool = True
     """Whether that node serves the run's agent. Otherwise another node claims the run."""
 

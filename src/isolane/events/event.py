@@ -251,6 +251,14 @@ def run_finished(
     return {**event, **extra}
 
 
+def run_restarted(attempt: int, history: Iterable[Mapping[str, Any]]) -> list[Event]:
+    """Return what tells that a run begins anew, with the messages as of its beginning."""
+    return [
+        {"type": "CUSTOM", "name": "isolane.restarted", "value": {"attempt": attempt}},
+        {"type": "MESSAGES_SNAPSHOT", "messages": list(history)},
+    ]
+
+
 def run_failed(error: IsolaneError, error_id: str, *, run_id: str) -> Event:
     """Return the end event of a run that failed: a stable code, an id, and the agent's own code.
 

@@ -229,6 +229,7 @@ class Admission:
             queued_per_thread=settings.limit_queued_runs_per_thread,
             asked_at=run.taken_on_at if settings.revoked_runs == "abort" else None,
             node_id=self._node.id,
+            is_restartable=run.is_restartable,
             may_begin=self._roster.is_own(run.draft.agent),
         )
 

@@ -65,7 +65,9 @@ class AgentCall:
         try:
             begun = run.get_begun()
             context = run.context.for_agent(
-                begun.agent_ids, is_history_claimed=begun.is_history_claimed
+                begun.agent_ids,
+                is_history_claimed=begun.is_history_claimed,
+                attempt=begun.attempt,
             )
             made = await make_input(run, self._history, self._naming, self._turns)
             async with aclosing(run.agent.run(made, context, run.stop)) as stream:

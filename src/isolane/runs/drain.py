@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from isolane.errors import GoingAway, IsolaneError
+from isolane.errors import GoingAway, HandedOver, IsolaneError
 from isolane.runs.driver import RunDriver
 from isolane.runs.ground import Ground
 from isolane.runs.run import Run
@@ -30,6 +30,7 @@ class Drain:
         self._draining = ground.draining
         self._book = ground.book
         self._members = ground.members
+        self._roster = ground.roster
         self._node = ground.node
         self._tasks = ground.tasks
         self._driver = driver
@@ -56,12 +57,16 @@ class Drain:
         active = [run for run in self._live if run.begun is not None]
         if not active:
             return
+        for run in active:  # another process begins these at once
+            if run.is_restartable and self._roster.is_served_elsewhere(run.draft.agent):
+                run.stop.set(HandedOver("another process begins the run anew"))
         ended = self._tasks.start(_until_ended(active), name="drain")
         hurried = self._tasks.start(self._hurried.wait(), name="hurry")
         await asyncio.wait({ended, hurried}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         for run in active:
-            run.stop.set(GoingAway("the gateway is shutting down"))
+            error = HandedOver if run.is_restartable else GoingAway
+            run.stop.set(error("the gateway is shutting down"))
         await asyncio.wait({ended}, timeout=MARGIN_S)
 
     async def _give_back(self) -> None:

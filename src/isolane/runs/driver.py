@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 
@@ -21,7 +22,7 @@ from isolane.runs.ending import Ending, end_run
 from isolane.runs.ground import Ground
 from isolane.runs.life import RunLife
 from isolane.runs.locks import KeyedLocks
-from isolane.runs.lost import end_unbegun
+from isolane.runs.lost import end_unbegun, load_written
 from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter, Share
 
@@ -93,6 +94,8 @@ class RunDriver:
             run,
             history,
             run.writer,
+            load_written=partial(load_written, run, self._feed, first_seq=begun.after.seq + 1),
+            hand_over=partial(self._book.hand_over, begun.lease),
             tasks=self._tasks,
             turns=self._turns,
             timeout_s=self._settings.run_timeout_s,
@@ -134,7 +137,9 @@ class RunDriver:
         while run.begun is None and not (self._draining.has_begun or run.is_deleted):
             try:
                 async with self.beginning.hold(run.context.run_key):
-                    run.begun = await self._book.begin(run.context, lease)
+                    run.begun = await self._book.begin(
+                        run.context, lease, is_restartable=run.is_restartable
+                    )
             except NotFound:  # deleted with its thread, or given back while its turn came
                 self.leave(run)
                 return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import structlog
 
 from isolane.contracts import StoppedBy
-from isolane.errors import AgentError, AgentTimeout, IsolaneError, caused
+from isolane.errors import AgentError, AgentTimeout, HandedOver, IsolaneError, caused
 from isolane.events.event import Event
 from isolane.events.transcript import Message
 from isolane.health.fairness import Turns
@@ -18,6 +18,9 @@ from isolane.runs.ending import Ending, end_run, ending_now, ending_of_stop
 from isolane.runs.run import Run
 from isolane.runs.writer import RunWriter
 from isolane.tasks import TaskOwner
+
+LoadWritten = Callable[[], Awaitable[Sequence[Event]]]
+HandOver = Callable[[], Awaitable[bool]]
 
 STOP_GRACE_S: Final = 1.0
 """Seconds in which an agent may end by itself after the stop signal."""
@@ -36,16 +39,22 @@ class RunLife:
         history: Sequence[Message],
         writer: RunWriter,
         *,
+        load_written: LoadWritten,
+        hand_over: HandOver,
         tasks: TaskOwner,
         turns: Turns,
         timeout_s: float,
     ) -> None:
         """Take over a run that has begun, with the `history` for its agent.
 
-        `timeout_s` is the most time that the agent may take.
+        `load_written` returns what the log has of a run that begins anew. `hand_over` lets another
+        process have the run, or says False. `timeout_s` is the most time that the agent may take.
         """
         self._run = run
+        self._history = history if run.get_begun().is_anew else ()
         self._writer = writer
+        self._load_written = load_written
+        self._hand_over_row = hand_over
         self._tasks = tasks
         self._timeout_s = timeout_s
         self._call = AgentCall(run, history, writer, turns=turns)
@@ -54,14 +63,38 @@ class RunLife:
         """Write RUN_STARTED, let the agent speak, and write the end; see `end_run`."""
         run = self._run
         try:
-            await self._writer.start(run.to_started())
+            await self._begin()
             ending = await self._supervise()
+            if isinstance(ending.error, HandedOver) and await self._hand_over():
+                return None
         except IsolaneError as error:  # the log can't be written
             ending = Ending(error=error)
         except Exception as error:  # noqa: BLE001 - the top of the task that owns a run
             ending = Ending(error=caused(IsolaneError("the run broke"), error))
         self._tell_left_out()
         return await end_run(run, self._writer, ending)
+
+    async def _begin(self) -> None:
+        """Write RUN_STARTED, or that the run begins anew after what the log has of it."""
+        begun = self._run.get_begun()
+        if not begun.is_anew:
+            await self._writer.start(self._run.to_started())
+            return
+        self._writer.replay((await self._load_written())[1:])
+        self._writer.begin_anew(attempt=begun.attempt, history=self._history)
+        self._history = ()
+
+    async def _hand_over(self) -> bool:
+        """Let another process have the run; False when it has to end here."""
+        try:
+            await self._writer.let_go()
+            is_gone = await self._hand_over_row()
+        except IsolaneError as error:
+            _log.warning("run_not_handed_over", reason=str(error), **self._run.log_fields)
+            return False
+        if is_gone:
+            _log.info("run_handed_over", **self._run.log_fields)
+        return is_gone
 
     async def _supervise(self) -> Ending:
         """Wait for the agent, an exit, the stop or the deadline, whichever comes first."""
@@ -92,8 +125,13 @@ class RunLife:
 
     @property
     def _stop_grace_s(self) -> float:
-        """Seconds until a stopped agent is cancelled; 0 for an agent that can't hear the stop."""
-        return STOP_GRACE_S if getattr(self._run.agent, "hears_stop", True) else 0
+        """Seconds until a stopped agent is cancelled; 0 for an agent that can't hear the stop.
+
+        What it says is taken back when its run goes on elsewhere, so that has no time either.
+        """
+        run = self._run
+        is_heard = getattr(run.agent, "hears_stop", True)
+        return STOP_GRACE_S if is_heard and not isinstance(run.stop.error, HandedOver) else 0
 
     async def _end_exited(self, agent: asyncio.Task[Ending], error: BaseException) -> Ending:
         """End an agent when something that it started asked for the end of the process."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -66,7 +66,12 @@ async def _load(
             kept = await store.load_state(run.context.thread_key)
             before = None if kept is None else decode_state(kept)
             state = SharedState.of(stored.draft.request.get("state"), kept=before)
-            return lease, known_ids, state, [event async for event in _written(run, stored, feed)]
+            return (
+                lease,
+                known_ids,
+                state,
+                await load_written(run, feed, first_seq=stored.first_seq),
+            )
         except Unavailable as error:
             _log.error("run_recovery_postponed", run_id=run.run_id, reason=str(error))
             await backoff.pause()  # between two tries; the run waits for the disk
@@ -105,16 +110,22 @@ async def end_unbegun(run: Run, writer: RunWriter, error: Exception) -> Event | 
     return await end_run(run, writer, Ending(error=refused, share=Share.EVENTS))
 
 
-async def _written(run: Run, stored: StoredRun, feed: Feed) -> AsyncIterator[Event]:
-    """Yield the events that the log has of the run."""
+async def load_written(run: Run, feed: Feed, *, first_seq: int | None) -> list[Event]:
+    """Return the events that the log has of the run; None for `first_seq` says that it has none.
+
+    Raises:
+        Unavailable: The log can't be read now.
+    """
     key = run.context.thread_key
+    found: list[Event] = []
     head = (await feed.load_bounds(key)).head
-    start = EventId(head.epoch, (stored.first_seq or head.seq + 1) - 1)
+    start = EventId(head.epoch, (first_seq or head.seq + 1) - 1)
     if start.seq >= head.seq:
-        return
+        return found
     async with aclosing(feed.follow(key, after=start)) as records:
         async for record in records:
             if record.run_id == run.run_id:
-                yield decode_event(record.payload)
+                found.append(decode_event(record.payload))
             if record.id.seq >= head.seq:
-                return
+                break
+    return found

@@ -156,15 +156,31 @@ class Restart:
         return self._tasks.start(self._end(run, stored), name=f"recovery of {run.run_id}")
 
     async def _end(self, run: Run, stored: StoredRun) -> None:
+        begins_anew = False
         try:
             async with self._ending:
-                if not await self._take_over(run):
+                if run.stop.by is not StoppedBy.FENCE:
+                    begins_anew = await self._begin_anew(run)
+                if begins_anew or not await self._take_over(run):
                     return
                 open_writer = partial(self._driver.open_writer, run)
                 end = await end_lost_run(run, stored, open_writer, self._feed, self._store)
                 await self._driver.give_up(run, end)
         finally:
             self._driver.leave(run)
+            if begins_anew:
+                self._driver.hand_on()
+
+    async def _begin_anew(self, run: Run) -> bool:
+        """Let any node begin a lost run anew that is restartable; False when it is to end."""
+        try:
+            begins_anew = await self._book.begin_anew(run.context.run_key)
+        except IsolaneError as error:
+            _log.error("run_take_over_failed", run_id=run.run_id, chain=chain_of(error))
+            return False
+        if begins_anew:
+            _log.warning("run_begins_anew", run_id=run.run_id)
+        return begins_anew
 
     async def _take_over(self, run: Run) -> bool:
         """Make a lost run this node's own; False when its end has to wait for another start."""

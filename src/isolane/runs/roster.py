@@ -63,7 +63,11 @@ class Roster:
 
     def is_served(self, name: str) -> bool:
         """Say whether a node that lives serves the agent."""
-        return self.is_own(name) or name in self._load_served()
+        return self.is_own(name) or self.is_served_elsewhere(name)
+
+    def is_served_elsewhere(self, name: str) -> bool:
+        """Say whether another node that lives serves the agent."""
+        return name in self._load_served()
 
     @property
     def claimed(self) -> Sequence[str] | None:

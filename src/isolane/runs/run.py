@@ -94,6 +94,11 @@ class Run:
         return any(one["role"] == "user" for one in self.asked)
 
     @property
+    def is_restartable(self) -> bool:
+        """True when another process may begin it anew."""
+        return getattr(self.agent, "restartable", False) is True
+
+    @property
     def waits(self) -> bool:
         """True while this process doesn't drive it: another node may have begun it."""
         return self.begun is None and not (self.has_turn or self.is_lost)

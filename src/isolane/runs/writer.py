@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -15,15 +15,16 @@ from isolane.clock import Clock
 from isolane.context import EventId, ThreadKey
 from isolane.contracts import RunEnd, RunLease, RunStop
 from isolane.errors import AgentFailed, AgentProtocolError, NoActiveRun, NotFound
-from isolane.events.event import Event, encode_event, encode_mended
+from isolane.events.event import Event, encode_event, encode_mended, run_restarted
 from isolane.events.fitting import FILLS, Fitting
 from isolane.events.grammar import RunGrammar
 from isolane.events.interrupts import Interrupt
 from isolane.events.shared_state import DELTA, SNAPSHOT, SharedState
 from isolane.events.surrogates import mend_names
-from isolane.events.transcript import Transcript
+from isolane.events.transcript import Message, Transcript
 from isolane.log.feed import Feed
 from isolane.runs.appender import RunAppender
+from isolane.runs.short_road import Road, is_plain_piece, open_road
 from isolane.tasks import TaskOwner
 
 STEPS_AT_ONCE: Final = 128
@@ -39,22 +40,6 @@ class Share(IntEnum):
     """The events that wait. The run leaves no messages of its agent behind."""
     END = 2
     """The terminal event alone."""
-
-
-class _Road(NamedTuple):
-    """The short road of plain pieces of one message or call, while nothing else is written.
-
-    The checks of the first piece hold for all that follow.
-    """
-
-    kind: str
-    id: str
-    head: bytes
-    """The event as JSON, up to its text."""
-    characters_max: int
-    """Characters that surely fit into an event."""
-    add: Callable[[str], None]
-    """Adds a text to what the run's messages add up to."""
 
 
 class RunWriter:
@@ -83,12 +68,10 @@ class RunWriter:
         self._run_id = run_id
         self._event_max_bytes = event_max_bytes
         self._clock = clock
-        self._grammar = RunGrammar()
-        self._fitting = Fitting(event_max_bytes)
-        self._transcript = Transcript(known_ids=known_ids)
-        self._state = state or SharedState.of(None, kept=None)
+        self._known_ids = tuple(known_ids)
+        self._first_state = state or SharedState.of(None, kept=None)
         self._is_ended = False
-        self._road: _Road | None = None
+        self._begin()
         self._appender = RunAppender(
             feed,
             key,
@@ -98,6 +81,14 @@ class RunWriter:
             max_events=run_max_events,
             tasks=tasks,
         )
+
+    def _begin(self) -> None:
+        """Have nothing of the run yet."""
+        self._grammar = RunGrammar()
+        self._fitting = Fitting(self._event_max_bytes)
+        self._transcript = Transcript(known_ids=self._known_ids)
+        self._state = self._first_state
+        self._road: Road | None = None
 
     @property
     def head(self) -> EventId | None:
@@ -126,7 +117,7 @@ class RunWriter:
             Unavailable: The log can't be written now.
             NotFound: The thread is gone.
         """
-        kind, is_plain = event["type"], _is_plain_piece(event)
+        kind, is_plain = event["type"], is_plain_piece(event)
         if is_plain and self.write_piece(kind, event[FILLS[kind]], event["delta"]):
             return
         self._road = None
@@ -142,7 +133,7 @@ class RunWriter:
                     self._appender.put(payload)
                 self._transcript.add(written)
         if is_plain:
-            self._road = self._open_road(kind, event[FILLS[kind]])
+            self._road = open_road(kind, event[FILLS[kind]], self._transcript, self._fitting)
 
     def write_piece(self, kind: str, thing_id: str, text: str) -> bool:
         """Write a piece of a message at once, as `write` would; False when that can't be.
@@ -167,15 +158,6 @@ class RunWriter:
         self._appender.put(road.head + words + b"}")
         road.add(text)
         return True
-
-    def _open_road(self, kind: str, thing_id: str) -> _Road | None:
-        """Return the road of what a plain piece was written of; None where pieces need a look."""
-        add = self._transcript.get_adder(kind, thing_id)
-        characters_max = self._fitting.get_room(kind, thing_id)
-        if add is None or characters_max < 1:
-            return None
-        empty = msgspec.json.encode({"type": kind, FILLS[kind]: thing_id, "delta": ""})
-        return _Road(kind, thing_id, empty.removesuffix(b'""}'), characters_max, add)
 
     async def _write_state(self, event: Event) -> None:
         """Write a change of the shared state, behind the state itself if clients don't know it."""
@@ -233,6 +215,31 @@ class RunWriter:
                 self._transcript.add(legal)
                 self._state = self._state.after(legal, size=0, max_bytes=self._event_max_bytes)
 
+    def begin_anew(self, *, attempt: int, history: Sequence[Message]) -> None:
+        """Take back what was replayed: another attempt of the run begins after it.
+
+        What is open is closed. Clients get the messages as of the run's beginning, `history`, where
+        an event has room for them, and the shared state of then.
+        """
+        self._close_open()
+        state = [self._first_state.to_snapshot()] if self._state != self._first_state else []
+        for event in [*run_restarted(attempt, history), *state]:
+            payload = encode_event(event, max_bytes=sys.maxsize)
+            if len(payload) <= self._event_max_bytes:
+                self._appender.put_own(payload)
+        self._begin()
+
+    async def let_go(self) -> None:
+        """Write nothing more. What was accepted and isn't committed yet is lost, untold.
+
+        Raises:
+            Unavailable: The log can't be written now.
+            NotFound: The thread is gone.
+        """
+        self._is_ended = True
+        self._appender.refuse(NoActiveRun("the run goes on elsewhere"))
+        await self._appender.stop()
+
     async def finish(
         self,
         terminal: Event,
@@ -284,13 +291,6 @@ class RunWriter:
 
 
 _OF_THE_STATE: Final = frozenset({SNAPSHOT, DELTA})
-"""Events that change the shared state."""
-
-
-def _is_plain_piece(event: Event) -> bool:
-    """Say whether an event has only its type, its message or call, and a text for that."""
-    key = FILLS.get(event["type"])
-    return key is not None and event.keys() == {"type", key, "delta"}
 
 
 def _with_whole_names(event: Event) -> Event:

@@ -52,7 +52,11 @@ class Admissions:
             connection, context.user_id, terms, is_busy=is_busy, waiting=waiting.length
         )
         stop_at = self._load_stop(connection, context, terms)
-        asked: Values = {"stop_at": stop_at, "agent": draft.agent}
+        asked: Values = {
+            "stop_at": stop_at,
+            "agent": draft.agent,
+            "is_restartable": int(terms.is_restartable),
+        }
         with usage.bounded(connection, context.user_id, self._quotas):
             self._joining.enter(connection, context, draft)
             if terms.may_begin and not is_busy:

@@ -19,7 +19,7 @@ from isolane.sql import attachments, usage
 from isolane.sql.address import load_stored
 from isolane.sql.agent_ids import load_agent_ids
 from isolane.sql.drafts import asked_of, encode_joined, to_fingerprints
-from isolane.sql.driver import execute, insert_row
+from isolane.sql.driver import execute, insert_row, load_value
 from isolane.sql.heads import claim, load_bounds, next_run_no
 from isolane.sql.messages import (
     add_messages,
@@ -139,7 +139,12 @@ class Joining:
         rewound = load_rewound(key, draft, history, connection)
         update_run(connection, lease.run_no, {"state": RunState.RUNNING})
         asked = _Asked(draft.messages, history, None, rewound)
-        return _to_begun(connection, context, draft, asked, after=stored.after, lease=lease)
+        head = load_bounds(key, connection).head
+        anew = {
+            "attempt": load_value(connection, _ATTEMPT, (lease.run_no,)),
+            "is_anew": head.seq > stored.after.seq,
+        }
+        return _to_begun(connection, context, draft, asked, after=stored.after, lease=lease, **anew)
 
     def _join(
         self,
@@ -219,8 +224,12 @@ def _to_begun(
     *,
     after: EventId,
     lease: RunLease,
+    **anew: Any,  # noqa: ANN401 - fields of `BegunRun`
 ) -> BegunRun:
-    """Return what the agent of a run gets, whose messages have joined the thread."""
+    """Return what the agent of a run gets, whose messages have joined the thread.
+
+    `anew` is what else there is to tell of a run that was begun before.
+    """
     key = context.thread_key
     return BegunRun(
         added=asked.added,
@@ -232,9 +241,11 @@ def _to_begun(
         state=state_for(draft, key, connection),
         kind=load_kind(connection, key),
         is_history_claimed=is_history_claimed(connection, key),
+        **anew,
     )
 
 
+_ATTEMPT: Final = "SELECT attempt FROM runs WHERE run_no = ?"
 _DELETE_OLD: Final = """
 DELETE FROM runs WHERE user_id = ? AND run_id = ?
 AND NOT EXISTS (SELECT 1 FROM threads WHERE threads.thread_no = runs.thread_no)

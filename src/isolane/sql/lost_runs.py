@@ -7,12 +7,15 @@ from typing import Final
 from sqlalchemy import Connection, and_, delete, insert, select, text, update
 
 from isolane.context import RunKey
-from isolane.contracts import RunState, StoredRun
+from isolane.contracts import RunLease, RunState, StoredRun
 from isolane.sql.driver import execute
+from isolane.sql.heads import release
 from isolane.sql.run_queue import BROKEN, load_holder
 from isolane.sql.runs import ROWS, load_all
 from isolane.sql.tables import runs
 
+ATTEMPTS_MAX: Final = 3
+"""Times that a restartable run is begun whose nodes die. The run itself may be what kills them."""
 _ORPHANS: Final = f"""
 {ROWS} WHERE runs.state != 'ended' AND state = 'running' AND node_id != ?
 AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
@@ -41,6 +44,42 @@ _UNHEARD: Final = f"""
 {ROWS} WHERE stop_at IS NOT NULL AND state != 'ended' AND stop_seen_at IS NULL
 AND state = 'running' AND node_id != ?
 """
+_HAND_OVER: Final = """
+UPDATE runs SET state = 'ready', node_id = NULL
+WHERE run_no = ? AND state = 'running' AND is_restartable = 1 AND stop_at IS NULL
+AND EXISTS (SELECT 1 FROM heads WHERE heads.run_no = runs.run_no AND heads.fence = ?)
+"""
+_BEGIN_ANEW: Final = """
+UPDATE runs SET state = 'ready', node_id = NULL, attempt = attempt + 1
+WHERE user_id = ? AND run_id = ? AND state = 'running' AND is_restartable = 1
+AND stop_at IS NULL AND attempt < ?
+AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.node_id = runs.node_id)
+RETURNING thread_no, run_no
+"""
+_LET_GO: Final = "UPDATE heads SET run_no = 0 WHERE thread_no = ? AND run_no = ?"
+
+
+def hand_over(connection: Connection, lease: RunLease) -> bool:
+    """Let any node begin a restartable run anew that goes on here; False when that can't be.
+
+    It was stopped, or has ended, or isn't restartable, or the lease isn't the run's.
+    """
+    if not execute(connection, _HAND_OVER, (lease.run_no, lease.fence)).rowcount:
+        return False
+    release(connection, lease)
+    return True
+
+
+def begin_anew(connection: Connection, key: RunKey) -> bool:
+    """Let any node begin a restartable run anew whose node lives no more; False when it is to end.
+
+    Nothing more is written by its lease. After `ATTEMPTS_MAX` attempts it ends.
+    """
+    row = execute(connection, _BEGIN_ANEW, (*key, ATTEMPTS_MAX)).fetchone()
+    if row is None:
+        return False
+    execute(connection, _LET_GO, row)
+    return True
 
 
 def load_lost(connection: Connection) -> list[StoredRun]:

@@ -29,8 +29,16 @@ from isolane.sql.admissions import Admissions
 from isolane.sql.database import Database
 from isolane.sql.heads import check_unused, claim
 from isolane.sql.joining import CheckQuestion, Joining
-from isolane.sql.lost_runs import load_lost, load_orphans, load_unheard, set_owner, write_broken
-from isolane.sql.runs import find_run_no, load_active, load_open_runs, load_run
+from isolane.sql.lost_runs import (
+    begin_anew,
+    hand_over,
+    load_lost,
+    load_orphans,
+    load_unheard,
+    set_owner,
+    write_broken,
+)
+from isolane.sql.runs import find_run_no, load_active, load_open_runs, load_run, update_run
 from isolane.sql.signs import load_signs
 from isolane.sql.usage import Quotas
 
@@ -75,9 +83,11 @@ class DatabaseRunBook:
         work = partial(self._admissions.attach, context, run_id, asked)
         return await self._database.write(work, lane=context.user_id)
 
-    async def begin(self, context: UserExecutionContext, lease: RunLease) -> BegunRun:
+    async def begin(
+        self, context: UserExecutionContext, lease: RunLease, *, is_restartable: bool = False
+    ) -> BegunRun:
         """Begin a claimed run; see `RunBook`."""
-        work = partial(self._begin, context, lease)
+        work = partial(self._begin, context, lease, is_restartable)
         return await self._database.write(work, lane=context.user_id)
 
     async def load_signs(self, node_id: str) -> Signs:
@@ -103,6 +113,15 @@ class DatabaseRunBook:
         """Let any node claim a run without an event; see `RunBook`."""
         user_id = lease.key.user_id
         return await self._database.write(lambda one: run_queue.give_back(one, lease), lane=user_id)
+
+    async def hand_over(self, lease: RunLease) -> bool:
+        """Let any node begin a restartable run anew; see `RunBook`."""
+        user_id = lease.key.user_id
+        return await self._database.write(lambda one: hand_over(one, lease), lane=user_id)
+
+    async def begin_anew(self, key: RunKey) -> bool:
+        """Let any node begin a run anew whose node lives no more; see `RunBook`."""
+        return await self._database.write(lambda one: begin_anew(one, key), lane=key.user_id)
 
     async def give_up(self, key: RunKey) -> None:
         """Hand the turn on from a run whose end can't be written; see `RunBook`."""
@@ -172,7 +191,11 @@ class DatabaseRunBook:
         return await self._database.read(load_open_runs)
 
     def _begin(
-        self, context: UserExecutionContext, lease: RunLease, connection: Connection
+        self,
+        context: UserExecutionContext,
+        lease: RunLease,
+        is_restartable: bool,  # noqa: FBT001 - given by `begin`
+        connection: Connection,
     ) -> BegunRun:
         stored = load_run(context.run_key, connection)
         if stored is None:
@@ -180,6 +203,8 @@ class DatabaseRunBook:
         if stored.draft is NO_DRAFT:
             raise DatabaseFailed("what the run asks for can't be read")
         check_unused(connection, lease)
+        if is_restartable:
+            update_run(connection, lease.run_no, {"is_restartable": 1})
         if stored.first_seq is None:
             return self._joining.begin_waiting(connection, context, stored, lease)
         return self._joining.begin_again(connection, context, stored, lease)

@@ -132,6 +132,8 @@ runs = Table(
     Column("agent", _Text),
     # How often its agent was begun; a hand-over isn't counted.
     Column("attempt", BigInteger, nullable=False, server_default="1"),
+    # Whether another node may begin it anew.
+    Column("is_restartable", Integer, nullable=False, server_default="0"),
     Index("runs_by_address", "user_id", "run_id", unique=True),
     _partial_index("runs_open", "user_id", where="state != 'ended'"),
     # One run of a thread has the turn.

@@ -192,10 +192,10 @@ async def test_question_before_one_that_is_about_to_begin_is_not_asked_again() -
         def __getattr__(self, name: str) -> object:
             return getattr(self._book, name)
 
-        async def begin(self, *given: object) -> object:
+        async def begin(self, *given: object, is_restartable: bool) -> object:
             self.reached.set()
             await self.go_on.wait()
-            return await self._book.begin(*given)  # type: ignore[attr-defined]
+            return await self._book.begin(*given, is_restartable=is_restartable)  # type: ignore[attr-defined]
 
     def wrap(book: Any) -> Any:  # noqa: ANN401 - one book for another
         return SlowBook(book)

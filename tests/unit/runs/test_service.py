@@ -1088,10 +1088,12 @@ async def test_a_run_that_cannot_begin_holds_up_no_other_of_its_thread() -> None
         def __getattr__(self, name: str) -> object:
             return getattr(self._book, name)
 
-        async def begin(self, context: UserExecutionContext, lease: RunLease) -> object:
+        async def begin(
+            self, context: UserExecutionContext, lease: RunLease, *, is_restartable: bool
+        ) -> object:
             if context.run_id == "2":
                 raise ValueError("what nobody foresaw")
-            return await self._book.begin(context, lease)  # type: ignore[attr-defined]
+            return await self._book.begin(context, lease, is_restartable=is_restartable)  # type: ignore[attr-defined]
 
     def wrap(book: Any) -> Any:  # noqa: ANN401 - one book for another
         return FaultyBook(book)

@@ -13,6 +13,9 @@ def upgrade() -> None:
     """Add columns and a table. Runs that wait already are had by any node."""
     op.add_column("runs", sa.Column("agent", _Text))
     op.add_column("runs", sa.Column("attempt", sa.BigInteger, nullable=False, server_default="1"))
+    op.add_column(
+        "runs", sa.Column("is_restartable", sa.Integer, nullable=False, server_default="0")
+    )
     op.add_column("nodes", sa.Column("name", _Text))
     for name, kind, default in (
         ("role", _Text, "all"),
