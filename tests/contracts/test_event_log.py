@@ -16,9 +16,11 @@ from isolane.errors import (
     DatabaseFailed,
     Fenced,
     InvalidCursor,
+    NoActiveRun,
     NotFound,
     Unavailable,
 )
+from isolane.events.event import Record
 from isolane.sql.heads import new_fence
 
 KEY = key_of()
@@ -211,6 +213,44 @@ async def test_an_end_is_written_with_its_event_or_not_at_all(engines: Engines) 
 
 
 # --- leases --------------------------------------------------------------------------------------
+
+
+async def test_an_entry_from_beside_the_writer_lies_between_its_batches(engines: Engines) -> None:
+    with pytest.raises(NoActiveRun):
+        await engines.log.append_beside(KEY, b"nobody")
+    lease = await engines.begin(context_of("1"))
+    with pytest.raises(NoActiveRun):
+        await engines.log.append_beside(KEY, b"before the first entry")
+    first = await engines.log.append(lease, [b"1", b"2"], batch=1)
+    beside = await engines.log.append_beside(KEY, b"beside")
+    assert (beside.run_id, beside.id.seq) == ("1", first[-1].id.seq + 1)
+    # A batch that is sent again keeps its own numbers.
+    assert seqs(await engines.log.append(lease, [b"1", b"2"], batch=1)) == seqs(first)
+    (last,) = await engines.log.append(lease, [b"3"], batch=2)
+    assert last.id.seq == beside.id.seq + 1
+    assert seqs(await engines.log.append(lease, [b"3"], batch=2)) == [last.id.seq]
+    with pytest.raises(NoActiveRun):
+        await engines.log.append_beside(key_of(user_id="bob"), b"another's")
+    read = await engines.log.read(KEY, after=START, limit=9)
+    assert [record.payload for record in read] == [b"1", b"2", b"beside", b"3"]
+
+
+async def test_an_entry_from_beside_comes_not_after_the_end(engines: Engines) -> None:
+    lease = await engines.begin(context_of("1"))
+    await engines.log.append(lease, [b"1"], batch=1)
+    end = RunEnd("1", "success", None, (), engines.clock())
+    racing = [engines.log.append_beside(KEY, b"beside") for _ in range(5)]
+    ended, *besides = await asyncio.gather(
+        engines.log.append(lease, [b"end"], batch=2, end=end), *racing, return_exceptions=True
+    )
+    assert not isinstance(ended, BaseException)
+    for one in besides:
+        assert isinstance(one, NoActiveRun | Record)
+    with pytest.raises(NoActiveRun):
+        await engines.log.append_beside(KEY, b"late")
+    read = await engines.log.read(KEY, after=START, limit=9)
+    assert read[-1].payload == b"end"
+    assert len(read) == 2 + sum(isinstance(one, Record) for one in besides)
 
 
 async def test_the_same_batch_sent_twice_counts_once(engines: Engines) -> None:

@@ -405,6 +405,9 @@ ACTS: Final[dict[str, Act]] = {
     "DatabaseEventLog.append": lambda scene: scene.house.ground.log.append(
         scene.lease, [b"{}"], batch=1
     ),
+    "DatabaseEventLog.append_beside": lambda scene: scene.house.ground.log.append_beside(
+        key_of(), b"{}"
+    ),
     "DatabaseEventLog.delete": lambda scene: scene.house.ground.log.delete(key_of()),
     "DatabaseEventLog.load_bounds": lambda scene: scene.house.ground.log.load_bounds(key_of()),
     "DatabaseEventLog.read": lambda scene: scene.house.ground.log.read(
@@ -495,6 +498,7 @@ ACTS: Final[dict[str, Act]] = {
         scene.house.feed.follow_batches(key_of(), after=START)
     ),
     "Feed.hear_house": hear_house,
+    "Feed.append_beside": lambda scene: scene.house.feed.append_beside(key_of(), b"{}"),
     "Feed.look_if_due": lambda scene: scene.house.feed.look_if_due(),
     "Feed.look": lambda scene: scene.house.feed.look(),
     "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),

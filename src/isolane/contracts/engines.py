@@ -92,6 +92,18 @@ class EventLog(Protocol):
         """
         ...
 
+    async def append_beside(self, key: ThreadKey, payload: bytes) -> Record:
+        """Commit an entry of the run under way on a thread, whichever process drives the run.
+
+        It comes after the run's first entry and before its end, between two of its batches.
+        Cancelling doesn't take it back: it may have been committed.
+
+        Raises:
+            NoActiveRun: No run is under way on the thread, or it has no entry yet.
+            DatabaseFailed: This payload can never be written.
+        """
+        ...
+
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; older leases of the run end.
 

@@ -89,6 +89,12 @@ class Feed:
         self.announce(lease.key, records)
         return records
 
+    async def append_beside(self, key: ThreadKey, payload: bytes) -> Record:
+        """Commit, then ring; see `EventLog.append_beside`."""
+        record = await self._log.append_beside(key, payload)
+        self.announce(key, [record])
+        return record
+
     def commit_soon(self, source: BatchSource) -> None:
         """Commit a batch of `source`, who announces it; see `EventLog.commit_soon`."""
         self._log.commit_soon(source)

@@ -15,8 +15,7 @@ from ag_ui.core import RunAgentInput
 from isolane.clock import Clock
 from isolane.context import EventId, RunKey, ThreadKey, UserExecutionContext
 from isolane.contracts import ActiveRun, Agent, Members, RunBook, RunTicket, Store, StoredRun
-from isolane.errors import NoActiveRun
-from isolane.events.event import Record
+from isolane.events.event import Record, encode_event
 from isolane.events.left_out import Kind, LeftOut
 from isolane.health.draining import Draining
 from isolane.log.feed import Feed
@@ -72,9 +71,8 @@ class AgentService:
         room for new runs. `timer` measures seconds and is never set. `subjects` know how the
         outside names the users of runs that have waited over a restart.
         """
-        self._settings = settings
-        self._tasks = tasks
-        self._roster = roster = Roster(agents, members)
+        self._settings, self._feed, self._tasks = settings, feed, tasks
+        self._roster = Roster(agents, members)
         ground = Ground(
             feed=feed,
             store=store,
@@ -86,8 +84,8 @@ class AgentService:
             clock=clock,
             timer=timer or clock,
             news=ThreadNews(store, notify, sight=feed.sight, clock=clock),
-            maker=RunMaker(roster, subjects=subjects, clock=clock),
-            roster=roster,
+            maker=RunMaker(self._roster, subjects=subjects, clock=clock),
+            roster=self._roster,
         )
         placing = KeyedLocks[ThreadKey]()
         self._maker, self._live = ground.maker, ground.live
@@ -373,16 +371,20 @@ class AgentService:
     async def emit(self, key: ThreadKey, event_type: str, data: Mapping[str, object]) -> EventId:
         """Put a CUSTOM event into the run under way, and return its id once it is committed.
 
-        Cancelling doesn't take the event back.
+        The run may be that of another process. Cancelling doesn't take the event back.
 
         Raises:
             NoActiveRun: No run is under way on the thread.
             NotFound: The thread was deleted meanwhile.
+            Unavailable: The log can't be written now.
         """
+        event = {"type": "CUSTOM", "name": event_type, "value": dict(data)}
         run = self._driver.get_active(key)
-        if run is None or run.writer is None:
-            raise NoActiveRun("no run is under way on this thread")
-        return await run.writer.emit({"type": "CUSTOM", "name": event_type, "value": dict(data)})
+        if run is not None and run.writer is not None:
+            return await run.writer.emit(event)
+        payload = encode_event(event, max_bytes=self._settings.event_max_bytes)
+        work = self._feed.append_beside(key, payload)  # another process may drive the run
+        return (await self._tasks.complete(work, name=f"event for {key.thread_id}")).id
 
     async def recover(self) -> int:
         """End the runs that another life left open, and take the queued ones on again.

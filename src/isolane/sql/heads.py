@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from isolane.context import START, EventId, RunKey, ThreadKey
 from isolane.contracts import LogBounds, RunLease
-from isolane.errors import Fenced, NotFound
+from isolane.errors import Fenced, NoActiveRun, NotFound
 from isolane.sql.address import StoredThread, load_stored
 from isolane.sql.driver import execute, has_one_writer, load_value
 
@@ -36,10 +36,15 @@ WHERE (user_id, thread_id) IN
 _CLAIM: Final = "UPDATE heads SET run_no = ?, fence = ?, batch = 0 WHERE thread_no = ?"
 _RELEASE: Final = "UPDATE heads SET run_no = 0 WHERE thread_no = ? AND run_no = ? AND fence = ?"
 _ADVANCE: Final = """
-UPDATE heads SET head_seq = head_seq + ?, batch = batch + 1, run_no = ?
+UPDATE heads SET head_seq = head_seq + ?, batch = batch + 1, batch_end = head_seq + ?, run_no = ?
 WHERE thread_no = ? AND run_no = ? AND fence = ? AND batch = ? RETURNING head_seq
 """
-_LAST: Final = "SELECT fence, batch, head_seq FROM heads WHERE thread_no = ?"
+# Not before the run's first event, and not after its end.
+_ADVANCE_BESIDE: Final = """
+UPDATE heads SET head_seq = head_seq + 1 WHERE thread_no = ? AND run_no != 0 AND batch > 0
+RETURNING head_seq, run_no
+"""
+_LAST: Final = "SELECT fence, batch, batch_end FROM heads WHERE thread_no = ?"
 _LEASE: Final = "SELECT run_no, fence, batch FROM heads WHERE thread_no = ?"
 _OPEN_RUN: Final = """
 SELECT run_no FROM runs WHERE user_id = ? AND run_id = ? AND thread_no = ? AND state != 'ended'
@@ -165,14 +170,29 @@ def advance(
     """
     count = len(payloads)
     run_no = NO_RUN if is_end else lease.run_no
-    place = (count, run_no, lease.thread_no, lease.run_no, lease.fence, batch - 1)
+    place = (count, count, run_no, lease.thread_no, lease.run_no, lease.fence, batch - 1)
     advanced = load_value(connection, _ADVANCE, place)
     if advanced is not None:
         return advanced - count + 1, True
     last = execute(connection, _LAST, (lease.thread_no,)).fetchone()
     if last is None:
         raise NotFound(f"thread {lease.key.thread_id} was deleted")
-    fence, last_batch, head_seq = last
+    fence, last_batch, batch_end = last
     if (fence, last_batch) != (lease.fence, batch):
         raise Fenced(f"batch {batch} of run {lease.run_id} comes too late")
-    return head_seq - count + 1, False
+    return batch_end - count + 1, False
+
+
+def advance_beside(connection: Connection, thread_no: int) -> tuple[int, int]:
+    """Number an entry that comes from beside the writer of the run under way.
+
+    Return its number, and that of the run.
+
+    Raises:
+        NoActiveRun: No run is under way on the thread.
+    """
+    found = execute(connection, _ADVANCE_BESIDE, (thread_no,)).fetchone()
+    if found is None:
+        raise NoActiveRun("no run is under way on this thread")
+    seq, run_no = found
+    return seq, run_no

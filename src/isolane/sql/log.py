@@ -89,6 +89,11 @@ class DatabaseEventLog:
         """Take a batch of `source` with the next commit; see `EventLog.commit_soon`."""
         self._commits.put(source)
 
+    async def append_beside(self, key: ThreadKey, payload: bytes) -> Record:
+        """Commit an entry of the run under way from beside its writer; see `EventLog`."""
+        work = partial(_append_beside, key, payload)
+        return await self._database.write(work, lane=key.user_id)
+
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""
         return await self._database.write(partial(heads.take_over, key, run_id))
@@ -216,6 +221,17 @@ def _to_records(batch: Batch, first_seq: int) -> list[Record]:
         Record(lease.key, EventId(lease.epoch, seq), lease.run_id, payload)
         for seq, payload in enumerate(batch.payloads, first_seq)
     ]
+
+
+def _append_beside(key: ThreadKey, payload: bytes, connection: Connection) -> Record:
+    stored = load_stored(connection, key)
+    seq, run_no = heads.advance_beside(connection, stored.thread_no)
+    kept = attachments.keep(connection, stored, payload)
+    execute_many(connection, _INSERT, [(stored.thread_no, seq, run_no, kept)])
+    usage.add_rows(connection, [(key.user_id, len(kept))])
+    epoch = heads.load_bounds_of(connection, stored).head.epoch
+    run_id = load_value(connection, _RUN_ID, (run_no,))
+    return Record(key, EventId(epoch, seq), run_id, payload)
 
 
 _INSERT: Final = "INSERT INTO events (thread_no, seq, run_no, payload) VALUES (?, ?, ?, ?)"

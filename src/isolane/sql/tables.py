@@ -67,6 +67,8 @@ heads = Table(
     Column("run_no", _Number, nullable=False, server_default="0"),
     Column("fence", BigInteger, nullable=False, server_default="0"),
     Column("batch", BigInteger, nullable=False, server_default="0"),
+    # Where the last of those batches ended: entries from beside the run's writer may follow it.
+    Column("batch_end", BigInteger, nullable=False, server_default="0"),
     _partial_index("heads_to_sweep", "thread_no", where="swept_seq < trimmed_seq"),
 )
 # Deleted threads whose rows are still there.

@@ -16,6 +16,10 @@ def upgrade() -> None:
     op.add_column(
         "runs", sa.Column("is_restartable", sa.Integer, nullable=False, server_default="0")
     )
+    op.add_column(
+        "heads", sa.Column("batch_end", sa.BigInteger, nullable=False, server_default="0")
+    )
+    op.execute("UPDATE heads SET batch_end = head_seq")
     op.add_column("nodes", sa.Column("name", _Text))
     for name, kind, default in (
         ("role", _Text, "all"),
