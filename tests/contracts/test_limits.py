@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from tests.postgres import PostgresServer
 from isolane.clock import now_ms
 from isolane.contracts import Limits, NodeInfo, ensure
 from isolane.engines.memory.limits import LocalLimits
+from isolane.engines.postgres import limits as module
 from isolane.engines.postgres.database import open_database
 from isolane.engines.postgres.limits import SharedLimits
 from isolane.errors import LimitExceeded
@@ -159,6 +161,23 @@ async def test_connections_of_a_node_that_is_gone_count_no_more(
             await database.close()
             async with two.take(ALICE, CONNECTIONS):
                 pass
+
+
+async def test_what_nobody_foresaw_reaches_those_who_came_and_nobody_later(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise ValueError("nobody foresaw this")
+
+    with postgres.clean_database() as url:
+        async with shared(url, "one") as one:
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_put", broken)
+                with pytest.raises(ValueError, match="nobody foresaw"):
+                    await take_in_vain(one, CONNECTIONS)
+            async with one.take(ALICE, CONNECTIONS), one.take(ALICE, CONNECTIONS):
+                with pytest.raises(LimitExceeded):
+                    await take_in_vain(one, CONNECTIONS)
 
 
 async def take_of_bob(limits: Limits) -> None:

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 from unittest.mock import Mock
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "PROTOCOL_AGENTS_FOLDER"
 """Names where the signs are that blocks wait for: who is blocked can be told nothing else."""
+GATES: Final = "PROTOCOL_AGENTS_GATES"
+"""Names where the signs of open gates are, where several processes serve the agents."""
 _gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 _memory: defaultdict[str, dict[str, None]] = defaultdict(dict)
 """What was said in each thread, by the id that the agent was given, as agent frameworks keep it."""
@@ -255,15 +258,26 @@ raw.raw_ids = True  # type: ignore[attr-defined]  # how a function says it
 
 async def _pass_gate(name: str, gate: str, stop: StopSignal) -> None:
     """Open a gate, or wait until it is open or the run is stopped."""
+    folder = os.environ.get(GATES)
+    sign = None if folder is None else Path(folder) / sha256(gate.encode()).hexdigest()
     if name == "open":
         _gates[gate].set()
+        if sign is not None:
+            sign.touch()
         return
-    waits = [asyncio.ensure_future(_gates[gate].wait()), asyncio.ensure_future(stop.wait())]
+    opened = _gates[gate].wait() if sign is None else _see(sign)
+    waits = [asyncio.ensure_future(opened), asyncio.ensure_future(stop.wait())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
+
+
+async def _see(sign: Path) -> None:
+    """Return once another process has opened the gate."""
+    while not sign.exists():  # noqa: ASYNC110, ASYNC240 - no other process has an event for us
+        await asyncio.sleep(0.02)
 
 
 async def _sleep_for_ever() -> NoReturn:

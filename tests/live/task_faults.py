@@ -44,7 +44,7 @@ UNFORESEEN: Final = "nobody foresaw this"
 PLACES: Final[dict[str, tuple[Any, str]]] = {
     "agent": (AgentCall, "_take"),
     "authentication": (Judge, "_catch"),
-    "beat": (DatabaseRunBook, "mend_turns"),
+    "beat": (DatabaseRunBook, "load_signs"),
     "chat": (Numbered, "tell"),
     "claim": (DatabaseRunBook, "claim"),
     "commits": (DatabaseEventLog, "_write"),

@@ -62,9 +62,17 @@ KINDS: Final[dict[str, str]] = {
     "writer of ": "writer of a run",
 }
 """Each kind of task by its name, and the place that breaks for it."""
-ELSEWHERE: Final = {"recovery", "session in use", "session seen", "sweep"}
-"""Tasks that need a full disk or minutes. `test_disk.py` here has the first, and the unit tests
-`test_sessions.py` and `test_sweeper.py` have the others."""
+ELSEWHERE: Final = {
+    "connection slots",
+    "event for ",
+    "recovery",
+    "session in use",
+    "session seen",
+    "sweep",
+}
+"""Tasks that need another database, a full disk or minutes. `test_disk.py` here has the recovery,
+the contracts' `test_limits.py` the slots, and the unit tests `test_sessions.py` and
+`test_sweeper.py` have the sessions and the sweep. What breaks in an event's reaches its caller."""
 ENV: Final = {
     "ISOLANE_LOG_MAX_EVENTS": "8",
     "ISOLANE_LIMIT_RUN_EVENTS": "8",

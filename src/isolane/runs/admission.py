@@ -218,8 +218,9 @@ class Admission:
             self._driver.start_begun(run, told)
             return RunTicket(run.context, Disposition.STARTED, admitted.after)
         self._follow_up(run, admitted, policy)
-        word = Disposition.QUEUED if admitted.position else Disposition.STARTED
-        return RunTicket(run.context, word, admitted.after, admitted.position)
+        if not admitted.position:  # another node begins it
+            return RunTicket(run.context, Disposition.STARTED, admitted.after)
+        return RunTicket(run.context, Disposition.QUEUED, admitted.after, admitted.position)
 
     def _terms(self, run: Run, policy: str) -> Terms:
         settings = self._settings

@@ -159,12 +159,13 @@ class _Slots:
         except BaseException as error:
             self._changed |= users
             waiting = [one for answers in asked.values() for one in answers if not one.done()]
-            if not isinstance(error, IsolaneError):  # the end of the process
-                for answer in waiting:
-                    answer.cancel()
-                raise
             for answer in waiting:
-                answer.set_exception(error)
+                if isinstance(error, Exception):
+                    answer.set_exception(error)
+                else:  # the end of the process
+                    answer.cancel()
+            if not isinstance(error, IsolaneError):
+                raise
             return False
         self._written_as = node_id
         for user_id, answers in asked.items():

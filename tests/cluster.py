@@ -1,0 +1,144 @@
+"""Plugin of pytest: live tests, as they are, against a house of several processes.
+
+    pytest -p tests.cluster tests/live/test_runs.py
+
+Each server of a test is three gateways without agents and two workers then, on one PostgreSQL
+database, behind a balancer that knows nothing of sockets, users or threads: the next connection
+goes to the next gateway. Tests that look into the one process of a server can't be run so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from tests.live.server import Server, free_port
+from tests.postgres import PostgresServer, running_postgres
+
+from isolane.cli import GUIDE
+from isolane.testing.server import Stopped
+
+GATEWAYS: Final = 3
+WORKERS: Final = 2
+
+
+class Balancer:
+    """The balancer of one house, as a process of its own."""
+
+    def __init__(self, port: int, targets: list[int]) -> None:
+        words = [sys.executable, "-m", "tests.balancer", *map(str, [port, *targets])]
+        self._process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def close(self) -> None:
+        """Lead nobody any more, and cut off who was led."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@dataclass
+class Place:
+    """What belongs to one data folder of a test."""
+
+    url: str
+    others: list[Server] = field(default_factory=list[Server])
+    balancer: Balancer | None = None
+
+
+class Cluster:
+    """Stands in for the start and the end of each server of a test."""
+
+    def __init__(self, postgres: PostgresServer, stack: ExitStack) -> None:
+        self._postgres = postgres
+        self._stack = stack
+        self._places: dict[Path, Place] = {}
+        self._start: Any = Server.start
+        self._end: Any = Server._end
+
+    def is_for(self, server: Server) -> bool:
+        """Say whether a server becomes several processes."""
+        return server.command == "serve" and not server.is_planted and server in self
+
+    def __contains__(self, server: Server) -> bool:
+        own = self._places.get(server.data)
+        return "ISOLANE_DATABASE_URL" not in server.env or own is not None
+
+    async def start(self, server: Server) -> None:
+        """Start workers and gateways, and the balancer at the port that the test knows."""
+        place = self._places.get(server.data)
+        if place is None:
+            url = self._stack.enter_context(self._postgres.database())
+            place = self._places[server.data] = Place(url)
+        front, agents, options = server.port, server.agents, server.options
+        gates = server.data / "gates"
+        gates.mkdir(parents=True, exist_ok=True)
+        known = {"ISOLANE_DATABASE_URL": place.url, "PROTOCOL_AGENTS_GATES": str(gates)}
+        env = {"ISOLANE_SECRET_KEY": "k" * 32, **server.env, **known}
+        server.env = env
+        threads = tuple(word for word in options if word.startswith("--agent-threads"))
+        worker = Server(
+            server.data / "worker", agents or (GUIDE,), env, threads, "work", folder=server.folder
+        )
+        workers = [
+            replace(worker, data=server.data / f"worker-{number}", port=free_port(), lines=[])
+            for number in range(WORKERS)
+        ]
+        for each in workers:
+            await self._start(each)
+        rest = (*(word for word in options if word not in threads), "--no-agents")
+        gateways = [
+            Server(server.data / f"gateway-{number}", (), env, rest, folder=server.folder)
+            for number in range(GATEWAYS - 1)
+        ]
+        for each in gateways:
+            await self._start(each)
+        server.port, server.agents, server.options = free_port(), (), rest
+        try:
+            await self._start(server)
+            ports = [server.port, *(each.port for each in gateways)]
+        finally:
+            server.port, server.agents, server.options = front, agents, options
+        place.others = [*gateways, *workers]
+        place.balancer = Balancer(front, ports)
+
+    async def end(self, server: Server, number: Any) -> Stopped:  # noqa: ANN401 - a signal
+        """End all of them as the test ends its server."""
+        place = self._places[server.data]
+        if place.balancer is not None:
+            place.balancer.close()
+            place.balancer = None
+        ends = [self._end(each, number) for each in (server, *place.others) if each.is_running]
+        stopped, *_ = await asyncio.gather(*ends)
+        place.others = []
+        result: Stopped = stopped
+        return result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let each server of a live test be several processes."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        cluster = Cluster(stack.enter_context(running_postgres()), stack)
+
+        async def start(server: Server) -> None:
+            if cluster.is_for(server):
+                await cluster.start(server)
+            else:
+                await cluster._start(server)
+
+        async def end(server: Server, number: Any) -> Stopped:  # noqa: ANN401 - a signal
+            if cluster.is_for(server) and server.data in cluster._places:
+                return await cluster.end(server, number)
+            stopped: Stopped = await cluster._end(server, number)
+            return stopped
+
+        setattr(Server, "start", start)  # noqa: B010 - mypy refuses to change a class otherwise
+        setattr(Server, "_end", end)  # noqa: B010
