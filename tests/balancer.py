@@ -1,4 +1,4 @@
-"""A balancer of TCP: `python -m tests.balancer PORT TARGET…` leads each connection to the next one.
+"""A balancer of TCP: `python balancer.py PORT TARGET…` leads each connection to the next target.
 
 It knows nothing of what passes, and sticks to nobody. A target that doesn't answer is passed over.
 """

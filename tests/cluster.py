@@ -32,10 +32,12 @@ class Balancer:
     """The balancer of one house, as a process of its own."""
 
     def __init__(self, port: int, targets: list[int]) -> None:
-        words = [sys.executable, "-m", "tests.balancer", *map(str, [port, *targets])]
+        program = Path(__file__).with_name("balancer.py")
+        words = [sys.executable, str(program), *map(str, [port, *targets])]
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        self._process.stdout.readline()
+        said = self._process.stdout.readline()
+        assert said, "the balancer has ended by itself"
 
     def close(self) -> None:
         """Lead nobody any more, and cut off who was led."""
