@@ -137,7 +137,9 @@ async def test_a_process_that_takes_a_name_ends_the_one_that_had_it(
         await client.run("t", "lost", steps(["say", "a"], ["hold", "never"]))
         await client.until_event("TEXT_MESSAGE_CONTENT")
         async with own_server(tmp_path / "twin", SCRIPT, OTHER, env=env, command="work"):
-            said = await house.worker.wait_for_log(lambda e: e.get("event") == "node_name_taken")
+            said = await house.worker.wait_for_log(
+                lambda e: e.get("event") == "node_name_taken", timeout_s=15
+            )
             assert "give each its own ISOLANE_NODE_ID" in said["reason"]
             assert await house.worker.wait() == 1
             assert (await client.until_end("lost"))["chunk"]["code"] == "agent_lost"

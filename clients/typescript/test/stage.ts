@@ -32,7 +32,10 @@ export const WELCOME: WelcomeFrame = {
     storedBytesPerUser: 1 << 30,
     sendTimeoutMs: 20_000,
   },
-  capabilities: { transport: { streaming: true, websocket: true, resumable: true } },
+  capabilities: {
+    transport: { streaming: true, websocket: true, resumable: true },
+    nodes: 1,
+  },
   tokenExpiresAt: null,
   activeRuns: [],
 };
