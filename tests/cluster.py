@@ -13,7 +13,7 @@ import asyncio
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,61 +66,58 @@ class Cluster:
 
     def is_for(self, server: Server) -> bool:
         """Say whether a server becomes several processes."""
-        return server.command == "serve" and not server.is_planted and server in self
-
-    def __contains__(self, server: Server) -> bool:
-        own = self._places.get(server.data)
-        return "ISOLANE_DATABASE_URL" not in server.env or own is not None
+        has_own = "ISOLANE_DATABASE_URL" in server.env and server.data not in self._places
+        return server.command == "serve" and not (server.is_planted or has_own)
 
     async def start(self, server: Server) -> None:
         """Start workers and gateways, and the balancer at the port that the test knows."""
-        place = self._places.get(server.data)
-        if place is None:
+        if server.data not in self._places:
             url = self._stack.enter_context(self._postgres.database())
-            place = self._places[server.data] = Place(url)
-        front, agents, options = server.port, server.agents, server.options
+            self._places[server.data] = Place(url)
+        place = self._places[server.data]
         gates = server.data / "gates"
         gates.mkdir(parents=True, exist_ok=True)
         known = {"ISOLANE_DATABASE_URL": place.url, "PROTOCOL_AGENTS_GATES": str(gates)}
-        env = {"ISOLANE_SECRET_KEY": "k" * 32, **server.env, **known}
-        server.env = env
-        threads = tuple(word for word in options if word.startswith("--agent-threads"))
-        worker = Server(
-            server.data / "worker", agents or (GUIDE,), env, threads, "work", folder=server.folder
-        )
-        workers = [
-            replace(worker, data=server.data / f"worker-{number}", port=free_port(), lines=[])
-            for number in range(WORKERS)
-        ]
-        for each in workers:
-            await self._start(each)
-        rest = (*(word for word in options if word not in threads), "--no-agents")
-        gateways = [
-            Server(server.data / f"gateway-{number}", (), env, rest, folder=server.folder)
-            for number in range(GATEWAYS - 1)
-        ]
-        for each in gateways:
-            await self._start(each)
-        server.port, server.agents, server.options = free_port(), (), rest
+        server.env = {"ISOLANE_SECRET_KEY": "k" * 32, **server.env, **known}
+        front, agents, options = server.port, server.agents, server.options
+        of_agents = tuple(word for word in options if word.startswith("--agent-threads"))
+        of_users = (*(word for word in options if word not in of_agents), "--no-agents")
+        for number in range(WORKERS):
+            await self._add(place, server, f"worker-{number}", agents or (GUIDE,), of_agents)
+        for number in range(GATEWAYS - 1):
+            await self._add(place, server, f"gateway-{number}", (), of_users)
+        server.port, server.agents, server.options = free_port(), (), of_users
         try:
             await self._start(server)
-            ports = [server.port, *(each.port for each in gateways)]
+            ports = [server.port, *(one.port for one in place.others if one.command == "serve")]
         finally:
             server.port, server.agents, server.options = front, agents, options
-        place.others = [*gateways, *workers]
         place.balancer = Balancer(front, ports)
 
+    async def _add(
+        self,
+        place: Place,
+        server: Server,
+        name: str,
+        agents: tuple[str, ...],
+        options: tuple[str, ...],
+    ) -> None:
+        command = "work" if agents else "serve"
+        folder = server.data / name
+        one = Server(folder, agents, server.env, options, command, folder=server.folder)
+        await self._start(one)
+        place.others.append(one)
+
     async def end(self, server: Server, number: Any) -> Stopped:  # noqa: ANN401 - a signal
-        """End all of them as the test ends its server."""
+        """End all of them as the test ends its server; those who are connected hear it."""
         place = self._places[server.data]
+        ends = [self._end(each, number) for each in (server, *place.others) if each.is_running]
+        stopped: list[Stopped] = await asyncio.gather(*ends)
+        place.others.clear()
         if place.balancer is not None:
             place.balancer.close()
             place.balancer = None
-        ends = [self._end(each, number) for each in (server, *place.others) if each.is_running]
-        stopped, *_ = await asyncio.gather(*ends)
-        place.others = []
-        result: Stopped = stopped
-        return result
+        return stopped[0]
 
 
 def pytest_configure(config: pytest.Config) -> None:
