@@ -17,6 +17,7 @@ from isolane.health.resources import give_back_memory
 from isolane.log.feed import HouseTopic
 from isolane.log.window import FULL_WINDOW, SMALL_WINDOW
 from isolane.runs.requests import remove_due
+from isolane.sockets.user_news import UserNews
 from isolane.tasks import is_cancelled_itself
 
 INTERVAL_MAX_S: Final = 60.0
@@ -62,6 +63,13 @@ async def join_others(gateway: Gateway) -> None:
     A ring may get lost: each look finds what it was for.
     """
     feed, service, tasks = gateway.feed, gateway.service, gateway.tasks
+    gateway.sockets.news = UserNews(
+        gateway.storage.store,
+        feed,
+        gateway.sockets.post_to_user,
+        tasks=tasks,
+        clock=gateway.clock,
+    )
     look = every(LOG_LOOK_S, feed.look_if_due, failed="log_look_postponed")
     tasks.detach(look, name="look into the logs")
     rung = asyncio.Event()

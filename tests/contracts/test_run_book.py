@@ -200,7 +200,10 @@ async def test_nobody_begins_before_the_turn_has_come(engines: Engines) -> None:
     await engines.end(context_of("1"))
     (next_one,) = await engines.book.claim("node", room=9)
     assert next_one.run.run_id == "2"
-    for lease in (replace(next_one.lease, run_no=99), replace(next_one.lease, fence=99)):
+    for lease in (
+        replace(next_one.lease, run_no=next_one.lease.run_no + 1),
+        replace(next_one.lease, fence=99),
+    ):
         with pytest.raises(Fenced):
             await engines.book.begin(context_of("2"), lease)
     with pytest.raises(Fenced):
@@ -464,7 +467,7 @@ async def test_a_run_that_was_admitted_and_is_given_back_joins_its_thread_once(
 
 async def test_nothing_is_given_back_by_another_lease_or_after_an_event(engines: Engines) -> None:
     lease = await engines.begin(context_of("1"))
-    for other in (replace(lease, fence=lease.fence - 1), replace(lease, run_no=99)):
+    for other in (replace(lease, fence=lease.fence - 1), replace(lease, run_no=lease.run_no + 1)):
         assert not await engines.book.give_back(other)
     newer = await engines.log.take_over(KEY, "1")
     assert not await engines.book.give_back(lease)

@@ -138,6 +138,11 @@ async def hear_house(scene: Scene) -> None:
     (await scene.house.feed.hear_house(HouseTopic.TURNS, print))()
 
 
+async def hear_user(scene: Scene) -> None:
+    """Hear what nodes ring for a user, and hang up."""
+    (await scene.house.feed.hear_user(ALICE, print))()
+
+
 async def consume(records: Any) -> None:  # noqa: ANN401 - any asynchronous generator
     """Take the first thing that comes."""
     async with aclosing(records) as coming:
@@ -499,6 +504,7 @@ ACTS: Final[dict[str, Act]] = {
     ),
     "Feed.hear_house": hear_house,
     "Feed.append_beside": lambda scene: scene.house.feed.append_beside(key_of(), b"{}"),
+    "Feed.hear_user": hear_user,
     "Feed.look_if_due": lambda scene: scene.house.feed.look_if_due(),
     "Feed.look": lambda scene: scene.house.feed.look(),
     "Feed.load_bounds": lambda scene: scene.house.feed.load_bounds(key_of()),

@@ -69,10 +69,12 @@ ELSEWHERE: Final = {
     "session in use",
     "session seen",
     "sweep",
+    "threads of ",
 }
 """Tasks that need another database, a full disk or minutes. `test_disk.py` here has the recovery,
-the contracts' `test_limits.py` the slots, and the unit tests `test_sessions.py` and
-`test_sweeper.py` have the sessions and the sweep. What breaks in an event's reaches its caller."""
+the contracts' `test_limits.py` the slots, and the unit tests `test_sessions.py`, `test_sweeper.py`
+and `test_user_news.py` have the sessions, the sweep and the threads. What breaks in an event's
+reaches its caller."""
 ENV: Final = {
     "ISOLANE_LOG_MAX_EVENTS": "8",
     "ISOLANE_LIMIT_RUN_EVENTS": "8",

@@ -197,3 +197,31 @@ async def test_what_makes_no_sense_is_refused_in_one_sentence(
     result = CliRunner().invoke(main, [*words, "--port", str(free_port())])
     assert result.exit_code == 2
     assert message in result.output
+
+
+async def test_a_user_s_devices_at_any_gateway_hear_of_threads(
+    house: House, tmp_path: Path
+) -> None:
+    """The run's own process has no sockets at all."""
+    env = {"ISOLANE_DATABASE_URL": house.url}
+    async with own_server(tmp_path / "second", env=env, options=("--no-agents",)) as second:
+        one = Lane(house.gateway)
+        other = Lane(second, one.user)
+        async with one.connect() as here, other.connect() as there:
+            await here.run("t", "r", steps(["say", "a"], ["hold", "told"]))
+            for client in (here, there):
+                await client.until(
+                    lambda f: (f.get("type"), f.get("activeRunId")) == ("thread", "r")
+                )
+            await one.open_gate("told")
+            for client in (here, there):
+                await client.until(
+                    lambda f: (f.get("type"), f.get("activeRunId")) == ("thread", None)
+                )
+            async with second.http(other.token) as http:
+                assert (await http.delete("/api/threads/t")).status_code == 204
+            for client in (here, there):
+                (*_, told) = await client.until(
+                    lambda f: f.get("type") == "thread" and bool(f.get("deleted"))
+                )
+                assert told["threadId"] == "t"

@@ -28,6 +28,8 @@ LOOK_S: Final = 2.0
 QUIET_S: Final = 15.0
 """After how much silence followers look into the log themselves: a ring may get lost."""
 
+_ALL_THREADS: Final = ""
+"""Stands for a thread on the bell where nodes ring for a user. No thread is called so."""
 _HOUSE: Final = ""
 """Stands for a user on the bell where nodes ring one another. No user is called so."""
 
@@ -111,6 +113,14 @@ class Feed:
     async def hear_house(self, topic: HouseTopic, call: Callable[[], None]) -> Callable[[], None]:
         """Call `call` at each ring of a topic from now on; return the function that ends that."""
         return await self._bell.listen(ThreadKey(_HOUSE, topic), lambda _: call())
+
+    def ring_user(self, user_id: str) -> None:
+        """Tell all nodes, this one too, that something of a user's threads has changed."""
+        self._bell.ring(ThreadKey(user_id, _ALL_THREADS), ())
+
+    async def hear_user(self, user_id: str, call: Callable[[], None]) -> Callable[[], None]:
+        """Call `call` at each ring for a user from now on; return the function that ends that."""
+        return await self._bell.listen(ThreadKey(user_id, _ALL_THREADS), lambda _: call())
 
     async def take_over(self, key: ThreadKey, run_id: str) -> RunLease:
         """Return a new lease of a run that hasn't ended; see `EventLog.take_over`."""

@@ -11,7 +11,6 @@ from isolane.context import ThreadKey, UserExecutionContext
 from isolane.contracts import Store, ThreadKind
 from isolane.errors import IsolaneError
 from isolane.events.event import Event
-from isolane.health.sight import Sight
 from isolane.runs.run import Run
 from isolane.wire.frames import thread_frame
 
@@ -24,15 +23,23 @@ _log = structlog.get_logger(__name__)
 class ThreadNews:
     """Tells a user's sockets how a thread of theirs is now. Threads of requests are no news."""
 
-    def __init__(self, store: Store, notify: Notify, *, sight: Sight, clock: Clock) -> None:
-        """Read threads from `store`, and hand frames to `notify` while `sight` isn't blind."""
+    def __init__(
+        self, store: Store, notify: Notify, *, ring: Callable[[str], None] | None, clock: Clock
+    ) -> None:
+        """Read threads from `store`, and hand frames to `notify`.
+
+        Where a user may have sockets at other nodes, `ring` tells all nodes to look; else None.
+        """
         self._store = store
-        self._sight = sight
+        self._ring = ring
         self._notify = notify
         self._clock = clock
 
     async def tell(self, context: UserExecutionContext, *, active: str | None) -> None:
         """Tell that the context's thread changed; `active` is the id of its run under way."""
+        if self._ring is not None:
+            self._ring(context.user_id)
+            return
         try:
             thread = await self._store.load_thread(context.thread_key)
         except IsolaneError as error:  # news is no reason for a run to fail
@@ -46,11 +53,13 @@ class ThreadNews:
                 active_run_id=active,
                 is_deleted=False,
             )
-            await self._sight.wait()
             self._notify(context.user_id, frame)
 
     def tell_deleted(self, key: ThreadKey) -> None:
         """Tell that a thread was deleted."""
+        if self._ring is not None:
+            self._ring(key.user_id)
+            return
         frame = thread_frame(
             thread_id=key.thread_id,
             title="",

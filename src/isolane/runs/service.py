@@ -73,6 +73,7 @@ class AgentService:
         """
         self._settings, self._feed, self._tasks = settings, feed, tasks
         self._roster = Roster(agents, members)
+        ring = None if members.is_alone else feed.ring_user
         ground = Ground(
             feed=feed,
             store=store,
@@ -83,7 +84,7 @@ class AgentService:
             draining=draining,
             clock=clock,
             timer=timer or clock,
-            news=ThreadNews(store, notify, sight=feed.sight, clock=clock),
+            news=ThreadNews(store, notify, ring=ring, clock=clock),
             maker=RunMaker(self._roster, subjects=subjects, clock=clock),
             roster=self._roster,
         )

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 from unicodedata import normalize
 
 import structlog
@@ -37,6 +37,18 @@ BYE_PAUSE_S: Final = 0.2
 _log = structlog.get_logger(__name__)
 
 
+class Watcher(Protocol):
+    """Hears when a user has the first socket here, and when the last one has gone."""
+
+    def watch(self, user_id: str) -> None:
+        """Hear that the user has one now."""
+        ...
+
+    def leave(self, user_id: str) -> None:
+        """Hear that the user has none any more."""
+        ...
+
+
 class Sockets:
     """Every socket and event stream of all users, from the look at the limit to the end.
 
@@ -56,6 +68,8 @@ class Sockets:
         self._is_shut = False
         self._told: dict[str, list[Frame]] = {}
         """Frames that follow the welcome of a socket, by its id, while its welcome is loaded."""
+        self.news: Watcher | None = None
+        """Hears who has sockets or streams here, where other processes change threads as well."""
         self.shed_count = 0
         """Idle sockets so far that were closed because memory was short."""
 
@@ -104,6 +118,8 @@ class Sockets:
     def own(self, slot: Slot, member: Member) -> None:
         """Keep a socket or stream in its slot. A socket that comes after the shutdown is closed."""
         slot.member = member
+        if self.news is not None and slot.user_id not in self._slots:
+            self.news.watch(slot.user_id)
         self._slots[slot.user_id][member.id] = slot
         if self._is_shut and isinstance(member, WebSocketConnection):
             member.request_close(GOING_AWAY, GoingAway.code)
@@ -139,6 +155,8 @@ class Sockets:
             own.pop(slot.member.id, None)
         if not own:
             self._slots.pop(slot.user_id, None)
+            if self.news is not None:
+                self.news.leave(slot.user_id)
         await slot.release()
 
     # --- who is here -----------------------------------------------------------------------------
