@@ -92,6 +92,7 @@ ELSEWHERE: Final = {"SqliteDatabase.close", "Tail.listen"}
 
 PLAIN: Final = {
     "Feed.hear_house",
+    "Feed.hear_user",
     "DatabaseMembers.beat",
     "Feed.open_tail",
     "Feed.reading",
