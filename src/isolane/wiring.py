@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import structlog
@@ -92,7 +92,7 @@ async def open_gateway(
     async with AsyncExitStack() as stack:
         name = settings.node_id or f"{socket.gethostname()}:{os.getpid()}"
         proof = prove_key(settings.secret_key)
-        info = NodeInfo(name, role, tuple(agents), version("isolane"), proof)
+        info = NodeInfo(name, role, tuple(agents), _find_version(), proof)
         ground = await _open_ground(settings, info, users, stack)
         if settings.agent_threads:
             threads = AgentThreads(settings.agent_threads, watch=ground.watchdog.watch)
@@ -109,6 +109,14 @@ async def open_gateway(
         gateway.is_open = True
         _log.info("ready", runs_lost=lost, agents=sorted(agents))
         yield gateway
+
+
+def _find_version() -> str:
+    """Return the release that runs; "" for a source folder that isn't installed."""
+    try:
+        return version("isolane")
+    except PackageNotFoundError:
+        return ""
 
 
 async def _open_ground(
