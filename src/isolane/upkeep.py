@@ -70,9 +70,15 @@ async def join_others(gateway: Gateway) -> None:
         tasks=tasks,
         clock=gateway.clock,
     )
-    look = every(LOG_LOOK_S, feed.look_if_due, failed="log_look_postponed")
+    gone, rung = asyncio.Event(), asyncio.Event()
+
+    def look_now() -> None:
+        feed.look_soon()
+        gone.set()
+
+    look = every(LOG_LOOK_S, feed.look_if_due, failed="log_look_postponed", rung=gone)
     tasks.detach(look, name="look into the logs")
-    rung = asyncio.Event()
+    _ = await feed.hear_house(HouseTopic.DELETIONS, look_now)
     _ = await feed.hear_house(HouseTopic.STOPS, rung.set)
     _ = await feed.hear_house(HouseTopic.TURNS, service.look_for_turns)
     stops = every(STOPS_LOOK_S, service.look_for_stops, failed="stops_postponed", rung=rung)

@@ -37,6 +37,8 @@ _HOUSE: Final = ""
 class HouseTopic(StrEnum):
     """What nodes ring one another for."""
 
+    DELETIONS = "deletions"
+    """A thread was deleted that may be followed at another node."""
     STOPS = "stops"
     """A run was stopped that another node may drive."""
     TURNS = "turns"
@@ -174,6 +176,10 @@ class Feed:
             await self.look()
             self._looked_s, self._was_deaf = now_s, is_deaf
 
+    def look_soon(self) -> None:
+        """Have the next `look_if_due` look."""
+        self._looked_s = float("-inf")
+
     async def look(self) -> None:
         """Look where the followed logs end, and find what was committed and not rung here.
 
@@ -205,6 +211,7 @@ class Feed:
     async def delete(self, key: ThreadKey) -> frozenset[str]:
         """Remove a thread with everything it has; see `EventLog.delete`."""
         run_ids = await self._log.delete(key)
+        self.ring_house(HouseTopic.DELETIONS)
         for tail in tuple(self._tails.get(key, ())):
             tail.close()
         return run_ids
