@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -183,7 +183,7 @@ def _check_shared(settings: Settings, what: str) -> None:
 
 def _serve(
     settings: Settings,
-    agents: Sequence[str],
+    agents: tuple[str, ...],
     role: NodeRole,
     *,
     host: str,
@@ -195,7 +195,7 @@ def _serve(
         settings = settings.model_copy(update={"node_id": f"{socket.gethostname()}:{port}"})
     try:
         make_issuer(settings)  # for one sentence now, when its key can't be had
-        app = create_app(settings, load_checked_agents(tuple(agents)), role=role)
+        app = create_app(settings, load_checked_agents(agents), role=role)
     except (AgentRefused, InvalidSettings, OSError) as error:
         raise _refuse(error) from error
     try:

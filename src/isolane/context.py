@@ -18,8 +18,9 @@ from isolane.ids import (
 )
 
 DEPTH_MAX: Final = 10
-ATTEMPT_MAX: Final = 1_000
 """Maximum number of contexts in a row that may descend from one another."""
+ATTEMPT_MAX: Final = 1_000
+"""Maximum of `attempt`, far above the attempts that a run has."""
 TIME_MAX_MS: Final = 2**53 - 1
 """2**53 - 1, the largest whole number that every JSON reader keeps exactly."""
 _EVENT_ID: Final = re.compile(r"([a-z0-9]{1,32})-(0|[1-9][0-9]{0,14})", re.ASCII)

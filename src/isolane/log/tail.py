@@ -126,7 +126,7 @@ class Tail:
         if not records or not self._window.take(records):
             return
         self._is_quiet = False
-        # Who has a large batch in turns leaves time for others. Blind, nothing leaves at all.
+        # A large batch leaves in turns, for the sake of others, and none while this node is blind.
         if _is_large(records) or self._sight.is_blind:
             self._waiters.wake()
         else:

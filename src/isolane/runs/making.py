@@ -27,21 +27,18 @@ class RunMaker:
 
     def make(self, context: UserExecutionContext, draft: RunDraft) -> Run:
         """Return a new run of the draft's agent."""
-        return self._make(context, draft)
+        agent = self._roster.get(draft.agent)
+        return Run(context, draft, agent, Stop(self._clock), left_out=LeftOut(self.left_out))
 
     def revive(self, stored: StoredRun) -> Run:
         """Return a stored run."""
         context = _context_of(stored, self._subjects.find(stored.key.user_id))
-        run = self._make(context, stored.draft)
+        run = self.make(context, stored.draft)
         run.taken_on_at = stored.created_at
         run.is_revived = True
         if stored.stop_at is not None:
             run.stop.set(asked_at=stored.stop_at)
         return run
-
-    def _make(self, context: UserExecutionContext, draft: RunDraft) -> Run:
-        agent = self._roster.get(draft.agent)
-        return Run(context, draft, agent, Stop(self._clock), left_out=LeftOut(self.left_out))
 
 
 def _context_of(stored: StoredRun, named: Subject) -> UserExecutionContext:
